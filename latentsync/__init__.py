@@ -1,0 +1,1 @@
+"""LatentSync: a face and a speech in, a talking video out."""

@@ -1,0 +1,1 @@
+"""The three networks: one model, one file."""

@@ -1,0 +1,57 @@
+"""Every default of the product, written once; nodes, command line and app read them from here."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from .errors import UserError
+
+Fit = Literal["trim", "loop", "pingpong", "hold", "silence"]
+Paste = Literal["mouth", "reference"]
+Solver = Literal["ddim", "dpm++", "unipc", "deis"]
+
+FITS: tuple[str, ...] = get_args(Fit)
+PASTES: tuple[str, ...] = get_args(Paste)
+SOLVERS: tuple[str, ...] = get_args(Solver)
+
+WINDOW = 16
+"""Frames that the network sees together (all published LatentSync weights)."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one lip sync is made.
+
+    steps: solver steps, 1 to 1000. guidance: 1 = follow the audio as trained, larger = more strongly (0 to 20).
+    solver: one of SOLVERS. seed: 0 to 2**63 - 1. fit: what to do when sound and picture differ in length, one of FITS.
+    face: "largest", "left", "right", a track index ("0", "1", …) or a point "x,y,frame" in pixels of the source.
+    paste: "mouth" repaints the mouth region only; "reference" pastes as the public code does (parity tests).
+    window_batch: windows of 16 frames computed together; changes speed and memory, not the result.
+    """
+
+    steps: int = 20
+    guidance: float = 1.5
+    solver: str = "ddim"
+    seed: int = 1247
+    fit: str = "pingpong"
+    face: str = "largest"
+    paste: str = "mouth"
+    window_batch: int = 1
+
+    def __post_init__(self) -> None:
+        _within("steps", self.steps, 1, 1000)
+        _within("guidance", self.guidance, 0.0, 20.0)
+        _within("seed", self.seed, 0, 2**63 - 1)
+        _within("window_batch", self.window_batch, 1, 64)
+        _one_of("solver", self.solver, SOLVERS)
+        _one_of("fit", self.fit, FITS)
+        _one_of("paste", self.paste, PASTES)
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise UserError(f"{name} is {value}; it must lie between {low} and {high}.")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")

@@ -1,0 +1,35 @@
+"""Where the real material lies; tests that need it skip, saying so, where it is absent."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _folder(variable: str, name: str) -> Path:
+    folder = Path(os.environ.get(variable, ROOT.parent / "shared" / name))
+    if not folder.is_dir():
+        pytest.skip(f"{variable}: no {name} folder at {folder}; this test needs material that is not in the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def media() -> Path:
+    return _folder("LATENTSYNC_MEDIA", "media")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    return _folder("LATENTSYNC_GOLDEN", "golden")
+
+
+@pytest.fixture(scope="session")
+def spec() -> Path:
+    return _folder("LATENTSYNC_SPEC", "spec")
+
+
+@pytest.fixture(scope="session")
+def golden_portable() -> Path:
+    return ROOT / "tests" / "data" / "portable"
