@@ -1,0 +1,178 @@
+"""Noise, schedule, guidance and the solver loop, as functions over a U-Net."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import UserError
+from .settings import WINDOW, Settings
+from .timeline import windows
+
+TRAIN_STEPS = 1000
+BETA_FIRST, BETA_LAST = 0.00085, 0.012
+"""Ends of Stable Diffusion 1.x's "scaled linear" noise schedule, with which LatentSync was trained."""
+
+OnStep = Callable[[int, int, Tensor], None]
+"""on_step(steps done, steps in all, estimate of the clean latents); may raise to cancel."""
+
+
+def alpha_bars() -> Tensor:
+    """(1000,) float64: how much signal power is left at each training step; betas are linear in their square root."""
+    betas = torch.linspace(BETA_FIRST**0.5, BETA_LAST**0.5, TRAIN_STEPS, dtype=torch.float64) ** 2
+    return torch.cumprod(1 - betas, 0)
+
+
+def timesteps(steps: int) -> list[int]:
+    """"Leading" spacing with offset 1, descending: 20 steps give 951, 901, …, 1."""
+    ratio = TRAIN_STEPS // steps
+    return [min(i * ratio + 1, TRAIN_STEPS - 1) for i in reversed(range(steps))]
+
+
+def one_noise(seed: int, channels: int, height: int, width: int) -> Tensor:
+    """(1, C, 1, h, w) float32 from a CPU generator: one frame of noise, which every frame of the clip shares."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn((1, channels, 1, height, width), generator=generator)
+
+
+def to_clean(output: Tensor, noisy: Tensor, alpha_bar: float, prediction: str) -> Tensor:
+    """The network's output as an estimate of the clean latents (Salimans & Ho 2022 for "v_prediction")."""
+    signal, spread = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+    if prediction == "epsilon":
+        return (noisy - spread * output) / signal
+    if prediction == "sample":
+        return output
+    if prediction == "v_prediction":
+        return signal * noisy - spread * output
+    raise UserError(f"The checkpoint predicts {prediction!r}; known are epsilon, sample and v_prediction.")
+
+
+def prediction_type(unet: nn.Module) -> str:
+    """What the network was trained to predict; the published weights predict the noise."""
+    return getattr(unet, "prediction_type", "epsilon")
+
+
+def guided(unet: nn.Module, inputs: Tensor, timestep: int, audio: Tensor, guidance: float) -> Tensor:
+    """One evaluation with classifier-free guidance; without audio means all-zero tokens. guidance 1 costs half."""
+    step = torch.tensor(timestep, device=inputs.device)
+    if guidance == 1:
+        return unet(inputs, step, audio)
+    both = unet(torch.cat((inputs, inputs)), step, torch.cat((torch.zeros_like(audio), audio)))
+    without, with_audio = both.chunk(2)
+    return without + guidance * (with_audio - without)
+
+
+def ddim(steps: int, prediction: str) -> Iterator[tuple[int, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]]:
+    """Yield (timestep, update); update(output, noisy) → (less noisy, clean). Song et al. 2021, eta 0."""
+    bars, ratio = alpha_bars().tolist(), TRAIN_STEPS // steps
+    for t in timesteps(steps):
+        bar, before = bars[t], bars[max(t - ratio, 0)]
+
+        def update(output: Tensor, noisy: Tensor, bar: float = bar, before: float = before) -> tuple[Tensor, Tensor]:
+            clean = to_clean(output, noisy, bar, prediction)
+            noise = (noisy - bar**0.5 * clean) / (1 - bar) ** 0.5
+            return before**0.5 * clean + (1 - before) ** 0.5 * noise, clean
+
+        yield t, update
+
+
+def multistep(
+    solver: str, steps: int, prediction: str
+) -> Iterator[tuple[int, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]]:
+    """The same protocol over diffusers' multistep solvers."""
+    import diffusers
+
+    classes = {
+        "dpm++": diffusers.DPMSolverMultistepScheduler,
+        "unipc": diffusers.UniPCMultistepScheduler,
+        "deis": diffusers.DEISMultistepScheduler,
+    }
+    scheduler: Any = classes[solver](
+        num_train_timesteps=TRAIN_STEPS,
+        beta_start=BETA_FIRST,
+        beta_end=BETA_LAST,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction,
+    )
+    scheduler.set_timesteps(steps)
+    bars = alpha_bars().tolist()
+    for t in scheduler.timesteps.tolist():
+
+        def update(output: Tensor, noisy: Tensor, t: int = t) -> tuple[Tensor, Tensor]:
+            return scheduler.step(output, t, noisy).prev_sample, to_clean(output, noisy, bars[t], prediction)
+
+        yield t, update
+
+
+def denoise_window(
+    unet: nn.Module,
+    noise: Tensor,
+    conditions: Tensor,
+    audio: Tensor,
+    *,
+    steps: int = Settings.steps,
+    guidance: float = Settings.guidance,
+    solver: str = Settings.solver,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Denoise windows together. noise (B, C, F, h, w); conditions (B, 2C + 1, F, h, w) = mask, masked, reference."""
+    Settings(steps=steps, guidance=guidance, solver=solver)  # bad numbers end here, in one sentence
+    prediction = prediction_type(unet)
+    plan = ddim(steps, prediction) if solver == "ddim" else multistep(solver, steps, prediction)
+    latents = noise
+    for done, (t, update) in enumerate(plan, 1):
+        output = guided(unet, torch.cat((latents, conditions), 1), t, audio, guidance)
+        latents, clean = update(output, latents)
+        if on_step:
+            on_step(done, steps, clean)
+    return latents
+
+
+@torch.inference_mode()
+def denoise(
+    unet: nn.Module,
+    noise: Tensor,
+    mask: Tensor,
+    masked: Tensor,
+    reference: Tensor,
+    audio: Tensor,
+    *,
+    steps: int = Settings.steps,
+    guidance: float = Settings.guidance,
+    solver: str = Settings.solver,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Latents of F frames → (1, C, F, h, w); clips longer than 16 frames go window by window.
+
+    noise, masked, reference: (1, C, F, h, w), scaled latents. mask: (1, 1, F, h, w), 1 = keep. audio: (1, F, 50, D).
+    solver: one of settings.SOLVERS. on_step counts the steps of all windows.
+    """
+    frames = noise.shape[2]
+    if audio.shape[1] != frames:
+        raise UserError(f"There are {frames} frames of noise and {audio.shape[1]} of audio; they must be as many.")
+    conditions = torch.cat((mask, masked, reference), 1)
+    plan = windows(0, frames, WINDOW)
+    out = torch.empty_like(noise)
+    for number, window in enumerate(plan):
+        span = slice(window.start, window.stop)
+        made = denoise_window(
+            unet,
+            noise[:, :, span],
+            conditions[:, :, span],
+            audio[:, span],
+            steps=steps,
+            guidance=guidance,
+            solver=solver,
+            on_step=_counted(on_step, number * steps, len(plan) * steps),
+        )
+        out[:, :, window.keep : window.stop] = made[:, :, window.keep - window.start :]
+    return out
+
+
+def _counted(on_step: OnStep | None, before: int, total: int) -> OnStep | None:
+    if on_step is None:
+        return None
+    return lambda done, _, clean: on_step(before + done, total, clean)
+
+

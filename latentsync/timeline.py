@@ -1,0 +1,84 @@
+"""Frames, frame rates and windows: exact arithmetic on fractions, no media."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+
+from .errors import UserError
+from .settings import FITS, WINDOW
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Which source frame shows at each output frame. fps is exact (30000/1001 stays so); fit is one of FITS."""
+
+    fps: Fraction
+    frames: int
+    source_frames: int
+    fit: str
+
+    @property
+    def duration(self) -> Fraction:
+        """Seconds from the first frame's start to the last one's end."""
+        return self.frames / self.fps
+
+    def time(self, i: int) -> Fraction:
+        """Seconds at which output frame i appears."""
+        return i / self.fps
+
+    def source_index(self, i: int) -> int:
+        if not 0 <= i < self.frames:
+            raise IndexError(f"output frame {i} of {self.frames}")
+        last = self.source_frames - 1
+        if i <= last:
+            return i
+        if self.fit == "loop":
+            return i % self.source_frames
+        if self.fit == "pingpong" and last > 0:
+            phase = i % (2 * last)  # 0 … last … 1, then again from 0: neither end is shown twice
+            return min(phase, 2 * last - phase)
+        return last
+
+    def source_indices(self, start: int = 0, stop: int | None = None) -> Iterator[int]:
+        """Source frames for output frames start … stop-1."""
+        return (self.source_index(i) for i in range(start, self.frames if stop is None else stop))
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames start … stop-1 are computed together; those before keep belong to the window before."""
+
+    start: int
+    stop: int
+    keep: int
+
+
+def fit_timeline(fps: Fraction, source_frames: int, audio_seconds: Fraction, fit: str, still: bool = False) -> Timeline:
+    """How long the result is when picture and sound differ in length.
+
+    loop, pingpong, hold, and every still picture: as long as the sound, ceil(seconds · fps) frames.
+    trim: the shorter of the two. silence: as long as the picture. Never less than one frame.
+    """
+    fps, seconds = Fraction(fps), Fraction(audio_seconds)
+    if fit not in FITS:
+        raise UserError(f"fit is {fit!r}; it must be one of {', '.join(FITS)}.")
+    if fps <= 0 or source_frames < 1 or seconds < 0:
+        raise ValueError(f"fps {fps}, {source_frames} source frames, {seconds} s of audio")
+    spoken = ceil(seconds * fps)
+    if still or fit in ("loop", "pingpong", "hold"):
+        frames = spoken
+    elif fit == "trim":
+        frames = min(source_frames, spoken)
+    else:
+        frames = source_frames
+    return Timeline(fps, max(1, frames), source_frames, fit)
+
+
+def windows(start: int, stop: int, size: int = WINDOW) -> list[Window]:
+    """Windows of `size` that cover start … stop-1; the last is shifted back over its neighbour, not run short."""
+    if stop - start < size:
+        return [Window(start, stop, start)] if stop > start else []
+    full = [Window(a, a + size, a) for a in range(start, stop - size + 1, size)]
+    covered = full[-1].stop
+    return full if covered == stop else [*full, Window(stop - size, stop, covered)]
