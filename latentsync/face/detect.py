@@ -1,0 +1,245 @@
+"""Faces in one picture: a coarse search, then landmarks on a square crop around each face."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ..errors import UserError
+
+# fmt: off
+MESH_TO_68 = (
+    162, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 389,  # jaw, 0-16
+    71, 63, 105, 66, 107, 336, 296, 334, 293, 301,                                      # brows, 17-26
+    168, 197, 5, 4, 75, 97, 2, 326, 305,                                                # nose, 27-35
+    33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380,                          # eyes, 36-47
+    61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181,                                # outer lips, 48-59
+    78, 82, 13, 312, 308, 317, 14, 87,                                                  # inner lips, 60-67
+)
+# fmt: on
+"""MediaPipe face-mesh indices that stand for the 68-point scheme."""
+LEFT_BROW, RIGHT_BROW, NOSE = slice(17, 22), slice(22, 27), slice(27, 36)
+UPPER_LIP, LOWER_LIP, NASION, CHIN = 62, 66, 27, 8
+
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in pixels of the frame."""
+
+SEARCH_SIDE = 640
+"""Longest side of a picture that is searched: the detector itself looks at 128 x 128."""
+CROP_SIDE = 320
+CROP_MARGIN = 1.7
+"""Landmarks are measured on a square of this many face sizes, brought to CROP_SIDE pixels."""
+TILE, LEAST_TILE = 0.6, 0.15
+"""Side of the tiles of a thorough search: share of the picture's shorter side, but at least this of the longer."""
+TILE_STRIDE = 0.6
+"""Largest way from tile to tile, as a share of a tile: a face of up to 0.4 tiles lies whole in one of them."""
+MAX_FACES = 6
+SURE = 0.5
+"""A face that a second, better centred crop does not find at the same place (box overlap) is none."""
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face in one picture.
+
+    points68: (68, 2) float32 pixels. box: of the whole face mesh, forehead to chin. score: 0..1, how well the box
+    agrees with the one that the face was looked for at.
+    """
+
+    points68: np.ndarray
+    box: Box
+    score: float
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
+
+    @property
+    def height(self) -> float:
+        return self.box[3] - self.box[1]
+
+
+def three_points(points68: np.ndarray) -> np.ndarray:
+    """Centres of left brow, right brow and nose: (..., 68, 2) -> (..., 3, 2)."""
+    return np.stack([points68[..., part, :].mean(-2) for part in (LEFT_BROW, RIGHT_BROW, NOSE)], -2)
+
+
+def mouth_opening(points68: np.ndarray) -> np.ndarray:
+    """Distance of the inner lips over the face's height (nose bridge to chin): (N, 68, 2) -> (N,)."""
+    opening = np.linalg.norm(points68[..., UPPER_LIP, :] - points68[..., LOWER_LIP, :], axis=-1)
+    return opening / np.linalg.norm(points68[..., NASION, :] - points68[..., CHIN, :], axis=-1)
+
+
+class FaceFinder:
+    """MediaPipe's face landmarker over whole pictures and over crops. Not thread-safe; close() frees the model.
+
+    model: the file face_landmarker.task. Raises UserError where it is missing or is not that.
+    """
+
+    def __init__(self, model: Path | str) -> None:
+        self._landmarker = _landmarker(Path(model))
+
+    def close(self) -> None:
+        """Best called (or `with` used): MediaPipe complains when it is closed by the end of Python."""
+        self._landmarker.close()
+
+    def __enter__(self) -> "FaceFinder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def detect(self, frame: np.ndarray, *, known: Iterable[Box] = (), thorough: bool = True) -> list[Face]:
+        """Faces of a (H, W, 3) uint8 RGB picture, largest first.
+
+        known: boxes of faces that are followed already and left out. thorough: search overlapping tiles too, for faces
+        that are small in the picture.
+        """
+        found: list[Face] = []
+        taken = list(known)
+        for coarse in self._search(frame, thorough):
+            face = None if _claimed(coarse, taken) else self._confirmed(frame, coarse.box)
+            if face and not _claimed(face, taken):
+                found.append(face)
+                taken.append(face.box)
+        return sorted(found, key=lambda face: -face.height)
+
+    def refine(self, frame: np.ndarray, box: Box) -> Face | None:
+        """The face near this box, by landmarks on a crop around it; None where there is none."""
+        centre, side = _square(box)
+        crop, scale, origin = _cut(frame, centre, side)
+        faces = (_shift(face, scale, origin) for face in self._landmarks(crop))
+        scored = (replace(face, score=overlap(face.box, box)) for face in faces)
+        return max((face for face in scored if face.score > 0.1), key=lambda face: face.score, default=None)
+
+    def _confirmed(self, frame: np.ndarray, box: Box) -> Face | None:
+        first = self.refine(frame, box)
+        second = self.refine(frame, first.box) if first else None
+        return second if second and second.score >= SURE else None
+
+    def _search(self, frame: np.ndarray, thorough: bool) -> Iterator[Face]:
+        for picture, scale, origin in _views(frame, thorough):
+            for face in self._landmarks(picture):
+                yield _shift(face, scale, origin)
+
+    def _landmarks(self, picture: np.ndarray) -> list[Face]:
+        import mediapipe as mp
+
+        # MediaPipe reads rows without their stride: a picture that is not contiguous silently has no face
+        image = mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(picture))
+        size = np.array(picture.shape[1::-1], np.float64)
+        meshes = self._landmarker.detect(image).face_landmarks
+        return [_face(np.array([(p.x, p.y) for p in mesh]) * size - 0.5) for mesh in meshes]
+
+
+def _landmarker(model: Path) -> Any:
+    from mediapipe.tasks.python import vision
+    from mediapipe.tasks.python.core.base_options import BaseOptions
+
+    if not model.is_file():
+        raise UserError(f"No face model at {model}; fetch it with `latentsync download face_landmarker.task`.")
+    options = vision.FaceLandmarkerOptions(
+        base_options=BaseOptions(model_asset_buffer=model.read_bytes()),
+        running_mode=vision.RunningMode.IMAGE,
+        num_faces=MAX_FACES,
+    )
+    try:
+        with _quiet():
+            return vision.FaceLandmarker.create_from_options(options)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{model} is not MediaPipe's face_landmarker.task; download that file again.") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """MediaPipe's C++ side greets on the process's stderr and has no switch for it: away with it while it starts."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # no stderr at all
+        yield
+        return
+    try:
+        with Path(os.devnull).open("w") as nothing:
+            os.dup2(nothing.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    both = width * height
+    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
+
+
+def _claimed(face: Face, taken: Iterable[Box]) -> bool:
+    return any(overlap(face.box, box) > 0.3 for box in taken)
+
+
+def _face(mesh: np.ndarray) -> Face:
+    low, high = mesh.min(0), mesh.max(0)
+    box = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
+    return Face(mesh[list(MESH_TO_68)].astype(np.float32), box, 1.0)
+
+
+def _shift(face: Face, scale: float, origin: tuple[float, float]) -> Face:
+    """From pixels of a view to pixels of the frame; pixel centres, not corners, are whole numbers."""
+    points = ((face.points68 + 0.5) / scale - 0.5 + np.array(origin)).astype(np.float32)
+    x0, y0, x1, y1 = ((value + 0.5) / scale - 0.5 for value in face.box)
+    return Face(points, (x0 + origin[0], y0 + origin[1], x1 + origin[0], y1 + origin[1]), face.score)
+
+
+def _views(frame: np.ndarray, thorough: bool) -> Iterator[tuple[np.ndarray, float, tuple[float, float]]]:
+    """The whole picture, then (thorough) overlapping tiles of it: picture, its scale, its corner in the frame."""
+    height, width = frame.shape[:2]
+    yield *_resize(frame, SEARCH_SIDE), (0.0, 0.0)
+    if not thorough:
+        return
+    side = round(max(TILE * min(height, width), LEAST_TILE * max(height, width)))
+    for y in _starts(height, side):
+        for x in _starts(width, side):
+            yield *_resize(frame[y : y + side, x : x + side], SEARCH_SIDE // 2), (float(x), float(y))
+
+
+def _starts(length: int, side: int) -> list[int]:
+    """First pixels of equally spaced tiles that cover a length."""
+    if side >= length:
+        return [0]
+    count = int(np.ceil((length - side) / (TILE_STRIDE * side))) + 1
+    return np.linspace(0, length - side, count).round().astype(int).tolist()
+
+
+def _resize(picture: np.ndarray, longest: int) -> tuple[np.ndarray, float]:
+    """Reduced to at most this many pixels a side, and by how much."""
+    scale = longest / max(picture.shape[:2])
+    if scale >= 1:
+        return picture, 1.0
+    return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), scale
+
+
+def _square(box: Box) -> tuple[tuple[float, float], float]:
+    x0, y0, x1, y1 = box
+    return ((x0 + x1) / 2, (y0 + y1) / 2), CROP_MARGIN * max(x1 - x0, y1 - y0)
+
+
+def _cut(frame: np.ndarray, centre: tuple[float, float], side: float) -> tuple[np.ndarray, float, tuple[float, float]]:
+    """A square of CROP_SIDE pixels around centre, black outside the frame; its scale and its corner in the frame."""
+    size = max(16, round(side))
+    x, y = round(centre[0] - size / 2), round(centre[1] - size / 2)
+    height, width = frame.shape[:2]
+    inner = frame[max(0, y) : max(0, y + size), max(0, x) : max(0, x + size)]
+    pads = (max(0, -y), max(0, y + size - height), max(0, -x), max(0, x + size - width))
+    if any(pads):
+        inner = cv2.copyMakeBorder(inner, *pads, borderType=cv2.BORDER_CONSTANT, value=(0, 0, 0))
+    mode = cv2.INTER_AREA if size > CROP_SIDE else cv2.INTER_LINEAR
+    return cv2.resize(inner, (CROP_SIDE, CROP_SIDE), interpolation=mode), CROP_SIDE / size, (float(x), float(y))
