@@ -25,7 +25,7 @@ def alpha_bars() -> Tensor:
 
 
 def timesteps(steps: int) -> list[int]:
-    """"Leading" spacing with offset 1, descending: 20 steps give 951, 901, …, 1."""
+    """ "Leading" spacing with offset 1, descending: 20 steps give 951, 901, …, 1."""
     ratio = TRAIN_STEPS // steps
     return [min(i * ratio + 1, TRAIN_STEPS - 1) for i in reversed(range(steps))]
 
@@ -50,17 +50,26 @@ def to_clean(output: Tensor, noisy: Tensor, alpha_bar: float, prediction: str) -
 
 def prediction_type(unet: nn.Module) -> str:
     """What the network was trained to predict; the published weights predict the noise."""
-    return getattr(unet, "prediction_type", "epsilon")
+    info = getattr(unet, "info", None)
+    return (info and info.prediction_type) or "epsilon"
 
 
 def guided(unet: nn.Module, inputs: Tensor, timestep: int, audio: Tensor, guidance: float) -> Tensor:
     """One evaluation with classifier-free guidance; without audio means all-zero tokens. guidance 1 costs half."""
-    step = torch.tensor(timestep, device=inputs.device)
     if guidance == 1:
-        return unet(inputs, step, audio)
-    both = unet(torch.cat((inputs, inputs)), step, torch.cat((torch.zeros_like(audio), audio)))
+        return evaluate(unet, inputs, timestep, audio)
+    both = evaluate(unet, torch.cat((inputs, inputs)), timestep, torch.cat((torch.zeros_like(audio), audio)))
     without, with_audio = both.chunk(2)
     return without + guidance * (with_audio - without)
+
+
+def evaluate(unet: nn.Module, inputs: Tensor, timestep: int, audio: Tensor) -> Tensor:
+    """unet on a batch of windows. A CPU gains nothing from batches and rounds each size otherwise: there one by one,
+    so that a window comes out the same, bit for bit, whatever stands beside it."""
+    step = torch.tensor(timestep, device=inputs.device)
+    if inputs.device.type != "cpu":
+        return unet(inputs, step, audio)
+    return torch.cat([unet(x, step, a) for x, a in zip(inputs.split(1), audio.split(1), strict=True)])
 
 
 def ddim(steps: int, prediction: str) -> Iterator[tuple[int, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]]:
@@ -174,5 +183,3 @@ def _counted(on_step: OnStep | None, before: int, total: int) -> OnStep | None:
     if on_step is None:
         return None
     return lambda done, _, clean: on_step(before + done, total, clean)
-
-

@@ -26,6 +26,7 @@ class Settings:
     face: "largest", "left", "right", a track index ("0", "1", …) or a point "x,y,frame" in pixels of the source.
     paste: "mouth" repaints the mouth region only; "reference" pastes as the public code does (parity tests).
     window_batch: windows of 16 frames computed together; changes speed and memory, not the result.
+    still_fps: frames per second of the video that a still image becomes.
     """
 
     steps: int = 20
@@ -36,12 +37,14 @@ class Settings:
     face: str = "largest"
     paste: str = "mouth"
     window_batch: int = 1
+    still_fps: int = 25
 
     def __post_init__(self) -> None:
         _within("steps", self.steps, 1, 1000)
         _within("guidance", self.guidance, 0.0, 20.0)
         _within("seed", self.seed, 0, 2**63 - 1)
         _within("window_batch", self.window_batch, 1, 64)
+        _within("still_fps", self.still_fps, 1, 120)
         _one_of("solver", self.solver, SOLVERS)
         _one_of("fit", self.fit, FITS)
         _one_of("paste", self.paste, PASTES)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 
 HEADS = 8  # the published configs call this attention_head_dim; it is the number of heads
-GROUPS = 32
+GROUPS = 32  # of all published weights; shapes do not tell it, so small models of ours say theirs in the file's metadata
 POSITIONS = 24  # frames that the stored position code of a motion module covers
 
 Motion = Literal["none", "all", "decoder"]
@@ -35,11 +35,16 @@ class UNetConfig:
     audio_dim: int = 384
     latent_channels: int = 4
     motion: Motion = "all"
+    groups: int = GROUPS
 
     @property
     def in_channels(self) -> int:
         """Noisy, masked and reference latents and the one mask channel."""
         return 3 * self.latent_channels + 1
+
+    @property
+    def time_width(self) -> int:
+        return 4 * self.widths[0]
 
 
 def config_from_tensors(shapes: Mapping[str, tuple[int, ...]]) -> UNetConfig:
@@ -107,12 +112,12 @@ class TimeEmbedding(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    def __init__(self, width_in: int, width: int, time_width: int, ops: Ops) -> None:
+    def __init__(self, width_in: int, width: int, config: UNetConfig, ops: Ops) -> None:
         super().__init__()
-        self.norm1 = ops.GroupNorm(GROUPS, width_in, eps=1e-5)
+        self.norm1 = ops.GroupNorm(config.groups, width_in, eps=1e-5)
         self.conv1 = ops.Conv2d(width_in, width, 3, padding=1)
-        self.time_emb_proj = ops.Linear(time_width, width)
-        self.norm2 = ops.GroupNorm(GROUPS, width, eps=1e-5)
+        self.time_emb_proj = ops.Linear(config.time_width, width)
+        self.norm2 = ops.GroupNorm(config.groups, width, eps=1e-5)
         self.conv2 = ops.Conv2d(width, width, 3, padding=1)
         self.conv_shortcut = ops.Conv2d(width_in, width, 1) if width_in != width else nn.Identity()
 
@@ -181,11 +186,11 @@ class SpatialBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Each frame attends to its own pixels and to its own audio tokens."""
 
-    def __init__(self, width: int, audio_dim: int, ops: Ops) -> None:
+    def __init__(self, width: int, config: UNetConfig, ops: Ops) -> None:
         super().__init__()
-        self.norm = ops.GroupNorm(GROUPS, width, eps=1e-6)
+        self.norm = ops.GroupNorm(config.groups, width, eps=1e-6)
         self.proj_in = ops.Conv2d(width, width, 1)
-        self.transformer_blocks = nn.ModuleList([SpatialBlock(width, audio_dim, ops)])
+        self.transformer_blocks = nn.ModuleList([SpatialBlock(width, config.audio_dim, ops)])
         self.proj_out = ops.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor, audio: Tensor) -> Tensor:
@@ -232,9 +237,9 @@ class TemporalBlock(nn.Module):
 
 
 class TemporalTransformer(nn.Module):
-    def __init__(self, width: int, ops: Ops) -> None:
+    def __init__(self, width: int, config: UNetConfig, ops: Ops) -> None:
         super().__init__()
-        self.norm = ops.GroupNorm(GROUPS, width, eps=1e-6)
+        self.norm = ops.GroupNorm(config.groups, width, eps=1e-6)
         self.proj_in = ops.Linear(width, width)
         self.transformer_blocks = nn.ModuleList([TemporalBlock(width, ops)])
         self.proj_out = ops.Linear(width, width)
@@ -251,9 +256,9 @@ class TemporalTransformer(nn.Module):
 class MotionModule(nn.Module):
     """Attention along time, for every pixel on its own."""
 
-    def __init__(self, width: int, ops: Ops) -> None:
+    def __init__(self, width: int, config: UNetConfig, ops: Ops) -> None:
         super().__init__()
-        self.temporal_transformer = TemporalTransformer(width, ops)
+        self.temporal_transformer = TemporalTransformer(width, config, ops)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         return self.temporal_transformer(x, frames)
@@ -278,12 +283,11 @@ class Block(nn.Module):
         self, inputs: list[int], width: int, config: UNetConfig, ops: Ops, *, cross: bool, motion: bool
     ) -> None:
         super().__init__()
-        time_width = 4 * config.widths[0]
-        self.resnets = nn.ModuleList([ResnetBlock(i, width, time_width, ops) for i in inputs])
+        self.resnets = nn.ModuleList([ResnetBlock(i, width, config, ops) for i in inputs])
         if cross:
-            self.attentions = nn.ModuleList([SpatialTransformer(width, config.audio_dim, ops) for _ in inputs])
+            self.attentions = nn.ModuleList([SpatialTransformer(width, config, ops) for _ in inputs])
         if motion:
-            self.motion_modules = nn.ModuleList([MotionModule(width, ops) for _ in inputs])
+            self.motion_modules = nn.ModuleList([MotionModule(width, config, ops) for _ in inputs])
 
     def layer(self, i: int, x: Tensor, time: Tensor, audio: Tensor, frames: int) -> Tensor:
         x = self.resnets[i](x, time, frames)
@@ -313,9 +317,9 @@ class DownBlock(Block):
 class MidBlock(nn.Module):
     def __init__(self, config: UNetConfig, ops: Ops) -> None:
         super().__init__()
-        width, time_width = config.widths[-1], 4 * config.widths[0]
-        self.attentions = nn.ModuleList([SpatialTransformer(width, config.audio_dim, ops)])
-        self.resnets = nn.ModuleList([ResnetBlock(width, width, time_width, ops) for _ in range(2)])
+        width = config.widths[-1]
+        self.attentions = nn.ModuleList([SpatialTransformer(width, config, ops)])
+        self.resnets = nn.ModuleList([ResnetBlock(width, width, config, ops) for _ in range(2)])
 
     def forward(self, x: Tensor, time: Tensor, audio: Tensor, frames: int) -> Tensor:
         x = self.attentions[0](self.resnets[0](x, time, frames), audio)
@@ -344,8 +348,11 @@ class UNet(nn.Module):
     """unet(sample (B, 3C+1, F, h, w), timestep, audio (B, F, 50, D)) → (B, C, F, h, w).
 
     sample: [noisy C | keep-mask 1 | masked C | reference C] latents; h and w divisible by 2^(levels - 1);
-    F at most POSITIONS where there are motion modules. timestep: a number or (B,).
+    F at most POSITIONS where there are motion modules. timestep: a number or (B,). info: the FileInfo of the file
+    that the weights came from, None where they came from elsewhere.
     """
+
+    info: Any = None
 
     def __init__(self, config: UNetConfig, ops: Ops = nn) -> None:
         super().__init__()
@@ -359,7 +366,7 @@ class UNet(nn.Module):
         )
         self.mid_block = MidBlock(config, ops)
         self.up_blocks = nn.ModuleList(UpBlock(i, config, ops) for i in reversed(range(levels)))
-        self.conv_norm_out = ops.GroupNorm(GROUPS, widths[0], eps=1e-5)
+        self.conv_norm_out = ops.GroupNorm(config.groups, widths[0], eps=1e-5)
         self.conv_out = ops.Conv2d(widths[0], config.latent_channels, 3, padding=1)
 
     def forward(self, sample: Tensor, timestep: Tensor | float, audio: Tensor) -> Tensor:

@@ -129,13 +129,13 @@ def random_augmentation(random: np.random.Generator, resolution: int) -> Augment
 
 def _colour(random: np.random.Generator) -> np.ndarray:
     grey = np.full((3, 3), 1 / 3)
-    saturation = random.uniform(0.5, 1.3)
+    saturation = random.uniform(0.7, 1.2)
     mixed = saturation * np.eye(3) + (1 - saturation) * grey
-    return (mixed * random.uniform(0.75, 1.2) * random.uniform(0.9, 1.1, 3)).astype(np.float32)
+    return (mixed * random.uniform(0.8, 1.15) * random.uniform(0.94, 1.06, 3)).astype(np.float32)
 
 
 def _offset(random: np.random.Generator) -> np.ndarray:
-    return (random.uniform(-0.2, 0.2) + random.uniform(-0.05, 0.05, 3)).astype(np.float32)
+    return (random.uniform(-0.15, 0.15) + random.uniform(-0.03, 0.03, 3)).astype(np.float32)
 
 
 def prepare(

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ def save_checkpoint(path: Path, **parts: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     torch.save(parts, part)
-    os.replace(part, path)
+    part.replace(path)
 
 
 class Log:

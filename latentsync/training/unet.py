@@ -35,6 +35,7 @@ class UNetTraining:
     cross: tuple[bool, ...] = (False, True, True)
     layers: int = 1
     latent_channels: int = 8
+    norm_groups: int = 8
     steps: int = 3000
     batch: int = 3
     rate: float = 5e-4
@@ -50,7 +51,7 @@ class UNetTraining:
 
     @property
     def config(self) -> UNetConfig:
-        return UNetConfig(self.widths, self.layers, self.cross, 384, self.latent_channels, "none")
+        return UNetConfig(self.widths, self.layers, self.cross, 384, self.latent_channels, "none", self.norm_groups)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,9 @@ class UNetTrainer:
         self.chances = clip_chances(clips)
         self.unet = UNet(settings.config)
         self.average = MovingAverage(self.unet, decay=0.999)
-        self.optimizer = torch.optim.AdamW(self.unet.parameters(), lr=settings.rate, betas=(0.9, 0.98), weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW(
+            self.unet.parameters(), lr=settings.rate, betas=(0.9, 0.98), weight_decay=0.01
+        )
         self.weights = cell_weights(settings)
         self.mask = torch.from_numpy(latent_mask(settings.resolution, 8))
         self.alpha_bars = alpha_bars()
@@ -115,12 +118,12 @@ class UNetTrainer:
 
     def window(self) -> dict[str, Tensor]:
         """One training window; the reference frames never overlap the target's."""
-        clips = self.variants[self.random.integers(len(self.variants))]
-        clip = clips[self.random.choice(len(clips), p=self.chances)]
+        clips = self.variants[int(self.random.integers(len(self.variants)))]
+        clip = clips[int(self.random.choice(len(clips), p=self.chances))]
         last = len(clip.clean) - WINDOW
         start = int(self.random.integers(last + 1))
         others = [i for i in range(last + 1) if abs(i - start) >= WINDOW] or [start]
-        other = others[self.random.integers(len(others))]
+        other = others[int(self.random.integers(len(others)))]
         reference = clip.clean[other : other + WINDOW]
         if self.random.random() < self.settings.still_reference:
             reference = reference[:1].expand_as(reference)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -21,11 +21,15 @@ from .loop import Log, MovingAverage, learning_rate, save_checkpoint, set_rate
 
 @dataclass(frozen=True)
 class VAETraining:
-    """critic_from: share of the steps after which the critic joins and the encoder is frozen."""
+    """critic_from: share of the steps after which the critic joins and the encoder is frozen.
+
+    norm_groups: few, since a group of two channels, normalised over a whole picture, cannot carry its colour.
+    """
 
     resolution: int = 160
     widths: tuple[int, ...] = (32, 64, 96, 128)
     latent_channels: int = 8
+    norm_groups: int = 2
     steps: int = 1500
     batch: int = 16
     tile: int = 96
@@ -33,7 +37,9 @@ class VAETraining:
     critic_from: float = 0.6
     critic_weight: float = 0.02
     feature_weight: float = 0.5
-    kl_weight: float = 1e-5
+    edge_weight: float = 0.5
+    tone_weight: float = 1.0
+    kl_weight: float = 1e-6
     masked: float = 0.15
     seed: int = 1247
     report_every: int = 50
@@ -48,7 +54,7 @@ def build_vae(settings: VAETraining) -> AutoencoderKL:
         block_out_channels=settings.widths,
         layers_per_block=1,
         latent_channels=settings.latent_channels,
-        norm_num_groups=16,
+        norm_num_groups=settings.norm_groups,
         sample_size=settings.resolution,
         mid_block_add_attention=False,
     )
@@ -85,6 +91,11 @@ def edge_loss(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
     return total
 
 
+def tone_loss(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference of coarse tiles: colours, which normalised features are slow to learn."""
+    return sum((F.l1_loss(F.avg_pool2d(a, size), F.avg_pool2d(b, size)) for size in (4, 16)), a.new_zeros(()))
+
+
 class VAETrainer:
     """Holds the networks and takes steps. Deterministic for a seed on one machine."""
 
@@ -103,7 +114,7 @@ class VAETrainer:
         self.step = 0
 
     def batch(self) -> Tensor:
-        """(N, 3, tile, tile) in [-1, 1]: a few crops, several tiles of each; some masked as the U-Net will need them."""
+        """(N, 3, tile, tile) in [-1, 1], one tile of each crop; some masked as the U-Net needs them."""
         tiles = []
         while len(tiles) < self.settings.batch:
             clip = self.clips[self.random.choice(len(self.clips), p=self.chances)]
@@ -135,8 +146,10 @@ class VAETrainer:
                 latents = posterior.mean if self.sharpening else posterior.sample()
             made = self.vae.decode(latents).sample  # pyright: ignore[reportAttributeAccessIssue]
         made = made.float()
-        losses = {"l1": F.l1_loss(made, pixels), "edges": edge_loss(made, pixels), "kl": posterior.kl().mean()}
-        total = losses["l1"] + losses["edges"] + self.settings.kl_weight * losses["kl"]
+        losses = {"l1": F.l1_loss(made, pixels), "edges": edge_loss(made, pixels), "tones": tone_loss(made, pixels)}
+        losses["kl"] = posterior.kl().mean()
+        total = losses["l1"] + self.settings.edge_weight * losses["edges"] + self.settings.tone_weight * losses["tones"]
+        total = total + self.settings.kl_weight * losses["kl"]
         if self.sharpening:
             losses |= self._critic_losses(made, pixels)
             total = total + self.settings.critic_weight * losses["fool"]
@@ -204,13 +217,20 @@ def train_vae(
     folder: Path,
     settings: VAETraining,
     *,
+    init: Path | None = None,
     on_report: Callable[[str], None] | None = None,
 ) -> VAETrainer:
-    """Train, or go on from folder/vae.pt; a checkpoint and a log line every report_every steps."""
+    """Train, or go on from folder/vae.pt; a checkpoint and a log line every report_every steps.
+
+    init: a checkpoint whose weights a new run starts from.
+    """
     trainer = VAETrainer(clips, settings)
     checkpoint, log = folder / "vae.pt", Log(folder / "vae.jsonl")
     if checkpoint.exists():
         trainer.load(checkpoint)
+    elif init:
+        trainer.vae.load_state_dict(torch.load(init, weights_only=True)["vae"])
+        trainer.average = MovingAverage(trainer.vae)
     while trainer.step < settings.steps:
         log.add(**trainer.train_step())
         if trainer.step % settings.report_every == 0 or trainer.step == settings.steps:
@@ -225,9 +245,11 @@ def train_vae(
 def latent_scale(vae: AutoencoderKL, clips: Sequence[Clip], settings: VAETraining, frames: int = 64) -> float:
     """1 / standard deviation of the latents, the factor that brings them to unit size for diffusion."""
     random = np.random.default_rng(settings.seed)
-    picked = [clips[random.integers(len(clips))] for _ in range(frames)]
+    picked = [clips[int(random.integers(len(clips)))] for _ in range(frames)]
     crops = [
-        random_augmentation(random, settings.resolution)([c.crops[random.integers(c.train_frames)]], settings.resolution)
+        random_augmentation(random, settings.resolution)(
+            [c.crops[random.integers(c.train_frames)]], settings.resolution
+        )
         for c in picked
     ]
     means = vae.encode(torch.cat(crops)).latent_dist.mean  # pyright: ignore[reportAttributeAccessIssue]

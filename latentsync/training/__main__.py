@@ -1,0 +1,83 @@
+"""`python -m latentsync.training`: the recipe of the built-in model, one command per stage."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import print as show
+
+from ..settings import Settings
+
+app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+Media = Annotated[Path, typer.Argument(help="Folder with clips/ (see the model card for what lies there).")]
+Run = Annotated[Path, typer.Argument(help="Folder of the run: prepared clips, checkpoints, logs.")]
+
+
+@app.command()
+def prepare(media: Media, run: Run, resolution: int = 160) -> None:
+    """Crop faces, encode speech, measure mouth opening; clips that are ready are left alone."""
+    from ..face.detect import FaceFinder
+    from ..models.whisper import load_whisper
+    from ..weights import find
+    from .data import prepare
+    from .nano import DELAYS, clip_paths
+
+    with FaceFinder(find("face_landmarker.task")) as finder:
+        paths, whisper = clip_paths(media), load_whisper("tiny.en")
+        prepare(paths, run / "clips", finder, whisper, resolution=resolution, delays=DELAYS, on_clip=show)
+
+
+@app.command()
+def vae(run: Run, steps: int | None = None, init: Path | None = None) -> None:
+    """Train the VAE, or go on where it stopped. --init starts from the weights of another run."""
+    from .data import load_clips
+    from .vae import VAETraining, train_vae
+
+    settings = VAETraining(**({} if steps is None else {"steps": steps}))
+    train_vae(load_clips(run / "clips"), run, settings, init=init, on_report=show)
+
+
+@app.command()
+def unet(run: Run, steps: int | None = None) -> None:
+    """Encode all clips with the trained VAE, then train the U-Net, or go on where it stopped."""
+    from .data import load_clips
+    from .nano import trained_vae
+    from .unet import UNetTraining, encode_clips, train_unet
+
+    settings = UNetTraining(**({} if steps is None else {"steps": steps}))
+    clips = load_clips(run / "clips")
+    encoder = trained_vae(run / "vae.pt", clips)
+    variants = encode_clips(clips, encoder.encode, settings, lambda i: show(f"variant {i} encoded"))
+    train_unet(variants, clips, run, settings, on_report=show)
+
+
+@app.command()
+def export(run: Run, out: Path) -> None:
+    """Write the averaged U-Net and VAE as one fp16 file."""
+    from .data import load_clips
+    from .nano import export, trained_vae
+
+    show(f"wrote {export(trained_vae(run / 'vae.pt', load_clips(run / 'clips')), run / 'unet.pt', out)}")
+
+
+@app.command()
+def evaluate(media: Media, checkpoint: str = "nano", steps: int = Settings.steps, out: Path | None = None) -> None:
+    """Held-out time: mouth opening with the clip's own and with another's speech, against the truth."""
+    import numpy as np
+
+    from ..pipeline import load_models
+    from .evaluate import score_all
+    from .nano import clip_paths
+
+    with load_models(checkpoint) as models:
+        scores = score_all(clip_paths(media), models, Settings(steps=steps), on_clip=lambda score, *_: show(score))
+    own, other = (float(np.median([getattr(s, name) for s in scores])) for name in ("own", "other"))
+    show({"clips": len(scores), "own": own, "other": other})
+    if out:
+        out.write_text(json.dumps({"own": own, "other": other, "clips": [asdict(s) for s in scores]}, indent=1))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,71 @@
+"""Settings: what is allowed, what is refused and in which words, and that defaults are written once."""
+
+import dataclasses
+import inspect
+
+import pytest
+
+from latentsync import pipeline, sampling
+from latentsync.errors import UserError
+from latentsync.settings import FITS, PASTES, SOLVERS, Settings
+
+GOOD = [
+    ("steps", (1, 20, 1000)),
+    ("guidance", (0.0, 1, 1.5, 20.0)),
+    ("seed", (0, 1247, 2**63 - 1)),
+    ("window_batch", (1, 64)),
+    ("still_fps", (1, 25, 120)),
+    ("fit", FITS),
+    ("solver", SOLVERS),
+    ("paste", PASTES),
+]
+BAD = [
+    ("steps", (0, -1, 1001)),
+    ("guidance", (-1, -0.01, 20.5, float("nan"), float("inf"))),
+    ("seed", (-1, 2**63)),
+    ("window_batch", (0, 65)),
+    ("still_fps", (0, 121)),
+    ("fit", ("", "Loop", "cut")),
+    ("solver", ("euler", "DDIM")),
+    ("paste", ("whole", "")),
+]
+
+
+def pairs(table):
+    return [(name, value) for name, values in table for value in values]
+
+
+@pytest.mark.parametrize(("name", "value"), pairs(GOOD))
+def test_accepted(name, value):
+    assert getattr(Settings(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize(("name", "value"), pairs(BAD))
+def test_refused_in_one_sentence_that_names_setting_and_value(name, value):
+    with pytest.raises(UserError) as caught:
+        Settings(**{name: value})
+    text = str(caught.value)
+    assert text.startswith(f"{name} is ")
+    assert str(value) in text
+    assert "must" in text
+    assert "\n" not in text
+
+
+def test_settings_cannot_be_changed_but_replaced():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().steps = 3  # type: ignore[misc]
+    with pytest.raises(UserError):
+        dataclasses.replace(Settings(), steps=0)
+
+
+@pytest.mark.parametrize("function", [sampling.denoise, sampling.denoise_window])
+@pytest.mark.parametrize("name", ["steps", "guidance", "solver"])
+def test_defaults_of_the_sampler_are_those_of_the_settings(function, name):
+    assert inspect.signature(function).parameters[name].default == getattr(Settings(), name)
+
+
+def test_the_pipeline_repeats_no_default():
+    """Settings come as one object; a parameter of the same name would be a second place for a default."""
+    names = {field.name for field in dataclasses.fields(Settings)}
+    for function in (pipeline.lipsync, pipeline.lipsync_file, pipeline.load_models):
+        assert not names & set(inspect.signature(function).parameters)

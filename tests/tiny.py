@@ -1,0 +1,136 @@
+"""A real LatentSync small enough for tests: random weights in our own file format, and the models made from it."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import Tensor, nn
+
+from latentsync.errors import UserError
+from latentsync.face.detect import FaceFinder
+from latentsync.models.unet import UNet, UNetConfig
+from latentsync.models.vae import load_vae
+from latentsync.models.whisper import WhisperEncoder, load_whisper
+from latentsync.pipeline import Models
+from latentsync.weights import find, load_unet, save_model
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "models"
+RATE = 16_000
+
+
+def tiny_config(*, latent_channels: int = 4, audio_dim: int = 384, motion: str = "all") -> UNetConfig:
+    return UNetConfig((32, 32), 1, (True, True), audio_dim, latent_channels, motion)  # type: ignore[arg-type]
+
+
+def lively(module: nn.Module, seed: int, spread: float = 0.5) -> nn.Module:
+    """Random biases and norms too: those of a new network are zeros and ones, which hide mix-ups."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if parameter.ndim < 2:
+            parameter.data = noise * 0.1 + parameter.data.round()
+        else:
+            parameter.data = noise * spread / parameter[0].numel() ** 0.5
+    return module
+
+
+def tiny_checkpoint(
+    path: Path,
+    *,
+    resolution: int = 64,
+    motion: str = "all",
+    latent_channels: int = 4,
+    audio_dim: int = 384,
+    prediction_type: str = "sample",
+    seed: int = 0,
+) -> Path:
+    """U-Net and VAE with random weights as one file, laid out and labelled like "nano"."""
+    config = tiny_config(latent_channels=latent_channels, audio_dim=audio_dim, motion=motion)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 16, 16, 32),
+        layers_per_block=1,
+        latent_channels=latent_channels,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+    )
+    return save_model(
+        path,
+        lively(UNet(config), seed).state_dict(),
+        vae_state=lively(vae, seed + 1, spread=1.0).state_dict(),
+        metadata={
+            "version": "nano",
+            "resolution": resolution,
+            "prediction_type": prediction_type,
+            "vae_groups": 8,
+            "vae_scaling": 0.5,
+        },
+    )
+
+
+def find_model(name: str, *wildcards: str) -> Path | None:
+    """A known file, found as the product finds it (LATENTSYNC_MODELS), else beside the repository."""
+    try:
+        return find(name)
+    except UserError:
+        pass
+    try:
+        return find(name, [SHARED])
+    except UserError:
+        return None
+
+
+def tiny_whisper(dim: int = 384, layers: int = 4, seed: int = 2) -> WhisperEncoder:
+    """An encoder of Whisper tiny's shape whose random weights still let the sound through."""
+    from transformers import WhisperConfig
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder as Encoder
+
+    config = WhisperConfig(
+        d_model=dim,
+        encoder_layers=layers,
+        encoder_attention_heads=dim // 64,
+        encoder_ffn_dim=dim,
+        num_mel_bins=80,
+    )
+    state = lively(Encoder(config), seed).state_dict()
+    return WhisperEncoder({k: v for k, v in state.items() if k != "layer_norm.weight"}).eval().requires_grad_(False)
+
+
+def any_whisper() -> WhisperEncoder:
+    """Whisper tiny.en where it is at hand, else random weights of its shape."""
+    path = find_model("tiny.en")
+    return load_whisper(path) if path else tiny_whisper()
+
+
+def face_model() -> Path:
+    """MediaPipe's model file; the test is skipped, saying so, where it is absent."""
+    path = find_model("face_landmarker.task")
+    if path is None:
+        pytest.skip("face_landmarker.task is neither in LATENTSYNC_MODELS nor beside the repository")
+    return path
+
+
+def tiny_models(folder: Path, *, whisper: WhisperEncoder | None = None, **checkpoint: object) -> Models:
+    """Everything that lipsync needs, from a tiny checkpoint written into folder."""
+    path = tiny_checkpoint(folder / "tiny.safetensors", **checkpoint)  # type: ignore[arg-type]
+    unet = load_unet(path)
+    finder = FaceFinder(face_model())
+    return Models(unet, load_vae(path), whisper or any_whisper(), finder, unet.info.resolution, "nano")
+
+
+def speech(seconds: float, rate: int = RATE, seed: int = 3) -> Tensor:
+    """Noise whose loudness comes and goes four times a second, like syllables: (T,) float32."""
+    t = torch.arange(round(seconds * rate)) / rate
+    noise = torch.randn(len(t), generator=torch.Generator().manual_seed(seed))
+    return 0.3 * noise * (torch.sin(2 * torch.pi * 2 * t) ** 2)
+
+
+def shrunk(picture: np.ndarray, height: int) -> np.ndarray:
+    import cv2
+
+    width = round(picture.shape[1] * height / picture.shape[0])
+    return np.ascontiguousarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA))
