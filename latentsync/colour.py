@@ -1,0 +1,73 @@
+"""Which numbers stand for which colours in a video, and conversion to and from RGB by them."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+from av.filter import Graph
+
+TO_RGB = "neighbor+accurate_rnd+full_chroma_int"
+FROM_RGB = "area+accurate_rnd+full_chroma_inp"
+"""swscale flags. Chroma is repeated and averaged again over the same pixels, so that what nobody paints on goes back
+into the encoder with the source's own numbers; the faster default darkens every picture by one level."""
+
+MATRICES = {1: "bt709", 4: "fcc", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
+"""ITU-T H.273 matrix numbers by swscale's names; all others are read as BT.601, swscale's rule for untagged video."""
+
+
+@dataclass(frozen=True)
+class Colour:
+    """ITU-T H.273 numbers; 2 (range: 0) is unspecified. range: 1 limited, 2 full."""
+
+    matrix: int = 1
+    range: int = 1
+    primaries: int = 1
+    transfer: int = 1
+
+    @property
+    def scale_names(self) -> tuple[str, str]:
+        return MATRICES.get(self.matrix, "smpte170m"), "pc" if self.range == 2 else "tv"
+
+
+def colour_of(frame: Any) -> Colour:
+    if frame.format.is_rgb:
+        return Colour()
+    primaries, transfer = getattr(frame, "color_primaries", 2), getattr(frame, "color_trc", 2)
+    return Colour(int(frame.colorspace), int(frame.color_range), int(primaries), int(transfer))
+
+
+class Scaler:
+    """Pixel formats converted by matrix and range. By a filter graph, since PyAV < 17 gets the range wrong itself."""
+
+    def __init__(self, target: str, width: int, height: int, colour: Colour, *, inward: bool) -> None:
+        matrix, span = colour.scale_names
+        if inward:
+            span = span if colour.range else "auto"
+            self._options = f"w={width}:h={height}:in_color_matrix={matrix}:in_range={span}:flags={TO_RGB}"
+        else:
+            self._options = f"w={width}:h={height}:out_color_matrix={matrix}:out_range={span}:flags={FROM_RGB}"
+        self._target = target
+        self._built: tuple[str, int, int] | None = None
+
+    def __call__(self, frame: Any) -> Any:
+        kind = (frame.format.name, frame.width, frame.height)
+        if kind != self._built:
+            self._graph, self._built = self._build(*kind), kind
+        self._graph.push(frame)
+        return self._graph.pull()
+
+    def _build(self, name: str, width: int, height: int) -> Any:
+        graph: Any = Graph()
+        chain = [
+            graph.add_buffer(width=width, height=height, format=name, time_base=Fraction(1, 90000)),
+            # FFmpeg 8 refuses transfer and primaries that it does not know, which say nothing here anyway
+            graph.add("setparams", "color_primaries=unknown:color_trc=unknown"),
+            graph.add("scale", self._options),
+            graph.add("format", self._target),
+            graph.add("buffersink"),
+        ]
+        for before, after in pairwise(chain):
+            before.link_to(after)
+        graph.configure()
+        return graph

@@ -1,0 +1,412 @@
+"""A face and a speech in, a talking video out: the whole story, window by window."""
+
+import dataclasses
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .audio import SAMPLE_RATE, SpeechFeatures, check_speech, load_audio, to_mono_16k
+from .errors import UserError
+from .face.align import align_matrices, crop_face, latent_mask, mouth_mask
+from .face.composite import paste
+from .face.detect import FaceFinder
+from .face.track import FaceTrack, choose, fade, find_tracks
+from .models.unet import UNet
+from .models.vae import VAE, load_vae
+from .models.whisper import WhisperEncoder, load_whisper
+from .sampling import denoise_window, one_noise
+from .settings import WINDOW, Settings
+from .timeline import Timeline, Window, fit_timeline, windows
+from .video import AudioTrack, VideoReader, VideoWriter, is_image, probe, read_image
+from .weights import find, load_unet
+
+@dataclass(frozen=True)
+class Step:
+    """Progress: stage is "faces" or "mouth"; clean are the latents so far, (B, C, F, h, w), while sampling."""
+
+    stage: str
+    done: int
+    total: int
+    clean: Tensor | None = None
+
+
+OnStep = Callable[[Step], None]
+"""Called after every unit of work; whatever it raises ends the run (and removes the unfinished file)."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """The networks of one checkpoint, on one device."""
+
+    unet: UNet
+    vae: VAE
+    whisper: WhisperEncoder
+    finder: FaceFinder
+    resolution: int
+    name: str = ""
+
+    def __enter__(self) -> "Models":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.finder.close()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.unet.parameters()).dtype
+
+
+@dataclass
+class Report:
+    """What was done; `as_dict` is the command line's --json."""
+
+    frames: int = 0
+    fps: Fraction = Fraction(0)
+    size: tuple[int, int] = (0, 0)
+    source_frames: int = 0
+    faces: int = 0
+    stretches: list[tuple[int, int]] = field(default_factory=list)
+    checkpoint: str = ""
+    settings: Settings = field(default_factory=Settings)
+    seconds: dict[str, float] = field(default_factory=dict)
+    out: str | None = None
+
+    @property
+    def repainted(self) -> int:
+        return sum(stop - start for start, stop in self.stretches)
+
+    def as_dict(self) -> dict[str, Any]:
+        facts = dataclasses.asdict(self)
+        seconds = {stage: round(value, 3) for stage, value in self.seconds.items()}
+        return facts | {"fps": str(self.fps), "repainted": self.repainted, "seconds": seconds}
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Result:
+    """frames (F, H, W, 3) uint8; mask (F, H, W) float32, how much of each pixel was repainted; report."""
+
+    frames: np.ndarray
+    mask: np.ndarray
+    report: Report
+
+
+class Source(Protocol):
+    """Pictures by index, in any order."""
+
+    def read(self, indices: Iterable[int]) -> Iterator[np.ndarray]: ...
+
+
+class ArraySource:
+    """Frames that are in memory already; a still image is one frame that is read again and again."""
+
+    def __init__(self, frames: Sequence[np.ndarray] | np.ndarray) -> None:
+        self.frames = frames
+
+    def read(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
+        return (np.ascontiguousarray(self.frames[i]) for i in indices)
+
+
+def load_models(
+    checkpoint: str | Path = "nano",
+    *,
+    vae: str | Path | None = None,
+    whisper: str | Path | None = None,
+    resolution: int | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Models:
+    """Load what a checkpoint needs. vae and whisper default to those that it was trained with."""
+    unet = load_unet(checkpoint, dtype=dtype, device=device, resolution=resolution)
+    info: Any = unet.info
+    nano = info.kind == "nano"
+    if not info.resolution:
+        raise UserError(f"{checkpoint} does not say its resolution; give 256 (LatentSync 1.5) or 512 (1.6).")
+    loaded_vae = load_vae(vae or (info.path if nano else "vae"), dtype=dtype, device=device)
+    if loaded_vae.channels != unet.config.latent_channels:
+        raise UserError(
+            f"The VAE has {loaded_vae.channels} latent channels and {checkpoint} takes {unet.config.latent_channels};"
+            " give the VAE that belongs to it."
+        )
+    encoder = load_whisper(whisper or ("tiny.en" if nano else "tiny"), device=device)
+    if encoder.dim != unet.config.audio_dim:
+        raise UserError(
+            f"The Whisper encoder gives {encoder.dim} numbers per token and {checkpoint} takes"
+            f" {unet.config.audio_dim}; LatentSync 1.5 and 1.6 go with Whisper tiny."
+        )
+    finder = FaceFinder(find("face_landmarker.task"))
+    return Models(unet, loaded_vae, encoder, finder, info.resolution, info.version or Path(checkpoint).stem)
+
+
+def lipsync(
+    frames: Sequence[np.ndarray] | np.ndarray,
+    waveform: Tensor | np.ndarray,
+    sample_rate: int,
+    fps: Fraction | float,
+    *,
+    models: Models,
+    settings: Settings | None = None,
+    on_step: OnStep | None = None,
+) -> Result:
+    """Make a face say a speech. frames: (F, H, W, 3) uint8 RGB; one frame is a still image, repeated.
+
+    waveform: (T,) or (channels, T) float in [-1, 1] at sample_rate Hz. fps: frames per second, a Fraction for rates
+    like 30000/1001. UserError when no face is found, the sound is empty or silent, or a setting is out of range.
+    """
+    settings = settings or Settings()
+    report = Report(settings=settings)
+    frames = _checked_frames(frames)
+    speech = to_mono_16k(waveform, sample_rate)
+    check_speech(speech)
+    seconds = Fraction(np.shape(waveform)[-1], sample_rate)
+    timeline = fit_timeline(_rate(fps), len(frames), seconds, settings.fit, still=len(frames) == 1)
+    made = list(_story(ArraySource(frames), timeline, speech, models, settings, report, on_step))
+    return Result(np.stack([frame for frame, _ in made]), np.stack([mask for _, mask in made]), report)
+
+
+def lipsync_file(
+    video: str | Path,
+    audio: str | Path | None,
+    out: str | Path,
+    *,
+    models: Models,
+    settings: Settings | None = None,
+    on_step: OnStep | None = None,
+) -> Report:
+    """The same from file to file, streamed: memory does not grow with length. video may be a still image.
+
+    audio None takes the video's own sound. The output appears under its name only when it is complete; the sound is
+    the user's own, copied where the container can hold it.
+    """
+    settings = settings or Settings()
+    report = Report(settings=settings, out=str(out))
+    still = is_image(video)
+    if audio is None and still:
+        raise UserError(f"{video} is a picture and has no sound; give a speech as well.")
+    speech = load_audio(audio or video)
+    check_speech(speech.waveform, str(audio or video))
+    with _open(video, settings, still) as (source, fps, source_frames, size):
+        timeline = fit_timeline(fps, source_frames, speech.seconds, settings.fit, still=still)
+        track = AudioTrack(Path(audio or video), pad_to=timeline.duration if settings.fit == "silence" else None)
+        # the encoder is opened before anything is computed: a bad output path costs no time
+        with VideoWriter(out, *size, fps, audio=track) as writer:
+            for frame, _ in _story(source, timeline, speech.waveform, models, settings, report, on_step):
+                with report.timed("write"):
+                    writer.write(frame)
+    return report
+
+
+@contextmanager
+def _open(
+    video: str | Path, settings: Settings, still: bool
+) -> Iterator[tuple[Source, Fraction, int, tuple[int, int]]]:
+    """The pictures with their rate, number and (width, height)."""
+    if still:
+        image = read_image(video)
+        yield ArraySource([image]), Fraction(settings.still_fps), 1, (image.shape[1], image.shape[0])
+        return
+    info = probe(video)
+    with VideoReader(info) as reader:
+        yield reader, info.fps, info.frames, (info.width, info.height)
+
+
+def _checked_frames(frames: Sequence[np.ndarray] | np.ndarray) -> Sequence[np.ndarray] | np.ndarray:
+    if not len(frames):
+        raise UserError("There are no frames; give at least one picture.")
+    first = np.asarray(frames[0])
+    if first.dtype != np.uint8 or first.ndim != 3 or first.shape[-1] != 3:
+        raise UserError(f"Frames are {first.dtype} of shape {first.shape}; wanted is uint8 RGB, (height, width, 3).")
+    return frames
+
+
+def _rate(fps: Fraction | float) -> Fraction:
+    rate = Fraction(fps).limit_denominator(1001)
+    if rate <= 0:
+        raise UserError(f"The frame rate is {fps}; it must be above 0.")
+    return rate
+
+
+@torch.inference_mode()
+def _story(
+    source: Source,
+    timeline: Timeline,
+    speech: Tensor,
+    models: Models,
+    settings: Settings,
+    report: Report,
+    on_step: OnStep | None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Every output frame with its mask, in order."""
+    say = on_step or (lambda step: None)
+    used = min(timeline.source_frames, timeline.frames)
+    with report.timed("faces"):
+        tracks = find_tracks(source.read(range(used)), models.finder, on_step=lambda n: say(Step("faces", n, used)))
+        track = choose(tracks, settings.face)
+    report.frames, report.fps, report.size = timeline.frames, timeline.fps, track.size
+    report.source_frames, report.faces, report.checkpoint = timeline.source_frames, len(tracks.faces), models.name
+    report.stretches = stretches(timeline, track)
+    painter = Painter(timeline, track, speech, models, settings, report, say)
+    frames = source.read(timeline.source_indices())
+    empty = np.zeros((track.size[1], track.size[0]), np.float32)
+    position = 0
+    for start, stop in report.stretches:
+        yield from ((frame, empty) for frame in _take(frames, start - position))
+        yield from painter.stretch(frames, start, stop)
+        position = stop
+    yield from ((frame, empty) for frame in _take(frames, timeline.frames - position))
+
+
+def _take(frames: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
+    return (next(frames) for _ in range(count))
+
+
+def stretches(timeline: Timeline, track: FaceTrack) -> list[tuple[int, int]]:
+    """Runs of output frames that show the face without a gap, a cut or a jump of the loop."""
+    segment = np.full(track.frames, -1)
+    for number, (start, stop) in enumerate(track.segments):
+        segment[start:stop] = number
+    runs: list[tuple[int, int]] = []
+    before = None
+    for i, shown in enumerate(timeline.source_indices()):
+        joined = before is not None and segment[before] == segment[shown] and abs(shown - before) <= 1
+        if segment[shown] < 0:
+            before = None
+            continue
+        runs[-1:] = [(runs[-1][0], i + 1)] if joined else [*runs[-1:], (i, i + 1)]
+        before = shown
+    return runs
+
+
+class Painter:
+    """Repaints stretches of frames in windows; holds what neighbouring windows share."""
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        track: FaceTrack,
+        speech: Tensor,
+        models: Models,
+        settings: Settings,
+        report: Report,
+        say: OnStep,
+    ) -> None:
+        self.timeline, self.track, self.models, self.settings = timeline, track, models, settings
+        self.report, self.say = report, say
+        self.reference = settings.paste == "reference"
+        self.matrices = align_matrices(track.points, models.resolution, reference=self.reference)
+        self.fades = fade(track.segments, track.frames, cuts=track.cuts)
+        # sound that ends before the picture is followed by silence, not by its last sound held
+        short = int(timeline.duration * SAMPLE_RATE) - len(speech)
+        self.features = SpeechFeatures(F.pad(speech, (0, max(0, short))), SAMPLE_RATE, models.whisper)
+        self.keep = torch.from_numpy(mouth_mask(models.resolution)).to(models.device)
+        cells = torch.from_numpy(latent_mask(models.resolution, models.vae.factor))
+        self.cells = cells.to(models.device, models.dtype)
+        self.noise = one_noise(settings.seed, models.vae.channels, *cells.shape).to(models.device, models.dtype)
+        self.latents: OrderedDict[int, Tensor] = OrderedDict()
+        self.done = 0
+        self.total = settings.steps * sum(len(windows(*run)) for run in report.stretches)
+
+    def stretch(self, frames: Iterator[np.ndarray], start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The frames start … stop-1 with their masks; takes as many from `frames`."""
+        plan = windows(start, stop)
+        size = self.settings.window_batch
+        for group in (plan[i : i + size] for i in range(0, len(plan), size)):
+            first, last = group[0].keep, group[-1].stop
+            with self.report.timed("read"):
+                held = list(_take(frames, last - first))
+            crops = self._crops(held, first)
+            for w in group:
+                self._encode(crops[w.keep - first : w.stop - first], w.keep)
+            pixels = self._sample(group)
+            for i, frame in enumerate(held):
+                with self.report.timed("paste"):
+                    result = self._paste(frame, crops[i], pixels[i], first + i)
+                yield result
+            del held, crops, pixels  # not kept alive while the next group is read
+
+    def _crops(self, frames: list[np.ndarray], first: int) -> list[np.ndarray]:
+        with self.report.timed("crop"):
+            matrices = [self._matrix(first + i) for i in range(len(frames))]
+            side = self.models.resolution
+            return [crop_face(f, m, side, reference=self.reference) for f, m in zip(frames, matrices, strict=True)]
+
+    def _matrix(self, i: int) -> np.ndarray:
+        return self.matrices[self.timeline.source_index(i)]
+
+    def _encode(self, crops: list[np.ndarray], first: int) -> None:
+        """Conditions of new source frames into self.latents (2C, h, w); of old ones as many as a window looks back."""
+        shown = {self.timeline.source_index(first + i): crop for i, crop in enumerate(crops)}
+        new = {s: crop for s, crop in shown.items() if s not in self.latents}
+        with self.report.timed("encode"):
+            if new:
+                pixels = torch.from_numpy(np.stack(list(new.values()))).to(self.models.device)
+                pixels = (pixels.permute(0, 3, 1, 2).to(self.models.dtype) / 127.5) - 1
+                masked = self.models.vae.encode(pixels * self.keep.to(pixels))
+                both = torch.cat((masked, self.models.vae.encode(pixels)), 1)
+                self.latents.update(zip(new, both, strict=True))
+        for s in shown:
+            self.latents.move_to_end(s)
+        while len(self.latents) > (self.settings.window_batch + 1) * WINDOW:
+            self.latents.popitem(last=False)
+
+    def _sample(self, group: list[Window]) -> Tensor:
+        """Kept frames of all windows of a group as pixels (N, R, R, 3), 0..255."""
+        conditions = torch.stack([self._conditions(w) for w in group])
+        audio = torch.stack([self.features.windows(self.timeline.fps, w.start, w.stop) for w in group])
+        noise = self.noise.expand(len(group), -1, group[0].stop - group[0].start, -1, -1)
+        with self.report.timed("sample"):
+            latents = denoise_window(
+                self.models.unet,
+                noise,
+                conditions,
+                audio.to(noise),
+                steps=self.settings.steps,
+                guidance=self.settings.guidance,
+                solver=self.settings.solver,
+                on_step=lambda done, steps, clean: self._report_step(len(group), clean),
+            )
+        kept = [frames[:, w.keep - w.start :] for frames, w in zip(latents, group, strict=True)]
+        with self.report.timed(
+            "decode"
+        ):  # window by window, as they are encoded: rounding then never depends on the group
+            pixels = torch.cat([self.models.vae.decode(frames.transpose(0, 1)) for frames in kept])
+            return ((pixels.float().clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1).cpu()
+
+    def _conditions(self, window: Window) -> Tensor:
+        """(2C + 1, F, h, w): mask, masked and reference latents of a window."""
+        sources = [self.timeline.source_index(i) for i in range(window.start, window.stop)]
+        latents = torch.stack([self.latents[s] for s in sources], 1)
+        return torch.cat((self.cells.expand(1, len(sources), *self.cells.shape), latents))
+
+    def _report_step(self, number: int, clean: Tensor) -> None:
+        self.done += number
+        self.say(Step("mouth", self.done, self.total, clean))
+
+    def _paste(self, frame: np.ndarray, crop: np.ndarray, pixels: Tensor, i: int) -> tuple[np.ndarray, np.ndarray]:
+        made = pixels.numpy()
+        if self.reference:
+            made = np.where(self.keep.cpu().numpy()[..., None] > 0.5, crop, made)
+        weight = 1.0 if self.reference else float(self.fades[self.timeline.source_index(i)])
+        side = self.models.resolution
+        return paste(frame, made, self._matrix(i), resolution=side, weight=weight, reference=self.reference)
