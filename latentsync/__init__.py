@@ -1,1 +1,60 @@
-"""LatentSync: a face and a speech in, a talking video out."""
+"""LatentSync: a face and a speech in, a talking video out.
+
+Everything listed in __all__ is loaded when it is first asked for, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .errors import UserError
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .audio import audio_windows, encode_audio
+    from .face.align import align_matrices
+    from .models.vae import load_vae
+    from .models.whisper import load_whisper
+    from .pipeline import lipsync, lipsync_file, load_models
+    from .sampling import denoise
+    from .weights import load_unet
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Settings",
+    "UserError",
+    "align_matrices",
+    "audio_windows",
+    "denoise",
+    "encode_audio",
+    "lipsync",
+    "lipsync_file",
+    "load_models",
+    "load_unet",
+    "load_vae",
+    "load_whisper",
+]
+
+_HOMES = {
+    "align_matrices": ".face.align",
+    "audio_windows": ".audio",
+    "denoise": ".sampling",
+    "encode_audio": ".audio",
+    "lipsync": ".pipeline",
+    "lipsync_file": ".pipeline",
+    "load_models": ".pipeline",
+    "load_unet": ".weights",
+    "load_vae": ".models.vae",
+    "load_whisper": ".models.whisper",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name], __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,7 @@
 """A face and a speech in, a talking video out: the whole story, window by window."""
 
 import dataclasses
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .audio import SAMPLE_RATE, SpeechFeatures, check_speech, load_audio, to_mono_16k
+from .audio import MIN_SECONDS, SAMPLE_RATE, SpeechFeatures, check_speech, load_audio, to_mono_16k
 from .errors import UserError
 from .face.align import align_matrices, crop_face, latent_mask, mouth_mask
 from .face.composite import paste
-from .face.detect import FaceFinder
+from .face.detect import FaceFinder, three_points
 from .face.track import FaceTrack, choose, fade, find_tracks
 from .models.unet import UNet
 from .models.vae import VAE, load_vae
@@ -27,8 +28,9 @@ from .models.whisper import WhisperEncoder, load_whisper
 from .sampling import denoise_window, one_noise
 from .settings import WINDOW, Settings
 from .timeline import Timeline, Window, fit_timeline, windows
-from .video import AudioTrack, VideoReader, VideoWriter, is_image, probe, read_image
+from .video import AudioTrack, Colour, VideoReader, VideoWriter, is_image, probe, read_image
 from .weights import find, load_unet
+
 
 @dataclass(frozen=True)
 class Step:
@@ -68,6 +70,11 @@ class Models:
     @property
     def dtype(self) -> torch.dtype:
         return next(self.unet.parameters()).dtype
+
+    @property
+    def still_reference(self) -> bool:
+        """Whether the U-Net was trained with one reference frame held still; the published ones were not."""
+        return bool(self.unet.info) and self.unet.info.metadata.get("reference") == "still"
 
 
 @dataclass
@@ -177,9 +184,7 @@ def lipsync(
     settings = settings or Settings()
     report = Report(settings=settings)
     frames = _checked_frames(frames)
-    speech = to_mono_16k(waveform, sample_rate)
-    check_speech(speech)
-    seconds = Fraction(np.shape(waveform)[-1], sample_rate)
+    speech, seconds = _checked_speech(waveform, sample_rate)
     timeline = fit_timeline(_rate(fps), len(frames), seconds, settings.fit, still=len(frames) == 1)
     made = list(_story(ArraySource(frames), timeline, speech, models, settings, report, on_step))
     return Result(np.stack([frame for frame, _ in made]), np.stack([mask for _, mask in made]), report)
@@ -204,31 +209,51 @@ def lipsync_file(
     still = is_image(video)
     if audio is None and still:
         raise UserError(f"{video} is a picture and has no sound; give a speech as well.")
-    speech = load_audio(audio or video)
-    check_speech(speech.waveform, str(audio or video))
-    with _open(video, settings, still) as (source, fps, source_frames, size):
-        timeline = fit_timeline(fps, source_frames, speech.seconds, settings.fit, still=still)
-        track = AudioTrack(Path(audio or video), pad_to=timeline.duration if settings.fit == "silence" else None)
+    with _open(video, settings, still) as (source, shown):
+        # the video's own sound stays where it is against the picture; another begins with the first frame
+        own = audio is None or Path(audio).resolve() == Path(video).resolve()
+        start = shown.start if own else None
+        speech = load_audio(audio or video, start)
+        check_speech(speech.waveform, str(audio or video))
+        timeline = fit_timeline(shown.fps, shown.frames, speech.seconds, settings.fit, still=still)
+        track = AudioTrack(audio or video, start, pad_to=_padding(timeline, speech.seconds))
         # the encoder is opened before anything is computed: a bad output path costs no time
-        with VideoWriter(out, *size, fps, audio=track) as writer:
+        with VideoWriter(
+            out, shown.width, shown.height, shown.fps, audio=track, colour=shown.colour, aspect=shown.aspect
+        ) as writer:
             for frame, _ in _story(source, timeline, speech.waveform, models, settings, report, on_step):
                 with report.timed("write"):
                     writer.write(frame)
     return report
 
 
+def _padding(timeline: Timeline, seconds: Fraction) -> Fraction | None:
+    """Up to where silence follows the sound; for less than a frame it is not worth a new encoding."""
+    return timeline.duration if timeline.duration - seconds >= 1 / timeline.fps else None
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What the output takes over from the source; see VideoInfo."""
+
+    width: int
+    height: int
+    fps: Fraction
+    frames: int
+    start: Fraction = Fraction(0)
+    colour: Colour | None = None
+    aspect: Fraction = Fraction(1)
+
+
 @contextmanager
-def _open(
-    video: str | Path, settings: Settings, still: bool
-) -> Iterator[tuple[Source, Fraction, int, tuple[int, int]]]:
-    """The pictures with their rate, number and (width, height)."""
+def _open(video: str | Path, settings: Settings, still: bool) -> Iterator[tuple[Source, _Shown]]:
     if still:
         image = read_image(video)
-        yield ArraySource([image]), Fraction(settings.still_fps), 1, (image.shape[1], image.shape[0])
+        yield ArraySource([image]), _Shown(image.shape[1], image.shape[0], Fraction(settings.still_fps), 1)
         return
     info = probe(video)
     with VideoReader(info) as reader:
-        yield reader, info.fps, info.frames, (info.width, info.height)
+        yield reader, _Shown(info.width, info.height, info.fps, info.frames, info.start, info.colour, info.aspect)
 
 
 def _checked_frames(frames: Sequence[np.ndarray] | np.ndarray) -> Sequence[np.ndarray] | np.ndarray:
@@ -237,11 +262,26 @@ def _checked_frames(frames: Sequence[np.ndarray] | np.ndarray) -> Sequence[np.nd
     first = np.asarray(frames[0])
     if first.dtype != np.uint8 or first.ndim != 3 or first.shape[-1] != 3:
         raise UserError(f"Frames are {first.dtype} of shape {first.shape}; wanted is uint8 RGB, (height, width, 3).")
+    for i, frame in enumerate(frames):
+        if frame.shape != first.shape or frame.dtype != np.uint8:
+            raise UserError(f"Frame {i} is {frame.dtype} {frame.shape}, the first {first.shape}; make them alike.")
     return frames
 
 
+def _checked_speech(waveform: Tensor | np.ndarray, sample_rate: int) -> tuple[Tensor, Fraction]:
+    """At 16 kHz, with its exact length in seconds; checked before anything is computed, as load_audio does."""
+    speech = to_mono_16k(waveform, sample_rate)
+    seconds = Fraction(np.shape(waveform)[-1]) / Fraction(sample_rate)
+    if seconds < MIN_SECONDS:
+        raise UserError(f"The sound lasts {float(seconds):g} s; at least {float(MIN_SECONDS):g} s of sound is needed.")
+    if not speech.isfinite().all():
+        raise UserError("The sound has samples that are not numbers (NaN or infinity); export it again.")
+    check_speech(speech)
+    return speech, seconds
+
+
 def _rate(fps: Fraction | float) -> Fraction:
-    rate = Fraction(fps).limit_denominator(1001)
+    rate = Fraction(fps).limit_denominator(1001) if math.isfinite(fps) else Fraction(0)
     if rate <= 0:
         raise UserError(f"The frame rate is {fps}; it must be above 0.")
     return rate
@@ -314,21 +354,28 @@ class Painter:
         self.timeline, self.track, self.models, self.settings = timeline, track, models, settings
         self.report, self.say = report, say
         self.reference = settings.paste == "reference"
-        self.matrices = align_matrices(track.points, models.resolution, reference=self.reference)
+        # the public code neither steadies the points nor lets Whisper's blocks overlap
+        points = three_points(track.landmarks) if self.reference else track.points
+        self.matrices = align_matrices(points, models.resolution, reference=self.reference)
         self.fades = fade(track.segments, track.frames, cuts=track.cuts)
         # sound that ends before the picture is followed by silence, not by its last sound held
         short = int(timeline.duration * SAMPLE_RATE) - len(speech)
-        self.features = SpeechFeatures(F.pad(speech, (0, max(0, short))), SAMPLE_RATE, models.whisper)
+        sound = F.pad(speech, (0, max(0, short)))
+        self.features = SpeechFeatures(sound, SAMPLE_RATE, models.whisper, exact=self.reference)
         self.keep = torch.from_numpy(mouth_mask(models.resolution)).to(models.device)
         cells = torch.from_numpy(latent_mask(models.resolution, models.vae.factor))
         self.cells = cells.to(models.device, models.dtype)
         self.noise = one_noise(settings.seed, models.vae.channels, *cells.shape).to(models.device, models.dtype)
         self.latents: OrderedDict[int, Tensor] = OrderedDict()
+        self.still: Tensor | None = None
         self.done = 0
         self.total = settings.steps * sum(len(windows(*run)) for run in report.stretches)
 
     def stretch(self, frames: Iterator[np.ndarray], start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The frames start … stop-1 with their masks; takes as many from `frames`."""
+        if self.models.still_reference:  # a new stretch, a new reference: none of the old one's may linger
+            self.still = None
+            self.latents.clear()
         plan = windows(start, stop)
         size = self.settings.window_batch
         for group in (plan[i : i + size] for i in range(0, len(plan), size)):
@@ -336,9 +383,11 @@ class Painter:
             with self.report.timed("read"):
                 held = list(_take(frames, last - first))
             crops = self._crops(held, first)
+            conditions = []
             for w in group:
                 self._encode(crops[w.keep - first : w.stop - first], w.keep)
-            pixels = self._sample(group)
+                conditions.append(self._conditions(w))
+            pixels = self._sample(group, torch.stack(conditions))
             for i, frame in enumerate(held):
                 with self.report.timed("paste"):
                     result = self._paste(frame, crops[i], pixels[i], first + i)
@@ -355,7 +404,11 @@ class Painter:
         return self.matrices[self.timeline.source_index(i)]
 
     def _encode(self, crops: list[np.ndarray], first: int) -> None:
-        """Conditions of new source frames into self.latents (2C, h, w); of old ones as many as a window looks back."""
+        """Latents of new source frames into self.latents (2C, h, w).
+
+        Kept are those of the window before, which the next may look back on, and no more whatever window_batch is:
+        which frames are encoded together, and so their rounding, must not hang on it.
+        """
         shown = {self.timeline.source_index(first + i): crop for i, crop in enumerate(crops)}
         new = {s: crop for s, crop in shown.items() if s not in self.latents}
         with self.report.timed("encode"):
@@ -363,16 +416,23 @@ class Painter:
                 pixels = torch.from_numpy(np.stack(list(new.values()))).to(self.models.device)
                 pixels = (pixels.permute(0, 3, 1, 2).to(self.models.dtype) / 127.5) - 1
                 masked = self.models.vae.encode(pixels * self.keep.to(pixels))
-                both = torch.cat((masked, self.models.vae.encode(pixels)), 1)
+                both = torch.cat((masked, self._references(pixels)), 1)
                 self.latents.update(zip(new, both, strict=True))
         for s in shown:
             self.latents.move_to_end(s)
-        while len(self.latents) > (self.settings.window_batch + 1) * WINDOW:
+        while len(self.latents) > 2 * WINDOW:
             self.latents.popitem(last=False)
 
-    def _sample(self, group: list[Window]) -> Tensor:
+    def _references(self, pixels: Tensor) -> Tensor:
+        """Latents that show the network whose face it is: of each frame, or of the stretch's first for all of it."""
+        if not self.models.still_reference:
+            return self.models.vae.encode(pixels)
+        if self.still is None:
+            self.still = self.models.vae.encode(pixels[:1])
+        return self.still.expand(len(pixels), -1, -1, -1)
+
+    def _sample(self, group: list[Window], conditions: Tensor) -> Tensor:
         """Kept frames of all windows of a group as pixels (N, R, R, 3), 0..255."""
-        conditions = torch.stack([self._conditions(w) for w in group])
         audio = torch.stack([self.features.windows(self.timeline.fps, w.start, w.stop) for w in group])
         noise = self.noise.expand(len(group), -1, group[0].stop - group[0].start, -1, -1)
         with self.report.timed("sample"):
@@ -387,9 +447,8 @@ class Painter:
                 on_step=lambda done, steps, clean: self._report_step(len(group), clean),
             )
         kept = [frames[:, w.keep - w.start :] for frames, w in zip(latents, group, strict=True)]
-        with self.report.timed(
-            "decode"
-        ):  # window by window, as they are encoded: rounding then never depends on the group
+        # window by window, as they are encoded: rounding then never depends on the group
+        with self.report.timed("decode"):
             pixels = torch.cat([self.models.vae.decode(frames.transpose(0, 1)) for frames in kept])
             return ((pixels.float().clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1).cpu()
 

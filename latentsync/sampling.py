@@ -25,7 +25,12 @@ def alpha_bars() -> Tensor:
 
 
 def timesteps(steps: int) -> list[int]:
-    """ "Leading" spacing with offset 1, descending: 20 steps give 951, 901, …, 1."""
+    """ "Leading" spacing with offset 1, descending: 20 steps give 951, 901, …, 1.
+
+    A single step starts at the noisiest; by the rule it would be 1, where noise passes for the finished picture.
+    """
+    if steps == 1:
+        return [TRAIN_STEPS - 1]
     ratio = TRAIN_STEPS // steps
     return [min(i * ratio + 1, TRAIN_STEPS - 1) for i in reversed(range(steps))]
 
@@ -102,6 +107,7 @@ def multistep(
         beta_start=BETA_FIRST,
         beta_end=BETA_LAST,
         beta_schedule="scaled_linear",
+        timestep_spacing="trailing",  # the default one repeats a time step when there are 1000, and divides by zero
         prediction_type=prediction,
     )
     scheduler.set_timesteps(steps)

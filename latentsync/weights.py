@@ -12,6 +12,7 @@ Our safetensors files carry these metadata, all of them text (readers must bear 
     vae_shift        "0.0"
     vae_groups       GroupNorm groups of the VAE and of the U-Net where they are not 32, which shapes do not tell
     unet_groups
+    reference        "still" where one reference frame serves a whole stretch of frames; else each frame is its own
     config           the U-Net's UNetConfig as JSON, for readers; loading goes by the tensors
     source_sha256    of the file that it was converted from
     licence          of the weights, "OpenRAIL++"

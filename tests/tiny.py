@@ -1,8 +1,10 @@
 """A real LatentSync small enough for tests: random weights in our own file format, and the models made from it."""
 
-import os
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -45,6 +47,7 @@ def tiny_checkpoint(
     latent_channels: int = 4,
     audio_dim: int = 384,
     prediction_type: str = "sample",
+    reference: str | None = None,
     seed: int = 0,
 ) -> Path:
     """U-Net and VAE with random weights as one file, laid out and labelled like "nano"."""
@@ -66,13 +69,14 @@ def tiny_checkpoint(
             "version": "nano",
             "resolution": resolution,
             "prediction_type": prediction_type,
+            "reference": reference,
             "vae_groups": 8,
             "vae_scaling": 0.5,
         },
     )
 
 
-def find_model(name: str, *wildcards: str) -> Path | None:
+def find_model(name: str) -> Path | None:
     """A known file, found as the product finds it (LATENTSYNC_MODELS), else beside the repository."""
     try:
         return find(name)
@@ -96,8 +100,7 @@ def tiny_whisper(dim: int = 384, layers: int = 4, seed: int = 2) -> WhisperEncod
         encoder_ffn_dim=dim,
         num_mel_bins=80,
     )
-    state = lively(Encoder(config), seed).state_dict()
-    return WhisperEncoder({k: v for k, v in state.items() if k != "layer_norm.weight"}).eval().requires_grad_(False)
+    return WhisperEncoder(lively(Encoder(config), seed).state_dict()).eval().requires_grad_(False)
 
 
 def any_whisper() -> WhisperEncoder:
@@ -129,8 +132,71 @@ def speech(seconds: float, rate: int = RATE, seed: int = 3) -> Tensor:
     return 0.3 * noise * (torch.sin(2 * torch.pi * 2 * t) ** 2)
 
 
-def shrunk(picture: np.ndarray, height: int) -> np.ndarray:
+def pan(frames: int, width: int = 128, height: int = 112) -> np.ndarray:
+    """A face that sways a little: a real portrait (scikit-image's astronaut), (frames, height, width, 3) uint8."""
     import cv2
 
-    width = round(picture.shape[1] * height / picture.shape[0])
-    return np.ascontiguousarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA))
+    data = pytest.importorskip("skimage.data", reason="scikit-image brings the portrait")
+    scale = 0.5 * min(width / 128, height / 112)
+    picture = cv2.resize(data.astronaut(), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    room = picture.shape[1] - width
+    shifts = (min(room, round(50 * scale / 0.5)) + 3 * np.sin(np.arange(frames) / 3)).round().astype(int).clip(0, room)
+    return np.stack([picture[2 : 2 + height, x : x + width] for x in shifts])
+
+
+def write_speech(path: Path, seconds: float, rate: int = RATE) -> Path:
+    """A .wav of speech()."""
+    import wave
+
+    samples = (speech(seconds, rate).clamp(-1, 1) * 32767).to(torch.int16)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.numpy().tobytes())
+    return path
+
+
+def write_clip(
+    path: Path,
+    frames: np.ndarray | None,
+    fps: Fraction,
+    *,
+    audio: Path | None = None,
+    late: Fraction = Fraction(0),
+    aspect: Fraction = Fraction(1),
+) -> Path:
+    """A nearly lossless video of these frames, its sound beginning late seconds after them. None: sound only."""
+    with av.open(str(path), "w") as out:
+        picture = None
+        if frames is not None:
+            picture: Any = out.add_stream("libx264", rate=fps)
+            picture.width, picture.height, picture.pix_fmt = frames.shape[2], frames.shape[1], "yuv444p"
+            picture.codec_context.time_base = 1 / fps
+            picture.codec_context.sample_aspect_ratio = aspect
+            picture.options = {"crf": "8", "preset": "ultrafast"}
+        codec = "pcm_s16le" if path.suffix == ".mkv" else "aac"
+        sound: Any = out.add_stream(codec, rate=RATE, layout="mono") if audio else None
+        for i, frame in enumerate(frames if frames is not None else ()):
+            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            image.pts, image.time_base = i, 1 / fps
+            out.mux(picture.encode(image))
+        if picture:
+            out.mux(picture.encode(None))
+        if audio:
+            _copy_sound(audio, out, sound, late)
+    return path
+
+
+def _copy_sound(path: Path, out: Any, stream: Any, late: Fraction) -> None:
+    with av.open(str(path)) as source:
+        resampler = av.AudioResampler(
+            stream.codec_context.format.name, "mono", RATE, stream.codec_context.frame_size or 1024
+        )
+        at = round(late * RATE)
+        for frame in [*source.decode(audio=0), None]:
+            for block in resampler.resample(frame):
+                block.pts, block.time_base = at, Fraction(1, RATE)
+                at += block.samples
+                out.mux(stream.encode(block))
+    out.mux(stream.encode(None))

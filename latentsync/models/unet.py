@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 
 HEADS = 8  # the published configs call this attention_head_dim; it is the number of heads
-GROUPS = 32  # of all published weights; shapes do not tell it, so small models of ours say theirs in the file's metadata
+GROUPS = 32  # of all published weights; shapes do not tell it, so small models of ours say theirs in metadata
 POSITIONS = 24  # frames that the stored position code of a motion module covers
 
 Motion = Literal["none", "all", "decoder"]

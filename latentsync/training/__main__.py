@@ -35,7 +35,7 @@ def vae(run: Run, steps: int | None = None, init: Path | None = None) -> None:
     from .data import load_clips
     from .vae import VAETraining, train_vae
 
-    settings = VAETraining(**({} if steps is None else {"steps": steps}))
+    settings = VAETraining() if steps is None else VAETraining(steps=steps)
     train_vae(load_clips(run / "clips"), run, settings, init=init, on_report=show)
 
 
@@ -46,7 +46,7 @@ def unet(run: Run, steps: int | None = None) -> None:
     from .nano import trained_vae
     from .unet import UNetTraining, encode_clips, train_unet
 
-    settings = UNetTraining(**({} if steps is None else {"steps": steps}))
+    settings = UNetTraining() if steps is None else UNetTraining(steps=steps)
     clips = load_clips(run / "clips")
     encoder = trained_vae(run / "vae.pt", clips)
     variants = encode_clips(clips, encoder.encode, settings, lambda i: show(f"variant {i} encoded"))
@@ -63,20 +63,40 @@ def export(run: Run, out: Path) -> None:
 
 
 @app.command()
-def evaluate(media: Media, checkpoint: str = "nano", steps: int = Settings.steps, out: Path | None = None) -> None:
-    """Held-out time: mouth opening with the clip's own and with another's speech, against the truth."""
+def evaluate(
+    media: Media,
+    checkpoint: str = "nano",
+    steps: int = Settings.steps,
+    only: str = "*",
+    out: Path | None = None,
+    sheet: Path | None = None,
+) -> None:
+    """Held-out time: mouth opening with the clip's own and with another's speech, against the truth.
+
+    --only takes a pattern of clip names; --out writes the scores (JSON), --sheet a picture of truth, own and other.
+    """
+    import cv2
     import numpy as np
 
     from ..pipeline import load_models
-    from .evaluate import score_all
+    from .evaluate import HeldOut, Score, score_all, strip
     from .nano import clip_paths
 
+    strips: list[np.ndarray] = []
+
+    def on_clip(score: Score, clip: HeldOut, own: np.ndarray, wrong: np.ndarray) -> None:
+        show(score)
+        strips.append(strip(clip, own, wrong))
+
+    paths = [path for path in clip_paths(media) if path.match(only)]
     with load_models(checkpoint) as models:
-        scores = score_all(clip_paths(media), models, Settings(steps=steps), on_clip=lambda score, *_: show(score))
-    own, other = (float(np.median([getattr(s, name) for s in scores])) for name in ("own", "other"))
-    show({"clips": len(scores), "own": own, "other": other})
+        scores = score_all(paths, models, Settings(steps=steps), on_clip=on_clip)
+    medians = {name: float(np.median([getattr(s, name) for s in scores])) for name in ("own", "other", "sharpness")}
+    show({"clips": len(scores), **medians})
     if out:
-        out.write_text(json.dumps({"own": own, "other": other, "clips": [asdict(s) for s in scores]}, indent=1))
+        out.write_text(json.dumps({**medians, "steps": steps, "clips": [asdict(s) for s in scores]}, indent=1))
+    if sheet:
+        cv2.imwrite(str(sheet), np.concatenate(strips)[..., ::-1])
 
 
 if __name__ == "__main__":

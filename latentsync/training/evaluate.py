@@ -63,8 +63,8 @@ def score(clip: HeldOut, other: HeldOut, models: Models, settings: Settings) -> 
     present = clip.track.present
     truth = mouth_opening(clip.track.landmarks)[present]
     r_own, r_other = (_correlation(truth, opening(frames, models)[present]) for frames in (own, wrong))
-    sharp = np.mean([lip_sharpness(f, clip.track, models) for f in (own,)]) / lip_sharpness(clip.frames, clip.track, models)
-    return Score(clip.name, r_own, r_other, float(sharp)), own, wrong
+    sharpness = lip_sharpness(own, clip.track, models) / lip_sharpness(clip.frames, clip.track, models)
+    return Score(clip.name, r_own, r_other, sharpness), own, wrong
 
 
 def opening(frames: np.ndarray, models: Models) -> np.ndarray:
@@ -82,6 +82,14 @@ def lip_sharpness(frames: np.ndarray, track: FaceTrack, models: Models, every: i
         crop = cv2.cvtColor(crop_face(frames[i], matrices[i], side), cv2.COLOR_RGB2GRAY)
         values.append(cv2.Laplacian(crop[rows, columns], cv2.CV_64F).var())
     return float(np.mean(values))
+
+
+def strip(clip: HeldOut, own: np.ndarray, wrong: np.ndarray, *, columns: int = 12, side: int = 128) -> np.ndarray:
+    """Evenly spaced aligned faces of one clip: truth, made with its own speech, made with another's. RGB uint8."""
+    matrices = align_matrices(clip.track.points, side)
+    picked = np.linspace(0, len(own) - 1, columns).round().astype(int)
+    rows = [np.concatenate([crop_face(f[i], matrices[i], side) for i in picked], 1) for f in (clip.frames, own, wrong)]
+    return np.concatenate(rows)
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

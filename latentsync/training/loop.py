@@ -20,7 +20,7 @@ def learning_rate(step: int, steps: int, peak: float, *, warmup: int = 50, floor
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("scale", 1.0)
 
 
 class MovingAverage:

@@ -8,7 +8,7 @@ import torch
 from ..models.vae import VAE
 from ..weights import save_model
 from .data import Clip
-from .unet import UNetTraining
+from .unet import UNetTraining, fold_whitening
 from .vae import VAETraining, build_vae, latent_scale
 
 CLIPS = ("latentsync_demo*", "obama_*", "reagan_*", "grid/*", "grid_s1/*")
@@ -44,10 +44,10 @@ def export(vae: VAE, unet_checkpoint: Path, path: Path) -> Path:
         "vae_shift": vae.shift,
         "vae_groups": vae.model.config.norm_num_groups,
         "unet_groups": settings.norm_groups,
+        "reference": "still",
         "licence": "Apache-2.0",
         "steps": parts["step"],
     }
-    state = {key: value.half() for key, value in parts["average"].items()}
+    state = {k: v.half() for k, v in fold_whitening(parts["average"], parts["whitening"]).items()}
     vae_state = {key: value.half() for key, value in vae.model.state_dict().items()}
     return save_model(path, state, vae_state=vae_state, metadata=metadata)
-

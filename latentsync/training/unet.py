@@ -5,7 +5,7 @@ the noise gives blotches. The loss counts the repainted cells, most of all those
 from frame to frame.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from ..face.align import latent_mask, mouth_mask
 from ..models.unet import UNet, UNetConfig
 from ..sampling import alpha_bars
-from ..settings import WINDOW
 from .data import Clip, plain, random_augmentation
 from .loop import Log, MovingAverage, learning_rate, save_checkpoint, set_rate
 from .vae import clip_chances
@@ -28,7 +27,12 @@ Encode = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class UNetTraining:
-    """shared: chance that one noise frame serves the whole window, as it does when sampling."""
+    """frames: of one training window; shorter than when sampling, so that a batch shows more of the data.
+
+    audio_rate: how much faster than the rest the attention to the speech learns.
+    noise_bias: timesteps are 999 · u^noise_bias; small keeps them where speech, not the noisy picture, tells the mouth.
+    shared: chance that one noise frame serves the whole window, as it does when sampling.
+    """
 
     resolution: int = 160
     widths: tuple[int, ...] = (64, 96, 160)
@@ -37,15 +41,18 @@ class UNetTraining:
     latent_channels: int = 8
     norm_groups: int = 8
     steps: int = 3000
-    batch: int = 3
-    rate: float = 5e-4
+    batch: int = 4
+    frames: int = 12
+    rate: float = 6e-4
     variants: int = 5
     drop_audio: float = 0.1
     shared: float = 0.6
-    still_reference: float = 0.25
     keep_weight: float = 0.05
-    lips_weight: float = 3.0
-    motion_weight: float = 1.0
+    lips_weight: float = 5.0
+    motion_weight: float = 4.0
+    opening_weight: float = 0.3
+    noise_bias: float = 0.2
+    audio_rate: float = 3.0
     seed: int = 1247
     report_every: int = 50
 
@@ -62,6 +69,12 @@ class LatentClip:
     clean: Tensor
     masked: Tensor
     audio: Tensor
+
+
+def opening_of(clip: Clip) -> Tensor:
+    """(F,) mouth opening of the training part, in standard deviations from the clip's mean."""
+    opening = torch.from_numpy(clip.opening[: clip.train_frames])
+    return (opening - opening.mean()) / opening.std().clamp(min=1e-6)
 
 
 @torch.no_grad()
@@ -93,9 +106,32 @@ def cell_weights(settings: UNetTraining) -> Tensor:
     keep = torch.from_numpy(latent_mask(settings.resolution, 8))
     weights = torch.where(keep > 0.5, settings.keep_weight, 1.0)
     h, w = weights.shape
-    # the lips lie at about 62-88 % of the crop's height and in the middle half of its width
-    weights[round(0.6 * h) : round(0.88 * h), round(0.25 * w) : round(0.75 * w)] *= settings.lips_weight
+    # where lips and chin lie in an aligned crop: 52-80 % of its height, the middle 44 % of its width
+    weights[round(0.52 * h) : round(0.8 * h), round(0.28 * w) : round(0.72 * w)] *= settings.lips_weight
     return weights / weights.mean()
+
+
+def audio_whitening(variants: Sequence[Sequence[LatentClip]], layers: int = 5, floor: float = 0.02) -> Tensor:
+    """(D, D) matrix that makes audio tokens white: no mean in any layer, all directions about equally lively.
+
+    Whisper's states are dominated by their constant part and by one direction 300 times as strong as the mean; with
+    those left in, the attention to the speech hardly learns. A matrix can be folded into the attention's weights
+    afterwards (they have no bias, hence a projection rather than a subtraction), so that the file takes plain tokens.
+    """
+    tokens = torch.cat([clip.audio[::4].float().unflatten(1, (-1, layers))[:, 5] for clip in variants[0]])
+    mean = tokens.mean(0)
+    basis, _ = torch.linalg.qr(mean.T)
+    without_mean = torch.eye(mean.shape[1]) - basis @ basis.T
+    centred = (tokens - mean).flatten(0, 1) @ without_mean
+    power, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
+    spread = (power.clamp(min=0) + floor * power.mean()).sqrt()
+    return directions / spread @ directions.T @ without_mean
+
+
+def fold_whitening(state: Mapping[str, Tensor], whitening: Tensor) -> dict[str, Tensor]:
+    """The same network for plain tokens."""
+    heard = ("attn2.to_k.weight", "attn2.to_v.weight")
+    return {key: value @ whitening if key.endswith(heard) else value for key, value in state.items()}
 
 
 class UNetTrainer:
@@ -108,53 +144,74 @@ class UNetTrainer:
         self.chances = clip_chances(clips)
         self.unet = UNet(settings.config)
         self.average = MovingAverage(self.unet, decay=0.999)
-        self.optimizer = torch.optim.AdamW(
-            self.unet.parameters(), lr=settings.rate, betas=(0.9, 0.98), weight_decay=0.01
-        )
+        # a head on the middle block that tells the mouth's opening: a clear, early reason to listen; not shipped
+        self.openings = [opening_of(clip) for clip in clips]
+        self.head = nn.Linear(settings.widths[-1], 1)
+        self.middle = torch.empty(0)
+        self.unet.mid_block.register_forward_hook(self._remember)
+        heard = [p for name, p in self.unet.named_parameters() if "attn2." in name]
+        rest = [p for name, p in self.unet.named_parameters() if "attn2." not in name]
+        groups = [
+            {"params": rest, "scale": 1.0},
+            {"params": heard, "scale": settings.audio_rate},
+            {"params": [*self.head.parameters()], "scale": 3.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98), weight_decay=0.01)
         self.weights = cell_weights(settings)
         self.mask = torch.from_numpy(latent_mask(settings.resolution, 8))
+        self.whitening = audio_whitening(variants)
         self.alpha_bars = alpha_bars()
         self.step = 0
 
+    def _remember(self, module: nn.Module, inputs: object, output: Tensor) -> None:
+        self.middle = output
+
     def window(self) -> dict[str, Tensor]:
-        """One training window; the reference frames never overlap the target's."""
+        """One training window. Its reference is one frame from outside of it, held still.
+
+        A moving reference is a trap for a small network: it learns to copy that mouth rather than to hear the speech.
+        """
+        frames = self.settings.frames
         clips = self.variants[int(self.random.integers(len(self.variants)))]
-        clip = clips[int(self.random.choice(len(clips), p=self.chances))]
-        last = len(clip.clean) - WINDOW
-        start = int(self.random.integers(last + 1))
-        others = [i for i in range(last + 1) if abs(i - start) >= WINDOW] or [start]
-        other = others[int(self.random.integers(len(others)))]
-        reference = clip.clean[other : other + WINDOW]
-        if self.random.random() < self.settings.still_reference:
-            reference = reference[:1].expand_as(reference)
-        span = slice(start, start + WINDOW)
-        audio = clip.audio[span].float()
+        which = int(self.random.choice(len(clips), p=self.chances))
+        clip = clips[which]
+        start = int(self.random.integers(len(clip.clean) - frames + 1))
+        span = slice(start, start + frames)
+        others = [i for i in range(len(clip.clean)) if not start - frames <= i < start + 2 * frames] or [start]
+        reference = clip.clean[others[int(self.random.integers(len(others)))]].expand_as(clip.clean[span])
+        audio = clip.audio[span].float() @ self.whitening.T
         if self.random.random() < self.settings.drop_audio:
             audio = torch.zeros_like(audio)
         parts = {"clean": clip.clean[span], "masked": clip.masked[span], "reference": reference}
-        return {k: v.float().transpose(0, 1) for k, v in parts.items()} | {"audio": audio, "noise": self._noise(clip)}
+        return {k: v.float().transpose(0, 1) for k, v in parts.items()} | {
+            "audio": audio,
+            "noise": self._noise(clip),
+            "opening": self.openings[which][span],
+        }
 
     def _noise(self, clip: LatentClip) -> Tensor:
-        c, h, w = clip.clean.shape[1:]
-        one = torch.randn(c, 1, h, w).expand(c, WINDOW, h, w)
+        (c, h, w), frames = clip.clean.shape[1:], self.settings.frames
+        one = torch.randn(c, 1, h, w).expand(c, frames, h, w)
         if self.random.random() < self.settings.shared:
             return one
-        return (one + torch.randn(c, WINDOW, h, w)) * 0.5**0.5  # mixed noise, alpha 1 (spec of the public recipe)
+        return (one + torch.randn(c, frames, h, w)) * 0.5**0.5  # mixed noise, alpha 1 (spec of the public recipe)
 
     def train_step(self) -> dict[str, Tensor]:
         settings = self.settings
         set_rate(self.optimizer, learning_rate(self.step, settings.steps, settings.rate))
         windows = [self.window() for _ in range(settings.batch)]
         data = {name: torch.stack([w[name] for w in windows]) for name in windows[0]}
-        # most of the work is done where the noise is strong: square-root density towards t = 999
-        timestep = torch.from_numpy((999 * self.random.random(settings.batch) ** 0.6).astype(np.int64))
+        timestep = torch.from_numpy((999 * self.random.random(settings.batch) ** settings.noise_bias).astype(np.int64))
         bar = self.alpha_bars[timestep].float()[:, None, None, None, None]
         noisy = bar.sqrt() * data["clean"] + (1 - bar).sqrt() * data["noise"]
-        mask = self.mask.expand(settings.batch, 1, WINDOW, *self.mask.shape)
+        mask = self.mask.expand(settings.batch, 1, settings.frames, *self.mask.shape)
         with torch.autocast("cpu", torch.bfloat16):
             made = self.unet(torch.cat((noisy, mask, data["masked"], data["reference"]), 1), timestep, data["audio"])
+            told = self.head(self.middle.mean((2, 3))).unflatten(0, (settings.batch, -1)).squeeze(-1)
         losses = self.losses(made.float(), data["clean"])
+        losses["opening"] = F.mse_loss(told.float(), data["opening"])
         total = losses["clean"] + settings.motion_weight * losses["motion"]
+        total = total + settings.opening_weight * losses["opening"]
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
@@ -164,11 +221,14 @@ class UNetTrainer:
         return {name: loss.detach() for name, loss in losses.items()}
 
     def losses(self, made: Tensor, clean: Tensor) -> dict[str, Tensor]:
-        """Weighted errors of the latents and of their change from frame to frame."""
-        changes = (made.diff(dim=2), clean.diff(dim=2))
+        """Weighted errors of the latents, and of their swing about the window's mean.
+
+        The second leaves the looks of the person out, whose errors would drown what the speech has to tell.
+        """
+        swing = (made - made.mean(2, keepdim=True), clean - clean.mean(2, keepdim=True))
         return {
             "clean": (F.mse_loss(made, clean, reduction="none") * self.weights).mean(),
-            "motion": (F.mse_loss(*changes, reduction="none") * self.weights).mean(),
+            "motion": (F.mse_loss(*swing, reduction="none") * self.weights).mean(),
         }
 
     def save(self, path: Path) -> None:
@@ -178,7 +238,9 @@ class UNetTrainer:
             settings=asdict(self.settings),
             average=self.average.state,
             count=self.average.count,
+            whitening=self.whitening,
             unet=self.unet.state_dict(),
+            head=self.head.state_dict(),
             optimizer=self.optimizer.state_dict(),
             random=self.random.bit_generator.state,
             torch_random=torch.get_rng_state(),
@@ -189,6 +251,7 @@ class UNetTrainer:
         self.step = parts["step"]
         self.average.state, self.average.count = parts["average"], parts["count"]
         self.unet.load_state_dict(parts["unet"])
+        self.head.load_state_dict(parts["head"])
         self.optimizer.load_state_dict(parts["optimizer"])
         self.random.bit_generator.state = parts["random"]
         torch.set_rng_state(parts["torch_random"])
@@ -200,13 +263,17 @@ def train_unet(
     folder: Path,
     settings: UNetTraining,
     *,
+    init: Path | None = None,
     on_report: Callable[[str], None] | None = None,
 ) -> UNetTrainer:
-    """Train, or go on from folder/unet.pt; a checkpoint every 5 reports."""
+    """Train, or go on from folder/unet.pt; a checkpoint every 5 reports. init: weights that a new run starts from."""
     trainer = UNetTrainer(variants, clips, settings)
     checkpoint, log = folder / "unet.pt", Log(folder / "unet.jsonl")
     if checkpoint.exists():
         trainer.load(checkpoint)
+    elif init:
+        trainer.unet.load_state_dict(torch.load(init, weights_only=True)["unet"])
+        trainer.average = MovingAverage(trainer.unet, trainer.average.decay)
     while trainer.step < settings.steps:
         log.add(**trainer.train_step())
         last = trainer.step == settings.steps

@@ -6,6 +6,7 @@ The network sees tiles rather than whole crops, most of them over the mouth: tha
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,10 +49,13 @@ class VAETraining:
 def build_vae(settings: VAETraining) -> AutoencoderKL:
     """Convolutions only (no attention), so that tiles and whole crops look alike to it."""
     levels = len(settings.widths)
+    kinds: dict[str, Any] = {  # diffusers annotates these as tuples of one
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "block_out_channels": settings.widths,
+    }
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=settings.widths,
+        **kinds,
         layers_per_block=1,
         latent_channels=settings.latent_channels,
         norm_num_groups=settings.norm_groups,

@@ -161,7 +161,9 @@ def test_size_and_shape():
 def test_timestep_embedding_and_position_code():
     code = timestep_embedding(torch.tensor([0, 7]), 8)
     assert torch.equal(code[0], torch.tensor([1.0, 1, 1, 1, 0, 0, 0, 0]))
-    assert torch.allclose(code[1, [0, 4]], torch.tensor([7.0, 7.0]).sin().where(torch.tensor([False, True]), code[1, 0]))
+    assert torch.allclose(
+        code[1, [0, 4]], torch.tensor([7.0, 7.0]).sin().where(torch.tensor([False, True]), code[1, 0])
+    )
     assert torch.allclose(code[1, 0], torch.tensor(7.0).cos())
     assert torch.allclose(code[1, 1], torch.tensor(0.7).cos())
     pe = position_code(6, 3)
@@ -177,7 +179,11 @@ def test_stored_position_code_is_the_formula(golden_portable):
         assert torch.allclose(code, position_code(code.shape[-1]), atol=1e-6)
 
 
-MANIFESTS = [("unet_stage1", "none", 850.0), ("unet_stage2", "all", 1267.9), ("unet_stage2_efficient", "decoder", 1100.8)]
+MANIFESTS = [
+    ("unet_stage1", "none", 850.0),
+    ("unet_stage2", "all", 1267.9),
+    ("unet_stage2_efficient", "decoder", 1100.8),
+]
 
 
 @pytest.mark.parametrize(("name", "motion", "millions"), MANIFESTS)
@@ -239,12 +245,16 @@ def test_wrong_inputs_are_named():
     assert "audio of shape (1, 4, 50, 8); it takes (1, 4, 50, 16)" in refusal(unet, sample, audio[..., :8])
     assert "audio of shape (2, 4, 50, 16)" in refusal(unet, sample, audio.expand(2, -1, -1, -1))
     sample, audio = inputs(unet.config, frames=POSITIONS + 1, side=2)
-    assert f"{POSITIONS + 1} frames at once; its motion modules take at most {POSITIONS}" in refusal(unet, sample, audio)
+    assert f"{POSITIONS + 1} frames at once; its motion modules take at most {POSITIONS}" in refusal(
+        unet, sample, audio
+    )
     assert tiny("none")(sample, 1, audio).shape[2] == POSITIONS + 1  # without them any number goes
 
 
 def counting(base, made):
-    return type(base.__name__, (base,), {"__init__": lambda self, *a, **k: made.append(self) or base.__init__(self, *a, **k)})
+    return type(
+        base.__name__, (base,), {"__init__": lambda self, *a, **k: made.append(self) or base.__init__(self, *a, **k)}
+    )
 
 
 def test_every_weight_lies_in_an_injected_layer():

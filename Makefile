@@ -1,0 +1,73 @@
+# `make demo` and `make test` each do all their own set-up; what is there already is kept.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# More for pip, say a package index with torch for the CPU only: make demo PIP_ARGS='--extra-index-url …'
+PIP_ARGS ?=
+# The versions that were tested; PINS= takes the newest that fit (needed for a Python other than 3.11)
+PINS ?= -c constraints.txt
+CHECKPOINT ?= nano
+START := $(shell date +%s)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint assets clean
+
+help:
+	@echo "make demo   a portrait says a sentence: out/demo.mp4 and its contact sheet out/demo.png"
+	@echo "make test   all tests"
+	@echo "make lint   ruff and pyright"
+	@echo "make clean  remove .venv and out"
+
+demo: $(VENV)/.demo assets
+	@mkdir -p out
+	@$(BIN)/python -c "from skimage import data, io; io.imsave('out/face.png', data.astronaut(), check_contrast=False)"
+	$(BIN)/latentsync run --image out/face.png --audio latentsync/assets/voice.flac --checkpoint $(CHECKPOINT) \
+		--out out/demo.mp4 --sheet out/demo.png --json out/demo.json
+	@echo "Look at out/demo.mp4 and out/demo.png; all of it took $$(( $$(date +%s) - $(START) )) s."
+
+test: $(VENV)/.dev assets
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# The two small files that nano needs beside its own weights
+assets: | $(VENV)/.installed
+	@$(BIN)/latentsync download face-landmarker whisper-tiny.en
+
+$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml requirements.txt constraints.txt | $(BIN)/pip
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) $(PINS) -e '.[$*]'
+	@$(call with_libraries)
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed:
+	@$(MAKE) --no-print-directory $(VENV)/.demo
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "error: $(PYTHON) is missing or older than Python 3.10; name another one: make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(call apt_get,python3-venv) ; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# Debian's root may install what is missing; anybody else is told what to type.
+define apt_get
+if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	echo "installing $(1)" && apt-get update -q && apt-get install -y -q --no-install-recommends $(1); \
+else \
+	echo "error: the system lacks $(1); type: sudo apt-get install $(1)"; exit 1; \
+fi
+endef
+
+# mediapipe's wheel takes two libraries from the system, which desktops have and bare servers lack.
+define with_libraries
+if [ "$$(uname)" = Linux ] && ! $(BIN)/python -c \
+	"import ctypes; [ctypes.CDLL(name) for name in ('libEGL.so.1', 'libGLESv2.so.2')]" 2> /dev/null; then \
+	$(call apt_get,libegl1 libgles2); \
+fi
+endef
+
+clean:
+	rm -rf $(VENV) out

@@ -1,0 +1,42 @@
+"""Run once by ComfyUI-Manager from this folder: checks, fetches two small files, says what to do next.
+
+Installs no package, runs no pip, and never fails: what could not be done is printed.
+"""
+
+import sys
+
+SMALL = ("face-landmarker", "whisper-tiny.en")
+
+
+def problems() -> list[str]:
+    """What is needed and not here, but for the small files, which are fetched next."""
+    from latentsync.doctor import examine
+
+    return [
+        f"{c.name}: {c.detail}; {c.fix}" for c in examine() if c.needed and c.state == "missing" and c.name not in SMALL
+    ]
+
+
+def fetch(name: str) -> str:
+    """Get a small file by HTTP; what came of it, in a sentence."""
+    from latentsync.download import download
+
+    try:
+        return f"{name} is in {download(name, allow_wheels=False)}"
+    except Exception as error:  # an install script that raises would take the whole pack down
+        return f"{name} is still missing: {error}"
+
+
+def main() -> None:
+    print("LatentSync: checking")
+    try:
+        found = problems()
+        lines = [f"  missing: {line}" for line in found] + [f"  {fetch(name)}" for name in SMALL]
+        print("\n".join(lines))
+    except ImportError as error:
+        print(f"  {error}: install the packages of requirements.txt into {sys.executable}, then run install.py again")
+    print("LatentSync: `python -m latentsync doctor`, typed in this folder, says how things stand")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,333 @@
+"""The command line: defaults, help, exit codes, what it prints; the doctor; the contact sheet."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import typer
+from skimage import data
+from typer.testing import CliRunner
+
+from latentsync import cli, doctor, registry
+from latentsync.errors import UserError
+from latentsync.settings import Settings
+from latentsync.sheet import Curve, compose, evenly, write_picture
+from latentsync.weights import recognise
+
+from ..tiny import face_model, find_model, tiny_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+VOICE = ROOT / "latentsync" / "assets" / "voice.flac"
+COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+NOT_SETTINGS = {
+    "out": None,
+    "video": None,
+    "image": None,
+    "audio": None,
+    "report": None,
+    "sheet": None,
+    "checkpoint": "nano",
+    "resolution": None,
+    "vae": None,
+    "whisper": None,
+    "device": "auto",
+    "dtype": "auto",
+}
+
+
+def call(*words: object):
+    return CliRunner().invoke(cli.app, [str(word) for word in words])
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="session")
+def face_png(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("face") / "face.png"
+    cv2.imwrite(str(path), np.ascontiguousarray(data.astronaut()[0:256, 96:352, ::-1]))
+    return path
+
+
+@pytest.fixture
+def models(monkeypatch, tmp_path) -> Path:
+    """A model folder with everything that nano needs beside its own file, else the test is skipped, saying so."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    whisper = find_model("tiny.en")
+    if whisper is None:
+        pytest.skip("whisper-tiny.en is not in LATENTSYNC_MODELS; `make test` fetches it")
+    for path in (whisper, face_model()):
+        (folder / path.name).symlink_to(path)
+    monkeypatch.setenv("LATENTSYNC_MODELS", str(folder))
+    return folder
+
+
+# --- the words -----------------------------------------------------------------------------------------------------
+
+
+def test_defaults_are_those_of_settings():
+    shown = {option.name: option.default for option in COMMANDS["run"].params}
+    wanted = {field.name: field.default for field in fields(Settings)}
+    assert {name: shown[name] for name in wanted} == wanted
+    rest = {name: value for name, value in shown.items() if name not in wanted}
+    assert {name: rest[name] or None for name in NOT_SETTINGS} == NOT_SETTINGS
+    assert set(rest) == set(NOT_SETTINGS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_everything_is_explained(command):
+    for option in COMMANDS[command].params:
+        assert len(option.help or "") > 8, option.name  # type: ignore[union-attr]
+    help_page = call(command, "--help")
+    assert help_page.exit_code == 0
+    assert len(COMMANDS[command].help) > 80
+
+
+def test_help_is_quick():
+    code = "from latentsync.cli import app\ntry: app(['run', '--help'])\nfinally:\n import sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "--guidance" in done.stdout
+    assert not {"torch", "numpy", "cv2", "av", "transformers"} & set(done.stdout.splitlines()[-1].split())
+
+
+def test_version():
+    stated = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'version = "{call("--version").stdout.strip()}"' in stated
+
+
+# --- run -----------------------------------------------------------------------------------------------------------
+
+
+def test_run_reports_what_it_did(models, tiny, face_png, tmp_path):
+    out, sheet = tmp_path / "out.mp4", tmp_path / "sheet.png"
+    voice = tmp_path / "voice.wav"
+    with av.open(str(VOICE)) as source, av.open(str(voice), "w") as target:
+        stream = target.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        for frame in source.decode(audio=0):
+            frame.pts = None
+            target.mux(stream.encode(frame))
+            if frame.time and frame.time > 0.6:
+                break
+        target.mux(stream.encode(None))
+    result = call(
+        "run", "--image", face_png, "--audio", voice, "--out", out, "--checkpoint", tiny, "--steps", 2, "--seed", 5,
+        "--json", "-", "--sheet", sheet,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["settings"]["steps"] == 2
+    assert report["settings"]["seed"] == 5
+    assert report["frames"] == report["repainted"] > 10
+    assert (report["fps"], report["size"], report["resolution"]) == ("25", [256, 256], 64)
+    assert (report["device"], report["dtype"]) == ("cpu", "fp32") or report["device"] != "cpu"
+    assert {"load", "faces", "crop", "encode", "sample", "decode", "paste", "write"} <= set(report["seconds"])
+    assert str(out) in result.stderr
+    picture = cv2.imread(str(sheet))
+    assert picture.shape == (2 * 160 + 150 if report["frames"] <= 16 else 3 * 160 + 150, 8 * 160, 3)
+    assert {path.name for path in tmp_path.iterdir()} == {"models", "voice.wav", "out.mp4", "sheet.png"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_leaves_nothing(models, tiny, face_png, tmp_path, number, code):
+    out = tmp_path / "out.mp4"
+    words = ["run", "--image", face_png, "--audio", VOICE, "--out", out, "--checkpoint", tiny, "--steps", "1000"]
+    command = [sys.executable, "-c", "from latentsync.cli import main; main()", *map(str, words)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while process.poll() is None and not (tmp_path / ".out.part.mp4").exists():
+                time.sleep(0.1)
+            process.send_signal(number)
+            _, errors = process.communicate()
+        finally:
+            process.kill()
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    assert not list(tmp_path.glob("*out*"))
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_info(tiny):
+    result = call("info", tiny)
+    assert result.exit_code == 0
+    assert "LatentSync nano U-Net and VAE for 64 px" in result.stdout
+    facts = json.loads(call("info", tiny, "--json").stdout)
+    assert (facts["kind"], facts["resolution"], facts["prediction_type"]) == ("nano", 64, "sample")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"<!DOCTYPE html><html>", "web page"), (b"hello", ""), (None, "none.pt")]
+)
+def test_info_of_something_else(tmp_path, content, words):
+    path = tmp_path / "none.pt"
+    if content is not None:
+        path.write_bytes(content)
+    result = call("info", path)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert words in result.stderr
+
+
+def test_download_lists_what_there_is(monkeypatch, tmp_path):
+    monkeypatch.setenv("LATENTSYNC_MODELS", str(tmp_path / "none"))
+    result = call("download")
+    assert result.exit_code == 0
+    for entry in registry.ENTRIES:
+        line = next(line for line in result.stdout.splitlines() if line.startswith(entry.name + " "))
+        assert entry.licence in line
+        assert entry.size in line or entry.built_in
+    assert str(tmp_path / "none") in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_download_names_are_checked_before_anything_is_fetched(tmp_path):
+    result = call("download", "face-landmarker", "gpt", "--to", tmp_path / "here")
+    assert result.exit_code == 2
+    assert "gpt" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_download_keeps_what_is_there(models):
+    result = call("download", "face_landmarker.task", "--to", models)
+    assert result.stdout.strip() == f"face-landmarker: {models / 'face_landmarker.task'}"
+
+
+def test_convert(tiny, tmp_path):
+    target = tmp_path / "half.safetensors"
+    result = call("convert", tiny, target, "--dtype", "fp16", "--version", "mine", "--resolution", 128)
+    assert (result.exit_code, result.stdout.strip()) == (0, str(target)), result.stderr
+    found = recognise(target)
+    assert (found.kind, found.dtype, found.version, found.resolution) == ("nano", "float16", "mine", 128)
+    assert call("convert", tiny, tmp_path / "a.pt").exit_code == 2
+
+
+# --- doctor --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the doctor went to the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def test_doctor_on_a_bare_machine(no_network, monkeypatch, tmp_path):
+    monkeypatch.setenv("LATENTSYNC_MODELS", str(tmp_path / "none"))
+    result = call("doctor")
+    assert result.exit_code == 1
+    assert "→ needed: latentsync download whisper-tiny.en face-landmarker" in result.stdout
+    assert "→ for LatentSync 1.6: latentsync download 1.6 vae whisper-tiny" in result.stdout
+    assert "not ready" in result.stdout.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+    checks = {check["name"]: check for check in json.loads(call("doctor", "--json").stdout)["checks"]}
+    assert checks["whisper-tiny.en"]["state"] == "missing"
+    assert checks["1.5"]["state"] == "note"
+    assert "5.07 GB" in checks["1.5"]["detail"]
+    assert {"Python", "torch", "av", "mediapipe", "opencv", "transformers", "diffusers", "disk"} <= set(checks)
+
+
+def test_doctor_where_all_is_well(no_network, models, tiny, monkeypatch, tmp_path):
+    assets = tmp_path / "assets"
+    assets.mkdir()
+    (assets / registry.NANO_FILE).symlink_to(tiny)
+    monkeypatch.setattr(registry, "ASSETS", assets)
+    result = call("doctor", "--json")
+    found = json.loads(result.stdout)
+    assert [check for check in found["checks"] if check["state"] == "missing"] == []
+    assert (result.exit_code, found["ready"]) == (0, True)
+    mediapipe = next(check for check in found["checks"] if check["name"] == "mediapipe")
+    assert "starts" in mediapipe["detail"]
+
+
+def test_doctor_sees_a_file_that_is_cut_off(models):
+    (models / "face_landmarker.task").unlink()
+    (models / "face_landmarker.task").write_bytes(b"PK")
+    check = next(check for check in doctor.examine() if check.name == "face-landmarker")
+    assert check.state == "missing"
+    assert "2 bytes where 3,758,596 are right" in check.detail
+
+
+def test_doctor_counts_opencv_packages(monkeypatch):
+    class Wheel:
+        def __init__(self, name: str) -> None:
+            self.metadata = {"Name": name}
+
+    wheels = [Wheel("opencv-python"), Wheel("opencv_contrib_python"), Wheel("numpy")]
+    monkeypatch.setattr(doctor, "distributions", lambda: wheels)
+    check = next(check for check in doctor.examine() if check.name == "opencv")
+    assert check.state == "note"
+    assert "pip uninstall opencv-python opencv_contrib_python" in check.fix
+
+
+@pytest.mark.parametrize(
+    ("reason", "fix"),
+    [
+        ("libEGL.so.1: cannot open shared object file: No such file or directory", "apt-get install libegl1 libgles2"),
+        ("libGL.so.1: cannot open shared object file: No such file or directory", "apt-get install libgl1"),
+        ("No module named 'av'", "pip install -r requirements.txt"),
+    ],
+)
+def test_doctor_knows_what_is_missing(reason, fix):
+    def broken() -> str:
+        raise ImportError(reason)
+
+    check = doctor._importable("rich", broken)
+    assert (check.state, check.fix, check.needed) == ("missing", fix, True)
+
+
+# --- sheet ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("total", "wanted"), [(1, 24), (5, 24), (24, 24), (25, 24), (1000, 24)])
+def test_evenly(total, wanted):
+    picked = evenly(total, wanted)
+    assert picked[0] == 0
+    assert len(picked) == len(set(picked)) == min(total, wanted)
+    assert picked == sorted(picked)
+    assert picked[-1] >= total - 1 - total // wanted
+
+
+def test_sheet_shows_tiles_and_curves():
+    tiles = [np.full((40, 40, 3), 10 * i, np.uint8) for i in range(5)]
+    opening = np.array([0.0, 0.1, np.nan, np.nan, 0.05, 0.0])
+    curves = [
+        Curve("loudness", np.linspace(-50, -10, 6), -60, 0, (150, 170, 200)),
+        Curve("mouth opening", opening, 0, 0.1, (200, 60, 50)),
+    ]
+    sheet = compose(tiles, [0.0, 0.2, 0.4, 0.6, 0.8], curves, 1.0, columns=3)
+    assert sheet.shape == (80 + 150, 120, 3)
+    assert (sheet[2, 82] == 20).all()
+    red = (sheet == (200, 60, 50)).all(-1)
+    columns = np.flatnonzero(red.any(0))
+    assert columns.min() <= 12
+    assert columns.max() >= 108
+    assert not red[:, 45:70].any(), "nothing is drawn where the mouth was not seen"
+    assert compose(tiles, [0.0] * 5, [], 1.0, columns=3).shape == (80, 120, 3)
+
+
+def test_picture_is_written_whole_or_not_at_all(tmp_path):
+    write_picture(tmp_path / "a.png", np.full((4, 4, 3), (255, 0, 0), np.uint8))
+    assert (cv2.imread(str(tmp_path / "a.png"))[0, 0] == (0, 0, 255)).all()
+    (tmp_path / "b.png").mkdir()
+    with pytest.raises(UserError, match="could not be written"):
+        write_picture(tmp_path / "b.png", np.zeros((4, 4, 3), np.uint8))
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png"}
+    assert os.listdir(tmp_path / "b.png") == []  # noqa: PTH208

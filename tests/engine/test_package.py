@@ -1,0 +1,122 @@
+"""What the package exports and what comes with it. (How its modules hang together: test_structure.)"""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import latentsync
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "latentsync"
+MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
+PUBLIC = [
+    "load_unet",
+    "denoise",
+    "load_whisper",
+    "encode_audio",
+    "audio_windows",
+    "align_matrices",
+    "lipsync",
+    "lipsync_file",
+    "load_models",
+    "load_vae",
+    "Settings",
+    "UserError",
+]
+
+
+def python(code: str, *arguments: str, folder: Path = ROOT, **environment: str) -> str:
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of the absolute imports in a file."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add((node.module or "").split(".")[0])
+    return found
+
+
+def test_everything_public_is_there():
+    assert sorted(latentsync.__all__) == sorted(PUBLIC)
+    for name in PUBLIC:
+        assert getattr(latentsync, name).__name__ == name
+        assert name in dir(latentsync)
+    with pytest.raises(AttributeError, match="no attribute 'sing'"):
+        _ = latentsync.sing  # type: ignore[attr-defined]
+
+
+def names_in(text: str) -> set[str]:
+    """Distribution names at the start of requirement lines, normalised."""
+    lines = (line.split("#")[0].strip() for line in text.splitlines())
+    return {re.split(r"[\[<>=!~; ]", line)[0].lower().replace("_", "-") for line in lines if line}
+
+
+def test_requirements_are_pinned_and_used():
+    wanted = names_in((ROOT / "requirements.txt").read_text(encoding="utf-8"))
+    pinned = names_in((ROOT / "constraints.txt").read_text(encoding="utf-8"))
+    assert wanted <= pinned
+    assert "torch" in pinned
+    assert "torch" not in wanted  # the host brings its own
+    used = set[str]().union(*map(imported, MODULES))
+    assert wanted <= used | {"mediapipe"}
+    known = wanted | {"torch", "cv2"} | set(sys.stdlib_module_names)
+    assert {name for name in used if name not in known} <= {"matplotlib"}
+
+
+def test_the_sample_voice():
+    from latentsync.audio import load_audio, loudness
+
+    path = PACKAGE / "assets" / "voice.flac"
+    assert path.stat().st_size < 200_000
+    voice = load_audio(path)
+    assert 3 < voice.seconds < 6
+    level = loudness(voice.waveform, 25, int(voice.seconds * 25))
+    assert -30 < level.quantile(0.75) < -10
+    assert voice.waveform.abs().max() < 0.95
+
+
+def test_install_script_offline(tmp_path):
+    code = """
+import runpy, socket, sys
+def offline(*_, **__): raise socket.gaierror(-2, "Name or service not known")
+socket.getaddrinfo = socket.socket.connect = offline
+import subprocess
+def nothing(*_, **__): raise AssertionError("install.py started a program")
+subprocess.run = subprocess.Popen.__init__ = nothing
+sys.path.insert(0, sys.argv[1])
+runpy.run_path(sys.argv[1] + "/install.py", run_name="__main__")
+"""
+    out = python(code, str(ROOT), folder=tmp_path, LATENTSYNC_MODELS=str(tmp_path / "models"))
+    assert "face-landmarker is still missing" in out
+    assert "whisper-tiny.en is still missing" in out
+    assert "latentsync download face-landmarker" in out
+    assert "doctor" in out.splitlines()[-1]
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_the_documents_have_the_registry_right():
+    from latentsync.registry import ENTRIES
+
+    text = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for entry in ENTRIES:
+        for source in map(entry.fetched, entry.sources):
+            assert source.sha256 in text
+            assert not source.bytes or f"{source.bytes:,}" in text
+        if entry.kind != "syncnet":
+            assert f"`{entry.name}`" in readme
+            assert entry.built_in or entry.size in readme

@@ -1,0 +1,382 @@
+"""The trainers on two synthetic clips: losses fall, runs resume as if never stopped, held-out time stays unseen."""
+
+import dataclasses
+import itertools
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from latentsync.errors import UserError
+from latentsync.training import data
+from latentsync.training.data import HELD_OUT, MARGIN, Clip, load_clips, plain, random_augmentation
+from latentsync.training.evaluate import lip_sharpness
+from latentsync.training.loop import Log, MovingAverage, learning_rate, save_checkpoint
+from latentsync.training.nano import CLIPS, clip_paths, export, trained_vae
+from latentsync.training.unet import UNetTrainer, UNetTraining, cell_weights, encode_clips, train_unet
+from latentsync.training.vae import VAETrainer, VAETraining, clip_chances, latent_scale, train_vae
+
+from ..tiny import pan
+
+SIDE = 32
+VAE = VAETraining(
+    resolution=SIDE, widths=(16, 16, 16, 16), latent_channels=4, steps=8, batch=2, tile=32, report_every=2, rate=3e-3
+)
+UNET = UNetTraining(
+    resolution=SIDE, widths=(32, 32), cross=(False, True), latent_channels=4, steps=60, batch=2, variants=2,
+    report_every=5, rate=3e-3,
+)  # fmt: skip
+
+
+def make_clip(name, frames=64, seed=0):
+    """A grey face whose mouth is a dark bar that opens with the sound's first number."""
+    random = np.random.default_rng(seed)
+    side = SIDE + 2 * (SIDE // MARGIN)
+    opening = (np.sin(np.arange(frames) / 3 + seed) * 0.5 + 0.5).astype(np.float32)
+    crops = np.full((frames, side, side, 3), 150, np.uint8)
+    crops[:, ::8] = 120
+    for crop, value in zip(crops, opening, strict=True):
+        middle, half = round(0.7 * side), round(1 + 4 * value)
+        crop[middle - half : middle + half, side // 3 : 2 * side // 3] = 30
+    audio = 0.1 * random.standard_normal((frames, 50, 384)).astype(np.float16)
+    audio[:, :, :8] = opening[:, None, None]
+    return Clip(name, 25.0, crops, audio, opening)
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return [make_clip("anna_1"), make_clip("ben_1", frames=48, seed=1)]
+
+
+def encode(pixels):
+    """Any fixed map from pixels to a grid of a factor 8 will do for the U-Net."""
+    return torch.nn.functional.avg_pool2d(pixels, 8)[:, [0, 1, 2, 0]]
+
+
+@pytest.fixture(scope="module")
+def variants(clips):
+    return encode_clips(clips, encode, UNET)
+
+
+def floats(losses):
+    return {name: float(value) for name, value in losses.items()}
+
+
+# ---- data ----------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from((32, 64, 160)))
+@settings(max_examples=20, deadline=None)
+def test_augmentation_keeps_shape_and_range(seed, side):
+    wide = side + 2 * (side // MARGIN)
+    crops = np.random.default_rng(0).integers(0, 256, (2, wide, wide, 3), dtype=np.uint8)
+    pixels = random_augmentation(np.random.default_rng(seed), side)(crops, side)
+    assert pixels.shape == (2, 3, side, side)
+    assert pixels.dtype == torch.float32
+    assert pixels.is_contiguous()
+    assert -1 <= pixels.min() < pixels.max() <= 1
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_augmentation_stays_within_the_margin(seed):
+    """A white picture must come out without a black corner, and the mouth near its place."""
+    wide = 160 + 2 * (160 // MARGIN)
+    white = np.full((1, wide, wide, 3), 255, np.uint8)
+    spot = np.zeros((1, wide, wide, 3), np.uint8)
+    spot[:, wide // 2 - 4 : wide // 2 + 4, wide // 2 - 4 : wide // 2 + 4] = 255
+    change = random_augmentation(np.random.default_rng(seed), 160)
+    still = dataclasses.replace(change, gain=np.eye(3, dtype=np.float32), offset=np.zeros(3, np.float32))
+    assert (still(white, 160) > -1).float().mean() > 0.99
+    bright = (still(spot, 160)[0].mean(0) + 1).numpy()
+    y, x = (np.average(np.arange(160), weights=bright.sum(axis)) for axis in (1, 0))
+    assert abs(x - 79.5) < 8
+    assert abs(y - 79.5) < 8
+
+
+def test_plain_cuts_the_margin_off():
+    wide, margin = 40, 4
+    crops = np.random.default_rng(0).integers(0, 256, (1, wide, wide, 3), dtype=np.uint8)
+    expected = crops[0, margin:-margin, margin:-margin].transpose(2, 0, 1) / 127.5 - 1
+    assert np.allclose(plain(32)(crops, 32)[0].numpy(), expected, atol=1e-6)
+
+
+def test_the_same_change_for_every_frame_of_a_window(clips):
+    change = random_augmentation(np.random.default_rng(3), SIDE)
+    both = change(np.repeat(clips[0].crops[:1], 2, 0), SIDE)
+    assert torch.equal(both[0], both[1])
+
+
+def test_prepared_clips_are_read_back(clips, tmp_path):
+    from safetensors.numpy import save_file
+
+    with pytest.raises(UserError, match="no prepared clips"):
+        load_clips(tmp_path)
+    for clip in reversed(clips):
+        tensors = {"crops": clip.crops, "audio": clip.audio, "opening": clip.opening}
+        save_file(tensors, tmp_path / f"{clip.name}.safetensors", {"name": clip.name, "fps": str(clip.fps)})
+    again = load_clips(tmp_path)
+    assert [clip.name for clip in again] == ["anna_1", "ben_1"]
+    assert np.array_equal(again[0].crops, clips[0].crops)
+    assert again[1].person == "ben"
+    assert again[1].train_frames == 36
+
+
+def test_a_clip_that_cannot_be_used_is_left_out(tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    said = []
+    data.prepare([tmp_path / "text.mp4"], tmp_path / "out", None, None, resolution=32, on_clip=said.append)
+    assert len(said) == 1
+    assert said[0].startswith("text.mp4: left out, ")
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_people_with_much_footage_count_less_than_in_proportion():
+    clips = [make_clip("anna_1", 400), make_clip("ben_1", 100), make_clip("ben_2", 100)]
+    chances = clip_chances(clips)
+    assert chances.sum() == pytest.approx(1)
+    assert chances[0] / (chances[1] + chances[2]) == pytest.approx(math.sqrt(300 / 150))
+    assert chances[1] == chances[2]
+
+
+# ---- held-out time -------------------------------------------------------------------------------------------------
+
+
+class Watched(np.ndarray):
+    """Crops that remember which of them were looked at."""
+
+    def __getitem__(self, key):
+        if self.ndim == 4 and hasattr(self, "used"):
+            self.used.update(np.atleast_1d(np.arange(len(self))[key]).tolist())
+        return np.asarray(super().__getitem__(key))
+
+
+def watched(clip):
+    crops = clip.crops.copy().view(Watched)
+    crops.used = set()
+    audio = clip.audio.copy()
+    audio[clip.train_frames :] = np.nan
+    return dataclasses.replace(clip, crops=crops, audio=audio)
+
+
+def test_held_out_frames_are_never_used(clips):
+    clips = [watched(clip) for clip in clips]
+    trainer = VAETrainer(clips, VAE)
+    for _ in range(60):
+        trainer.batch()
+    latent_scale(trainer.vae, clips, VAE)
+    assert [max(clip.crops.used) for clip in clips] <= [47, 35]
+    assert all(len(clip.crops.used) > 0.8 * clip.train_frames for clip in clips)
+    variants = encode_clips(clips, encode, UNET)
+    for clip in clips:
+        assert clip.crops.used == set(range(clip.train_frames))
+        assert clip.train_frames == int(len(clip.crops) * (1 - HELD_OUT))
+    unet = UNetTrainer(variants, clips, UNET)
+    assert all(unet.window()["audio"].isfinite().all() for _ in range(60))
+
+
+# ---- VAE -----------------------------------------------------------------------------------------------------------
+
+
+def test_vae_learns_and_the_critic_joins(clips):
+    many = dataclasses.replace(VAE, steps=40, batch=4, critic_from=0.75)
+    trainer = VAETrainer(clips, many)
+    losses = [floats(trainer.train_step()) for _ in range(34)]
+    assert np.mean([x["l1"] for x in losses[-8:]]) < 0.7 * np.mean([x["l1"] for x in losses[:4]])
+    assert "critic" not in losses[29]
+    assert {"critic", "fool", "features"} <= losses[30].keys()
+    assert all(math.isfinite(v) for x in losses for v in x.values())
+
+
+def test_vae_encoder_is_frozen_once_the_critic_joins(clips):
+    trainer = VAETrainer(clips, dataclasses.replace(VAE, critic_from=0.0))
+    before = {k: v.clone() for k, v in trainer.vae.state_dict().items()}
+    trainer.train_step()
+    moved = {k.split(".")[0] for k, v in trainer.vae.state_dict().items() if not torch.equal(v, before[k])}
+    assert "decoder" in moved
+    assert "encoder" not in moved
+
+
+def test_vae_goes_on_as_if_it_had_not_stopped(clips, tmp_path):
+    """Across the moment when the critic joins."""
+    straight = VAETrainer(clips, VAE)
+    wanted = [floats(straight.train_step()) for _ in range(6)]
+    first = VAETrainer(clips, VAE)
+    assert [floats(first.train_step()) for _ in range(3)] == wanted[:3]
+    first.save(tmp_path / "vae.pt")
+    second = VAETrainer(clips, VAE)
+    second.load(tmp_path / "vae.pt")
+    assert second.step == 3
+    assert [floats(second.train_step()) for _ in range(3)] == wanted[3:]
+    for key, value in straight.average.state.items():
+        assert torch.equal(second.average.state[key], value)
+
+
+def test_train_vae_writes_checkpoint_and_log_and_does_not_repeat(clips, tmp_path):
+    lines = []
+    short = dataclasses.replace(VAE, steps=4)
+    train_vae(clips, tmp_path, short, on_report=lines.append)
+    assert [json.loads(line)["step"] for line in lines] == [2, 4]
+    assert (tmp_path / "vae.jsonl").read_text().splitlines() == lines
+    assert train_vae(clips, tmp_path, short, on_report=lines.append).step == 4
+    assert len(lines) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["vae.jsonl", "vae.pt"]
+
+
+# ---- U-Net ---------------------------------------------------------------------------------------------------------
+
+
+def test_encode_clips(clips, variants):
+    assert len(variants) == UNET.variants
+    for variant in variants:
+        for clip, latents in zip(clips, variant, strict=True):
+            assert latents.name == clip.name
+            assert latents.clean.shape == latents.masked.shape == (clip.train_frames, 4, SIDE // 8, SIDE // 8)
+            assert latents.audio.shape == (clip.train_frames, 50, 384)
+            assert (latents.clean != latents.masked).any()
+    pixels = plain(SIDE)(clips[0].crops[:3], SIDE)
+    assert torch.equal(variants[0][0].clean[:3], encode(pixels).half())
+    assert not torch.equal(variants[1][0].clean, variants[0][0].clean)
+
+
+def test_cells_of_the_lips_weigh_most():
+    weights = cell_weights(UNetTraining())
+    assert weights.shape == (20, 20)
+    assert weights.mean() == pytest.approx(1)
+    y, x = divmod(int(weights.argmax()), 20)
+    assert 10 <= y <= 16
+    assert 4 <= x <= 15
+    assert weights[0, 0] == weights.min()
+
+
+def test_windows(clips, variants):
+    trainer = UNetTrainer(variants, clips, UNET)
+    for _ in range(10):
+        window = trainer.window()
+        frames = window["clean"].shape[1]
+        assert window["clean"].shape == window["noise"].shape == (4, frames, SIDE // 8, SIDE // 8)
+        assert window["masked"].shape == window["reference"].shape == window["clean"].shape
+        assert window["audio"].shape == (frames, 50, 384)
+        assert 0.4 < window["noise"].std() < 1.6
+
+
+def test_unet_learns(clips, variants):
+    trainer = UNetTrainer(variants, clips, UNET)
+    losses = [floats(trainer.train_step()) for _ in range(40)]
+    assert np.mean([x["clean"] for x in losses[-10:]]) < 0.5 * np.mean([x["clean"] for x in losses[:3]])
+    assert all(math.isfinite(v) for x in losses for v in x.values())
+
+
+def test_unet_goes_on_as_if_it_had_not_stopped(clips, variants, tmp_path):
+    straight = UNetTrainer(variants, clips, UNET)
+    wanted = [floats(straight.train_step()) for _ in range(4)]
+    first = UNetTrainer(variants, clips, UNET)
+    assert [floats(first.train_step()) for _ in range(2)] == wanted[:2]
+    first.save(tmp_path / "unet.pt")
+    second = UNetTrainer(variants, clips, UNET)
+    torch.manual_seed(99)  # whatever happened in between
+    second.load(tmp_path / "unet.pt")
+    assert [floats(second.train_step()) for _ in range(2)] == wanted[2:]
+
+
+def test_train_unet_stopped_and_started_ends_the_same(clips, variants, tmp_path):
+    class Stopped(Exception):
+        pass
+
+    def stop(line):
+        if json.loads(line)["step"] == 6:
+            raise Stopped
+
+    short = dataclasses.replace(UNET, steps=7, report_every=1)
+    whole = train_unet(variants, clips, tmp_path / "whole", short)
+    with pytest.raises(Stopped):
+        train_unet(variants, clips, tmp_path / "parts", short, on_report=stop)
+    parts = train_unet(variants, clips, tmp_path / "parts", short)
+    assert parts.step == whole.step == 7
+    for key, value in whole.unet.state_dict().items():
+        assert torch.equal(parts.unet.state_dict()[key], value), key
+
+
+def test_a_finished_run_becomes_a_file_that_loads(clips, variants, tmp_path):
+    from latentsync.models.vae import load_vae
+    from latentsync.weights import load_unet
+
+    train_vae(clips, tmp_path, dataclasses.replace(VAE, steps=2))
+    train_unet(variants, clips, tmp_path, dataclasses.replace(UNET, steps=2))
+    vae = trained_vae(tmp_path / "vae.pt", clips)
+    path = export(vae, tmp_path / "unet.pt", tmp_path / "nano.safetensors")
+    unet, again = load_unet(path), load_vae(path)
+    assert unet.info.prediction_type == "sample"
+    assert unet.info.resolution == SIDE
+    assert unet.config == UNET.config
+    assert again.scaling == pytest.approx(vae.scaling)
+    pixels = torch.rand(1, 3, SIDE, SIDE) * 2 - 1
+    assert torch.allclose(again.encode(pixels), vae.encode(pixels), atol=0.02)
+    assert path.stat().st_size < 24e6
+
+
+def test_recipe_names_only_what_may_be_shipped(media):
+    names = [path.name for path in clip_paths(media)]
+    assert len(names) == len(set(names)) > 70
+    assert all(name.startswith(("latentsync_demo", "obama_", "reagan_", "s1_", "s2_", "p")) for name in names)
+    assert not any(part in pattern for pattern in CLIPS for part in ("hdtf", "edtalk", "videoretalking"))
+
+
+def test_sharpness_of_lips_tells_sharp_from_blurred():
+    import cv2
+
+    frames = pan(6)
+    points = np.repeat(np.array([[(46, 50), (72, 50), (59, 66)]], np.float32), 6, 0)
+    track = SimpleNamespace(points=points)
+    blurred = np.stack([cv2.GaussianBlur(frame, (0, 0), 2) for frame in frames])
+    models = SimpleNamespace(resolution=64)
+    assert lip_sharpness(blurred, track, models) < 0.3 * lip_sharpness(frames, track, models)
+
+
+# ---- loop ----------------------------------------------------------------------------------------------------------
+
+
+def test_learning_rate():
+    rates = [learning_rate(step, 1000, 1e-3) for step in range(1000)]
+    assert rates[0] == pytest.approx(2e-5)
+    assert rates[49] == pytest.approx(1e-3)
+    assert max(rates) == pytest.approx(1e-3)
+    assert all(a >= b for a, b in itertools.pairwise(rates[49:]))
+    assert rates[-1] == pytest.approx(5e-5, rel=0.01)
+    assert learning_rate(5000, 1000, 1e-3) == pytest.approx(5e-5)
+
+
+def test_moving_average_follows_fast_then_slowly():
+    layer = torch.nn.Linear(1, 1)
+    average = MovingAverage(layer, decay=0.9)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+        average.state["weight"].fill_(0.0)
+    average.update(layer)
+    assert float(average.state["weight"]) == pytest.approx(1 - 1 / 11)
+    for _ in range(200):
+        average.update(layer)
+    assert float(average.state["weight"]) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_checkpoint_is_whole_or_the_one_before(tmp_path):
+    path = tmp_path / "new" / "run.pt"
+    save_checkpoint(path, step=1)
+    with pytest.raises(AttributeError):
+        save_checkpoint(path, step=lambda: None)  # cannot be pickled
+    assert torch.load(path, weights_only=True) == {"step": 1}
+
+
+def test_log_means_since_the_last_report(tmp_path):
+    log = Log(tmp_path / "run.jsonl")
+    log.add(loss=1.0)
+    log.add(loss=torch.tensor(2.0))
+    assert json.loads(log.write(2))["loss"] == 1.5
+    log.add(loss=5.0)
+    assert json.loads(log.write(3))["loss"] == 5.0
+    assert len((tmp_path / "run.jsonl").read_text().splitlines()) == 2
