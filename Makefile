@@ -8,6 +8,8 @@ PIP_ARGS ?=
 # The versions that were tested; PINS= takes the newest that fit (needed for a Python other than 3.11)
 PINS ?= -c constraints.txt
 CHECKPOINT ?= nano
+# More for `latentsync run`, say RUN_ARGS='--steps 10'
+RUN_ARGS ?=
 START := $(shell date +%s)
 
 .DEFAULT_GOAL := help
@@ -23,7 +25,7 @@ demo: $(VENV)/.demo assets
 	@mkdir -p out
 	@$(BIN)/python -c "from skimage import data, io; io.imsave('out/face.png', data.astronaut(), check_contrast=False)"
 	$(BIN)/latentsync run --image out/face.png --audio latentsync/assets/voice.flac --checkpoint $(CHECKPOINT) \
-		--out out/demo.mp4 --sheet out/demo.png --json out/demo.json
+		--out out/demo.mp4 --sheet out/demo.png --json out/demo.json $(RUN_ARGS)
 	@echo "Look at out/demo.mp4 and out/demo.png; all of it took $$(( $$(date +%s) - $(START) )) s."
 
 test: $(VENV)/.dev assets

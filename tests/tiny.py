@@ -132,16 +132,20 @@ def speech(seconds: float, rate: int = RATE, seed: int = 3) -> Tensor:
     return 0.3 * noise * (torch.sin(2 * torch.pi * 2 * t) ** 2)
 
 
-def pan(frames: int, width: int = 128, height: int = 112) -> np.ndarray:
-    """A face that sways a little: a real portrait (scikit-image's astronaut), (frames, height, width, 3) uint8."""
+def pan(frames: int, width: int = 128, height: int = 112, *, scale: float | None = None) -> np.ndarray:
+    """A face that sways a little: a real portrait (scikit-image's astronaut), (frames, height, width, 3) uint8.
+
+    scale: of the 512-pixel portrait; None fills the picture with head and shoulders.
+    """
     import cv2
 
     data = pytest.importorskip("skimage.data", reason="scikit-image brings the portrait")
-    scale = 0.5 * min(width / 128, height / 112)
-    picture = cv2.resize(data.astronaut(), None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    room = picture.shape[1] - width
-    shifts = (min(room, round(50 * scale / 0.5)) + 3 * np.sin(np.arange(frames) / 3)).round().astype(int).clip(0, room)
-    return np.stack([picture[2 : 2 + height, x : x + width] for x in shifts])
+    scale = scale or 0.5 * min(width / 128, height / 112)
+    side = max(width + 7, height + 2, round(512 * scale))
+    picture = cv2.resize(data.astronaut(), (side, side), interpolation=cv2.INTER_AREA)
+    room = side - width
+    shifts = min(room - 3, 100 * scale) + 3 * np.sin(np.arange(frames) / 3)
+    return np.stack([picture[2 : 2 + height, x : x + width] for x in shifts.round().astype(int).clip(0, room)])
 
 
 def write_speech(path: Path, seconds: float, rate: int = RATE) -> Path:

@@ -66,6 +66,13 @@ def test_imports_itself_relatively_and_nothing_from_the_host(path):
         assert level or top not in HOSTS, f"import {name}: the engine knows nothing of ComfyUI"
 
 
+def test_one_file_knows_the_host():
+    doors = [*(ROOT / "nodes").rglob("*.py"), ROOT / "__init__.py", ROOT / "install.py"]
+    for path in (p for p in doors if p.is_file() and p.name != "host.py"):
+        tops = {name.split(".")[0] for name, level in imports(path) if not level}
+        assert not tops & {"comfy", "folder_paths", "server"}, path
+
+
 def test_inference_knows_nothing_of_training_or_doors(path):
     here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     if here in OUTSIDE_INFERENCE | DOORS:
