@@ -115,7 +115,7 @@ def random_checkpoint(path: Path) -> Path:
     return save_model(path, UNet(unet.config).state_dict(), vae_state=build_vae(vae).state_dict(), metadata=facts)
 
 
-def measure(folder: Path, checkpoint: str, settings: dict[str, float]) -> dict[str, Any]:
+def measure(folder: Path, checkpoint: str, settings: dict[str, Any]) -> dict[str, Any]:
     """In a fresh process: load everything, then lip-sync folder/clip.mp4 to folder/speech.wav."""
     from latentsync.pipeline import lipsync_file, load_models
     from latentsync.settings import Settings
@@ -137,7 +137,7 @@ def measure(folder: Path, checkpoint: str, settings: dict[str, float]) -> dict[s
         }
 
 
-def run_child(folder: Path, checkpoint: str, settings: dict[str, float]) -> dict[str, Any]:
+def run_child(folder: Path, checkpoint: str, settings: dict[str, Any]) -> dict[str, Any]:
     command = [sys.executable, __file__, "--child", str(folder), checkpoint, json.dumps(settings)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

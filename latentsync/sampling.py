@@ -95,13 +95,11 @@ def multistep(
     solver: str, steps: int, prediction: str
 ) -> Iterator[tuple[int, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]]:
     """The same protocol over diffusers' multistep solvers."""
-    import diffusers
+    from diffusers.schedulers.scheduling_deis_multistep import DEISMultistepScheduler
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+    from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
-    classes = {
-        "dpm++": diffusers.DPMSolverMultistepScheduler,
-        "unipc": diffusers.UniPCMultistepScheduler,
-        "deis": diffusers.DEISMultistepScheduler,
-    }
+    classes = {"dpm++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler, "deis": DEISMultistepScheduler}
     scheduler: Any = classes[solver](
         num_train_timesteps=TRAIN_STEPS,
         beta_start=BETA_FIRST,

@@ -146,12 +146,14 @@ def test_an_interrupted_run_leaves_nothing(models, tiny, face_png, tmp_path, num
     out = tmp_path / "out.mp4"
     words = ["run", "--image", face_png, "--audio", VOICE, "--out", out, "--checkpoint", tiny, "--steps", "1000"]
     command = [sys.executable, "-c", "from latentsync.cli import main; main()", *map(str, words)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    # a job in a shell's background ignores Ctrl-C and so would its children: this one must hear it
+    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=listen) as process:
         try:
             while process.poll() is None and not (tmp_path / ".out.part.mp4").exists():
                 time.sleep(0.1)
             process.send_signal(number)
-            _, errors = process.communicate()
+            _, errors = process.communicate(timeout=120)
         finally:
             process.kill()
     assert process.returncode == code, errors
