@@ -126,14 +126,14 @@ def test_same_seed_same_frames_another_seed_others(models):
 @pytest.mark.parametrize("fit", ["pingpong", "loop"])
 def test_window_batch_changes_nothing(models, fit):
     """Neither where windows end nor which frames were encoded together may show: frames come back in these fits."""
-    source, sound, runs, calls = pan(22), speech(2.9), [], []
+    source, sound, runs, calls = pan(36), speech(2.9), [], []  # more frames than are remembered
     for number in (1, 4):
         counting, vae = counted(models)
         settings = dataclasses.replace(QUICK, fit=fit, window_batch=number)
         runs.append(lipsync(source, sound, RATE, 25, models=counting, settings=settings))
         calls.append(vae.calls)
     assert runs[0].report.frames == 73
-    assert len(calls[0]) >= 8
+    assert len(calls[0]) >= 6
     assert calls[0] == calls[1]
     assert np.array_equal(runs[0].frames, runs[1].frames)
     assert np.array_equal(runs[0].mask, runs[1].mask)
@@ -526,7 +526,7 @@ def real(media):
     ]
 
 
-FIRST = {"noface_then_face_vfr_hevc.mov": 110, "face_then_noface_vfr_hevc.mov": 55, "black_3s_to_4s.mp4": 68}
+FIRST = {"noface_then_face_vfr_hevc.mov": 116, "face_then_noface_vfr_hevc.mov": 55, "black_3s_to_4s.mp4": 68}
 """Where something happens; the other clips are tried at their start."""
 
 
