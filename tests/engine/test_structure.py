@@ -160,6 +160,7 @@ import logging, os, random, threading, warnings
 import cv2, torch  # what other people's packages do on import is not ours to answer for
 import numpy as np
 import transformers, diffusers, av, mediapipe, typer, rich
+import rich.progress, rich.table, typer.rich_utils
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 def state():
