@@ -250,6 +250,7 @@ class UNetTrainer:
         parts = torch.load(path, weights_only=True)
         self.step = parts["step"]
         self.average.state, self.average.count = parts["average"], parts["count"]
+        self.whitening = parts["whitening"]  # the weights belong to it, whatever the clips are now
         self.unet.load_state_dict(parts["unet"])
         self.head.load_state_dict(parts["head"])
         self.optimizer.load_state_dict(parts["optimizer"])
@@ -272,7 +273,9 @@ def train_unet(
     if checkpoint.exists():
         trainer.load(checkpoint)
     elif init:
-        trainer.unet.load_state_dict(torch.load(init, weights_only=True)["unet"])
+        parts = torch.load(init, weights_only=True)
+        trainer.unet.load_state_dict(parts["unet"])
+        trainer.whitening = parts["whitening"]
         trainer.average = MovingAverage(trainer.unet, trainer.average.decay)
     while trainer.step < settings.steps:
         log.add(**trainer.train_step())

@@ -13,12 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentsync.errors import UserError
+from latentsync.models.unet import UNet
 from latentsync.training import data
 from latentsync.training.data import HELD_OUT, MARGIN, Clip, load_clips, plain, random_augmentation
 from latentsync.training.evaluate import lip_sharpness
 from latentsync.training.loop import Log, MovingAverage, learning_rate, save_checkpoint
 from latentsync.training.nano import CLIPS, clip_paths, export, trained_vae
-from latentsync.training.unet import UNetTrainer, UNetTraining, cell_weights, encode_clips, train_unet
+from latentsync.training.unet import (
+    UNetTrainer,
+    UNetTraining,
+    audio_whitening,
+    cell_weights,
+    encode_clips,
+    fold_whitening,
+    train_unet,
+)
 from latentsync.training.vae import VAETrainer, VAETraining, clip_chances, latent_scale, train_vae
 
 from ..tiny import pan
@@ -263,6 +272,32 @@ def test_windows(clips, variants):
         assert window["masked"].shape == window["reference"].shape == window["clean"].shape
         assert window["audio"].shape == (frames, 50, 384)
         assert 0.4 < window["noise"].std() < 1.6
+
+
+def test_whitening_can_be_folded_into_the_weights(clips, variants):
+    """What the trainer feeds whitened, the finished file hears plain."""
+    whitening = audio_whitening(variants)
+    torch.manual_seed(0)
+    unet = UNet(UNET.config).eval()
+    sample, audio = torch.randn(1, 13, 2, 4, 4), variants[0][0].audio[:2][None].float()
+    whitened = unet(sample, 500, audio @ whitening.T)
+    folded = UNet(UNET.config).eval()
+    folded.load_state_dict(fold_whitening(unet.state_dict(), whitening))
+    assert torch.allclose(folded(sample, 500, audio), whitened, atol=1e-4)
+    tokens = torch.cat([clip.audio.float()[:, 25:30] for clip in variants[0]]) @ whitening.T
+    assert tokens.mean(0).abs().max() < 0.1 * tokens.std()
+
+
+def test_the_whitening_of_a_run_stays_its_own(clips, variants, tmp_path):
+    first = UNetTrainer(variants, clips, UNET)
+    first.save(tmp_path / "unet.pt")
+    other = [[dataclasses.replace(c, audio=c.audio.flip(0) * 2 + 1) for c in variant] for variant in variants]
+    second = UNetTrainer(other, clips, UNET)
+    assert not torch.allclose(second.whitening, first.whitening)
+    second.load(tmp_path / "unet.pt")
+    assert torch.equal(second.whitening, first.whitening)
+    third = train_unet(other, clips, tmp_path / "new", dataclasses.replace(UNET, steps=1), init=tmp_path / "unet.pt")
+    assert torch.equal(third.whitening, first.whitening)
 
 
 def test_unet_learns(clips, variants):
