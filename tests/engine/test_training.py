@@ -284,8 +284,8 @@ def test_whitening_can_be_folded_into_the_weights(clips, variants):
     folded = UNet(UNET.config).eval()
     folded.load_state_dict(fold_whitening(unet.state_dict(), whitening))
     assert torch.allclose(folded(sample, 500, audio), whitened, atol=1e-4)
-    tokens = torch.cat([clip.audio.float()[:, 25:30] for clip in variants[0]]) @ whitening.T
-    assert tokens.mean(0).abs().max() < 0.1 * tokens.std()
+    tokens = torch.cat([clip.audio[::4].float()[:, 25:30] for clip in variants[0]]) @ whitening.T
+    assert tokens.mean(0).abs().max() < 0.01 * tokens.std()
 
 
 def test_the_whitening_of_a_run_stays_its_own(clips, variants, tmp_path):
