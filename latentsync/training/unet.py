@@ -44,7 +44,7 @@ class UNetTraining:
     batch: int = 4
     frames: int = 12
     rate: float = 6e-4
-    variants: int = 5
+    variants: int = 4
     drop_audio: float = 0.1
     shared: float = 0.6
     keep_weight: float = 0.05
