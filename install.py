@@ -3,6 +3,7 @@
 Installs no package, runs no pip, and never fails: what could not be done is printed.
 """
 
+import io
 import sys
 
 SMALL = ("face-landmarker", "whisper-tiny.en")
@@ -19,22 +20,25 @@ def problems() -> list[str]:
 
 def fetch(name: str) -> str:
     """Get a small file by HTTP; what came of it, in a sentence."""
-    from latentsync.download import download
-
     try:
+        from latentsync.download import download
+
         return f"{name} is in {download(name, allow_wheels=False)}"
     except Exception as error:  # an install script that raises would take the whole pack down
         return f"{name} is still missing: {error}"
 
 
 def main() -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a letter of a path that the console lacks is no reason to fail
     print("LatentSync: checking")
     try:
-        found = problems()
-        lines = [f"  missing: {line}" for line in found] + [f"  {fetch(name)}" for name in SMALL]
-        print("\n".join(lines))
+        lines = [f"  missing: {line}" for line in problems()]
     except ImportError as error:
-        print(f"  {error}: install the packages of requirements.txt into {sys.executable}, then run install.py again")
+        lines = [f"  {error}"]
+    if lines:
+        lines.append(f"  install the packages of requirements.txt into {sys.executable}, then run install.py again")
+    print("\n".join([*lines, *(f"  {fetch(name)}" for name in SMALL)]))
     print("LatentSync: `python -m latentsync doctor`, typed in this folder, says how things stand")
 
 

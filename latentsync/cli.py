@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__, options
+from .cli_queue import queue
 from .errors import UserError
 from .settings import Settings
 
@@ -333,6 +334,9 @@ def convert(
     with transfer(dst.name) as on_progress:
         path = rewrite(src, dst, dtype=dtype, resolution=resolution, version=version, on_progress=on_progress)
     typer.echo(str(path))
+
+
+app.command()(queue)
 
 
 @app.command()

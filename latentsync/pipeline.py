@@ -1,7 +1,6 @@
 """A face and a speech in, a talking video out: the whole story, window by window."""
 
 import dataclasses
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,16 +17,16 @@ from torch import Tensor
 
 from .audio import MIN_SECONDS, SAMPLE_RATE, SpeechFeatures, check_speech, load_audio, to_mono_16k
 from .errors import UserError
-from .face.align import align_matrices, crop_face, latent_mask, mouth_mask
-from .face.composite import paste
-from .face.detect import FaceFinder, three_points
-from .face.track import FaceTrack, choose, fade, find_tracks
+from .face.align import latent_mask, mouth_mask
+from .face.clip import FaceClip, stretches
+from .face.detect import FaceFinder
+from .face.track import FaceTrack, choose, find_tracks
 from .models.unet import UNet
 from .models.vae import VAE, load_vae
 from .models.whisper import WhisperEncoder, load_whisper
 from .sampling import denoise_window, one_noise
 from .settings import WINDOW, Settings
-from .timeline import Timeline, Window, fit_timeline, windows
+from .timeline import Timeline, Window, exact_rate, fit_timeline, windows
 from .video import AudioTrack, Colour, VideoReader, VideoWriter, is_image, probe, read_image
 from .weights import find, load_unet
 
@@ -185,7 +184,7 @@ def lipsync(
     report = Report(settings=settings)
     frames = _checked_frames(frames)
     speech, seconds = _checked_speech(waveform, sample_rate)
-    timeline = fit_timeline(_rate(fps), len(frames), seconds, settings.fit, still=len(frames) == 1)
+    timeline = fit_timeline(exact_rate(fps), len(frames), seconds, settings.fit, still=len(frames) == 1)
     made = list(_story(ArraySource(frames), timeline, speech, models, settings, report, on_step))
     return Result(np.stack([frame for frame, _ in made]), np.stack([mask for _, mask in made]), report)
 
@@ -280,13 +279,6 @@ def _checked_speech(waveform: Tensor | np.ndarray, sample_rate: int) -> tuple[Te
     return speech, seconds
 
 
-def _rate(fps: Fraction | float) -> Fraction:
-    rate = Fraction(fps).limit_denominator(1001) if math.isfinite(fps) else Fraction(0)
-    if rate <= 0:
-        raise UserError(f"The frame rate is {fps}; it must be above 0.")
-    return rate
-
-
 @torch.inference_mode()
 def _story(
     source: Source,
@@ -321,23 +313,6 @@ def _take(frames: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
     return (next(frames) for _ in range(count))
 
 
-def stretches(timeline: Timeline, track: FaceTrack) -> list[tuple[int, int]]:
-    """Runs of output frames that show the face without a gap, a cut or a jump of the loop."""
-    segment = np.full(track.frames, -1)
-    for number, (start, stop) in enumerate(track.segments):
-        segment[start:stop] = number
-    runs: list[tuple[int, int]] = []
-    before = None
-    for i, shown in enumerate(timeline.source_indices()):
-        joined = before is not None and segment[before] == segment[shown] and abs(shown - before) <= 1
-        if segment[shown] < 0:
-            before = None
-            continue
-        runs[-1:] = [(runs[-1][0], i + 1)] if joined else [*runs[-1:], (i, i + 1)]
-        before = shown
-    return runs
-
-
 class Painter:
     """Repaints stretches of frames in windows; holds what neighbouring windows share."""
 
@@ -351,13 +326,11 @@ class Painter:
         report: Report,
         say: OnStep,
     ) -> None:
-        self.timeline, self.track, self.models, self.settings = timeline, track, models, settings
+        self.timeline, self.models, self.settings = timeline, models, settings
         self.report, self.say = report, say
         self.reference = settings.paste == "reference"
         # the public code neither steadies the points nor lets Whisper's blocks overlap
-        points = three_points(track.landmarks) if self.reference else track.points
-        self.matrices = align_matrices(points, models.resolution, reference=self.reference)
-        self.fades = fade(track.segments, track.frames, cuts=track.cuts)
+        self.clip = FaceClip(track, timeline, models.resolution, reference=self.reference)
         # sound that ends before the picture is followed by silence, not by its last sound held
         short = int(timeline.duration * SAMPLE_RATE) - len(speech)
         sound = F.pad(speech, (0, max(0, short)))
@@ -387,21 +360,16 @@ class Painter:
             for w in group:
                 self._encode(crops[w.keep - first : w.stop - first], w.keep)
                 conditions.append(self._conditions(w))
-            pixels = self._sample(group, torch.stack(conditions))
+            pixels = self._sample(group, torch.stack(conditions)).numpy()
             for i, frame in enumerate(held):
                 with self.report.timed("paste"):
-                    result = self._paste(frame, crops[i], pixels[i], first + i)
+                    result = self.clip.paste(frame, pixels[i], first + i, reference=self.reference)
                 yield result
             del held, crops, pixels  # not kept alive while the next group is read
 
     def _crops(self, frames: list[np.ndarray], first: int) -> list[np.ndarray]:
         with self.report.timed("crop"):
-            matrices = [self._matrix(first + i) for i in range(len(frames))]
-            side = self.models.resolution
-            return [crop_face(f, m, side, reference=self.reference) for f, m in zip(frames, matrices, strict=True)]
-
-    def _matrix(self, i: int) -> np.ndarray:
-        return self.matrices[self.timeline.source_index(i)]
+            return list(self.clip.crops(frames, first))
 
     def _encode(self, crops: list[np.ndarray], first: int) -> None:
         """Latents of new source frames into self.latents (2C, h, w).
@@ -461,11 +429,3 @@ class Painter:
     def _report_step(self, number: int, clean: Tensor) -> None:
         self.done += number
         self.say(Step("mouth", self.done, self.total, clean))
-
-    def _paste(self, frame: np.ndarray, crop: np.ndarray, pixels: Tensor, i: int) -> tuple[np.ndarray, np.ndarray]:
-        made = pixels.numpy()
-        if self.reference:
-            made = np.where(self.keep.cpu().numpy()[..., None] > 0.5, crop, made)
-        weight = 1.0 if self.reference else float(self.fades[self.timeline.source_index(i)])
-        side = self.models.resolution
-        return paste(frame, made, self._matrix(i), resolution=side, weight=weight, reference=self.reference)

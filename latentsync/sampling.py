@@ -68,10 +68,10 @@ def guided(unet: nn.Module, inputs: Tensor, timestep: int, audio: Tensor, guidan
     return without + guidance * (with_audio - without)
 
 
-def evaluate(unet: nn.Module, inputs: Tensor, timestep: int, audio: Tensor) -> Tensor:
+def evaluate(unet: Callable[..., Tensor], inputs: Tensor, timestep: int | Tensor, audio: Tensor) -> Tensor:
     """unet on a batch of windows. A CPU gains nothing from batches and rounds each size otherwise: there one by one,
     so that a window comes out the same, bit for bit, whatever stands beside it."""
-    step = torch.tensor(timestep, device=inputs.device)
+    step = torch.as_tensor(timestep, device=inputs.device)
     if inputs.device.type != "cpu":
         return unet(inputs, step, audio)
     return torch.cat([unet(x, step, a) for x, a in zip(inputs.split(1), audio.split(1), strict=True)])

@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil
+from math import ceil, isfinite
 
 from .errors import UserError
 from .settings import FITS, WINDOW
+
+NTSC = tuple(Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120))
+"""The rates that are written 23.976, 29.97, 47.952, 59.94, 119.88."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,16 @@ class Window:
     start: int
     stop: int
     keep: int
+
+
+def exact_rate(fps: Fraction | float) -> Fraction:
+    """Frames per second as the fraction that is meant: 29.97 and 29.97003 are 30000/1001. UserError unless above 0."""
+    rate = Fraction(fps).limit_denominator(1001) if isfinite(fps) else Fraction(0)
+    if rate <= 0:
+        raise UserError(f"The frame rate is {fps}; it must be above 0.")
+    if isinstance(fps, float):
+        return next((ntsc for ntsc in NTSC if abs(rate / ntsc - 1) < Fraction(5, 10**6)), rate)
+    return rate
 
 
 def fit_timeline(fps: Fraction, source_frames: int, audio_seconds: Fraction, fit: str, still: bool = False) -> Timeline:

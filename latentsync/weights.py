@@ -13,6 +13,8 @@ Our safetensors files carry these metadata, all of them text (readers must bear 
     vae_groups       GroupNorm groups of the VAE and of the U-Net where they are not 32, which shapes do not tell
     unet_groups
     reference        "still" where one reference frame serves a whole stretch of frames; else each frame is its own
+    latent_rgb       JSON, a row (R, G, B) for each latent channel and one for the bias: latents to a rough picture in
+                     [-1, 1], for previews
     config           the U-Net's UNetConfig as JSON, for readers; loading goes by the tensors
     source_sha256    of the file that it was converted from
     licence          of the weights, "OpenRAIL++"
@@ -24,7 +26,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,11 +134,13 @@ def load_unet(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     resolution: int | None = None,
+    build: Callable[[UNetConfig], UNet] = UNet,
 ) -> UNet:
     """A U-Net from "nano", "1.5", "1.6" or a file, every tensor accounted for, in eval mode, without gradients.
 
     The module's `info` is the FileInfo; its resolution is `resolution` when given, else the file's (None when neither
-    says: a re-saved 1.5 and 1.6 look alike). Raises UserError when the file is anything else or not complete.
+    says: a re-saved 1.5 and 1.6 look alike). build makes the empty module: a host has layers of its own.
+    Raises UserError when the file is anything else or not complete.
     """
     path = _locate(name_or_path)
     info = recognise(path)
@@ -150,7 +154,7 @@ def load_unet(
     small = sum(tensor.numel() * tensor.element_size() for tensor in state.values()) < _COPY_BELOW
     state = {key: tensor.to(device, dtype, copy=small) for key, tensor in state.items()}
     with torch.device("meta"):
-        unet = UNet(config)
+        unet = build(config)
     load_state(unet, state)
     object.__setattr__(unet, "info", info)
     return unet.eval().requires_grad_(False)

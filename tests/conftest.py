@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from .nodes.fixtures import comfy, comfyui, portrait_clip, pytest_runtest_makereport, real_clip, voice
+
+__all__ = ["comfy", "comfyui", "portrait_clip", "pytest_runtest_makereport", "real_clip", "voice"]
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

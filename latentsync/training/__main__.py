@@ -59,7 +59,8 @@ def export(run: Run, out: Path) -> None:
     from .data import load_clips
     from .nano import export, trained_vae
 
-    show(f"wrote {export(trained_vae(run / 'vae.pt', load_clips(run / 'clips')), run / 'unet.pt', out)}")
+    clips = load_clips(run / "clips")
+    show(f"wrote {export(trained_vae(run / 'vae.pt', clips), run / 'unet.pt', out, clips)}")
 
 
 @app.command()

@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from ..models.vae import VAE
 from ..weights import save_model
-from .data import Clip
+from .data import MARGIN, Clip
 from .unet import UNetTraining, fold_whitening
 from .vae import VAETraining, build_vae, latent_scale
 
@@ -32,7 +35,26 @@ def trained_vae(checkpoint: Path, clips: list[Clip]) -> VAE:
     return VAE(model, scaling=latent_scale(model, clips, settings)).eval()
 
 
-def export(vae: VAE, unet_checkpoint: Path, path: Path) -> Path:
+def latent_rgb(vae: VAE, pictures: Tensor) -> list[list[float]]:
+    """Least squares from latents to colours: a row (R, G, B) for each channel and one for the bias.
+
+    pictures: (N, 3, H, W) in [-1, 1]. For previews while sampling: a cell's latents give its mean colour.
+    """
+    latents = vae.encode(pictures).movedim(1, -1).flatten(0, 2)
+    colours = F.avg_pool2d(pictures, vae.factor).movedim(1, -1).flatten(0, 2)
+    inputs = torch.cat((latents, torch.ones(len(latents), 1)), 1)
+    rows = torch.linalg.lstsq(inputs, colours).solution
+    return [[round(value, 4) for value in row] for row in rows.tolist()]
+
+
+def _pictures(clips: list[Clip], side: int) -> Tensor:
+    """The first crop of each clip, without its margin, (N, 3, side, side) in [-1, 1]."""
+    edge = side // MARGIN
+    crops = np.stack([clip.crops[0][edge : edge + side, edge : edge + side] for clip in clips])
+    return torch.from_numpy(crops).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+def export(vae: VAE, unet_checkpoint: Path, path: Path, clips: list[Clip]) -> Path:
     """Write U-Net and VAE as one fp16 file with all that the loader must know."""
     parts = torch.load(unet_checkpoint, weights_only=True)
     settings = UNetTraining(**parts["settings"])
@@ -45,6 +67,7 @@ def export(vae: VAE, unet_checkpoint: Path, path: Path) -> Path:
         "vae_groups": vae.model.config.norm_num_groups,
         "unet_groups": settings.norm_groups,
         "reference": "still",
+        "latent_rgb": latent_rgb(vae, _pictures(clips, settings.resolution)),
         "licence": "Apache-2.0",
         "steps": parts["step"],
     }

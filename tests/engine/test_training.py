@@ -344,7 +344,7 @@ def test_a_finished_run_becomes_a_file_that_loads(clips, variants, tmp_path):
     train_vae(clips, tmp_path, dataclasses.replace(VAE, steps=2))
     train_unet(variants, clips, tmp_path, dataclasses.replace(UNET, steps=2))
     vae = trained_vae(tmp_path / "vae.pt", clips)
-    path = export(vae, tmp_path / "unet.pt", tmp_path / "nano.safetensors")
+    path = export(vae, tmp_path / "unet.pt", tmp_path / "nano.safetensors", clips)
     unet, again = load_unet(path), load_vae(path)
     assert unet.info.prediction_type == "sample"
     assert unet.info.resolution == SIDE
@@ -353,6 +353,8 @@ def test_a_finished_run_becomes_a_file_that_loads(clips, variants, tmp_path):
     pixels = torch.rand(1, 3, SIDE, SIDE) * 2 - 1
     assert torch.allclose(again.encode(pixels), vae.encode(pixels), atol=0.02)
     assert path.stat().st_size < 24e6
+    rows = json.loads(unet.info.metadata["latent_rgb"])
+    assert [len(row) for row in rows] == [3] * (unet.config.latent_channels + 1)
 
 
 def test_recipe_names_only_what_may_be_shipped(media):

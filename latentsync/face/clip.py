@@ -1,0 +1,159 @@
+"""One person's face over the frames that are worked on: where each crop lies, and how it comes back into its frame."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+
+from ..timeline import Timeline
+from .align import align_matrices, crop_face, mouth_mask
+from .composite import paste
+from .detect import three_points
+from .track import FaceTrack, fade
+
+UNTIMED = Fraction(25)
+"""The rate of a clip that nobody has given one yet; where the face lies does not depend on it."""
+
+
+@dataclass(frozen=True, eq=False)
+class FaceClip:
+    """A face followed through source frames (track) and the order in which they show (timeline).
+
+    resolution: side of the crops. reference: align as the public code does, by unsteadied points in whole pixels.
+    Frame numbers are the timeline's; what is per frame has F = timeline.frames rows.
+    """
+
+    track: FaceTrack
+    timeline: Timeline
+    resolution: int
+    reference: bool = False
+    _known: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def whole(cls, track: FaceTrack, resolution: int, fps: Fraction = UNTIMED) -> "FaceClip":
+        """Every source frame once."""
+        return cls(track, Timeline(fps, track.frames, track.frames, "trim"), resolution)
+
+    @property
+    def frames(self) -> int:
+        return self.timeline.frames
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the frames."""
+        return self.track.size
+
+    @cached_property
+    def source_indices(self) -> np.ndarray:
+        """(F,) int: the source frame that each frame shows."""
+        return np.fromiter(self.timeline.source_indices(), np.int64, self.frames)
+
+    @cached_property
+    def stretches(self) -> list[tuple[int, int]]:
+        """Half-open runs of frames that are repainted together."""
+        return stretches(self.timeline, self.track)
+
+    @cached_property
+    def stretch_of(self) -> np.ndarray:
+        """(F,) int: number of each frame's stretch, -1 where there is no face."""
+        numbers = np.full(self.frames, -1)
+        for number, (start, stop) in enumerate(self.stretches):
+            numbers[start:stop] = number
+        return numbers
+
+    @cached_property
+    def first_of(self) -> np.ndarray:
+        """(F,) int: first frame of each frame's stretch, the frame itself where there is no face."""
+        first = np.arange(self.frames)
+        for start, stop in self.stretches:
+            first[start:stop] = start
+        return first
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """(F,) float32: how strongly each frame is repainted, 0 without the face, rising over a few frames."""
+        return fade(self.track.segments, self.track.frames, cuts=self.track.cuts)[self.source_indices]
+
+    def weight(self, i: int) -> float:
+        return float(self.weights[i])
+
+    def matrices(self, side: int | None = None) -> np.ndarray:
+        """(F, 2, 3): what takes each frame to a crop of this side; see align_matrices. Held where there is no face."""
+        side = side or self.resolution
+        if side not in self._known:
+            points = three_points(self.track.landmarks) if self.reference else self.track.points
+            self._known[side] = align_matrices(points, side, reference=self.reference)[self.source_indices]
+        return self._known[side]
+
+    def matrix(self, i: int, side: int | None = None) -> np.ndarray:
+        return self.matrices(side)[i]
+
+    def crop(self, frame: np.ndarray, i: int, side: int | None = None) -> np.ndarray:
+        """The face of frame i, (R, R, 3) uint8 RGB."""
+        return crop_face(frame, self.matrix(i, side), side or self.resolution, reference=self.reference)
+
+    def crops(self, frames: Iterable[np.ndarray], start: int = 0) -> Iterator[np.ndarray]:
+        """The faces of frames start, start + 1, …; where there is none, the place where it was last."""
+        return (self.crop(frame, i) for i, frame in enumerate(frames, start))
+
+    def paste(
+        self, frame: np.ndarray, crop: np.ndarray, i: int, *, reference: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Frame i with a new mouth, and the mask of what changed; see composite.paste.
+
+        crop: (S, S, 3) uint8 or float in 0..255, of any side. reference: the public code's seam and no fades.
+        """
+        if self.stretch_of[i] < 0:
+            return frame, np.zeros(frame.shape[:2], np.float32)
+        side = len(crop)
+        if reference:
+            keep = mouth_mask(side)[..., None] > 0.5
+            crop = np.where(keep, self.crop(frame, i, side), crop)
+        weight = 1.0 if reference else self.weight(i)
+        return paste(frame, crop, self.matrix(i, side), resolution=side, weight=weight, reference=reference)
+
+    def fitted(self, timeline: Timeline) -> "FaceClip":
+        """This clip's frames in another order: timeline.source_frames are its own."""
+        if timeline.source_frames != self.frames:
+            raise ValueError(f"a timeline over {timeline.source_frames} frames for a clip of {self.frames}")
+        track = self.track if self._plain else _played(self)
+        return replace(self, track=track, timeline=timeline)
+
+    @property
+    def _plain(self) -> bool:
+        return self.frames == self.track.frames and bool((np.diff(self.source_indices) == 1).all())
+
+
+def stretches(timeline: Timeline, track: FaceTrack) -> list[tuple[int, int]]:
+    """Runs of output frames that show the face without a gap, a cut or a jump of the loop."""
+    segment = np.full(track.frames, -1)
+    for number, (start, stop) in enumerate(track.segments):
+        segment[start:stop] = number
+    runs: list[tuple[int, int]] = []
+    before = None
+    for i, shown in enumerate(timeline.source_indices()):
+        joined = before is not None and segment[before] == segment[shown] and abs(shown - before) <= 1
+        if segment[shown] < 0:
+            before = None
+            continue
+        runs[-1:] = [(runs[-1][0], i + 1)] if joined else [*runs[-1:], (i, i + 1)]
+        before = shown
+    return runs
+
+
+def _played(clip: FaceClip) -> FaceTrack:
+    """The track as the clip's own timeline shows it, as if it had been followed there."""
+    track, shown = clip.track, clip.source_indices
+    cut = np.isin(np.maximum(shown[1:], shown[:-1]), track.cuts) & (shown[1:] != shown[:-1])
+    jump = np.abs(np.diff(shown)) > 1
+    return FaceTrack(
+        index=track.index,
+        points=track.points[shown],
+        landmarks=track.landmarks[shown],
+        present=track.present[shown],
+        segments=tuple(clip.stretches),
+        size=track.size,
+        cuts=tuple((np.flatnonzero(cut | jump) + 1).tolist()),
+    )

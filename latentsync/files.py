@@ -1,0 +1,53 @@
+"""Files that come from elsewhere: names that stay in their folder, nothing half-written, nothing overwritten."""
+
+import os
+import re
+import uuid
+from pathlib import Path
+
+from .errors import UserError
+
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(10))}
+
+
+def safe_name(name: str) -> str:
+    """A file name that stays in its folder on any system."""
+    last = re.split(r"[/\\]", name)[-1]
+    plain = re.sub(r'[\x00-\x1f\x7f<>:"|?*]', "_", last).strip(" .")
+    stem, suffix = Path(plain).stem, Path(plain).suffix
+    stem += "_" * (stem.upper() in _DEVICES)
+    return (stem.encode()[:180].decode(errors="ignore") + suffix[:20]) or "output"
+
+
+def part_in(folder: Path) -> Path:
+    """A name for a file that is not complete yet; makes the folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made a folder ({error.strerror}); give another one.") from error
+    return folder / f".{uuid.uuid4().hex}.part"
+
+
+def claim(part: Path, wanted: Path, *, overwrite: bool) -> Path:
+    """Give a complete file its name; name-2, name-3, … where that is taken and may not be replaced."""
+    if overwrite:
+        part.replace(wanted)
+        return wanted
+    number, target = 1, wanted
+    while not _take(part, target):
+        number += 1
+        target = wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}")
+    return target
+
+
+def _take(part: Path, target: Path) -> bool:
+    """A link fails where a name is taken, whoever takes it at the same moment; renaming would replace."""
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        return False
+    except OSError:
+        if target.exists():
+            return False
+        part.rename(target)
+    return True

@@ -1,0 +1,34 @@
+"""The pack's nodes for ComfyUI. Imported when ComfyUI asks for them, never before."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import host
+from .audio import LatentSyncEncodeAudio
+from .faces import LatentSyncComposite, LatentSyncFindFaces
+from .fit import LatentSyncFitLength
+from .lipsync import LatentSyncLipSync, LatentSyncVideo
+from .loaders import LatentSyncDownload, LatentSyncLoader
+from .routes import add_routes
+from .sampling import LatentSyncCondition, LatentSyncNoise, LatentSyncSampler
+from .score import LatentSyncScore
+
+
+class LatentSyncExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        # schemas are built after this call and ask for the folder's files
+        host.register_folders()
+        add_routes(host.routes())
+        return [
+            LatentSyncLoader,
+            LatentSyncDownload,
+            LatentSyncEncodeAudio,
+            LatentSyncFindFaces,
+            LatentSyncFitLength,
+            LatentSyncCondition,
+            LatentSyncNoise,
+            LatentSyncSampler,
+            LatentSyncComposite,
+            LatentSyncLipSync,
+            LatentSyncVideo,
+            LatentSyncScore,
+        ]

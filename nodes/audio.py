@@ -1,0 +1,39 @@
+"""Speech in: what the U-Net hears of it."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from . import host
+from .images import speech_of
+
+
+class LatentSyncEncodeAudio(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LatentSyncEncodeAudio",
+            display_name="LatentSync: Encode Audio",
+            category="LatentSync",
+            description="Encodes speech for the U-Net, with any number of channels at any sample rate. The same as"
+            " ComfyUI's Audio Encoder Encode with our AUDIO_ENCODER, with a check of the sound before.",
+            inputs=[
+                io.AudioEncoder.Input("audio_encoder", tooltip="From LatentSync: Load Model."),
+                io.Audio.Input("audio", tooltip="The speech that the face shall say; at least 0.15 s."),
+            ],
+            outputs=[
+                io.AudioEncoderOutput.Output(
+                    display_name="audio_encoder_output", tooltip="Whisper's hidden states, 50 rows a second."
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, audio_encoder: Any, audio: dict[str, Any]) -> io.NodeOutput:
+        stages = host.Stages(cls.hidden.unique_id)
+        waveform, rate = speech_of(audio)
+        stages.step("listening", 0, 1)
+        heard = audio_encoder.encode_audio(waveform[None], rate)
+        stages.step("listening", 1, 1)
+        return io.NodeOutput(heard)

@@ -1,0 +1,178 @@
+"""ComfyUI's folders, and its VIDEO, IMAGE and AUDIO as files."""
+
+import itertools
+import os
+import uuid
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import numpy as np
+from comfy_api.latest import InputImpl
+from PIL import Image
+from torch import Tensor
+
+from ...latentsync.errors import UserError
+from ...latentsync.registry import find, model_folders
+from ..images import speech_of
+from ..media import picture_size, write_picture, write_sound, write_video
+
+MODEL_FOLDER = "latentsync"
+EXTENSIONS = {".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".task", ".model"}
+
+
+def register_folders() -> None:
+    """models/latentsync beside what extra_model_paths.yaml says; without extensions ComfyUI would list every file."""
+    folder_paths.add_model_folder_path(MODEL_FOLDER, str(Path(folder_paths.models_dir) / MODEL_FOLDER))
+    paths, extensions = folder_paths.folder_names_and_paths[MODEL_FOLDER]
+    folder_paths.folder_names_and_paths[MODEL_FOLDER] = (paths, set(extensions) | EXTENSIONS)
+
+
+def search_folders() -> list[Path]:
+    """Where weights may lie: our folder first, then those where ComfyUI keeps VAEs and audio encoders, then ours."""
+    names = (MODEL_FOLDER, "vae", "audio_encoders")
+    known = [folder_paths.get_folder_paths(name) for name in names if name in folder_paths.folder_names_and_paths]
+    return [*map(Path, itertools.chain.from_iterable(known)), *model_folders()]
+
+
+def find_file(name: str) -> Path:
+    """A known file ("vae", "tiny.en", "face-landmarker", …) in any of those folders; UserError says how to get it."""
+    try:
+        return find(name, search_folders())
+    except UserError as error:
+        raise UserError(f"{error} In ComfyUI: run the node LatentSync: Download Model once.") from None
+
+
+def input_path(name: str) -> Path:
+    """The file that a widget or a request names ("clip.mp4", "sub/clip.mp4 [output]"), inside ComfyUI's own folders."""
+    plain, base = folder_paths.annotated_filepath(name)
+    folder = Path(base or folder_paths.get_input_directory()).resolve()
+    path = (folder / plain).resolve()
+    if not path.is_relative_to(folder):
+        raise UserError(f"{name} lies outside ComfyUI's {folder.name} folder; upload the file and take its name there.")
+    if not path.is_file():
+        raise UserError(f"There is no file {name} in ComfyUI's {folder.name} folder; upload it first.")
+    return path
+
+
+def temp_path(suffix: str) -> Path:
+    """A new name in ComfyUI's temp folder."""
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"latentsync_{uuid.uuid4().hex}{suffix}"
+
+
+@contextmanager
+def new_video(prefix: str | None, like: Path) -> Iterator[Path]:
+    """Where to write an .mp4: a numbered name in the output folder (the prefix may hold folders and %date% codes), or
+    in the temp folder. like: the video or picture that it is made from, whose size the prefix may name."""
+    if prefix is None:
+        yield temp_path(".mp4")
+        return
+    width, height = picture_size(like)
+    base = folder_paths.get_output_directory()
+    try:
+        folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, base, width, height)
+    except Exception as error:  # ComfyUI raises plain Exception for a prefix that leads out of the folder
+        raise UserError(f"filename_prefix is {prefix!r}, which is not inside the output folder; change it.") from error
+    yield Path(folder) / f"{name}_{number:05}_.mp4"
+
+
+def shown(path: Path) -> dict[str, str]:
+    """How the browser asks for a file of ours: {filename, subfolder, type}; empty for a file it cannot ask for."""
+    folders = {
+        "temp": folder_paths.get_temp_directory(),
+        "output": folder_paths.get_output_directory(),
+        "input": folder_paths.get_input_directory(),
+    }
+    for kind, folder in folders.items():
+        inside = Path(folder).resolve()
+        if path.resolve().is_relative_to(inside):
+            below = path.resolve().relative_to(inside)
+            return {"filename": below.name, "subfolder": below.parent.as_posix().strip("."), "type": kind}
+    return {}
+
+
+def preview_picture(picture: np.ndarray) -> dict[str, str]:
+    """Save (H, W, 3) uint8 as a temporary JPEG for the browser."""
+    path = temp_path(".jpg")
+    Image.fromarray(picture).save(path, quality=85)
+    return shown(path)
+
+
+def _whole(video: Any) -> bool:
+    """Whether a VIDEO is all of the file that it names: newer ComfyUI lets it carry a trim and a crop."""
+    if not isinstance(video, InputImpl.VideoFromFile):
+        return False
+    plain = InputImpl.VideoFromFile(video.get_stream_source())
+    return plain.get_dimensions() == video.get_dimensions() and plain.get_duration() == video.get_duration()
+
+
+@contextmanager
+def video_file(video: Any) -> Iterator[Path]:
+    """A VIDEO as a file to read: its own, if it has one and shows all of it; else a temporary one."""
+    source = video.get_stream_source() if _whole(video) else None
+    if isinstance(source, str | os.PathLike):
+        yield Path(source)
+        return
+    with temporary(".mp4") as path:
+        if isinstance(source, BytesIO):
+            path.write_bytes(source.getbuffer())
+        elif isinstance(video, InputImpl.VideoFromComponents):
+            parts = video.get_components()
+            with sound_file(parts.audio) as sound:
+                write_video(path, parts.images, Fraction(parts.frame_rate), sound)
+        else:
+            video.save_to(str(path))
+        yield path
+
+
+@contextmanager
+def sound_file(audio: Any) -> Iterator[Path | None]:
+    """An AUDIO as a temporary file; None stays None."""
+    if audio is None:
+        yield None
+        return
+    waveform, rate = speech_of(audio)
+    with temporary(".wav") as path:
+        write_sound(path, waveform, rate)
+        yield path
+
+
+@contextmanager
+def picture_file(video: Any) -> Iterator[Path]:
+    """A VIDEO, or an IMAGE of one picture, as a file to read."""
+    if not isinstance(video, Tensor):
+        with video_file(video) as path:
+            yield path
+        return
+    if len(video) != 1:
+        raise UserError(
+            f"LatentSync: Video got {len(video)} pictures; connect a VIDEO (Create Video makes one) or one picture."
+        )
+    with temporary(".png") as path:
+        write_picture(path, video)
+        yield path
+
+
+@contextmanager
+def temporary(suffix: str) -> Iterator[Path]:
+    """A file in ComfyUI's temp folder that is gone afterwards."""
+    path = temp_path(suffix)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def video_of(path: Path, *, keep: bool) -> Any:
+    """A VIDEO of a finished file. Unless it is to be kept, the file goes when nobody holds the VIDEO any more."""
+    video = InputImpl.VideoFromFile(str(path))
+    if not keep:
+        weakref.finalize(video, path.unlink, missing_ok=True).atexit = False
+    return video

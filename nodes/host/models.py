@@ -1,0 +1,280 @@
+"""The engine's networks as ComfyUI's own kinds, so that its memory management, patches and samplers apply."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management as memory
+import comfy.model_patcher
+import comfy.model_sampling
+import comfy.sd
+import comfy.supported_models_base
+import comfy.utils
+import folder_paths
+import torch
+from torch import Tensor, nn
+
+from ...latentsync.audio import encode_audio, to_mono_16k
+from ...latentsync.download import download as get_file
+from ...latentsync.errors import UserError
+from ...latentsync.models.vae import VAE, load_vae
+from ...latentsync.models.whisper import WhisperEncoder, load_whisper
+from ...latentsync.registry import ENTRIES
+from ...latentsync.settings import WINDOW
+from ...latentsync.weights import DTYPES, FileInfo, check_is_unet, load_unet, recognise
+from ..images import speech_of
+from ..windows import FrameConditions, FrameUNet
+from .files import MODEL_FOLDER, find_file
+from .progress import Stages
+
+
+class _Config(comfy.supported_models_base.BASE):
+    """What BaseModel asks of a model; the noise schedule is ComfyUI's default, which is Stable Diffusion's."""
+
+    unet_extra_config: ClassVar[dict[str, Any]] = {}
+    memory_usage_factor = 1.5
+    """Of Stable Diffusion's estimate: attention along time comes on top (by size of the tensors; not measured)."""
+
+
+class _CleanSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.X0):
+    """For networks that predict the clean latents; ComfyUI has no model type for these."""
+
+
+class LatentSyncModel(comfy.model_base.BaseModel):
+    """The U-Net with its conditions per frame: batch rows are the frames of one clip."""
+
+    def __init__(self, path: Path, info: FileInfo, dtype: torch.dtype | None, latents: Any, factor: int) -> None:
+        self.info, self.factor = info, factor
+        device = memory.get_torch_device()
+        known = {"device": device, "model_params": info.parameters}
+        stored = dtype or memory.unet_dtype(**known, supported_dtypes=list(DTYPES.values()))
+        config = _Config({"dtype": stored})
+        config.latent_format = latents
+        config.manual_cast_dtype = memory.unet_manual_cast(stored, device)
+        types = comfy.model_base.ModelType
+        kind = types.V_PREDICTION if info.prediction_type == "v_prediction" else types.EPS
+
+        def unet(dtype: torch.dtype, operations: Any, **_: Any) -> FrameUNet:
+            def build(sizes: Any) -> FrameUNet:
+                return FrameUNet(sizes, operations, memory.throw_exception_if_processing_interrupted)
+
+            return load_unet(path, dtype=dtype, resolution=info.resolution, build=build)  # type: ignore[return-value]
+
+        super().__init__(config, kind, memory.unet_offload_device(), unet)
+        if info.prediction_type == "sample":
+            self.model_sampling = _CleanSampling(config)
+
+    @property
+    def still(self) -> bool:
+        """Whether one reference frame serves a whole stretch."""
+        return self.info.metadata.get("reference") == "still"
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        frames = self.check(kwargs.get("latentsync"), kwargs["noise"], kwargs.get("cross_attn"))
+        frames = frames.still() if self.still else frames
+        device = kwargs["device"]
+        return {
+            "c_concat": comfy.conds.CONDNoiseShape(frames.channels(self.process_latent_in).to(device)),
+            "c_crossattn": comfy.conds.CONDCrossAttn(kwargs["cross_attn"].to(device)),
+            "stretch": comfy.conds.CONDRegular(frames.stretch.to(device)),
+        }
+
+    def check(self, frames: FrameConditions | None, noise: Tensor, tokens: Tensor | None) -> FrameConditions:
+        """UserError unless these conditions and latents are of one clip and made for this model."""
+        if frames is None or tokens is None:
+            raise UserError("This CONDITIONING was not made for LatentSync; connect that of LatentSync: Condition.")
+        channels, side = self.latent_format.latent_channels, (self.info.resolution or 0) // self.factor
+        if frames.masked.shape[1] != channels:
+            raise UserError(
+                f"The VAE gave latents with {frames.masked.shape[1]} channels and the model takes {channels};"
+                " connect the VAE that LatentSync: Load Model gives out with the MODEL."
+            )
+        if frames.masked.shape[-1] != side:
+            raise UserError(
+                f"The crops are {frames.resolution} px wide and the model takes {self.info.resolution} px;"
+                " connect the MODEL to LatentSync: Find Faces, which then cuts them right."
+            )
+        if noise.shape != frames.masked.shape:
+            raise UserError(
+                f"The LATENT is {tuple(noise.shape)} and the CONDITIONING is for {tuple(frames.masked.shape)};"
+                " connect both from the same LatentSync: Condition."
+            )
+        if tokens.shape[-1] != self.diffusion_model.config.audio_dim:
+            raise UserError(
+                f"The speech comes with {tokens.shape[-1]} numbers per token and the model takes"
+                f" {self.diffusion_model.config.audio_dim}; connect the AUDIO_ENCODER that Load Model gives out."
+            )
+        return frames
+
+    def memory_required(self, input_shape: list[int], cond_shapes: Any = None) -> float:
+        # however long the clip is, one window is computed at a time, with and without audio
+        at_once = [min(input_shape[0], 2 * WINDOW), *input_shape[1:]]
+        return super().memory_required(at_once)
+
+
+class _Latents(comfy.latent_formats.LatentFormat):
+    """Scale, shift and preview colours of a VAE of ours."""
+
+    def __init__(self, channels: int, metadata: Any) -> None:
+        self.latent_channels = channels
+        self.scale_factor = float(metadata.get("vae_scaling", 0.18215))
+        self.shift = float(metadata.get("vae_shift", 0.0))
+        rows = json.loads(metadata.get("latent_rgb", "[]"))
+        if rows:
+            self.latent_rgb_factors, self.latent_rgb_factors_bias = rows[:-1], rows[-1]
+
+    def process_in(self, latent: Tensor) -> Tensor:
+        return (latent - self.shift) * self.scale_factor
+
+    def process_out(self, latent: Tensor) -> Tensor:
+        return latent / self.scale_factor + self.shift
+
+
+class _Stage(nn.Module):
+    """A VAE of the engine behind the signature of ComfyUI's: latents are not scaled here."""
+
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def encode(self, pixels: Tensor, **_: Any) -> Tensor:
+        return self.vae.encode(pixels) / self.vae.scaling + self.vae.shift
+
+    def decode(self, samples: Tensor, **_: Any) -> Tensor:
+        return self.vae.decode((samples - self.vae.shift) * self.vae.scaling)
+
+
+class LatentSyncVAE(comfy.sd.VAE):
+    """A VAE that ComfyUI's own loader does not know (other widths, channels, norm groups)."""
+
+    def __init__(self, vae: VAE) -> None:
+        # ComfyUI's simplest kind sets up everything but what follows, whatever its version adds
+        super().__init__(sd={"pixel_space_vae": torch.tensor(1.0)}, dtype=torch.float32)
+        self.first_stage_model = _Stage(vae)
+        self.latent_channels = vae.channels
+        self.downscale_ratio = self.upscale_ratio = vae.factor
+        self.process_input = lambda image: image * 2.0 - 1.0
+        self.process_output = lambda image: ((image + 1.0) / 2.0).clamp(0.0, 1.0)
+        width = vae.model.config.block_out_channels[0]
+        # feature maps at full size, four at once, of four bytes; twice that for what goes on around them
+        self.memory_used_encode = lambda shape, dtype: 32 * width * shape[2] * shape[3]
+        self.memory_used_decode = lambda shape, dtype: 32 * width * shape[2] * shape[3] * vae.factor**2
+        self.disable_offload = True
+        self.patcher = comfy.model_patcher.ModelPatcher(
+            self.first_stage_model, load_device=self.device, offload_device=memory.vae_offload_device()
+        )
+
+
+class WhisperAudioEncoder:
+    """Whisper's encoder as an AUDIO_ENCODER. All layers are given out, before the final norm, 50 rows a second."""
+
+    model_sample_rate = 16_000
+
+    def __init__(self, whisper: WhisperEncoder) -> None:
+        self.model = whisper
+        self.load_device = memory.text_encoder_device()
+        # in a module of its own, since ComfyUI writes attributes (device, …) to what it manages
+        self.patcher = comfy.model_patcher.ModelPatcher(
+            nn.Sequential(whisper), load_device=self.load_device, offload_device=memory.text_encoder_offload_device()
+        )
+
+    def ready(self) -> WhisperEncoder:
+        """The network on its device; its layers are transformers' own and cannot be cast one by one."""
+        memory.load_models_gpu([self.patcher], force_full_load=True)
+        return self.model
+
+    def encode_audio(self, audio: Tensor, sample_rate: int) -> dict[str, Any]:
+        """(1, channels, samples) → encoded_audio (1, T, D), encoded_audio_all_layers (of these), audio_samples."""
+        waveform, rate = speech_of({"waveform": audio, "sample_rate": sample_rate})
+        sound = to_mono_16k(waveform, rate)
+        layers = encode_audio(sound, self.model_sample_rate, self.ready()).transpose(0, 1)[:, None]
+        return {
+            "encoded_audio": layers[-1],
+            "encoded_audio_all_layers": list(layers),
+            "audio_samples": len(sound),
+        }
+
+
+def checkpoints() -> list[str]:
+    """What the loader offers: the known names, then every file of our folder."""
+    known = [entry.name for entry in ENTRIES if entry.kind in ("nano", "unet")]
+    return [*known, *folder_paths.get_filename_list(MODEL_FOLDER)]
+
+
+def checkpoint_path(name: str) -> Path:
+    """The file of a name that `checkpoints` offers."""
+    if name in {entry.name for entry in ENTRIES}:
+        return find_file(name)
+    path = folder_paths.get_full_path(MODEL_FOLDER, name)
+    if path is None:
+        raise UserError(f"There is no {name} in models/{MODEL_FOLDER}; choose another checkpoint from the list.")
+    return Path(path)
+
+
+def changed(name: str) -> float:
+    """When the file of a checkpoint was last changed; 0 when it is not there, which is not said here."""
+    try:
+        return checkpoint_path(name).stat().st_mtime
+    except (UserError, OSError):
+        return 0.0
+
+
+def downloads() -> list[str]:
+    """Names that can be downloaded."""
+    return [entry.name for entry in ENTRIES if not entry.built_in]
+
+
+def download_sizes() -> str:
+    return ", ".join(f"{entry.name} {entry.size}" for entry in ENTRIES if not entry.built_in)
+
+
+def download(name: str, stages: Stages) -> str:
+    """Get a file into our folder. Only from its address: packages are never fetched while ComfyUI runs."""
+    folder = folder_paths.get_folder_paths(MODEL_FOLDER)[0]
+
+    def on_progress(done: int, total: int | None) -> None:
+        stages.step(f"downloading {name} (MB)", done // 10**6, max(total or done, 1) // 10**6 or 1)
+
+    return str(get_file(name, folder, on_progress=on_progress, allow_wheels=False))
+
+
+def load(name: str, resolution: int | None, dtype: torch.dtype | None) -> tuple[Any, Any, WhisperAudioEncoder]:
+    """MODEL, VAE and AUDIO_ENCODER of one checkpoint; resolution and dtype None: what the file and the card say."""
+    path = checkpoint_path(name)
+    info = recognise(path)
+    check_is_unet(info)
+    if resolution or not info.resolution:
+        info = dataclasses.replace(info, resolution=resolution)
+    if not info.resolution:
+        raise UserError(f"{name} does not say its resolution; set resolution to 256 (LatentSync 1.5) or 512 (1.6).")
+    nano = info.kind == "nano"
+    if nano:
+        own = load_vae(path)
+        vae, latents = LatentSyncVAE(own), _Latents(own.channels, info.metadata)
+    else:
+        vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(find_file("vae"))))
+        latents = comfy.latent_formats.SD15()
+    whisper = load_whisper(find_file("tiny.en" if nano else "tiny"))
+    model = LatentSyncModel(path, info, dtype, latents, vae.downscale_ratio)
+    patcher = comfy.model_patcher.ModelPatcher(
+        model, load_device=memory.get_torch_device(), offload_device=memory.unet_offload_device()
+    )
+    return patcher, vae, WhisperAudioEncoder(whisper)
+
+
+def model_of(patcher: Any) -> LatentSyncModel:
+    """The model inside a MODEL; UserError unless it is one of ours."""
+    model = getattr(patcher, "model", None)
+    if not isinstance(model, LatentSyncModel):
+        kind = type(model).__name__
+        raise UserError(f"This MODEL is a {kind}, not a LatentSync model; connect that of LatentSync: Load Model.")
+    return model
+
+
+def resolution_of(patcher: Any) -> int:
+    """Side of the crops that a MODEL takes, in pixels."""
+    return model_of(patcher).info.resolution or 0

@@ -1,0 +1,37 @@
+"""What the user sees while a node works, and the way to stop it."""
+
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+from comfy_execution.graph_utils import GraphBuilder
+from PIL import Image
+from server import PromptServer
+
+
+class Stages:
+    """Progress of one node: a bar for each stage, its name as a line of text, previews. Raises when cancelled."""
+
+    def __init__(self, node_id: str | None = None) -> None:
+        # a node that another one stands for is shown as that one
+        self.node_id = node_id and node_id.partition(".")[0]
+        self.stage, self.bar = "", comfy.utils.ProgressBar(1)
+
+    def step(self, stage: str, done: int, total: int, preview: Image.Image | None = None) -> None:
+        """stage is what the user reads ("finding faces"); done of total units; a preview picture."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if stage != self.stage:
+            self.stage, self.bar = stage, comfy.utils.ProgressBar(total)
+        if self.node_id is not None:
+            PromptServer.instance.send_progress_text(f"{stage}: {done} of {total}", self.node_id)
+        self.bar.update_absolute(done, total, None if preview is None else ("JPEG", preview, 512))
+
+
+def routes() -> Any:
+    """The server's route table (aiohttp), for the few requests of our web extension."""
+    return PromptServer.instance.routes
+
+
+def graph() -> Any:
+    """A builder for the nodes that a node stands for."""
+    return GraphBuilder()

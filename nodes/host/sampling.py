@@ -1,0 +1,183 @@
+"""The engine's solvers inside ComfyUI's sampling, which brings guidance, patches, previews and cancelling."""
+
+import math
+from typing import Any
+
+import comfy.model_management as memory
+import comfy.samplers
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...latentsync.errors import UserError
+from ...latentsync.face.detect import FaceFinder
+from ...latentsync.pipeline import Models, OnStep, Step
+from ...latentsync.sampling import alpha_bars, ddim, multistep, one_noise
+from ...latentsync.settings import Settings
+from .files import find_file
+from .models import WhisperAudioEncoder, model_of
+from .progress import Stages
+
+
+class EngineSampler(comfy.samplers.Sampler):
+    """The engine's schedule and solver as a sampler of ComfyUI."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def plan(self) -> Any:
+        steps, solver = self.settings.steps, self.settings.solver
+        return ddim(steps, "sample") if solver == "ddim" else multistep(solver, steps, "sample")
+
+    def sigmas(self) -> Tensor:
+        bars = alpha_bars()
+        known = [math.sqrt((1 - bars[t]) / bars[t]) for t, _ in self.plan()]
+        return torch.tensor([*known, 0.0], dtype=torch.float32)
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        latents, bars = noise, alpha_bars()
+        for done, (t, update) in enumerate(self.plan()):
+            # ComfyUI's models take signal + sigma · noise; the engine's latents keep their power instead
+            clean = model_wrap(latents / bars[t].sqrt().float(), sigmas[done].expand(len(noise)), **extra_args)
+            latents, clean = update(clean, latents)
+            if callback:
+                callback(done, clean, latents, self.settings.steps)
+        return latents
+
+
+def sample(
+    patcher: Any, positive: Any, negative: Any, latent: dict[str, Any], settings: Settings, stages: Stages
+) -> dict[str, Any]:
+    """LATENT of a clip, window by window as the engine does it (the last one shifted back over its neighbour)."""
+    model = model_of(patcher)
+    samples = latent["samples"]
+    frames = model.check(positive[0][1].get("latentsync"), samples, positive[0][0])
+    frames = frames.still() if model.still else frames
+    split = frames.windows()
+    spread, rows = frames.spread(split)
+    noise = one_noise(settings.seed, *samples.shape[1:])[:, :, 0].expand(len(rows), *samples.shape[1:])
+    sampler, latents = EngineSampler(settings), model.latent_format
+
+    def on_step(done: int, clean: Tensor, _: Tensor, total: int) -> None:
+        stages.step("sampling", done + 1, total, rough_picture(clean, latents))
+
+    guider = comfy.samplers.CFGGuider(patcher)
+    guider.set_conds(
+        *([[tokens[rows], {**facts, "latentsync": spread}] for tokens, facts in c] for c in (positive, negative))
+    )
+    guider.set_cfg(settings.guidance)
+    empty = torch.zeros_like(noise)
+    made = guider.sample(
+        noise, empty, sampler, sampler.sigmas(), callback=on_step, disable_pbar=True, seed=settings.seed
+    )
+    out, first = torch.zeros_like(samples), 0
+    for w in split:
+        out[w.keep : w.stop] = made[first + w.keep - w.start : first + w.stop - w.start]
+        first += w.stop - w.start
+    return {**latent, "samples": out}
+
+
+class OneNoise:
+    """NOISE: one frame of it for all."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def generate_noise(self, input_latent: dict[str, Any]) -> Tensor:
+        samples = input_latent["samples"]
+        return one_noise(self.seed, *samples.shape[1:])[:, :, 0].repeat(len(samples), 1, 1, 1)
+
+
+def rough_picture(clean: Tensor, latents: Any, count: int = 4) -> Image.Image | None:
+    """A strip of evenly spaced frames of (N, C, h, w) latents, by the colours that latents stand for."""
+    if latents.latent_rgb_factors is None:
+        return None
+    some = clean[torch.linspace(0, len(clean) - 1, min(count, len(clean))).long()].float().cpu()
+    bias = torch.tensor(latents.latent_rgb_factors_bias or (0.0, 0.0, 0.0))
+    colours = some.movedim(1, -1) @ torch.tensor(latents.latent_rgb_factors) + bias
+    strip = torch.cat(list(((colours + 1) * 127.5).clamp(0, 255).byte()), 1)
+    # the crop is a face of 3:4 stretched to a square
+    picture = Image.fromarray(strip.numpy())
+    return picture.resize((picture.width * 6, picture.height * 8), Image.Resampling.BICUBIC)
+
+
+# The engine on ComfyUI's models: for the node that streams.
+
+
+class _Window:
+    """A MODEL as the engine calls it: one batch of windows. The model is brought to its device at every call, since
+    the VAE may have pushed it out between."""
+
+    def __init__(self, patcher: Any) -> None:
+        self.patcher, self.model = patcher, model_of(patcher)
+        self.info = self.model.info
+        self.device = patcher.load_device
+        self.dtype = self.model.manual_cast_dtype or self.model.get_dtype()
+
+    def __call__(self, sample: Tensor, timestep: Tensor, audio: Tensor) -> Tensor:
+        needed = self.model.memory_required([sample.shape[0] * sample.shape[2], 1, *sample.shape[3:]])
+        memory.load_models_gpu([self.patcher], memory_required=needed)
+        return self.model.diffusion_model.window(sample, timestep, audio)
+
+
+class _Autoencoder:
+    """A VAE as the engine calls it: pixels in [-1, 1], latents scaled."""
+
+    def __init__(self, vae: Any, latents: Any) -> None:
+        self.vae, self.latents = vae, latents
+        self.channels, self.factor = vae.latent_channels, vae.downscale_ratio
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return self.latents.process_in(self.vae.encode((pixels.movedim(1, -1).float() + 1) / 2)).to(pixels)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.vae.decode(self.latents.process_out(latents.float())).movedim(-1, 1) * 2 - 1
+
+
+class HostModels(Models):
+    """The engine's bundle of networks, over ComfyUI's."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device  # type: ignore[return-value]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unet.dtype  # type: ignore[return-value]
+
+
+def engine_models(patcher: Any, vae: Any, encoder: Any) -> HostModels:
+    """Use as a context manager: it holds the face finder."""
+    model = model_of(patcher)
+    if vae.latent_channels != model.latent_format.latent_channels:
+        raise UserError(
+            f"The VAE has {vae.latent_channels} latent channels and the model takes"
+            f" {model.latent_format.latent_channels}; connect the VAE that LatentSync: Load Model gives out."
+        )
+    if not isinstance(encoder, WhisperAudioEncoder):
+        raise UserError("This AUDIO_ENCODER is not LatentSync's Whisper; connect that of LatentSync: Load Model.")
+    parts: Any = (_Window(patcher), _Autoencoder(vae, model.latent_format), encoder.ready())
+    finder = FaceFinder(find_file("face_landmarker.task"))
+    return HostModels(*parts, finder, model.info.resolution or 0, model.info.version or model.info.path.stem)
+
+
+def engine_steps(stages: Stages, patcher: Any) -> OnStep:
+    """The engine's progress as the node's."""
+    latents = model_of(patcher).latent_format
+    names = {"faces": "finding faces", "mouth": "painting the mouth"}
+
+    def say(step: Step) -> None:
+        picture = None if step.clean is None else rough_picture(step.clean[0].transpose(0, 1), latents)
+        stages.step(names.get(step.stage, step.stage), step.done, step.total, picture)
+
+    return say

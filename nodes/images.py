@@ -1,0 +1,172 @@
+"""ComfyUI's pictures, sound and frame rates as the engine takes them, and back. No ComfyUI in here."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..latentsync.errors import UserError
+from ..latentsync.face.clip import FaceClip
+from ..latentsync.timeline import Timeline, exact_rate
+
+FPS_HINT = "connect the fps output of Get Video Components or type it"
+
+
+class Frames(Sequence[np.ndarray]):
+    """An IMAGE as uint8 RGB frames (H, W, 3), each made when it is asked for; one is held, not all.
+
+    NaN is an error of the frame that has it, and found when that frame is asked for.
+    """
+
+    def __init__(self, images: Tensor, name: str = "images") -> None:
+        self.images, self.name = images, name
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return Frames(self.images[i], self.name)
+        return np.rint(self.pixels(i)).astype(np.uint8)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return self.read(range(len(self)))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.images.shape[2], self.images.shape[1]
+
+    def read(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
+        """Frames by number, in any order: what the engine calls a source."""
+        return (self[i] for i in indices)
+
+    def pixels(self, i: int) -> np.ndarray:
+        """One frame as float32 (H, W, 3), 0..255, not rounded."""
+        frame = self.images[i][..., :3].detach().cpu().float()
+        if frame.isnan().any():
+            raise UserError(
+                f"Frame {i} of {self.name} has pixels that are not numbers (NaN); look at the node that made it,"
+                " a model in fp16 often is the cause."
+            )
+        return (frame * 255).clamp(0, 255).contiguous().numpy()
+
+
+def frames_of(images: Tensor, name: str = "images") -> Frames:
+    """(F, H, W, 3 or 4) float 0..1; a fourth channel, alpha, is left out. name: the input, for error messages."""
+    shape = tuple(images.shape)
+    if images.ndim != 4 or shape[-1] not in (3, 4) or not images.is_floating_point():
+        raise UserError(
+            f"{name} is {images.dtype} of shape {shape}; connect an IMAGE: floats (frames, height, width, 3), or 4 with"
+            " alpha."
+        )
+    if not images.numel():
+        raise UserError(f"{name} is empty, of shape {shape}; give at least one picture.")
+    return Frames(images, name)
+
+
+def check_frames(images: Frames, clip: FaceClip) -> None:
+    """UserError unless the faces were found in these pictures, as far as number and size can tell."""
+    if not isinstance(clip, FaceClip):  # another pack may have a socket of this name
+        raise UserError(f"The face_track is a {type(clip).__name__}; connect that of LatentSync: Find Faces.")
+    if len(images) != clip.frames:
+        raise UserError(
+            f"There are {len(images)} pictures and the FACE_TRACK has {clip.frames} frames; connect both from the same"
+            " LatentSync: Fit Length, or the pictures in which Find Faces found the face."
+        )
+    if images.size != clip.size:
+        raise UserError(
+            f"The pictures are {images.size[0]}×{images.size[1]} px and the face was found in {clip.size[0]}×"
+            f"{clip.size[1]} px; connect the pictures in which LatentSync: Find Faces found it."
+        )
+
+
+def check_crops(crops: Frames, clip: FaceClip) -> None:
+    """UserError unless there is one square crop for each frame; the side is free."""
+    if len(crops) != clip.frames:
+        raise UserError(
+            f"There are {len(crops)} crops and the FACE_TRACK has {clip.frames} frames; connect both from the same"
+            " LatentSync: Find Faces or Fit Length."
+        )
+    if crops.size[0] != crops.size[1]:
+        raise UserError(
+            f"The crops are {crops.size[0]}×{crops.size[1]} px and must be square; an upscaler in between has to keep"
+            " their shape."
+        )
+
+
+def put_pixels(image: Tensor, frame: np.ndarray, mask: np.ndarray) -> None:
+    """Write the frame into image where the mask is above 0; all else, and alpha, stays bit for bit.
+
+    image: (H, W, 3 or 4) float, changed in place. frame: (H, W, 3) uint8. mask: (H, W).
+    """
+    where = torch.from_numpy(mask > 0)
+    new = torch.from_numpy(frame)[where].float() / 255
+    image[..., :3][where.to(image.device)] = new.to(image)
+
+
+def speech_of(audio: Mapping[str, Any] | None) -> tuple[Tensor, int]:
+    """An AUDIO as waveform (channels, samples) float32 and its sample rate in Hz."""
+    if audio is None:
+        raise UserError("There is no sound: the video has none, or nothing is connected; give a recording of speech.")
+    missing = [key for key in ("waveform", "sample_rate") if key not in audio]
+    if missing:
+        raise UserError(
+            f"The AUDIO has no {' and no '.join(missing)}; connect the output of Load Audio or another node."
+        )
+    waveform, rate = _one_recording(torch.as_tensor(audio["waveform"])), int(audio["sample_rate"])
+    if rate <= 0:
+        raise UserError(f"The AUDIO has {rate} samples a second; load it again.")
+    waveform = _as_floats(waveform.detach().cpu())
+    if not waveform.isfinite().all():
+        raise UserError("The AUDIO has samples that are not numbers (NaN or infinity); export it again.")
+    return waveform, rate
+
+
+def _one_recording(waveform: Tensor) -> Tensor:
+    if waveform.ndim == 3 and len(waveform) > 1:
+        raise UserError(
+            f"The AUDIO holds {len(waveform)} recordings in a batch; give one, for example by loading them one by one."
+        )
+    if waveform.ndim not in (1, 2, 3):
+        raise UserError(f"The AUDIO has shape {tuple(waveform.shape)}; (1, channels, samples) is needed.")
+    if not waveform.numel():
+        raise UserError("The AUDIO is empty; give a recording of speech.")
+    return waveform.reshape(-1, waveform.shape[-1])
+
+
+def _as_floats(waveform: Tensor) -> Tensor:
+    """Some nodes hand on a file's samples as they are stored: whole numbers."""
+    if waveform.is_floating_point():
+        return waveform.float()
+    half = (torch.iinfo(waveform.dtype).max + 1) // (1 if waveform.dtype.is_signed else 2)
+    return (waveform.double() / half - (0 if waveform.dtype.is_signed else 1)).float()
+
+
+def rate_of(fps: float | Fraction | None) -> Fraction:
+    """Frames per second, exactly: 29.97 is 30000/1001."""
+    try:
+        return exact_rate(fps or 0)
+    except UserError:
+        raise UserError(f"The frame rate is {fps or 0:g}; {FPS_HINT}.") from None
+
+
+def in_order(images: Tensor, timeline: Timeline) -> Tensor:
+    """The frames that a timeline shows; nothing is copied where they are the first ones in their own order."""
+    if timeline.frames <= timeline.source_frames:
+        return images if timeline.frames == len(images) else images[: timeline.frames]
+    return images.index_select(0, torch.tensor(list(timeline.source_indices()), device=images.device))
+
+
+def sound_for(audio: Mapping[str, Any], timeline: Timeline) -> Mapping[str, Any]:
+    """An AUDIO exactly as long as the picture, to the sample: cut, or followed by silence."""
+    waveform, rate = torch.as_tensor(audio["waveform"]), int(audio["sample_rate"])
+    wanted = max(1, round(timeline.duration * rate))
+    if waveform.shape[-1] == wanted:
+        return audio
+    silence = max(0, wanted - waveform.shape[-1])
+    return {**audio, "waveform": F.pad(waveform[..., :wanted], (0, silence)) if silence else waveform[..., :wanted]}

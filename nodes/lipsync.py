@@ -1,0 +1,171 @@
+"""Everything in one node: for pictures in memory, and streamed from file to file."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..latentsync.pipeline import lipsync_file
+from ..latentsync.settings import Settings
+from . import host, inputs
+
+RAW = {"rawLink": True}
+"""The wire itself comes in, not what flows through it: it is handed on to the nodes that this one stands for."""
+
+
+def how(extra: Sequence[Any] = (), facts: dict[str, Any] | None = None) -> list[Any]:
+    """The inputs that say how a lip sync is made. extra: more of them; facts: of the sockets for models."""
+    raw = {"optional": True, "extra_dict": facts}
+    return [
+        inputs.checkpoint(),
+        inputs.fit(),
+        inputs.face(),
+        *inputs.sampling(),
+        inputs.paste(),
+        *extra,
+        io.Model.Input("model", **raw, tooltip="Instead of the checkpoint's U-Net."),
+        io.Vae.Input("vae", **raw, tooltip="Instead of the checkpoint's VAE."),
+        io.AudioEncoder.Input("audio_encoder", **raw, tooltip="Instead of the checkpoint's Whisper."),
+    ]
+
+
+def parts(graph: Any, checkpoint: str, model: Any, vae: Any, audio_encoder: Any) -> dict[str, Any]:
+    """What is connected, and a loader for what is not."""
+    given = {"model": model, "vae": vae, "audio_encoder": audio_encoder}
+    if any(part is None for part in given.values()):
+        loader = graph.node("LatentSyncLoader", checkpoint=checkpoint, resolution=0, dtype="auto")
+        given = {name: loader.out(i) if part is None else part for i, (name, part) in enumerate(given.items())}
+    return given
+
+
+class LatentSyncLipSync(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LatentSyncLipSync",
+            display_name="LatentSync: Lip Sync",
+            category="LatentSync",
+            description="Makes the face in a video or picture say a speech: everything in one node, for pictures in"
+            " memory. Stands for the single nodes from Load Model to Composite, whose results stay cached: another"
+            " speech or seed does not find the faces again. For long clips take LatentSync: Video.",
+            inputs=[
+                io.Image.Input(
+                    "images", extra_dict=RAW, tooltip="The frames, or one picture, which then becomes a video."
+                ),
+                io.Audio.Input("audio", extra_dict=RAW, tooltip="The speech; any sample rate and channels."),
+                inputs.fps("of the pictures, from Get Video Components; for one picture, of the result."),
+                *how(facts=RAW),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="The frames with a talking mouth."),
+                io.Audio.Output(display_name="audio", tooltip="The speech, as long as the frames."),
+                io.Mask.Output(display_name="mask", tooltip="How much of each pixel was repainted, 0 to 1."),
+            ],
+            enable_expand=True,
+        )
+
+    @classmethod
+    def execute(cls, images: Any, audio: Any, fps: float, checkpoint: str, **rest: Any) -> io.NodeOutput:
+        graph = host.graph()
+        fit, face, paste = (rest.pop(name) for name in ("fit", "face", "paste"))
+        own = {name: rest.pop(name, None) for name in ("model", "vae", "audio_encoder")}
+        use = parts(graph, checkpoint, **own)
+        found = graph.node(
+            "LatentSyncFindFaces", images=images, face=face, model=use["model"], resolution=0, preview_frame=0
+        )
+        track = {"crops": found.out(0), "face_track": found.out(1)}
+        fitted = graph.node("LatentSyncFitLength", images=images, audio=audio, fps=fps, fit=fit, **track)
+        heard = graph.node("LatentSyncEncodeAudio", audio_encoder=use["audio_encoder"], audio=fitted.out(1))
+        track = {"crops": fitted.out(2), "face_track": fitted.out(3)}
+        asked = graph.node("LatentSyncCondition", vae=use["vae"], audio=heard.out(0), fps=fps, **track)
+        cond = {"positive": asked.out(0), "negative": asked.out(1), "latent": asked.out(2)}
+        latent = graph.node("LatentSyncSampler", model=use["model"], **cond, **rest)
+        crops = graph.node("VAEDecode", samples=latent.out(0), vae=use["vae"])
+        track["crops"] = crops.out(0)
+        done = graph.node("LatentSyncComposite", images=fitted.out(0), paste=paste, **track)
+        return io.NodeOutput(done.out(0), fitted.out(1), done.out(1), expand=graph.finalize())
+
+
+class LatentSyncVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LatentSyncVideo",
+            display_name="LatentSync: Video",
+            category="LatentSync",
+            description="Makes the face in a video say a speech, streamed from file to file: memory does not grow with"
+            " the clip's length. Frame rate, size and sound stay as they are.",
+            inputs=[
+                io.MultiType.Input(
+                    "video", [io.Video, io.Image], tooltip="The video, or one picture, which then becomes a video."
+                ),
+                io.Audio.Input("audio", optional=True, tooltip="The speech. Empty: the video's own sound."),
+                *how(extra=cls._output()),
+            ],
+            outputs=[io.Video.Output(display_name="video", tooltip="The talking video, as a file.")],
+            hidden=[io.Hidden.unique_id],
+            enable_expand=True,
+        )
+
+    @classmethod
+    def _output(cls) -> list[Any]:
+        return [
+            io.Int.Input(
+                "still_fps",
+                default=Settings.still_fps,
+                min=1,
+                max=120,
+                step=1,
+                tooltip="Frames per second of the video that a picture becomes.",
+            ),
+            io.Int.Input(
+                "window_batch",
+                default=Settings.window_batch,
+                min=1,
+                max=64,
+                step=1,
+                tooltip="Windows of 16 frames computed together: more is faster on a large card and takes more memory."
+                " The result is the same.",
+            ),
+            io.Combo.Input(
+                "save_to",
+                options=["temp", "output"],
+                default="temp",
+                tooltip="temp: for Save Video or other nodes behind; the file goes when it is no longer needed."
+                " output: kept in the output folder.",
+            ),
+            io.String.Input(
+                "filename_prefix",
+                default="video/LatentSync",
+                tooltip="Name of the file in the output folder, with folders and codes like %date:yyyy-MM-dd%.",
+            ),
+        ]
+
+    @classmethod
+    def execute(
+        cls, video: Any, checkpoint: str, save_to: str, filename_prefix: str, audio: Any = None, **rest: Any
+    ) -> io.NodeOutput:
+        own = {name: rest.pop(name, None) for name in ("model", "vae", "audio_encoder")}
+        settings = Settings(**rest)
+        if any(part is None for part in own.values()):
+            graph = host.graph()
+            use = {"video": video, "audio": audio, **parts(graph, checkpoint, **own), **rest}
+            node = graph.node(
+                "LatentSyncVideo",
+                checkpoint=checkpoint,
+                save_to=save_to,
+                filename_prefix=filename_prefix,
+                **use,
+            )
+            return io.NodeOutput(node.out(0), expand=graph.finalize())
+        keep = save_to == "output"
+        with (
+            host.engine_models(**own) as models,
+            host.picture_file(video) as source,
+            host.sound_file(audio) as sound,
+            host.new_video(filename_prefix if keep else None, source) as path,
+        ):
+            say = host.engine_steps(host.Stages(cls.hidden.unique_id), own["model"])
+            lipsync_file(source, sound, path, models=models, settings=settings, on_step=say)
+            compare = {"before": host.shown(source), "after": host.shown(path)}
+        return io.NodeOutput(host.video_of(path, keep=keep), ui={"latentsync_compare": [compare]})

@@ -1,0 +1,80 @@
+"""Models in: from disk, and, only when it is asked for, from the network."""
+
+from comfy_api.latest import io
+
+from ..latentsync.weights import DTYPES
+from . import host, inputs
+
+
+class LatentSyncLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LatentSyncLoader",
+            display_name="LatentSync: Load Model",
+            category="LatentSync",
+            description="Loads a LatentSync checkpoint with the VAE and the Whisper encoder that belong to it."
+            " nano is built in; 1.5 and 1.6 are found by their size under any name, in models/latentsync and where"
+            " ComfyUI keeps VAEs and audio encoders. Nothing is downloaded here.",
+            inputs=[
+                inputs.checkpoint(),
+                io.Int.Input(
+                    "resolution",
+                    default=0,
+                    min=0,
+                    max=1024,
+                    step=8,
+                    tooltip="Side of the face crop in pixels. 0: as the checkpoint says. Only for a file that does not"
+                    " say: 256 for LatentSync 1.5, 512 for 1.6.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=["auto", *DTYPES],
+                    default="auto",
+                    tooltip="Number format of the U-Net. auto: what ComfyUI chooses for this card. fp16 and bf16 halve"
+                    " its memory against fp32.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The U-Net: for LatentSync: Sampler, or KSampler."),
+                io.Vae.Output(display_name="vae", tooltip="The VAE between face crops and latents."),
+                io.AudioEncoder.Output(display_name="audio_encoder", tooltip="Whisper: what the U-Net hears."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, checkpoint: str, resolution: int, dtype: str) -> io.NodeOutput:
+        return io.NodeOutput(*host.load(checkpoint, resolution or None, DTYPES.get(dtype)))
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str, **_: object) -> float:
+        return host.changed(checkpoint)
+
+
+class LatentSyncDownload(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LatentSyncDownload",
+            display_name="LatentSync: Download Model",
+            category="LatentSync",
+            description="Gets one model file into models/latentsync, checked by its SHA-256. The only node that uses"
+            " the network. A download that broke off goes on where it stopped; a file that is there already is kept."
+            " nano needs face-landmarker and whisper-tiny.en; 1.5 and 1.6 need vae, whisper-tiny and face-landmarker.",
+            inputs=[
+                io.Combo.Input(
+                    "name",
+                    options=host.downloads(),
+                    default="face-landmarker",
+                    tooltip="Which file. Sizes: " + host.download_sizes() + ".",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="path", tooltip="Where the file now lies.")],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, name: str) -> io.NodeOutput:
+        path = host.download(name, host.Stages(cls.hidden.unique_id))
+        return io.NodeOutput(path, ui={"text": [f"{name} is in {path}"]})

@@ -1,0 +1,111 @@
+"""The U-Net as a host calls it, on a batch of frames, and what it must know of each frame. No ComfyUI in here."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..latentsync.models.unet import UNet, UNetConfig
+from ..latentsync.sampling import evaluate
+from ..latentsync.timeline import Window, windows
+
+
+@dataclass(frozen=True)
+class FrameConditions:
+    """What the network sees beside noise and sound, frame by frame; rides in the CONDITIONING under "latentsync".
+
+    mask: (1, h, w), 1 = keep. masked, reference: (F, C, h, w) latents as the VAE gives them, not scaled. stretch: (F,)
+    int64, frames with one number are computed in windows together, -1 is not computed. first: (F,) int64, the first
+    frame of each frame's stretch. resolution: side of the crops in pixels.
+    """
+
+    mask: Tensor
+    masked: Tensor
+    reference: Tensor
+    stretch: Tensor
+    first: Tensor
+    resolution: int
+
+    @property
+    def frames(self) -> int:
+        return len(self.masked)
+
+    def still(self) -> "FrameConditions":
+        """With each stretch's first frame as the reference for all of it."""
+        return dataclasses.replace(self, reference=self.reference[self.first], first=torch.arange(self.frames))
+
+    def windows(self) -> list[Window]:
+        return plan(self.stretch)
+
+    def spread(self, split: list[Window]) -> tuple["FrameConditions", Tensor]:
+        """The frames of these windows one after the other, each window a stretch of its own, and their indices."""
+        rows = torch.cat([torch.arange(w.start, w.stop) for w in split])
+        number = torch.cat([torch.full((w.stop - w.start,), n) for n, w in enumerate(split)])
+        parts = {"masked": self.masked[rows], "reference": self.reference[rows], "stretch": number}
+        return dataclasses.replace(self, **parts, first=torch.arange(len(rows))), rows
+
+    def channels(self, scale: Callable[[Tensor], Tensor]) -> Tensor:
+        """(F, 2C + 1, h, w): mask, masked and reference latents, scaled as the network takes them."""
+        masks = self.mask.expand(self.frames, *self.mask.shape)
+        return torch.cat((masks, scale(self.masked), scale(self.reference)), 1)
+
+
+def plan(stretch: Tensor) -> list[Window]:
+    """Windows that cover every run of frames with one number of at least 0."""
+    out: list[Window] = []
+    start = 0
+    for number, run in groupby(stretch.tolist()):
+        stop = start + len(list(run))
+        out += windows(start, stop) if number >= 0 else []
+        start = stop
+    return out
+
+
+class FrameUNet(UNet):
+    """The same network and weights behind the signature of ComfyUI's diffusion models.
+
+    between: called before each window; whatever it raises ends the sampling.
+    """
+
+    def __init__(self, config: UNetConfig, ops: Any, between: Callable[[], None]) -> None:
+        super().__init__(config, ops)
+        self.between = between
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.conv_in.weight.dtype
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        *,
+        stretch: Tensor,
+        transformer_options: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """x (N, 3C + 1, h, w), timesteps (N,), context (N, 50, D), stretch (N,) → (N, C, h, w).
+
+        N frames, or twice as many where the host stacks the branches of the guidance. Frames that no window covers
+        come out as zeros.
+        """
+        branches = len((transformer_options or {}).get("cond_or_uncond") or [0])
+        frames = len(x) // branches
+        clip, sound = (t.unflatten(0, (branches, frames)) for t in (x, context))
+        out = x.new_zeros(branches, frames, self.config.latent_channels, *x.shape[-2:])
+        for w in plan(stretch[:frames]):
+            self.between()
+            made = evaluate(
+                self.window, clip[:, w.start : w.stop].transpose(1, 2), timesteps[0], sound[:, w.start : w.stop]
+            )
+            out[:, w.keep : w.stop] = made.transpose(1, 2)[:, w.keep - w.start :]
+        return out.flatten(0, 1)
+
+    def window(self, sample: Tensor, timestep: Tensor, audio: Tensor) -> Tensor:
+        """The engine's own call: (B, 3C + 1, F, h, w) → (B, C, F, h, w)."""
+        return super().forward(sample, timestep, audio)

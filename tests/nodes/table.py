@@ -1,0 +1,40 @@
+"""The twelve nodes as they are promised to users: ids, names and sockets that saved workflows rely on."""
+
+from typing import NamedTuple
+
+
+class Promise(NamedTuple):
+    """inputs: names in order, those in brackets may stay unconnected. outputs: socket types in order."""
+
+    title: str
+    inputs: str
+    outputs: str
+
+
+NODES = {
+    "LatentSyncLoader": Promise("Load Model", "checkpoint resolution dtype", "MODEL VAE AUDIO_ENCODER"),
+    "LatentSyncDownload": Promise("Download Model", "name", "STRING"),
+    "LatentSyncEncodeAudio": Promise("Encode Audio", "audio_encoder audio", "AUDIO_ENCODER_OUTPUT"),
+    "LatentSyncFindFaces": Promise(
+        "Find Faces", "images face resolution preview_frame [model]", "IMAGE FACE_TRACK IMAGE"
+    ),
+    "LatentSyncFitLength": Promise(
+        "Fit Length", "images audio fps fit [crops] [face_track]", "IMAGE AUDIO IMAGE FACE_TRACK"
+    ),
+    "LatentSyncCondition": Promise("Condition", "vae crops audio face_track fps", "CONDITIONING CONDITIONING LATENT"),
+    "LatentSyncNoise": Promise("Noise", "seed", "NOISE"),
+    "LatentSyncSampler": Promise("Sampler", "model positive negative latent seed steps guidance solver", "LATENT"),
+    "LatentSyncComposite": Promise("Composite", "images crops face_track paste", "IMAGE MASK"),
+    "LatentSyncLipSync": Promise(
+        "Lip Sync",
+        "images audio checkpoint fps fit face steps guidance solver seed paste [model] [vae] [audio_encoder]",
+        "IMAGE AUDIO MASK",
+    ),
+    "LatentSyncVideo": Promise(
+        "Video",
+        "video [audio] checkpoint fit face steps guidance solver seed paste still_fps window_batch save_to "
+        "filename_prefix [model] [vae] [audio_encoder]",
+        "VIDEO",
+    ),
+    "LatentSyncScore": Promise("Score", "[video] [images] [audio] fps face", "FLOAT INT FLOAT IMAGE"),
+}

@@ -1,0 +1,131 @@
+// Before and after on one stage: two videos in step, with a divider that pointer and arrow keys move.
+import { api } from "../../../scripts/api.js";
+import { keepKeys, make } from "./dom.js";
+import { say } from "./words.js";
+
+const STEP = 0.06; // seconds that the two may differ before one is set right
+const PICTURE = /\.(png|jpe?g|webp|bmp|gif|tiff?)$/i;
+
+/** The address of a file that a node shows. */
+export function fileUrl({ filename, subfolder, type }) {
+  return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder: subfolder ?? "", type })}`);
+}
+
+/** pair: {before, after}, each {filename, subfolder, type}; fit: how the source was made as long as the result. */
+export function showCompare(element, pair, fit) {
+  element.latentsyncStop?.();
+  element.classList.add("latentsync-compare");
+  const after = video(pair.after, say("after", "After"));
+  const before = beforeOf(pair.before);
+  const stage = make("div", { class: "latentsync-stage" }, before, after);
+  after.addEventListener("loadedmetadata", () => {
+    if (after.videoWidth) stage.style.setProperty("--shape", after.videoWidth / after.videoHeight);
+  });
+  stage.append(badge("before", say("before", "Before")), badge("after", say("after", "After")));
+  const divider = divide(stage);
+  element.replaceChildren(stage, divider, controls(after));
+  keepKeys(element);
+  element.latentsyncStop = before.tagName === "VIDEO" ? inStep(after, before, fit) : () => after.pause();
+}
+
+function beforeOf(file) {
+  const label = say("before", "Before");
+  if (!file?.filename) return make("p", { class: "latentsync-status" }, say("no_before", "The source cannot be shown here."));
+  const still = PICTURE.test(file.filename);
+  const before = still ? make("img", { src: fileUrl(file), alt: label, draggable: "false" }) : video(file, label);
+  before.muted = true;
+  const sorry = say("not_played", "This browser cannot show the source.");
+  before.addEventListener("error", () => before.replaceWith(make("p", { class: "latentsync-status" }, sorry)));
+  return before;
+}
+
+function video(file, label) {
+  return make("video", { src: fileUrl(file), preload: "auto", playsinline: true, loop: true, "aria-label": label });
+}
+
+function badge(side, text) {
+  return make("span", { class: `latentsync-badge latentsync-badge-${side}`, "aria-hidden": "true" }, text);
+}
+
+/** The range input below the stage, and dragging on the stage itself. */
+function divide(stage) {
+  const label = say("divider", "Divider between before and after");
+  const range = make("input", { type: "range", min: 0, max: 100, step: 1, value: 50, "aria-label": label });
+  const set = (percent) => {
+    range.value = percent;
+    stage.style.setProperty("--divide", `${range.value}%`);
+  };
+  const drag = (event) => {
+    const { left, width } = stage.getBoundingClientRect();
+    if (event.buttons & 1) set((100 * (event.clientX - left)) / width);
+  };
+  range.addEventListener("input", () => set(range.value));
+  stage.addEventListener("pointermove", drag);
+  stage.addEventListener("pointerdown", (event) => {
+    stage.setPointerCapture(event.pointerId);
+    drag(event);
+  });
+  set(50);
+  return range;
+}
+
+function controls(after) {
+  const play = make("button", { type: "button" });
+  const mute = make("button", { type: "button" }, say("mute", "Mute"));
+  const loop = make("button", { type: "button" }, say("loop", "Loop"));
+  const time = make("input", { type: "range", min: 0, max: 1, step: 0.01, value: 0, "aria-label": say("position", "Position") });
+  const refresh = () => {
+    play.textContent = after.paused ? say("play", "Play") : say("pause", "Pause");
+    mute.setAttribute("aria-pressed", String(after.muted));
+    loop.setAttribute("aria-pressed", String(after.loop));
+    time.max = after.duration || 1;
+    time.value = after.currentTime;
+    time.setAttribute("aria-valuetext", say("seconds", "{seconds} s", { seconds: after.currentTime.toFixed(1) }));
+  };
+  play.addEventListener("click", () => (after.paused ? after.play().catch(refresh) : after.pause()));
+  mute.addEventListener("click", () => void (after.muted = !after.muted));
+  loop.addEventListener("click", () => {
+    after.loop = !after.loop;
+    refresh();
+  });
+  time.addEventListener("input", () => void (after.currentTime = Number(time.value)));
+  for (const event of ["play", "pause", "ended", "volumechange", "timeupdate", "loadedmetadata"]) {
+    after.addEventListener(event, refresh);
+  }
+  refresh();
+  return make("div", { class: "latentsync-row" }, play, time, mute, loop);
+}
+
+/** Keep "before" at the moment of the source that "after" was made from; returns how to stop. */
+function inStep(after, before, fit) {
+  let going = true;
+  const follow = () => {
+    if (!going) return;
+    if (before.readyState > 0) align(after, before, fit);
+    requestAnimationFrame(follow);
+  };
+  requestAnimationFrame(follow);
+  return () => {
+    going = false;
+    after.pause();
+    before.pause();
+  };
+}
+
+function align(after, before, fit) {
+  const { time, forward } = sourceTime(after.currentTime, before.duration, fit);
+  const runs = forward && !after.paused && time < before.duration;
+  if (runs && before.paused) before.play().catch(() => {});
+  if (!runs && !before.paused) before.pause();
+  if (!before.seeking && Math.abs(before.currentTime - time) > STEP) before.currentTime = time;
+}
+
+/** Where in the source a moment of the result lies, and whether it runs forward there. */
+export function sourceTime(time, duration, fit) {
+  if (!(duration > 0)) return { time: 0, forward: true };
+  const lap = Math.floor(time / duration);
+  if (fit === "loop") return { time: time % duration, forward: true };
+  if (fit === "pingpong" && lap % 2) return { time: (lap + 1) * duration - time, forward: false };
+  if (fit === "pingpong") return { time: time - lap * duration, forward: true };
+  return { time: Math.min(time, duration), forward: true };
+}

@@ -1,0 +1,199 @@
+// The dialog in which a face is picked, and what it writes: "x,y,frame" in the node's `face` widget.
+import { api } from "../../../scripts/api.js";
+import { keepKeys, make } from "./dom.js";
+import { centre, faceStage } from "./faces.js";
+import { findSource } from "./source.js";
+import { say } from "./words.js";
+
+const SETTLED = 250; // ms without another change of the frame before the server is asked
+
+export function faceWidget(node) {
+  return node.widgets?.find((widget) => widget.name === "face");
+}
+
+/** Write the node's `face` widget, as one step that can be undone. */
+export function setFace(node, text) {
+  const widget = faceWidget(node);
+  if (!widget) return;
+  node.graph?.beforeChange?.();
+  widget.value = text;
+  widget.callback?.(text);
+  node.graph?.afterChange?.();
+  node.graph?.setDirtyCanvas(true, true);
+}
+
+/** {x, y, frame} when the widget holds a point, else null. */
+function pointOf(node) {
+  const parts = String(faceWidget(node)?.value ?? "").split(",").map(Number);
+  return parts.length === 3 && parts.every(Number.isFinite) ? { x: parts[0], y: parts[1], frame: parts[2] } : null;
+}
+
+export function pointText(x, y, frame) {
+  return `${Math.round(x)},${Math.round(y)},${frame}`;
+}
+
+/** Open the dialog for a node; it closes by a choice, Escape, or its button. */
+export function openPicker(node) {
+  const picker = new Picker(node);
+  picker.open();
+  return picker;
+}
+
+class Picker {
+  constructor(node) {
+    this.node = node;
+    this.source = findSource(node);
+    this.asked = 0;
+    this.stage = make("div", { class: "latentsync-place" });
+    this.status = make("p", { class: "latentsync-status", role: "status" });
+    this.dialog = this.makeDialog();
+  }
+
+  makeDialog() {
+    const close = () => this.dialog.close();
+    const title = make("h2", { id: "latentsync-picker-title" }, say("pick_title", "Pick a face"));
+    const dialog = make(
+      "dialog",
+      { class: "latentsync-dialog", role: "dialog", "aria-modal": "true", "aria-labelledby": title.id },
+      make("header", {}, title, make("button", { type: "button", onclick: close }, say("close", "Close"))),
+      make("p", {}, say("pick_hint", "Click the face that shall speak; or Tab and arrow keys, then Enter.")),
+      this.stage,
+      this.status,
+      this.makeFrameRow(),
+      this.makeRules(),
+    );
+    keepKeys(dialog);
+    dialog.addEventListener("close", () => dialog.remove());
+    dialog.addEventListener("pointerdown", (event) => event.target === dialog && close());
+    return dialog;
+  }
+
+  makeFrameRow() {
+    const bounds = { min: 0, max: 0, step: 1, value: 0 };
+    const label = say("frame", "Frame");
+    this.slider = make("input", { type: "range", "aria-label": label, ...bounds });
+    this.field = make("input", { type: "number", "aria-label": label, ...bounds });
+    this.count = make("span", {});
+    for (const input of [this.slider, this.field]) {
+      input.addEventListener("input", () => this.goTo(Number(input.value)));
+    }
+    this.frameRow = make("div", { class: "latentsync-row" }, label, this.slider, this.field, this.count);
+    this.frameRow.hidden = true;
+    return this.frameRow;
+  }
+
+  /** The choices that need no picture. */
+  makeRules() {
+    const names = {
+      largest: say("largest", "Largest face"),
+      left: say("left", "Leftmost face"),
+      right: say("right", "Rightmost face"),
+    };
+    const rule = (value) => make("button", { type: "button", onclick: () => this.write(value) }, names[value]);
+    return make("div", { class: "latentsync-row" }, say("or", "or always:"), ...Object.keys(names).map(rule));
+  }
+
+  open() {
+    document.body.append(this.dialog);
+    this.dialog.showModal();
+    if (this.source.file) return this.show(pointOf(this.node)?.frame ?? 0);
+    const seen = this.node.latentsyncFaces;
+    if (seen) return this.showPicture(seen, seen.frame, (x, y) => [x, y]);
+    this.status.textContent = this.advice();
+  }
+
+  advice() {
+    const { obstacle } = this.source;
+    if (obstacle == null) {
+      return say("no_source", "Connect a video or an image to this node, then pick a face in it.");
+    }
+    return say(
+      "no_file",
+      "The pictures come through “{node}”, so their file is not known before the workflow runs: run “LatentSync: Find Faces” once and click a face on that node, or use one of the choices below.",
+      { node: obstacle },
+    );
+  }
+
+  /** After a moment without another change. */
+  goTo(frame) {
+    const wanted = Math.min(Math.max(0, Math.round(frame) || 0), Number(this.slider.max));
+    this.slider.value = this.field.value = wanted;
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.show(wanted), SETTLED);
+  }
+
+  async show(frame) {
+    const turn = ++this.asked;
+    this.status.textContent = say("looking", "Looking for faces…");
+    this.dialog.setAttribute("aria-busy", "true");
+    try {
+      const found = await this.ask(frame);
+      if (turn !== this.asked || !this.dialog.open) return;
+      this.setFrames(found, frame);
+      this.showPicture(found, frame, (x, y) => this.source.point(x, y, found));
+    } catch (error) {
+      if (turn === this.asked) this.status.textContent = error.message;
+    } finally {
+      if (turn === this.asked) this.dialog.removeAttribute("aria-busy");
+    }
+  }
+
+  /** The faces in the node's frame; where the loader changes the rate, the file's own rate gives its number. */
+  async ask(frame) {
+    if (this.source.resamples) this.fps ??= (await this.request(0)).fps;
+    const number = this.source.frame(frame, this.fps);
+    const found = await this.request(number);
+    return { ...found, src: api.apiURL(`/latentsync/frame?${this.query(number)}`) };
+  }
+
+  async request(number) {
+    const response = await api.fetchApi(`/latentsync/faces?${this.query(number)}`);
+    const answer = await response.json().catch(() => ({}));
+    if (response.ok) return answer;
+    throw new Error(answer.error ?? say("no_answer", "The server gave no answer ({status}).", { status: response.status }));
+  }
+
+  query(number) {
+    return new URLSearchParams({ file: this.source.file, frame: number });
+  }
+
+  setFrames({ frames, fps }, frame) {
+    const last = this.source.last(frames, fps);
+    for (const input of [this.slider, this.field]) Object.assign(input, { max: last, value: frame });
+    this.count.textContent = say("of_frames", "of {last}", { last });
+    this.frameRow.hidden = last < 1;
+  }
+
+  showPicture(picture, frame, point) {
+    const chosen = picture.chosen ?? this.current(picture, frame, point);
+    const choose = (face) => this.write(pointText(...point(...centre(face)), frame));
+    const hadFocus = this.frameRow.contains(document.activeElement);
+    const stage = faceStage({ ...picture, chosen }, choose);
+    this.stage.replaceChildren(stage);
+    this.status.textContent = howMany(picture.faces.length, frame);
+    if (!hadFocus) (stage.querySelector("[aria-pressed=true]") ?? stage.querySelector("button"))?.focus();
+  }
+
+  /** The face in which the widget's point lies. */
+  current(picture, frame, point) {
+    const now = pointOf(this.node);
+    if (!now || now.frame !== frame) return null;
+    const holds = ({ box }) => {
+      const [x0, y0] = point(box[0], box[1]);
+      const [x1, y1] = point(box[2], box[3]);
+      return now.x >= x0 && now.x <= x1 && now.y >= y0 && now.y <= y1;
+    };
+    return picture.faces.find(holds)?.index ?? null;
+  }
+
+  write(text) {
+    setFace(this.node, text);
+    this.dialog.close();
+  }
+}
+
+function howMany(count, frame) {
+  if (count === 0) return say("none", "No face was found in frame {frame}; try another frame.", { frame });
+  if (count === 1) return say("one", "One face in frame {frame}.", { frame });
+  return say("several", "{count} faces in frame {frame}.", { count, frame });
+}
