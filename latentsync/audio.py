@@ -220,13 +220,14 @@ class SpeechFeatures:
 
 
 @cache
-def mel_filters() -> Tensor:
-    """(80, 201) triangles of equal area on Slaney's mel scale (Auditory Toolbox, 1998)."""
-    edges = _mel_to_hertz(torch.linspace(0, _hertz_to_mel(SAMPLE_RATE / 2), MELS + 2, dtype=torch.float64))
-    bins = torch.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1, dtype=torch.float64)
-    low, peak, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    triangles = torch.minimum((bins - low) / (peak - low), (high - bins) / (high - peak)).clamp(min=0)
-    return (triangles * 2 / (high - low)).float()
+def mel_filters(n_fft: int = N_FFT, low: float = 0.0, high: float = SAMPLE_RATE / 2) -> Tensor:
+    """(80, n_fft / 2 + 1) triangles of equal area between two frequencies in Hz, on Slaney's mel scale (Auditory
+    Toolbox, 1998), for sound at 16 kHz."""
+    edges = _mel_to_hertz(torch.linspace(_hertz_to_mel(low), _hertz_to_mel(high), MELS + 2, dtype=torch.float64))
+    bins = torch.linspace(0, SAMPLE_RATE / 2, n_fft // 2 + 1, dtype=torch.float64)
+    first, peak, last = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    triangles = torch.minimum((bins - first) / (peak - first), (last - bins) / (last - peak)).clamp(min=0)
+    return (triangles * 2 / (last - first)).float()
 
 
 # Slaney's scale: 3 mels per 200 Hz up to 1 kHz, above that 27 mels for each factor of 6.4.

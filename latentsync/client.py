@@ -13,7 +13,7 @@ import time
 import urllib.parse
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -184,7 +184,8 @@ class ComfyClient:
             # ComfyUI would run the rest; a run that silently lacks a result helps nobody.
             await self.withdraw(watch.prompt_id)
             raise RefusedError(refusals(prompt, info, said))
-        watch.tell("queued", done=await self.place(watch.prompt_id) or 0, text=watch.prompt_id)
+        with suppress(_UnreachableError):
+            watch.tell("queued", done=await self.place(watch.prompt_id) or 0, text=watch.prompt_id)
 
     @asynccontextmanager
     async def _socket(self, client_id: str) -> AsyncIterator["_Socket"]:
@@ -249,10 +250,8 @@ class ComfyClient:
 
     async def withdraw(self, prompt_id: str) -> None:
         """Take a prompt out of the queue, or interrupt it when it runs; other people's prompts are left alone."""
-        try:
+        with suppress(UserError, asyncio.TimeoutError):
             await asyncio.wait_for(self._withdraw(prompt_id), WITHDRAW)
-        except (UserError, asyncio.TimeoutError):
-            return
 
     async def _withdraw(self, prompt_id: str) -> None:
         await self._ask("POST", "queue", json={"delete": [prompt_id]})
@@ -280,7 +279,9 @@ class ComfyClient:
                     if pause == RETRY[-1]:
                         raise
                     await asyncio.sleep(pause)
-            return claim(part, Path(folder) / safe_name(output.filename), overwrite=overwrite)
+            # ComfyUI draws the names of temporary files by lot.
+            name = f"{output.title}{Path(output.filename).suffix}" if output.type == "temp" else output.filename
+            return claim(part, Path(folder) / safe_name(name), overwrite=overwrite)
         except OSError as error:
             raise UserError(
                 f"{folder} cannot be written to ({error.strerror or error}); give another folder."

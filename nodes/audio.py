@@ -4,6 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..latentsync.audio import check_speech
 from . import host
 from .images import speech_of
 
@@ -33,6 +34,7 @@ class LatentSyncEncodeAudio(io.ComfyNode):
     def execute(cls, audio_encoder: Any, audio: dict[str, Any]) -> io.NodeOutput:
         stages = host.Stages(cls.hidden.unique_id)
         waveform, rate = speech_of(audio)
+        check_speech(waveform, "The AUDIO")
         stages.step("listening", 0, 1)
         heard = audio_encoder.encode_audio(waveform[None], rate)
         stages.step("listening", 1, 1)

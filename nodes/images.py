@@ -31,7 +31,7 @@ class Frames(Sequence[np.ndarray]):
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
             return Frames(self.images[i], self.name)
-        return np.rint(self.pixels(i)).astype(np.uint8)
+        return self._scaled(i).round_().to(torch.uint8).numpy()
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return self.read(range(len(self)))
@@ -47,13 +47,18 @@ class Frames(Sequence[np.ndarray]):
 
     def pixels(self, i: int) -> np.ndarray:
         """One frame as float32 (H, W, 3), 0..255, not rounded."""
+        return self._scaled(i).numpy()
+
+    def _scaled(self, i: int) -> Tensor:
         frame = self.images[i][..., :3].detach().cpu().float()
-        if frame.isnan().any():
+        low, high = frame.aminmax()
+        if not low <= high:  # both are NaN where one pixel is
             raise UserError(
                 f"Frame {i} of {self.name} has pixels that are not numbers (NaN); look at the node that made it,"
                 " a model in fp16 often is the cause."
             )
-        return (frame * 255).clamp(0, 255).contiguous().numpy()
+        scaled = (frame * 255).contiguous()
+        return scaled if low >= 0 and high <= 1 else scaled.clamp_(0, 255)
 
 
 def frames_of(images: Tensor, name: str = "images") -> Frames:
@@ -69,10 +74,15 @@ def frames_of(images: Tensor, name: str = "images") -> Frames:
     return Frames(images, name)
 
 
+def check_track(clip: Any) -> None:
+    """UserError unless it is ours: another pack may have a socket of this name."""
+    if not isinstance(clip, FaceClip):
+        raise UserError(f"The face_track is a {type(clip).__name__}; connect that of LatentSync: Find Faces.")
+
+
 def check_frames(images: Frames, clip: FaceClip) -> None:
     """UserError unless the faces were found in these pictures, as far as number and size can tell."""
-    if not isinstance(clip, FaceClip):  # another pack may have a socket of this name
-        raise UserError(f"The face_track is a {type(clip).__name__}; connect that of LatentSync: Find Faces.")
+    check_track(clip)
     if len(images) != clip.frames:
         raise UserError(
             f"There are {len(images)} pictures and the FACE_TRACK has {clip.frames} frames; connect both from the same"
@@ -104,9 +114,13 @@ def put_pixels(image: Tensor, frame: np.ndarray, mask: np.ndarray) -> None:
 
     image: (H, W, 3 or 4) float, changed in place. frame: (H, W, 3) uint8. mask: (H, W).
     """
-    where = torch.from_numpy(mask > 0)
-    new = torch.from_numpy(frame)[where].float() / 255
-    image[..., :3][where.to(image.device)] = new.to(image)
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)  # the mask is a small part of the picture
+    where = torch.from_numpy(mask[box] > 0)
+    new = torch.from_numpy(frame[box])[where].float() / 255
+    image[box][..., :3][where.to(image.device)] = new.to(image)
 
 
 def speech_of(audio: Mapping[str, Any] | None) -> tuple[Tensor, int]:
@@ -152,7 +166,7 @@ def rate_of(fps: float | Fraction | None) -> Fraction:
     try:
         return exact_rate(fps or 0)
     except UserError:
-        raise UserError(f"The frame rate is {fps or 0:g}; {FPS_HINT}.") from None
+        raise UserError(f"The frame rate is {fps or 0:g} and must be above 0; {FPS_HINT}.") from None
 
 
 def in_order(images: Tensor, timeline: Timeline) -> Tensor:

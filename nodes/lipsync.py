@@ -8,6 +8,8 @@ from comfy_api.latest import io
 from ..latentsync.pipeline import lipsync_file
 from ..latentsync.settings import Settings
 from . import host, inputs
+from .images import rate_of
+from .media import check_sound
 
 RAW = {"rawLink": True}
 """The wire itself comes in, not what flows through it: it is handed on to the nodes that this one stands for."""
@@ -66,6 +68,7 @@ class LatentSyncLipSync(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: Any, audio: Any, fps: float, checkpoint: str, **rest: Any) -> io.NodeOutput:
+        rate_of(fps)  # known to be wrong before any face is looked for
         graph = host.graph()
         fit, face, paste = (rest.pop(name) for name in ("fit", "face", "paste"))
         own = {name: rest.pop(name, None) for name in ("model", "vae", "audio_encoder")}
@@ -150,22 +153,20 @@ class LatentSyncVideo(io.ComfyNode):
         if any(part is None for part in own.values()):
             graph = host.graph()
             use = {"video": video, "audio": audio, **parts(graph, checkpoint, **own), **rest}
-            node = graph.node(
-                "LatentSyncVideo",
-                checkpoint=checkpoint,
-                save_to=save_to,
-                filename_prefix=filename_prefix,
-                **use,
-            )
+            place = {"checkpoint": checkpoint, "save_to": save_to, "filename_prefix": filename_prefix}
+            node = graph.node("LatentSyncVideo", **place, **use)
             return io.NodeOutput(node.out(0), expand=graph.finalize())
         keep = save_to == "output"
         with (
-            host.engine_models(**own) as models,
+            host.engine_models(*own.values()) as models,
             host.picture_file(video) as source,
             host.sound_file(audio) as sound,
             host.new_video(filename_prefix if keep else None, source) as path,
         ):
+            check_sound(source, sound)
             say = host.engine_steps(host.Stages(cls.hidden.unique_id), own["model"])
             lipsync_file(source, sound, path, models=models, settings=settings, on_step=say)
-            compare = {"before": host.shown(source), "after": host.shown(path)}
-        return io.NodeOutput(host.video_of(path, keep=keep), ui={"latentsync_compare": [compare]})
+            before = host.lasting(source)
+        compare = {"before": host.shown(before), "after": host.shown(path)}
+        passing = [one for one, goes in ((before, before != source), (path, not keep)) if goes]
+        return io.NodeOutput(host.video_of(path, passing), ui={"latentsync_compare": [compare]})

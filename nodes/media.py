@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ..latentsync.errors import UserError
 from ..latentsync.soundtrack import AudioTrack
-from ..latentsync.video import is_image, probe, read_image
+from ..latentsync.video import has_audio, is_image, probe, read_image
 from ..latentsync.writer import VideoWriter
 from .images import frames_of
 
@@ -41,6 +42,13 @@ def write_video(path: Path, images: Tensor, rate: Fraction, sound: Path | None) 
 def write_picture(path: Path, images: Tensor) -> None:
     """The one picture of a batch, as a PNG."""
     Image.fromarray(frames_of(images)[0]).save(path)
+
+
+def check_sound(video: Path, sound: Path | None) -> None:
+    """UserError when there is neither a recording nor sound in the video."""
+    if sound is None and (is_image(video) or not has_audio(video)):
+        which = "A picture has no sound" if is_image(video) else "The video has no sound of its own"
+        raise UserError(f"{which}; connect a recording of speech to the input audio.")
 
 
 def picture_size(path: Path) -> tuple[int, int]:

@@ -53,7 +53,10 @@ def _with_file(work: Callable[[Path, int, int], Any], name: str, frame: str | No
     if not name.strip() or "\0" in name:
         raise UserError("The request names no file; give the name of a file in ComfyUI's input folder.")
     path = host.input_path(name)
-    return work(path, path.stat().st_mtime_ns, _number(frame))
+    try:
+        return work(path, path.stat().st_mtime_ns, _number(frame))
+    except UserError as error:  # where the folder lies is nobody's business
+        raise UserError(str(error).replace(str(path), path.name)) from None
 
 
 def _number(text: str | None) -> int:

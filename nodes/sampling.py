@@ -8,7 +8,7 @@ from ..latentsync.face.clip import FaceClip
 from ..latentsync.settings import Settings
 from . import host, inputs
 from .conditioning import empty_latents, frame_conditions, sound_tokens
-from .images import rate_of
+from .images import check_track, rate_of
 
 
 class LatentSyncCondition(io.ComfyNode):
@@ -39,6 +39,7 @@ class LatentSyncCondition(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae: Any, crops: Any, audio: dict[str, Any], face_track: FaceClip, fps: float) -> io.NodeOutput:
+        check_track(face_track)
         stages = host.Stages(cls.hidden.unique_id)
         tokens = sound_tokens(audio, rate_of(fps), face_track.frames)
         frames = frame_conditions(vae, crops, face_track, stages.step)

@@ -10,8 +10,7 @@ from ..latentsync.errors import UserError
 from ..latentsync.evaluation.chart import draw_chart
 from ..latentsync.evaluation.sync import Score, score, score_file
 from ..latentsync.face.detect import FaceFinder
-from ..latentsync.settings import Settings
-from . import host
+from . import host, inputs
 from .images import frames_of, rate_of, speech_of
 
 MEASURING = "measuring the mouth"
@@ -42,20 +41,8 @@ class LatentSyncScore(io.ComfyNode):
                     optional=True,
                     tooltip="The speech for images. With a video: scores it against this sound in place of its own.",
                 ),
-                io.Float.Input(
-                    "fps",
-                    default=float(Settings.still_fps),
-                    min=1.0,
-                    max=240.0,
-                    step=0.001,
-                    tooltip="Frames per second of images, from Get Video Components. A video knows its own.",
-                ),
-                io.String.Input(
-                    "face",
-                    default=Settings.face,
-                    tooltip='Whose mouth: "largest", "left", "right", a number from the preview of Find Faces, or'
-                    ' "x,y,frame", a point on the face in pixels, in that frame (from 0).',
-                ),
+                inputs.fps("of images, from Get Video Components. A video knows its own."),
+                inputs.face(),
             ],
             outputs=[
                 io.Float.Output(

@@ -79,7 +79,7 @@ class FrameUNet(UNet):
     def dtype(self) -> torch.dtype:
         return self.conv_in.weight.dtype
 
-    def forward(
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] — the host's signature; the engine's is window()
         self,
         x: Tensor,
         timesteps: Tensor,

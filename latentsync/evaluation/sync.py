@@ -229,7 +229,7 @@ def _speech(waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
     if len(speech) < FEWEST_SECONDS * SAMPLE_RATE:
         raise UserError(
             f"The sound lasts {len(speech) / SAMPLE_RATE:.2g} s; at least {FEWEST_SECONDS:g} s are needed to tell "
-            "whether lips and speech match."
+            "whether lips and speech match, so give a longer clip."
         )
     if not speech.isfinite().all():
         raise UserError("The sound has samples that are not numbers (NaN or infinity); export it again.")
@@ -270,7 +270,7 @@ def _low_pass(curve: np.ndarray, sigma: float) -> np.ndarray:
 def _shifted(lips: np.ndarray, sound: np.ndarray, lag: int) -> tuple[np.ndarray, np.ndarray]:
     """Lips of every frame and the sound of lag frames later, where both are known."""
     length = len(lips)
-    a, b = lips[max(0, lag) : length - max(0, lag)], sound[max(0, lag) : length - max(0, -lag)]
+    a, b = lips[max(0, -lag) : length - max(0, lag)], sound[max(0, lag) : length - max(0, -lag)]
     both = np.isfinite(a) & np.isfinite(b)
     return a[both], b[both]
 

@@ -131,11 +131,11 @@ class ResnetBlock(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention of tokens (N, T, C) to a context (N, S, D)."""
 
-    def __init__(self, width: int, context_width: int, ops: Ops) -> None:
+    def __init__(self, width: int, context_width: int, ops: Ops, *, bias: bool = False) -> None:
         super().__init__()
-        self.to_q = ops.Linear(width, width, bias=False)
-        self.to_k = ops.Linear(context_width, width, bias=False)
-        self.to_v = ops.Linear(context_width, width, bias=False)
+        self.to_q = ops.Linear(width, width, bias=bias)
+        self.to_k = ops.Linear(context_width, width, bias=bias)
+        self.to_v = ops.Linear(context_width, width, bias=bias)
         self.to_out = nn.ModuleList([ops.Linear(width, width)])
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:

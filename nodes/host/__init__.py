@@ -3,6 +3,7 @@
 from .files import (
     find_file,
     input_path,
+    lasting,
     new_video,
     picture_file,
     preview_picture,
@@ -30,6 +31,7 @@ __all__ = [
     "find_file",
     "graph",
     "input_path",
+    "lasting",
     "load",
     "new_video",
     "picture_file",

@@ -2,9 +2,10 @@
 
 import itertools
 import os
+import shutil
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from io import BytesIO
@@ -23,6 +24,8 @@ from ..images import speech_of
 from ..media import picture_size, write_picture, write_sound, write_video
 
 MODEL_FOLDER = "latentsync"
+LONGEST_PREFIX = 200
+"""Bytes of a file's name that a user may give; file systems end at 255."""
 EXTENSIONS = {".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".task", ".model"}
 
 
@@ -55,7 +58,7 @@ def input_path(name: str) -> Path:
     path = (folder / plain).resolve()
     if not path.is_relative_to(folder):
         raise UserError(f"{name} lies outside ComfyUI's {folder.name} folder; upload the file and take its name there.")
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 — says no where Path.is_file raises, for a name that is too long
         raise UserError(f"There is no file {name} in ComfyUI's {folder.name} folder; upload it first.")
     return path
 
@@ -74,6 +77,8 @@ def new_video(prefix: str | None, like: Path) -> Iterator[Path]:
     if prefix is None:
         yield temp_path(".mp4")
         return
+    if not prefix.isprintable() or not prefix.strip() or len(os.fsencode(Path(prefix).name)) > LONGEST_PREFIX:
+        raise UserError(f"filename_prefix is {prefix[:40]!r}; give a name of 1 to {LONGEST_PREFIX} plain characters.")
     width, height = picture_size(like)
     base = folder_paths.get_output_directory()
     try:
@@ -110,7 +115,10 @@ def _whole(video: Any) -> bool:
     if not isinstance(video, InputImpl.VideoFromFile):
         return False
     plain = InputImpl.VideoFromFile(video.get_stream_source())
-    return plain.get_dimensions() == video.get_dimensions() and plain.get_duration() == video.get_duration()
+    try:
+        return plain.get_dimensions() == video.get_dimensions() and plain.get_duration() == video.get_duration()
+    except (OSError, ValueError):  # not a video; whoever reads the file says it better
+        return True
 
 
 @contextmanager
@@ -120,7 +128,7 @@ def video_file(video: Any) -> Iterator[Path]:
     if isinstance(source, str | os.PathLike):
         yield Path(source)
         return
-    with temporary(".mp4") as path:
+    with temporary(".mp4", "The VIDEO") as path:
         if isinstance(source, BytesIO):
             path.write_bytes(source.getbuffer())
         elif isinstance(video, InputImpl.VideoFromComponents):
@@ -139,7 +147,7 @@ def sound_file(audio: Any) -> Iterator[Path | None]:
         yield None
         return
     waveform, rate = speech_of(audio)
-    with temporary(".wav") as path:
+    with temporary(".wav", "The AUDIO") as path:
         write_sound(path, waveform, rate)
         yield path
 
@@ -155,24 +163,38 @@ def picture_file(video: Any) -> Iterator[Path]:
         raise UserError(
             f"LatentSync: Video got {len(video)} pictures; connect a VIDEO (Create Video makes one) or one picture."
         )
-    with temporary(".png") as path:
+    with temporary(".png", "The IMAGE") as path:
         write_picture(path, video)
         yield path
 
 
 @contextmanager
-def temporary(suffix: str) -> Iterator[Path]:
-    """A file in ComfyUI's temp folder that is gone afterwards."""
+def temporary(suffix: str, name: str) -> Iterator[Path]:
+    """A file in ComfyUI's temp folder that is gone afterwards. name: what error messages call it."""
     path = temp_path(suffix)
     try:
         yield path
+    except UserError as error:
+        raise UserError(str(error).replace(str(path), name)) from error
     finally:
         path.unlink(missing_ok=True)
 
 
-def video_of(path: Path, *, keep: bool) -> Any:
-    """A VIDEO of a finished file. Unless it is to be kept, the file goes when nobody holds the VIDEO any more."""
+def lasting(path: Path) -> Path:
+    """A file of the temp folder under one more name, so that it outlives the node that made it; others as they are."""
+    if not path.resolve().is_relative_to(Path(folder_paths.get_temp_directory()).resolve()):
+        return path
+    other = temp_path(path.suffix)
+    try:
+        other.hardlink_to(path)
+    except OSError:  # not every file system has links
+        shutil.copyfile(path, other)
+    return other
+
+
+def video_of(path: Path, passing: Sequence[Path]) -> Any:
+    """A VIDEO of a finished file. The passing files go when nobody holds the VIDEO any more."""
     video = InputImpl.VideoFromFile(str(path))
-    if not keep:
-        weakref.finalize(video, path.unlink, missing_ok=True).atexit = False
+    for one in passing:
+        weakref.finalize(video, one.unlink, missing_ok=True).atexit = False
     return video

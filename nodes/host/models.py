@@ -31,6 +31,9 @@ from ..windows import FrameConditions, FrameUNet
 from .files import MODEL_FOLDER, find_file
 from .progress import Stages
 
+SD_WIDTH = 320
+"""Channels of Stable Diffusion's first level, for which ComfyUI's estimate of memory holds."""
+
 
 class _Config(comfy.supported_models_base.BASE):
     """What BaseModel asks of a model; the noise schedule is ComfyUI's default, which is Stable Diffusion's."""
@@ -65,6 +68,7 @@ class LatentSyncModel(comfy.model_base.BaseModel):
             return load_unet(path, dtype=dtype, resolution=info.resolution, build=build)  # type: ignore[return-value]
 
         super().__init__(config, kind, memory.unet_offload_device(), unet)
+        self.memory_usage_factor *= self.diffusion_model.config.widths[0] / SD_WIDTH
         if info.prediction_type == "sample":
             self.model_sampling = _CleanSampling(config)
 

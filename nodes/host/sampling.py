@@ -61,7 +61,7 @@ def sample(
     """LATENT of a clip, window by window as the engine does it (the last one shifted back over its neighbour)."""
     model = model_of(patcher)
     samples = latent["samples"]
-    frames = model.check(positive[0][1].get("latentsync"), samples, positive[0][0])
+    frames, *_ = [model.check(facts.get("latentsync"), samples, c) for c, facts in (*positive, *negative)]
     frames = frames.still() if model.still else frames
     split = frames.windows()
     spread, rows = frames.spread(split)
@@ -166,9 +166,16 @@ def engine_models(patcher: Any, vae: Any, encoder: Any) -> HostModels:
         )
     if not isinstance(encoder, WhisperAudioEncoder):
         raise UserError("This AUDIO_ENCODER is not LatentSync's Whisper; connect that of LatentSync: Load Model.")
-    parts: Any = (_Window(patcher), _Autoencoder(vae, model.latent_format), encoder.ready())
-    finder = FaceFinder(find_file("face_landmarker.task"))
-    return HostModels(*parts, finder, model.info.resolution or 0, model.info.version or model.info.path.stem)
+    unet: Any = _Window(patcher)
+    autoencoder: Any = _Autoencoder(vae, model.latent_format)
+    return HostModels(
+        unet=unet,
+        vae=autoencoder,
+        whisper=encoder.ready(),
+        finder=FaceFinder(find_file("face-landmarker")),
+        resolution=model.info.resolution or 0,
+        name=model.info.version or model.info.path.stem,
+    )
 
 
 def engine_steps(stages: Stages, patcher: Any) -> OnStep:

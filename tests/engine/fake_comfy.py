@@ -40,10 +40,15 @@ RESULT = {"3": {"images": [{"filename": "x.mp4", "subfolder": "video", "type": "
 OK = {"status_str": "success", "completed": True, "messages": []}
 
 
+def reply(said=None, **rest):
+    """The same answer to every request, JSON or whatever web.Response takes."""
+    return lambda request: web.Response(**rest) if said is None else web.json_response(said, **rest)
+
+
 class FakeComfy:
     """with FakeComfy(script) as server: script(server, prompt_id) is awaited after each POST /prompt.
 
-    answers: {(method, path below base): web.Response or a function of the request} replaces what is usual.
+    answers: {(method, path below base): a function of the request, such as reply(…)} replaces what is usual.
     """
 
     def __init__(self, script=None, *, host="127.0.0.1", base="", answers=None, files=None):
@@ -95,7 +100,7 @@ class FakeComfy:
         self.requests.append((request.method, path, dict(request.headers), await request.json() if is_json else None))
         answer = self.answers.get((request.method, path))
         if answer is not None:
-            answer = answer(request) if callable(answer) else answer
+            answer = answer(request)
             return await answer if asyncio.iscoroutine(answer) else answer
         name = path.strip("/").split("/")[0]
         return await getattr(self, f"on_{name}")(request, path)

@@ -15,13 +15,13 @@ import pytest
 from aiohttp import web
 from typer.testing import CliRunner
 
-from latentsync import cli, client, files
+from latentsync import cli, client, files, follow
 from latentsync.client import ComfyClient, RefusedError
 from latentsync.errors import UserError
 from latentsync.follow import Output, RunFailedError
 from latentsync.workflow import locate, put, read, title
 
-from .fake_comfy import INFO, PROMPT, RESULT, FakeComfy, succeed
+from .fake_comfy import INFO, PROMPT, RESULT, FakeComfy, reply, succeed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,11 +83,21 @@ def test_a_run_is_followed_and_its_file_fetched(host, base, tmp_path):
     assert (events[5].done, events[5].total, events[5].title) == (1, 2, "LatentSync 1.5: Work")
     assert events[6].picture == b"JPEG"
     assert result.cached == ["1"]
-    assert result.seconds["2"] >= 0.04 > result.seconds["3"]
+    assert set(result.seconds) == {"2", "3"}
     assert paths == {Output("3", "Save Video", "x.mp4", "video"): tmp_path / "new" / "x.mp4"}
     assert (tmp_path / "new" / "x.mp4").read_bytes() == b"film"
     assert {headers.get("Authorization") for _, _, headers, _ in server.requests} == {"Bearer s3cret"}
     assert {path.split("/")[1] for _, path, _, _ in server.requests} >= {"ws", "prompt", "view", "object_info"}
+
+
+def test_seconds_belong_to_the_node_that_a_person_sees(monkeypatch):
+    clock = iter([0.0, 1.0, 4.0, 6.0, 9.0])
+    monkeypatch.setattr(follow.time, "perf_counter", lambda: next(clock))
+    watch = follow.Watch(read(PROMPT), "p", None)
+    for node in ("1", "2", "2.0.0.5", "2.0.0.6", "1", None):
+        watch.hear(json.dumps({"type": "executing", "data": {"node": node, "prompt_id": "p"}}))
+    assert dict(watch.seconds) == {"1": 3.0 + 3.0, "2": 2.0}
+    assert watch.over
 
 
 def test_a_dropped_socket_costs_nothing_but_progress():
@@ -115,9 +125,8 @@ def test_a_proxy_without_websockets_will_do():
         await asyncio.sleep(0.05)
         server.end(prompt_id)
 
-    with FakeComfy(script, answers={("GET", "/ws"): web.Response(status=502)}) as server:
+    with FakeComfy(script, answers={("GET", "/ws"): reply(status=502)}) as server:
         assert go(server.url).files
-        assert len(server.asked("GET", "/queue")) < 10
 
 
 def test_a_server_that_stumbles_is_forgiven_and_one_that_is_gone_is_not(monkeypatch):
@@ -215,7 +224,7 @@ def test_a_refusal_is_told_node_by_node():
         "error": {"message": "Prompt outputs failed validation"},
         "node_errors": refusal("1", "file") | refusal("2", "face"),
     }
-    with FakeComfy(answers={("POST", "/prompt"): web.json_response(body, status=400)}) as server:
+    with FakeComfy(answers={("POST", "/prompt"): reply(body, status=400)}) as server:
         with pytest.raises(RefusedError) as caught:
             go(server.url)
         assert caught.value.lines == [
@@ -223,7 +232,7 @@ def test_a_refusal_is_told_node_by_node():
             "LatentSync 1.5: Work (node 2): Value not in list: face: 'x'",
         ]
         body = {"error": {"message": "Prompt has no outputs", "details": ""}, "node_errors": {}}
-        server.answers["POST", "/prompt"] = web.json_response(body, status=400)
+        server.answers["POST", "/prompt"] = reply(body, status=400)
         with pytest.raises(RefusedError, match="Prompt has no outputs"):
             go(server.url)
         lacking = PROMPT | {"9": {"class_type": "Nobody/Has It", "inputs": {}}}
@@ -275,8 +284,8 @@ def test_cancelling_interrupts_what_runs_and_deletes_what_waits():
 
 def test_a_run_that_takes_too_long_is_withdrawn():
     with FakeComfy(never) as server:
-        with pytest.raises(RunFailedError, match=r"longer than 0\.3 s"):
-            go(server.url, timeout=0.3)
+        with pytest.raises(RunFailedError, match="longer than 2 s"):
+            go(server.url, timeout=2)
         assert server.asked("POST", "/interrupt") == [{"prompt_id": server.posted["prompt_id"]}]
 
 
@@ -335,7 +344,7 @@ def test_which_files_count_as_results(tmp_path):
     names = dict.fromkeys(("a.gif", "a.flac", "kept.mp4", "inner.png"), b"x")
     with serving(outputs, names) as server:
         result, paths = go(server.url, fetch=tmp_path)
-    assert {path.name for path in paths.values()} == {"a.gif", "a.flac", "kept.mp4", "inner.png"}
+    assert {path.name for path in paths.values()} == {"Save Video.gif", "a.flac", "kept.mp4", "inner.png"}
     assert result.values == {"3": {"text": ["one", "two"], "score": [{"offset": 3}]}}
     assert [file.title for file in result.files if file.filename == "inner.png"] == ["Save Video"]
     saved = client.save_values(result, tmp_path)["3"]
@@ -385,7 +394,7 @@ def test_nothing_half_and_nothing_overwritten(tmp_path):
         server.answers["GET", "/view"] = cut_short
         with pytest.raises(UserError, match="cannot be reached"):
             go(server.url, fetch=tmp_path)
-        server.answers["GET", "/view"] = web.Response(status=404)
+        server.answers["GET", "/view"] = reply(status=404)
         with pytest.raises(RunFailedError, match=r"x\.mp4 of Save Video is no longer"):
             go(server.url, fetch=tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x.mp4": b"mine", "x-2.mp4": b"film"}
@@ -405,18 +414,15 @@ def test_without_hard_links_nothing_is_overwritten_either(tmp_path, monkeypatch)
     assert len(list(tmp_path.iterdir())) == 2
 
 
-PAGE = web.Response
-
-
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (lambda _: PAGE(text="<html>hello</html>"), "not as ComfyUI does"),
-        (lambda _: PAGE(text="[]"), "not as ComfyUI does"),
-        (lambda _: PAGE(status=401), "--header"),
-        (lambda _: PAGE(status=404), "is the address right"),
-        (lambda _: PAGE(status=302, headers={"Location": "https://other/"}), "sends on to https://other/"),
-        (lambda _: PAGE(status=500), "HTTP 500"),
+        (reply(text="<html>hello</html>"), "not as ComfyUI does"),
+        (reply(text="[]"), "not as ComfyUI does"),
+        (reply(status=401), "--header"),
+        (reply(status=404), "is the address right"),
+        (reply(status=302, headers={"Location": "https://other/"}), "sends on to https://other/"),
+        (reply(status=500), "HTTP 500"),
     ],
 )
 def test_servers_that_are_something_else(answer, said):
@@ -426,7 +432,7 @@ def test_servers_that_are_something_else(answer, said):
 
 def test_too_large_a_file(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"x" * 100)
-    server = FakeComfy(answers={("POST", "/upload/image"): web.Response(status=413)})
+    server = FakeComfy(answers={("POST", "/upload/image"): reply(status=413)})
     with server, pytest.raises(UserError, match="--max-upload-size"):
         go(server.url, inputs={"1.file": tmp_path / "a.mp4"})
 
@@ -463,19 +469,13 @@ def test_an_input_has_several_names(place):
         ("Save Vidoe.prefix", "Did you mean Save Video?"),
         ("2.stepps", "has no input stepps; it has video, steps, guidance"),
         ("2.stepps", "Did you mean steps?"),
-        ("Load.file", "Load may be any of 1 (Load Video), 8 (Load); name one by its id"),
         ("steps", "steps does not name NODE.INPUT; it has 1 (Load Video)"),
     ],
 )
 def test_a_name_that_fits_nothing_or_too_much(place, said):
-    more = {
-        "8": {"class_type": "Load", "inputs": {"file": "b"}},
-        "9": {"class_type": "Load", "inputs": {}, "_meta": {"title": "load"}},
-    }
     with pytest.raises(UserError) as caught:
-        field(place, PROMPT | (more if place.startswith("Load.") else {}))
-    if place != "Load.file":
-        assert said in str(caught.value)
+        field(place)
+    assert said in str(caught.value)
 
 
 def test_two_nodes_of_one_class_and_one_title():
@@ -598,13 +598,13 @@ def test_the_command_prints_paths_and_writes_a_report(workflow, tmp_path):
     report = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     assert [node["title"] for node in report["nodes"]] == ["Load Video", "LatentSync 1.5: Work", "Save Video"]
     assert [node["cached"] for node in report["nodes"]] == [True, False, False]
-    assert report["nodes"][1]["seconds"] >= 0.04
+    assert report["seconds"] > 0
     assert report["server"] == server.url
 
 
 def test_exit_codes(workflow, tmp_path):
     body = {"error": {"message": "No"}, "node_errors": refusal("2", "face") | refusal("1", "file")}
-    with FakeComfy(answers={("POST", "/prompt"): web.json_response(body, status=400)}) as server:
+    with FakeComfy(answers={("POST", "/prompt"): reply(body, status=400)}) as server:
         done = call(workflow, "--server", server.url)
     assert done.exit_code == 2
     assert len(done.stderr.splitlines()) == 3

@@ -64,6 +64,11 @@ def test_weights_rise_after_a_gap_and_not_at_a_cut():
     ]
 
 
+def test_a_face_that_goes_with_a_cut_does_not_fade():
+    clip = FaceClip.whole(track(30, gaps=[(12, 20)], cuts=[12]), 64)
+    assert [clip.weight(i) for i in (11, 12, 20)] == [1, 0, 0.25]
+
+
 def test_in_another_order():
     clip = FaceClip(GAP, Timeline(FPS, 42, 30, "loop"), 64)
     assert clip.frames == 42

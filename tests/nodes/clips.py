@@ -9,8 +9,6 @@ from latentsync.soundtrack import AudioTrack
 from latentsync.video import VideoReader, probe
 from latentsync.writer import VideoWriter
 
-from ..tiny import pan
-
 VOICE = Path(__file__).resolve().parents[2] / "latentsync" / "assets" / "voice.flac"
 FPS = Fraction(25)
 
@@ -28,6 +26,8 @@ def cut(source: Path, target: Path, frames: int, *, start: int = 0) -> Path:
 
 def portrait(target: Path, frames: int, *, width: int = 320, height: int = 280) -> Path:
     """scikit-image's astronaut swaying at 25 frames a second, under the sample voice."""
+    from ..tiny import pan  # brings torch and more, which the fixtures of all tests need not wait for
+
     with VideoWriter(target, width, height, FPS, audio=AudioTrack(VOICE, duration=frames / FPS)) as out:
         for frame in pan(frames, width, height):
             out.write(frame)

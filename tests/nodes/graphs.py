@@ -1,4 +1,9 @@
-"""Workflows in API form, built in code: g = Graph(); video = g.node("LoadVideo", file="x.mp4"); g.node(…, video=video[0])."""
+"""Workflows in API form, built in code.
+
+g = Graph()
+parts = g.node("GetVideoComponents", video=g.node("LoadVideo", file="clip.mp4"))
+g.node("PreviewImage", images=parts[0])
+"""
 
 import copy
 from collections.abc import Iterator

@@ -5,6 +5,7 @@ with ComfyServer(installation, folder) as server:
 """
 
 import asyncio
+import ctypes
 import json
 import os
 import shutil
@@ -142,6 +143,7 @@ class ComfyServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_dies_with_us(),
             )
 
     def _await_answer(self) -> None:
@@ -307,6 +309,14 @@ class ComfyServer:
         end = time.monotonic() + 60
         while not self.idle() and time.monotonic() < end:
             time.sleep(0.1)
+
+
+def _dies_with_us() -> Callable[[], None] | None:
+    """What the server calls before it begins: it ends with the thread that starts it, so a killed run leaves none."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)  # before the fork: afterwards nothing may be loaded
+    return lambda: libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _free_port() -> int:

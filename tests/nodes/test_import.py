@@ -56,7 +56,7 @@ def state():
         warnings=list(warnings.filters),
         signals={s: signal.getsignal(s) for s in signal.valid_signals() if s not in (9, 19)},
         threads=threading.active_count(),
-        chance=(random.getstate(), str(np.random.get_state()), torch.initial_seed(), torch.get_rng_state().sum().item()),
+        chance=(random.getstate(), str(np.random.get_state()), torch.initial_seed(), torch.get_rng_state().tolist()),
         printing=(sys.stdout, sys.stderr, sys.excepthook, sys.displayhook, threading.excepthook),
         place=os.getcwd(),
         files=(below(BASE), below(PACKS[0]), sorted(os.listdir("."))),
@@ -77,7 +77,9 @@ async def main():
         good = await nodes.load_custom_node(pack)
         after = state()
         changed = {k: [str(before[k])[-300:], str(after[k])[-300:]] for k in before if before[k] != after[k]}
-        ours = {n: nodes.NODE_CLASS_MAPPINGS.pop(n) for n in list(nodes.NODE_CLASS_MAPPINGS) if n.startswith("LatentSync")}
+        ours = {n: c for n, c in nodes.NODE_CLASS_MAPPINGS.items() if n.startswith("LatentSync")}
+        for name in ours:
+            del nodes.NODE_CLASS_MAPPINGS[name]
         homes = {c.__module__.split(".nodes.")[0] for c in ours.values()}
         print("RESULT", json.dumps(dict(good=good, ours=sorted(ours), changed=changed, homes=sorted(homes),
               foreign=[m for m in sys.modules if m.split(".")[0] == "latentsync"],

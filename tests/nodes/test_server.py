@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +83,27 @@ def test_a_server_that_cannot_start_says_so(comfyui, tmp_path):
         ComfyServer(comfyui, tmp_path, args=["--nonsense"]),
     ):
         pass
+
+
+DOOMED = """
+import os, sys
+from pathlib import Path
+from tests.nodes.server import ComfyServer, find_comfyui
+with ComfyServer(find_comfyui(), Path(sys.argv[1])) as server:
+    print(server.process.pid, flush=True)
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system has no such bond")
+def test_a_killed_run_leaves_no_server(comfyui, tmp_path):
+    command = [sys.executable, "-c", DOOMED, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    state = Path(f"/proc/{int(done.stdout)}/status")
+    end = time.monotonic() + 20
+    while state.exists() and "State:\tZ" not in state.read_text(encoding="utf-8") and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not state.exists() or "State:\tZ" in state.read_text(encoding="utf-8")
 
 
 def test_messages_are_read():

@@ -23,7 +23,7 @@ export function showCompare(element, pair, fit) {
   });
   stage.append(badge("before", say("before", "Before")), badge("after", say("after", "After")));
   const divider = divide(stage);
-  element.replaceChildren(stage, divider, controls(after));
+  element.replaceChildren(make("div", { class: "latentsync-place" }, stage), divider, controls(after));
   keepKeys(element);
   element.latentsyncStop = before.tagName === "VIDEO" ? inStep(after, before, fit) : () => after.pause();
 }

@@ -60,3 +60,16 @@ export function panel(node, name, height, width) {
 export function keepKeys(element) {
   element.addEventListener("keydown", (event) => event.stopPropagation());
 }
+
+/** Tab goes round within an element instead of leaving it. */
+export function keepFocus(element) {
+  element.addEventListener("keydown", (event) => {
+    if (event.key !== "Tab") return;
+    const stops = [...element.querySelectorAll("button, input")].filter((stop) => stop.checkVisibility());
+    const [first, last] = [stops[0], stops[stops.length - 1]];
+    const [edge, goal] = event.shiftKey ? [first, last] : [last, first];
+    if (document.activeElement !== edge) return;
+    goal.focus();
+    event.preventDefault();
+  });
+}

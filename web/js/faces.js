@@ -12,7 +12,7 @@ export function faceStage(picture, choose) {
   stage.append(make("img", { src: picture.src, alt: say("frame_alt", "Frame of the source"), draggable: "false" }));
   for (const face of picture.faces) stage.append(faceButton(face, picture, choose));
   stage.addEventListener("keydown", moveFocus);
-  return stage;
+  return make("div", { class: "latentsync-place" }, stage);
 }
 
 /** Where the `face` widget points when this face is picked: the middle of its box. */
@@ -22,7 +22,7 @@ export function centre({ box }) {
 
 function faceButton(face, picture, choose) {
   const { index, box } = face;
-  const name = say("face_of", "Face {n} of {count}", { n: index, count: picture.faces.length });
+  const name = say("face_number", "Face {n}", { n: index });
   const button = make(
     "button",
     {
@@ -31,7 +31,10 @@ function faceButton(face, picture, choose) {
       title: name,
       "aria-label": name,
       "aria-pressed": String(index === picture.chosen),
-      onclick: () => choose(face),
+      onclick: (event) => {
+        press(event.currentTarget);
+        choose(face);
+      },
     },
     make("span", { "aria-hidden": "true" }, String(index)),
   );
@@ -43,6 +46,12 @@ function faceButton(face, picture, choose) {
     height: share(box[3] - box[1], picture.height),
   });
   return button;
+}
+
+function press(chosen) {
+  for (const button of chosen.parentElement.querySelectorAll(".latentsync-face")) {
+    button.setAttribute("aria-pressed", String(button === chosen));
+  }
 }
 
 function moveFocus(event) {

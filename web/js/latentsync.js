@@ -26,7 +26,7 @@ function showFaces(node, found) {
   node.latentsyncFaces = picture;
   if (node.comfyClass !== "LatentSyncFindFaces") return;
   const choose = (face) => setFace(node, pointText(...centre(face), found.frame));
-  panel(node, "faces", 220, 280).replaceChildren(faceStage(picture, choose));
+  panel(node, "faces", 200, 340).replaceChildren(faceStage(picture, choose));
 }
 
 /** The button under the `face` widget. A real button, which the keyboard reaches; it opens the dialog. */

@@ -1,6 +1,6 @@
 // The dialog in which a face is picked, and what it writes: "x,y,frame" in the node's `face` widget.
 import { api } from "../../../scripts/api.js";
-import { keepKeys, make } from "./dom.js";
+import { keepFocus, keepKeys, make } from "./dom.js";
 import { centre, faceStage } from "./faces.js";
 import { findSource } from "./source.js";
 import { say } from "./words.js";
@@ -44,7 +44,7 @@ class Picker {
     this.node = node;
     this.source = findSource(node);
     this.asked = 0;
-    this.stage = make("div", { class: "latentsync-place" });
+    this.stage = make("div");
     this.status = make("p", { class: "latentsync-status", role: "status" });
     this.dialog = this.makeDialog();
   }
@@ -63,6 +63,7 @@ class Picker {
       this.makeRules(),
     );
     keepKeys(dialog);
+    keepFocus(dialog);
     dialog.addEventListener("close", () => dialog.remove());
     dialog.addEventListener("pointerdown", (event) => event.target === dialog && close());
     return dialog;

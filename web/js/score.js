@@ -70,9 +70,9 @@ function byLag({ lags, by_lag, offset, chance }) {
     say("at_lag", "sound shifted by {lag} frames: correlation {value}", { lag: lags[i], value: plain(by_lag[i]) });
   const ends = [0, lags.length - 1].map((i) => say("frames", "{count} frames", { count: lags[i] }));
   const names = [
-    legend("mouth", say("agreement", "correlation by shift of the sound")),
-    legend("best", say("best", "best shift")),
-    legend("chance", say("chance", "reached by accident")),
+    legend("mouth", say("agreement", "correlation by shift")),
+    legend("best", say("best", "best")),
+    legend("chance", say("chance", "by accident")),
   ];
   return explorable(chart, names, ends, lags.length, best, tell);
 }

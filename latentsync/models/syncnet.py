@@ -1,0 +1,307 @@
+"""The judges of lip sync: StableSyncNet, which supervises the training of LatentSync, and the one of Chung & Zisserman.
+
+Both turn a few frames of a mouth and the sound with them into two vectors; in sync, the vectors agree.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..checkpoint import Shape, mismatch, our_metadata, read_tensors, shapes_of, write_safetensors
+from ..errors import UserError
+from .unet import Attention, FeedForward
+
+GROUPS = 32
+EPS = 1e-6
+
+Factor = int | tuple[int, int]
+"""How much a block shrinks its input: on both axes alike, or (height, width)."""
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """One encoder: block i gives widths[i] channels, shrinks by factors[i], and is followed by self-attention where
+    attention[i]."""
+
+    in_channels: int
+    widths: tuple[int, ...]
+    factors: tuple[Factor, ...]
+    attention: tuple[bool, ...]
+
+    def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """(height, width) after each block, for an input of this size."""
+        out = []
+        for y, x in map(_pair, self.factors):
+            # 3×3 with stride: along an axis that shrinks the padding is 1, along the other 2; by three, see _padding
+            height, width = _shrunk(height, y), _shrunk(width, x)
+            out.append((height, width))
+        return out
+
+
+@dataclass(frozen=True)
+class SyncNetConfig:
+    """StableSyncNet: two encoders, how many frames they see together, and as what.
+
+    space "pixel": RGB of the lower half of the crop, frames stacked on channels; "latent": VAE latents of the whole
+    crop. size: (height, width) of the picture as it goes in. mels: (bands, frames) of the sound.
+    """
+
+    audio: EncoderConfig
+    visual: EncoderConfig
+    frames: int = 16
+    space: str = "pixel"
+    size: tuple[int, int] = (128, 256)
+    mels: tuple[int, int] = (80, 52)
+
+    def check(self) -> None:
+        """UserError, naming the sizes on the way, unless both encoders end in one cell with as many channels."""
+        for name, part, size in (("audio", self.audio, self.mels), ("visual", self.visual, self.size)):
+            lengths = {len(part.widths), len(part.factors), len(part.attention)}
+            if len(lengths) != 1:
+                raise UserError(
+                    f"The {name} encoder has {sorted(lengths)} widths, factors and attentions; give as many of each."
+                )
+            sizes = part.sizes(*size)
+            if sizes[-1] != (1, 1):
+                way = " → ".join(f"{h}×{w}" for h, w in [size, *sizes])
+                raise UserError(f"The {name} encoder does not end in 1×1 ({way}); {_advice(sizes[-1])}.")
+        if self.audio.widths[-1] != self.visual.widths[-1]:
+            raise UserError(
+                f"The audio encoder ends in {self.audio.widths[-1]} channels and the visual one in"
+                f" {self.visual.widths[-1]}; their vectors are compared, so make these equal."
+            )
+
+
+def _advice(end: tuple[int, int]) -> str:
+    """What to multiply the factors by."""
+    if min(end) < 1:
+        return "its factors shrink too much, take a smaller one or a block less"
+    return f"its factors must shrink it {end[0]} times more in height and {end[1]} times more in width"
+
+
+def config_from_dict(facts: Mapping[str, Any]) -> SyncNetConfig:
+    """A config as JSON: ours (as saved in our files), or the public form with audio_encoder and visual_encoder.
+
+    In the public form, 3 · 16 channels of vision are RGB frames, others latents.
+    """
+    if "audio_encoder" not in facts:
+        parts = {name: EncoderConfig(**_tuples(facts[name])) for name in ("audio", "visual")}
+        return SyncNetConfig(**{**_tuples(facts), **parts})
+    audio, visual = (_public_encoder(facts[name]) for name in ("audio_encoder", "visual_encoder"))
+    latent = visual.in_channels != 48
+    return SyncNetConfig(audio, visual, space="latent" if latent else "pixel", size=(32, 32) if latent else (128, 256))
+
+
+def _public_encoder(facts: Mapping[str, Any]) -> EncoderConfig:
+    plain = _tuples(facts)
+    attention = tuple(map(bool, plain.get("attn_blocks") or [0] * len(plain["block_out_channels"])))
+    return EncoderConfig(plain["in_channels"], plain["block_out_channels"], plain["downsample_factors"], attention)
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _public(audio: tuple[Any, ...], visual: tuple[Any, ...], channels: int) -> SyncNetConfig:
+    names = ("block_out_channels", "downsample_factors", "attn_blocks")
+    parts = [dict(zip(names, part, strict=False)) for part in (audio, visual)]
+    return config_from_dict(
+        {"audio_encoder": parts[0] | {"in_channels": 1}, "visual_encoder": parts[1] | {"in_channels": channels}}
+    )
+
+
+_HEARD = ([32, 64, 128, 256, 512, 1024, 2048], [[2, 1], 2, 2, 1, 2, 2, [2, 3]])
+_SEEN = ([64, 128, 256, 256, 512, 1024, 2048, 2048], [[1, 2], 2, 2, 2, 2, 2, 2, 2])
+
+PUBLISHED = {
+    "16_latent": _public(
+        ([32, 64, 128, 256, 512, 1024], [[2, 1], 2, 2, 2, 2, [2, 3]]),
+        ([64, 128, 256, 256, 512, 1024], [2, 2, 2, 1, 2, 2]),
+        64,
+    ),
+    "16_pixel": _public(_HEARD, _SEEN, 48),
+    "16_pixel_attn": _public((*_HEARD, [0, 0, 0, 1, 1, 0, 0]), (*_SEEN, [0, 0, 0, 0, 1, 1, 0, 0]), 48),
+}
+"""The architectures of the public guide; the file that comes with LatentSync 1.5 and 1.6 is 16_pixel_attn."""
+
+
+def _pair(factor: Factor) -> tuple[int, int]:
+    return (factor, factor) if isinstance(factor, int) else factor
+
+
+def _shrunk(length: int, factor: int) -> int:
+    """One axis through a 3-wide convolution of this stride, padded by 1 in all, or by 2 where it does not shrink."""
+    return (length + (1 if factor > 1 else 2) - 3) // factor + 1
+
+
+def _padding(y: int, x: int) -> tuple[int, int, int, int]:
+    """Left, right, top, bottom: behind where an axis shrinks, on both sides where it does not."""
+    return (0 if x > 1 else 1, 1, 0 if y > 1 else 1, 1)
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, width_in: int, width: int, factor: Factor) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(GROUPS, width_in, eps=EPS)
+        self.conv1 = nn.Conv2d(width_in, width, 3, padding=1)
+        self.norm2 = nn.GroupNorm(GROUPS, width, eps=EPS)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv_shortcut = nn.Conv2d(width_in, width, 1) if width_in != width else nn.Identity()
+        self.factor = _pair(factor)
+        shrinks = self.factor != (1, 1)
+        self.downsample_conv = nn.Conv2d(width, width, 3, stride=self.factor) if shrinks else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv_shortcut(x) + self.conv2(F.silu(self.norm2(h)))
+        return h if self.downsample_conv is None else self.downsample_conv(F.pad(h, _padding(*self.factor)))
+
+
+class AttentionBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(GROUPS, width, eps=EPS)
+        self.conv_in = nn.Conv2d(width, width, 1)
+        self.norm2 = nn.LayerNorm(width)
+        self.attn = Attention(width, width, nn, bias=True)
+        self.norm3 = nn.LayerNorm(width)
+        self.ff = FeedForward(width, nn)
+        self.conv_out = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv_in(self.norm1(x)).flatten(2).transpose(1, 2)
+        normed = self.norm2(h)
+        h = h + self.attn(normed, normed)
+        h = h + self.ff(self.norm3(h))
+        return x + self.conv_out(h.transpose(1, 2).reshape(x.shape))
+
+
+class Encoder(nn.Module):
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        width = config.widths[0]
+        self.conv_in = nn.Conv2d(config.in_channels, width, 3, padding=1)
+        blocks: list[nn.Module] = []
+        for wide, factor, attends in zip(config.widths, config.factors, config.attention, strict=True):
+            blocks.append(ResidualBlock(width, wide, factor))
+            width = wide
+            blocks += [AttentionBlock(width)] if attends else []
+        self.down_blocks = nn.ModuleList(blocks)
+        self.norm_out = nn.GroupNorm(GROUPS, width, eps=EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for block in self.down_blocks:
+            x = block(x)
+        return F.normalize(F.relu(self.norm_out(x)).flatten(1), dim=1)
+
+
+class StableSyncNet(nn.Module):
+    """syncnet(picture (B, frames · channels, H, W) in [-1, 1], mel (B, 1, 80, 52)) → two unit vectors (B, D).
+
+    Their dot product is the likelihood of sync: vectors of non-negative numbers, so it lies in 0 … 1.
+    """
+
+    def __init__(self, config: SyncNetConfig) -> None:
+        super().__init__()
+        config.check()
+        self.config = config
+        self.audio_encoder, self.visual_encoder = Encoder(config.audio), Encoder(config.visual)
+
+    def forward(self, picture: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
+        return self.visual_encoder(picture), self.audio_encoder(mel)
+
+
+class ChungSyncNet(nn.Module):
+    """The SyncNet of Chung & Zisserman 2016, for LSE-C and LSE-D; layer sizes and names are those of syncnet_v2.model.
+
+    lips (N, 3, 5, 224, 224): BGR frames in 0 … 255. sound (N, 1, 13, 20): MFCCs, 100 a second. Vectors: (N, 1024).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        relu = nn.ReLU
+        self.netcnnaud = nn.Sequential(
+            *(nn.Conv2d(1, 64, 3, padding=1), nn.BatchNorm2d(64), relu(), nn.MaxPool2d(1)),
+            *(nn.Conv2d(64, 192, 3, padding=1), nn.BatchNorm2d(192), relu(), nn.MaxPool2d(3, (1, 2))),
+            *(nn.Conv2d(192, 384, 3, padding=1), nn.BatchNorm2d(384), relu()),
+            *(nn.Conv2d(384, 256, 3, padding=1), nn.BatchNorm2d(256), relu()),
+            *(nn.Conv2d(256, 256, 3, padding=1), nn.BatchNorm2d(256), relu(), nn.MaxPool2d(3, 2)),
+            *(nn.Conv2d(256, 512, (5, 4)), nn.BatchNorm2d(512), relu()),
+        )
+        self.netcnnlip = nn.Sequential(
+            *(nn.Conv3d(3, 96, (5, 7, 7), (1, 2, 2)), nn.BatchNorm3d(96), relu(), nn.MaxPool3d((1, 3, 3), (1, 2, 2))),
+            *(nn.Conv3d(96, 256, (1, 5, 5), (1, 2, 2), (0, 1, 1)), nn.BatchNorm3d(256), relu()),
+            nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+            *(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1)), nn.BatchNorm3d(256), relu()),
+            *(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1)), nn.BatchNorm3d(256), relu()),
+            *(nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1)), nn.BatchNorm3d(256), relu()),
+            nn.MaxPool3d((1, 3, 3), (1, 2, 2)),
+            *(nn.Conv3d(256, 512, (1, 6, 6)), nn.BatchNorm3d(512), relu()),
+        )
+        self.netfcaud, self.netfclip = (
+            nn.Sequential(nn.Linear(512, 512), nn.BatchNorm1d(512), relu(), nn.Linear(512, 1024)) for _ in range(2)
+        )
+
+    def forward(self, lips: Tensor, sound: Tensor) -> tuple[Tensor, Tensor]:
+        return self.netfclip(self.netcnnlip(lips).flatten(1)), self.netfcaud(self.netcnnaud(sound).flatten(1))
+
+
+SyncNet = StableSyncNet | ChungSyncNet
+
+
+def load_syncnet(
+    path: str | os.PathLike[str], *, config: SyncNetConfig | None = None, device: str | torch.device = "cpu"
+) -> SyncNet:
+    """A judge from a file: ours, the public stable_syncnet.pt, or syncnet_v2.model; every tensor accounted for.
+
+    config: needed only where neither metadata nor the shapes of a published architecture tell it.
+    """
+    path = Path(path)
+    state = {key.removeprefix("module."): value.float() for key, value in read_tensors(path).items()}
+    shapes = shapes_of(state)
+    net: SyncNet
+    with torch.device("meta"):
+        chung = any(key.startswith("netcnnlip.") for key in shapes)
+        net = ChungSyncNet() if chung else StableSyncNet(config or _told(path) or _recognised(path, shapes))
+    if problem := mismatch(shapes_of(net.state_dict()), shapes):
+        raise UserError(f"{path} is not a SyncNet that fits; {problem}.")
+    net.load_state_dict(state, strict=True, assign=True)
+    return net.to(device).eval().requires_grad_(False)
+
+
+def save_syncnet(path: str | os.PathLike[str], net: StableSyncNet, metadata: Mapping[str, object]) -> Path:
+    """As our safetensors, which say their config."""
+    facts = {"format": "latentsync", "kind": "syncnet", "config": json.dumps(dataclasses.asdict(net.config))}
+    return write_safetensors(path, net.state_dict(), facts | {key: str(value) for key, value in metadata.items()})
+
+
+def _told(path: Path) -> SyncNetConfig | None:
+    said = our_metadata(path).get("config") if path.suffix == ".safetensors" else None
+    return config_from_dict(json.loads(said)) if said else None
+
+
+def _recognised(path: Path, shapes: Mapping[str, Shape]) -> SyncNetConfig:
+    for config in PUBLISHED.values():
+        if _wanted(config) == dict(shapes):
+            return config
+    raise UserError(
+        f"{path} is a SyncNet of none of the published architectures ({', '.join(PUBLISHED)}); give its config."
+    )
+
+
+@lru_cache
+def _wanted(config: SyncNetConfig) -> dict[str, Shape]:
+    with torch.device("meta"):
+        return shapes_of(StableSyncNet(config).state_dict())

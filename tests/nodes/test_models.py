@@ -1,0 +1,107 @@
+"""MODEL, VAE and AUDIO_ENCODER are ComfyUI's own kinds: the engine's results, by ComfyUI's machinery, however it
+shares out memory. Runs inside ComfyUI's Python."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentsync.audio import load_audio
+
+from ..tiny import pan, tiny_checkpoint
+from .clips import VOICE
+from .server import ROOT, Installation
+
+FRAMES = 20
+"""Two windows, the second shifted back over the first."""
+SETTINGS = {"steps": 2, "seed": 7, "guidance": 1.5}
+
+
+def inside(comfyui: Installation, script: str, **job: Any) -> dict[str, Any]:
+    """What a script of tests/nodes/scripts answers."""
+    path = Path(__file__).with_name("scripts") / script
+    asked = json.dumps({"root": str(ROOT), **job})
+    known = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
+    done = subprocess.run(
+        [str(comfyui.python), str(path), asked],
+        cwd=comfyui.path,
+        env=known | {"PYTHONPATH": str(path.parent)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
+    assert answers, done.stdout[-2000:] + done.stderr[-4000:]
+    return json.loads(answers[-1].removeprefix("ANSWER "))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clip") / "clip.npz"
+    wave = load_audio(VOICE).waveform[: FRAMES * 640].numpy()
+    np.savez(path, frames=np.stack(list(pan(FRAMES, 320, 280))), wave=wave)
+    return path
+
+
+@pytest.fixture(scope="module")
+def nano(comfyui: Installation, clip: Path) -> dict[str, Any]:
+    return inside(comfyui, "parts.py", clip=str(clip), checkpoint="nano", settings=SETTINGS, deep=True)
+
+
+def test_the_sampler_equals_the_engine(nano):
+    assert nano["latents"] < 1e-4
+    assert nano["pictures"] <= 1
+
+
+def test_every_layer_can_be_left_in_other_memory(nano):
+    assert nano["not castable"] == []
+    assert nano["left outside"] > 100
+    assert nano["split"] < 1e-5
+    assert nano["after"] < 1e-6
+
+
+def test_half_precision_is_cast_for_a_device_without_it(nano):
+    assert nano["half dtype"] == "torch.float16"
+    assert nano["half"] < 1e-5  # nano's numbers are stored in fp16: cast up, they are the same
+
+
+def test_a_lora_patches_the_model_split_or_whole(nano):
+    assert nano["patches"] == 1
+    assert nano["lora"] > 0.001
+    assert nano["lora split"] < 1e-4
+
+
+def test_a_long_clip_asks_for_no_more_memory_than_one_window(nano):
+    needed = nano["memory"]
+    assert needed["32"] == needed["320"] == needed["3200"] > needed["16"]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "solver"),
+    [
+        ("epsilon", None, "ddim"),
+        ("v_prediction", "still", "dpm++"),
+        ("sample", None, "unipc"),
+        ("epsilon", None, "deis"),
+    ],
+)
+def test_any_checkpoint_and_solver_equals_the_engine(comfyui, clip, tmp_path, prediction, reference, solver):
+    path = tiny_checkpoint(tmp_path / "own.safetensors", prediction_type=prediction, reference=reference)
+    settings = {"steps": 4, "seed": 2, "guidance": 2.0, "solver": solver}
+    job = {"clip": str(clip), "checkpoint": path.name, "folder": str(tmp_path), "settings": settings}
+    found = inside(comfyui, "parts.py", **job)
+    assert found["latents"] < 1e-3
+    assert found["pictures"] <= 1
+
+
+@pytest.mark.parametrize(("vram", "cast"), [("LOW_VRAM", 0), ("NO_VRAM", 100)])
+def test_low_memory_changes_nothing(comfyui, clip, vram, cast):
+    found = inside(comfyui, "parts.py", clip=str(clip), checkpoint="nano", settings=SETTINGS, vram=vram)
+    assert found["latents"] < 1e-4
+    assert found["pictures"] <= 1
+    assert found["cast"] >= cast

@@ -1,0 +1,160 @@
+"""Take the pictures of the help pages: python -m tests.web.pictures MEDIA (the clips; needs ComfyUI and a browser)."""
+
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from ..nodes.graphs import Graph
+from ..nodes.server import ROOT, find_comfyui
+from ..workflows.browser import load_api
+from .stage import Stage, open_stage
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+FOLDER = ROOT / "web" / "docs" / "img"
+WIDTH = 760
+"""Pixels of a picture at most."""
+GAP = 30
+NO_BADGES = {"Comfy.NodeBadge.NodeSourceBadgeMode": "None"}
+BOX = """ids => {
+  const nodes = ids.map(id => app.graph.getNodeById(id))
+  const boxes = nodes.map(n => [...n.pos, n.pos[0] + n.size[0], n.pos[1] + n.size[1]])
+  const low = i => Math.min(...boxes.map(b => b[i])), high = i => Math.max(...boxes.map(b => b[i]))
+  return [low(0), low(1) - 30, high(2), high(3)]
+}"""
+LOOK = """([x, y, scale]) => {
+  app.canvas.deselectAll?.()
+  app.canvas.ds.scale = scale
+  app.canvas.ds.offset = [100 / scale - x, 120 / scale - y]
+  app.canvas.setDirty(true, true)
+}"""
+PLACE = """([columns, widths]) => {
+  let x = 0
+  for (const column of columns) {
+    let y = 0, widest = 0
+    for (const id of column) {
+      const node = app.graph.getNodeById(id)
+      node.setSize([Math.max(node.size[0], widths[node.type] ?? 260), node.size[1]])
+      node.pos = [x, y]
+      y += node.size[1] + 60
+      widest = Math.max(widest, node.size[0])
+    }
+    x += widest + 60
+  }
+}"""
+WIDTHS = {"LatentSyncFindFaces": 420, "PreviewImage": 480, "LatentSyncVideo": 420, "LatentSyncScore": 460}
+
+
+Scene = tuple[Graph, dict[str, list[int]], list[list[int]]]
+"""A workflow, which of its nodes each picture shows, and the columns in which they stand."""
+
+
+def parts(clip: str) -> Scene:
+    """The single nodes."""
+    g = Graph()
+    load = g.node("LatentSyncLoader", checkpoint="nano", resolution=0, dtype="auto")
+    video = g.node("LoadVideo", file=clip)
+    source = g.node("GetVideoComponents", video=video)
+    found = g.node("LatentSyncFindFaces", images=source, model=load, face="left", resolution=0, preview_frame=20)
+    both = {"crops": found, "face_track": found[1]}
+    fit = g.node("LatentSyncFitLength", images=source, audio=source[1], fps=source[2], fit="trim", **both)
+    heard = g.node("LatentSyncEncodeAudio", audio_encoder=load[2], audio=fit[1])
+    both = {"crops": fit[2], "face_track": fit[3]}
+    asked = g.node("LatentSyncCondition", vae=load[1], audio=heard, fps=source[2], **both)
+    how = {"seed": 1247, "steps": 8, "guidance": 1.5, "solver": "ddim"}
+    drawn = g.node("LatentSyncSampler", model=load, positive=asked, negative=asked[1], latent=asked[2], **how)
+    crops = g.node("VAEDecode", samples=drawn, vae=load[1])
+    seen = g.node("PreviewImage", images=g.node("ImageFromBatch", image=crops, batch_index=20, length=6))
+    done = g.node("LatentSyncComposite", images=fit, crops=crops, face_track=fit[3], paste="mouth")
+    last = g.node("PreviewImage", images=g.node("ImageFromBatch", image=done, batch_index=20, length=4))
+    mask = g.node("MaskToImage", mask=done[1])
+    dark = g.node("PreviewImage", images=g.node("ImageFromBatch", image=mask, batch_index=20, length=1))
+    noise = g.node("LatentSyncNoise", seed=1247)
+    score = g.node("LatentSyncScore", video=video, fps=25.0, face="left")
+    number = {name: int(node.id) for name, node in locals().items() if hasattr(node, "id")}
+    shown = {
+        "loader": ["load"],
+        "encode_audio": ["heard"],
+        "find_faces": ["found"],
+        "fit_length": ["fit"],
+        "condition": ["asked"],
+        "noise": ["noise"],
+        "sampler": ["drawn", "seen"],
+        "composite": ["done", "last"],
+        "score": ["score"],
+    }
+    columns = [["load", "video"], ["source"], ["found"], ["fit"], ["heard", "score"], ["asked"], ["drawn"], ["seen"]]
+    columns += [["crops", "noise", "mask"], ["done"], ["last"], ["dark"]]
+    pick = [[number[name] for name in column] for column in columns]
+    return g, {name: [number[node] for node in nodes] for name, nodes in shown.items()}, pick
+
+
+def one_node(clip: str) -> Scene:
+    """The two nodes that do it all, each with what comes before and after it."""
+    g = Graph()
+    video = g.node("LoadVideo", file=clip)
+    source = g.node("GetVideoComponents", video=video)
+    how = {"checkpoint": "nano", "fit": "trim", "face": "left", "steps": 8, "guidance": 1.5, "solver": "ddim"}
+    how |= {"seed": 1247, "paste": "mouth"}
+    rest = {"still_fps": 25, "window_batch": 1, "save_to": "temp", "filename_prefix": "video/LatentSync"}
+    made = g.node("LatentSyncVideo", video=video, **how, **rest)
+    lips = g.node("LatentSyncLipSync", images=source, audio=source[1], fps=source[2], **how)
+    joined = g.node("CreateVideo", images=lips, audio=lips[1], fps=source[2])
+    saved = g.node("SaveVideo", video=joined, filename_prefix="x", format="auto", codec="auto")
+    also = g.node("SaveVideo", video=made, filename_prefix="y", format="auto", codec="auto")
+    one, two, three, four, five, six, seven = (int(n.id) for n in (video, source, made, lips, joined, saved, also))
+    columns = [[one], [two], [four], [five, six], [three], [seven]]
+    return g, {"lip_sync": [two, four, five], "video": [three]}, columns
+
+
+def download(_: str) -> Scene:
+    g = Graph()
+    node = g.node("LatentSyncDownload", name="face-landmarker")
+    return g, {"download": [int(node.id)]}, [[int(node.id)]]
+
+
+def take(stage: Stage, make: Callable[[str], Scene]) -> None:
+    graph, shown, columns = make(stage.clip)
+    page = stage.page
+    load_api(page, graph.prompt, "help")
+    page.wait_for_timeout(500)
+    if make is not download:
+        stage.run()
+        page.wait_for_timeout(3000)
+    page.evaluate(PLACE, [columns, WIDTHS])
+    for name, nodes in shown.items():
+        save(page, FOLDER / f"{name}.jpg", nodes)
+
+
+def save(page: "Page", path: Path, nodes: Sequence[int]) -> None:
+    """The nodes, with a little of what is around them."""
+    left, top, right, bottom = page.evaluate(BOX, list(nodes))
+    scale = min(1.0, 1400 / (right - left), 820 / (bottom - top))
+    page.evaluate(LOOK, [left, top, scale])
+    page.wait_for_timeout(1500)
+    width, height = (right - left) * scale + 2 * GAP, (bottom - top) * scale + 2 * GAP
+    clip = {"x": 100 - GAP, "y": 120 - GAP, "width": width, "height": height}
+    picture = Image.open(BytesIO(page.screenshot(clip=clip))).convert("RGB")
+    picture.thumbnail((WIDTH, WIDTH))
+    picture.save(path, quality=80)
+
+
+def main(media: Path) -> None:
+    comfyui = find_comfyui()
+    if comfyui is None:
+        raise SystemExit("COMFYUI_PATH must name ComfyUI's folder.")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, open_stage(comfyui, Path(folder), media) as stage:
+        for make in (parts, one_node, download):
+            stage.begin(**{"Comfy.ColorPalette": "dark", "Comfy.Locale": "en", **NO_BADGES})
+            take(stage, make)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

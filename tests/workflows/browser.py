@@ -1,0 +1,129 @@
+"""ComfyUI's front end in a headless browser: workflows loaded, laid out and read back as a user would have them."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ..nodes.server import ComfyServer
+from .flows import Sheet
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.UseNewMenu": "Top",
+    "Comfy.Graph.CanvasInfo": False,
+    "Comfy.Graph.CanvasMenu": False,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.Graph.LinkMarkers": 0,
+    "LiteGraph.Canvas.LowQualityRenderingZoomThreshold": 0.1,
+}
+"""No welcome, and text that can be read in a picture of the whole graph."""
+READY = "() => !!(window.app?.graph && window.app.extensionManager && LiteGraph.registered_node_types.LatentSyncScore)"
+
+
+def find_browser() -> str | None:
+    """What BROWSER_PATH names, else a Chromium or Chrome of this machine."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, names)), None)
+
+
+@contextmanager
+def front_end(server: ComfyServer, width: int = 1600, height: int = 900) -> "Iterator[Page]":
+    """A page with the front end, ready; the test is skipped, saying so, without playwright and a browser."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+    browser = find_browser()
+    if browser is None:
+        pytest.skip("No Chromium or Chrome here; BROWSER_PATH names one.")
+    server.post("/settings", SETTINGS)
+    with api.sync_playwright() as play:
+        running = play.chromium.launch(executable_path=browser, args=ARGUMENTS)
+        page = running.new_page(viewport={"width": width, "height": height})
+        page.goto(server.url)
+        page.wait_for_function(READY, timeout=120_000)
+        yield page
+        running.close()
+
+
+def load_api(page: "Page", prompt: dict[str, Any], name: str) -> None:
+    page.evaluate("async ([p, n]) => { await app.loadApiJson(p, n) }", [prompt, name])
+
+
+def load_ui(page: "Page", workflow: dict[str, Any]) -> None:
+    page.evaluate("async (w) => { await app.loadGraphData(w) }", workflow)
+
+
+def as_prompt(page: "Page") -> dict[str, Any]:
+    """What Run would send."""
+    return page.evaluate("async () => (await app.graphToPrompt()).output")
+
+
+def lay_out(page: "Page", sheet: Sheet) -> dict[str, Any]:
+    """Put the loaded nodes in columns and groups, add the note, and give the workflow back as it would be saved."""
+    arrange = (Path(__file__).parent / "layout.js").read_text(encoding="utf-8")
+    return json.loads(page.evaluate(arrange, {"note": sheet.note, "groups": sheet.groups}))
+
+
+def run_to_end(page: "Page", timeout: float = 1200) -> None:
+    """Press Run and wait until nothing is queued or running."""
+    page.evaluate("() => app.queuePrompt(0)")
+    page.wait_for_function(
+        "async () => { const q = await (await fetch('/queue')).json();"
+        " return !q.queue_running.length && !q.queue_pending.length }",
+        timeout=1000 * timeout,
+        polling=1000,
+    )
+    page.wait_for_timeout(3000)
+
+
+def picture(page: "Page", widest: int = 2400) -> bytes:
+    """All of the loaded graph as a JPEG, at full size as long as it is not wider than that."""
+    x, y, w, h = page.evaluate(BOUNDS)
+    width = min(widest, round(w))
+    page.set_viewport_size({"width": width, "height": round(width * h / w)})
+    page.wait_for_timeout(500)
+    page.evaluate(
+        "([x, y, s]) => { app.canvas.ds.scale = s; app.canvas.ds.offset = [-x, -y]; app.canvas.setDirty(true, true) }",
+        [x, y, width / w],
+    )
+    page.wait_for_timeout(1500)
+    return page.screenshot(type="jpeg", quality=82)
+
+
+BOUNDS = """() => {
+  const boxes = [...app.graph.nodes.map(n => [n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0], n.pos[1] + n.size[1]]),
+    ...app.graph.groups.map(g => [g.pos[0], g.pos[1], g.pos[0] + g.size[0], g.pos[1] + g.size[1]])]
+  const left = Math.min(...boxes.map(b => b[0])) - 20, top = Math.min(...boxes.map(b => b[1])) - 20
+  return [left, top, Math.max(...boxes.map(b => b[2])) + 20 - left, Math.max(...boxes.map(b => b[3])) + 20 - top]
+}"""
+
+
+def graph_of(prompt: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """A prompt as its nodes' kinds, titles and the inputs that they know; the front end adds some of its own.
+
+    known: what /object_info says.
+    """
+    out = {}
+    for node, said in json.loads(json.dumps(prompt)).items():
+        inputs = known[said["class_type"]]["input"]
+        names = {name for kind in inputs.values() for name in kind}
+        own = {name: value for name, value in said["inputs"].items() if name in names}
+        out[node] = (said["class_type"], said["_meta"]["title"], own)
+    return out

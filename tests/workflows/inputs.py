@@ -1,0 +1,66 @@
+"""Small files under the names that the example workflows ask for."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+from latentsync.writer import VideoWriter
+
+from ..nodes.clips import FPS, VOICE, cut, portrait
+from ..nodes.server import ComfyServer
+from ..tiny import pan
+
+CLIP = 20
+"""Frames of the clips: two windows of 16."""
+SPEECH = 24
+"""Frames that the speech lasts: more than there are."""
+
+
+def put_inputs(server: ComfyServer, folder: Path, media: Path | None) -> None:
+    """face.mp4, speech.flac, face.png, two_people.mp4, voice_a.flac and voice_b.flac in the input folder.
+
+    media: where real clips lie; without it they are made of scikit-image's portrait.
+    """
+    face, two = folder / "face.mp4", folder / "two_people.mp4"
+    if media is None:
+        portrait(face, CLIP)
+        two_portraits(two, CLIP)
+    else:
+        cut(media / "clips" / "hdtf_wda_katiehill.mp4", face, CLIP, start=25)
+        cut(media / "edge" / "two_faces_left_speaks.mp4", two, CLIP, start=25)
+    picture = cv2.cvtColor(pan(1, 320, 280)[0], cv2.COLOR_RGB2BGR)
+    cv2.imwrite(str(folder / "face.png"), picture)
+    cut_sound(folder / "speech.flac", 0.5, SPEECH / FPS)
+    cut_sound(folder / "voice_a.flac", 0.5, SPEECH / 2 / FPS)
+    cut_sound(folder / "voice_b.flac", 1.5, SPEECH / 2 / FPS)
+    for path in folder.iterdir():
+        server.put(path)
+
+
+def two_portraits(target: Path, frames: int, width: int = 320, height: int = 280) -> Path:
+    """The portrait beside its mirror image."""
+    with VideoWriter(target, 2 * width, height, FPS) as out:
+        for frame in pan(frames, width, height):
+            out.write(np.concatenate((frame, frame[:, ::-1]), 1))
+    return target
+
+
+def cut_sound(target: Path, start: float, duration: Fraction) -> Path:
+    """A piece of the sample voice as FLAC."""
+    with av.open(str(VOICE)) as source:
+        rate = source.streams.audio[0].rate
+        samples = np.concatenate([frame.to_ndarray() for frame in source.decode(audio=0)], 1)
+        form = source.streams.audio[0].format.name
+    first = round(start * rate)
+    frame = av.AudioFrame.from_ndarray(samples[:1, first : first + round(duration * rate)].copy(), form, "mono")
+    frame.sample_rate = rate
+    with av.open(str(target), "w") as out:
+        stream = out.add_stream("flac", rate=rate, layout="mono", format="s16")
+        resampler = av.AudioResampler("s16", "mono", rate, 4096)
+        for block in (*resampler.resample(frame), *resampler.resample(None)):
+            out.mux(stream.encode(block))
+        out.mux(stream.encode(None))
+    return target

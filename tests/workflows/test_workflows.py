@@ -1,0 +1,205 @@
+"""Every API workflow on the real server: queued as a script would, and its output looked at."""
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from latentsync.face.detect import mouth_opening
+
+from ..nodes.clips import frames_of
+from .api import (
+    FOLDER,
+    QUICK,
+    api,
+    difference,
+    faces_in,
+    far_from,
+    lips,
+    packets_of,
+    pictures,
+    played,
+    psnr,
+    saved,
+    sound_of,
+    the,
+)
+from .flows import FLOWS
+from .inputs import SPEECH
+
+FRAME = 1 / 25
+
+
+def test_the_files_are_what_flows_says():
+    """python -m tests.workflows.build was run after the last change, so the defaults are those of settings.py."""
+    assert {path.stem for path in (FOLDER / "api").glob("*.json")} == set(FLOWS)
+    for name, flow in FLOWS.items():
+        assert api(name).prompt == json.loads(json.dumps(flow().flow.prompt)), name
+
+
+def test_the_template_browser_lists_them(comfy):
+    pack = next(names for names in comfy.get("/workflow_templates").values() if "one_node" in names)
+    assert set(pack) == set(FLOWS)
+    for name in FLOWS:
+        picture = FOLDER / f"{name}.jpg"  # the one ending that the front end asks for
+        assert picture.read_bytes().startswith(b"\xff\xd8"), name
+        assert picture.stat().st_size < 200_000, name
+
+
+def check_sound(path, frames):
+    _, packets, seconds, loudness = sound_of(path)
+    assert packets > 1
+    assert loudness > 1e-3
+    assert abs(seconds - frames * FRAME) < FRAME + 1024 / 16000  # a packet's length more at most
+
+
+def check_pictures(before, after, *, whose=0):
+    """That face's mouth is another one in every frame, and all that lies far from the faces is as it was.
+
+    The files are lossy: what is as it was differs by the codec's noise.
+    """
+    assert after.shape == before.shape
+    faces = faces_in(before[0])
+    rows, columns = lips(faces[whose])
+    far = far_from(faces, before.shape)
+    assert far.mean() > 0.1
+    noise = difference(before[:, far], after[:, far])
+    mouth = difference(before[:, rows, columns], after[:, rows, columns])
+    assert noise.max() < 3
+    assert psnr(before[:, far], after[:, far]) > 34
+    assert (mouth > 3 * noise).all(), (mouth, noise)
+    assert mouth.mean() > 6
+
+
+def test_one_node_and_again_with_other_sound_and_seed(comfy, files):
+    graph = api("one_node", **QUICK)
+    first = comfy.queue(graph).check()
+    result = saved(comfy, first)
+    check_pictures(played(frames_of(files / "face.mp4"), Fraction(SPEECH, 25)), frames_of(result))
+    check_sound(result, SPEECH)
+    # the node stands for others, whose ids begin with its own; FindFaces is the one that shows faces
+    finder = next(node for node, shown in first.outputs.items() if "latentsync_faces" in shown)
+    assert finder.startswith(the(graph, "LatentSyncLipSync") + ".")
+    assert finder in first.ran
+
+    other = comfy.queue(graph.changed(the(graph, "LoadAudio"), audio="voice_a.flac")).check()
+    assert finder not in other.ran
+    assert "finding faces" not in stages(other) and "encoding" in stages(other)
+    assert len(frames_of(saved(comfy, other))) == SPEECH // 2
+
+    seed = graph.changed(the(graph, "LoadAudio"), audio="voice_a.flac")
+    take = comfy.queue(seed.changed(the(seed, "LatentSyncLipSync"), seed=5)).check()
+    assert stages(take) == {"sampling", "pasting"}
+    assert psnr(frames_of(saved(comfy, take)), frames_of(saved(comfy, other))) < 60
+
+
+def stages(run):
+    """What it said it was doing: "sampling: 1 of 2"."""
+    return {line.partition(":")[0] for lines in run.stages().values() for line in lines}
+
+
+def test_parts_to_the_bit_and_again_with_other_sound_and_seed(comfy, files):
+    graph = api("parts", **QUICK)
+    composite, fitted = the(graph, "LatentSyncComposite"), the(graph, "LatentSyncFitLength")
+    mask = graph.node("MaskToImage", mask=[composite, 1])
+    keep = {
+        name: graph.node("SaveImage", name, images=source, filename_prefix=name)
+        for name, source in (("before", [fitted, 0]), ("after", [composite, 0]), ("mask", mask))
+    }
+    first = comfy.queue(graph).check()
+    before, after, painted = (pictures(comfy, first, node.id) for node in keep.values())
+    check_sound(saved(comfy, first), SPEECH)
+    assert np.array_equal(before, played(before[:20], Fraction(SPEECH, 25)))
+    check_pictures(before, after)
+    check_pictures(before, frames_of(saved(comfy, first)))
+    outside = painted[..., 0] == 0
+    assert 0.02 < 1 - outside.mean() < 0.5
+    # a mask of less than 1/510 is 0 in an 8-bit picture
+    changed = (before != after).any(-1) & outside
+    assert changed.mean() < 1e-3
+    assert np.abs(before.astype(int) - after)[outside].max() <= 1
+
+    sound = graph.changed(the(graph, "LoadAudio"), audio="voice_a.flac")
+    other = comfy.queue(sound).check()
+    assert the(graph, "LatentSyncFindFaces") in other.cached
+    assert the(graph, "LatentSyncCondition") in other.ran
+    take = comfy.queue(sound.changed(the(sound, "LatentSyncSampler"), seed=5)).check()
+    for kind in ("LatentSyncFindFaces", "LatentSyncFitLength", "LatentSyncEncodeAudio", "LatentSyncCondition"):
+        assert the(graph, kind) in take.cached
+    assert the(graph, "LatentSyncSampler") in take.ran
+
+
+def test_ksampler(comfy, files):
+    run = comfy.queue(api("ksampler", **QUICK)).check()
+    result = saved(comfy, run)
+    check_pictures(played(frames_of(files / "face.mp4"), Fraction(SPEECH, 25)), frames_of(result))
+    check_sound(result, SPEECH)
+
+
+def test_still(comfy, files):
+    run = comfy.queue(api("still", **QUICK)).check()
+    result = frames_of(saved(comfy, run))
+    check_sound(saved(comfy, run), SPEECH)
+    from PIL import Image
+
+    picture = np.asarray(Image.open(files / "face.png").convert("RGB"))
+    check_pictures(np.repeat(picture[None], SPEECH, 0), result)
+    rows, columns = lips(faces_in(picture)[0])
+    assert difference(result[1:, rows, columns], result[:-1, rows, columns]).max() > 0.5  # it moves
+
+
+def test_long_video(comfy, files):
+    run = comfy.queue(api("long_video", **QUICK)).check()
+    check_pictures(played(frames_of(files / "face.mp4"), Fraction(SPEECH, 25)), frames_of(saved(comfy, run)))
+    check_sound(saved(comfy, run), SPEECH)
+
+
+def test_long_video_without_a_speech_keeps_its_own_sound(comfy, files):
+    """What the workflow's note says; the sound's packets are copied."""
+    graph = api("long_video", **QUICK)
+    del graph.prompt[the(graph, "LatentSyncVideo")]["inputs"]["audio"]
+    run = comfy.queue(graph).check()
+    source = packets_of(files / "face.mp4")
+    copied = packets_of(saved(comfy, run))
+    assert len(copied) >= len(source) - 2
+    assert copied == source[: len(copied)]
+
+
+def test_two_people(comfy, files):
+    run = comfy.queue(api("two_people", **QUICK)).check()
+    after = frames_of(saved(comfy, run))
+    before = played(frames_of(files / "two_people.mp4"), Fraction(SPEECH, 25))
+    check_sound(saved(comfy, run), SPEECH)
+    for face in (0, 1):
+        check_pictures(before, after, whose=face)
+    opened = np.stack([[mouth_opening(face.points68) for face in faces_in(frame)] for frame in after])
+    half = SPEECH // 2
+    assert opened.shape == (SPEECH, 2)
+    assert opened[:half, 0].max() > opened[half + 2 :, 0].max()
+    assert opened[half:, 1].max() > opened[: half - 2, 1].max()
+
+
+def test_score(comfy, files):
+    run = comfy.queue(api("score")).check()
+    found = comfy.history(run)["outputs"][the(api("score"), "LatentSyncScore")]["latentsync_score"][0]
+    assert found["fps"] == 25
+    assert 0 <= found["confidence"] <= 2
+    assert -1 <= found["correlation"] <= 1
+    assert found["offset"] in found["lags"]
+    assert len(found["opening"]) == len(found["loudness"]) == 20
+    assert max(found["opening"]) > 0.02
+    chart = pictures(comfy, run, the(api("score"), "PreviewImage"))[0]
+    assert min(chart.shape[:2]) > 200
+    assert chart.std() > 5
+    assert len(np.unique(chart.reshape(-1, 3), axis=0)) > 20
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_missing_file_is_refused_by_name(comfy, files, name):
+    graph = api(name)
+    node = next(node for node in graph.prompt if graph.prompt[node]["class_type"].startswith("Load"))
+    key = next(iter(graph.prompt[node]["inputs"]))
+    refused = comfy.queue(graph.changed(node, **{key: "not there.mp4"}))
+    assert refused.status == "refused"
+    assert "not there.mp4" in refused.refusals[node]
