@@ -129,8 +129,8 @@ class Watch:
 
     def _hear_bytes(self, message: bytes) -> None:
         kind, body = int.from_bytes(message[:4], "big"), message[4:]
-        if kind == TEXT and self._node:
-            # Texts go to everybody: while our prompt runs, nobody else's does.
+        if kind == TEXT:
+            # Texts go to everybody; while a node of ours runs, nobody else's does.
             node, text = _split(body)
             if self._display(node.decode(errors="replace")) == self._node:
                 self.tell("text", self._node, text=text.decode(errors="replace"))

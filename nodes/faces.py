@@ -173,13 +173,19 @@ class LatentSyncComposite(io.ComfyNode):
         frames, faces = frames_of(images), frames_of(crops, "crops")
         check_frames(frames, face_track)
         check_crops(faces, face_track)
-        stages = host.Stages(cls.hidden.unique_id)
-        out = images.clone(memory_format=torch.contiguous_format)
-        masks = torch.zeros(out.shape[:3])
-        for i in range(len(frames)):
-            if face_track.stretch_of[i] >= 0:
-                made, mask = face_track.paste(frames[i], faces.pixels(i), i, reference=paste == "reference")
-                put_pixels(out[i], made, mask)
-                masks[i] = torch.from_numpy(mask)
-            stages.step("pasting", i + 1, len(frames))
-        return io.NodeOutput(out, masks)
+        return io.NodeOutput(*_pasted(images, frames, faces, face_track, paste, host.Stages(cls.hidden.unique_id)))
+
+
+def _pasted(
+    images: Tensor, frames: Frames, faces: Frames, clip: FaceClip, paste: str, stages: host.Stages
+) -> tuple[Tensor, Tensor]:
+    """The pictures with their new mouths, and the masks."""
+    out = images.clone(memory_format=torch.contiguous_format)
+    masks = torch.zeros(out.shape[:3])
+    for i in range(len(frames)):
+        if clip.stretch_of[i] >= 0:
+            made, mask = clip.paste(frames[i], faces.pixels(i), i, reference=paste == "reference")
+            put_pixels(out[i], made, mask)
+            masks[i] = torch.from_numpy(mask)
+        stages.step("pasting", i + 1, len(frames))
+    return out, masks

@@ -13,6 +13,8 @@ from ..latentsync.errors import UserError
 from ..latentsync.face.clip import FaceClip
 from ..latentsync.timeline import Timeline, exact_rate
 
+FASTEST = 1000
+"""Frames per second; what is above this is a mistake, and would fill the memory with pictures."""
 FPS_HINT = "connect the fps output of Get Video Components or type it"
 
 
@@ -163,10 +165,9 @@ def _as_floats(waveform: Tensor) -> Tensor:
 
 def rate_of(fps: float | Fraction | None) -> Fraction:
     """Frames per second, exactly: 29.97 is 30000/1001."""
-    try:
-        return exact_rate(fps or 0)
-    except UserError:
-        raise UserError(f"The frame rate is {fps or 0:g} and must be above 0; {FPS_HINT}.") from None
+    if not fps or not 0.001 <= fps <= FASTEST:
+        raise UserError(f"The frame rate is {float(fps or 0):g} and must be above 0, at most {FASTEST}; {FPS_HINT}.")
+    return exact_rate(fps)
 
 
 def in_order(images: Tensor, timeline: Timeline) -> Tensor:

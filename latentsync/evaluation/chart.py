@@ -146,7 +146,10 @@ def _over_lags(paper: _Paper, score: Score, box: tuple[float, float, float, floa
     paper.line(np.array([(axes.across(0.0), box[1]), (axes.across(0.0), box[3])]), FAINT)
     y = float(axes.up(score.chance))
     paper.dashes(y, box[0], box[2], FAINT)
-    paper.text("chance", (box[2] - 6 * unit, y - 6 * unit), align=1)
+    if score.offset > 0:  # out of the way of the best lag's own label
+        paper.text("chance", (box[0] + 6 * unit, y - 6 * unit))
+    else:
+        paper.text("chance", (box[2] - 6 * unit, y - 6 * unit), align=1)
     curve = axes.at(score.lags, score.by_lag)
     paper.line(curve, INK, 2)
     for point in curve:

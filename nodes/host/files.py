@@ -84,7 +84,9 @@ def new_video(prefix: str | None, like: Path) -> Iterator[Path]:
     try:
         folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, base, width, height)
     except Exception as error:  # ComfyUI raises plain Exception for a prefix that leads out of the folder
-        raise UserError(f"filename_prefix is {prefix!r}, which is not inside the output folder; change it.") from error
+        raise UserError(
+            f"filename_prefix is {prefix!r}, which is not inside the output folder; give a name like video/LatentSync."
+        ) from error
     yield Path(folder) / f"{name}_{number:05}_.mp4"
 
 

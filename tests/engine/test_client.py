@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import ssl
@@ -127,6 +128,15 @@ def test_a_proxy_without_websockets_will_do():
 
     with FakeComfy(script, answers={("GET", "/ws"): reply(status=502)}) as server:
         assert go(server.url).files
+
+
+def test_no_proxy_stands_between_a_machine_and_itself(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with FakeComfy() as server:
+        assert go(server.url).files
+    with pytest.raises(UserError, match=r"cannot be reached at http://elsewhere\.invalid .*'127\.0\.0\.1', 1"):
+        go("http://elsewhere.invalid")
 
 
 def test_a_server_that_stumbles_is_forgiven_and_one_that_is_gone_is_not(monkeypatch):
@@ -352,29 +362,25 @@ def test_which_files_count_as_results(tmp_path):
     assert saved[0].read_text(encoding="utf-8") == "one\ntwo\n"
 
 
-EVIL = [
-    "../../up.png",
-    "/etc/up.png",
-    "..\\..\\up.png",
-    "C:\\up.png",
-    "..",
-    ".",
-    "",
-    "\0a\n.png",
-    "con.png",
-    "x" * 400 + ".png",
-]
+SAFE = {
+    "../../up.png": "up.png", "/etc/up.png": "up.png", "..\\..\\up.png": "up.png", "C:\\up.png": "up.png",
+    "..": "output", ".": "output", "a/": "output", "\0a\n.png": "_a_.png", "con.png": "con_.png",
+    "a<b>|c?*.gif": "a_b__c__.gif", "C:up.png": "C_up.png", ".hidden": "hidden", "ünï çødé.mp4": "ünï çødé.mp4",
+    "x" * 400 + ".png": "x" * 180 + ".png",
+}  # fmt: skip
 
 
 def test_no_name_leaves_the_folder(tmp_path):
     folder = tmp_path / "in" / "here"
-    outputs = {"3": {"images": [{"filename": name, "subfolder": "../..", "type": "output"} for name in EVIL]}}
-    with serving(outputs, dict.fromkeys(EVIL, b"x")) as server:
+    shown = [{"filename": name, "subfolder": "../..", "type": "output"} for name in ("", *SAFE)]
+    with serving({"3": {"images": shown}}, dict.fromkeys(SAFE, b"x")) as server:
         _, paths = go(server.url, fetch=folder)
-    assert len(set(paths.values())) == len(EVIL) - 1, "an empty name is no file"
+    assert len(set(paths.values())) == len(SAFE), "an empty name is no file"
     assert sorted(paths.values()) == sorted(folder.iterdir())
     assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.parent != folder] == []
-    assert {"up.png", "up-2.png", "con_.png", "_a_.png", "output"} <= {path.name for path in paths.values()}
+    for output, path in paths.items():
+        wanted = Path(SAFE[output.filename])
+        assert re.fullmatch(re.escape(wanted.stem) + r"(-\d)?" + re.escape(wanted.suffix), path.name)
 
 
 def test_nothing_half_and_nothing_overwritten(tmp_path):
@@ -490,6 +496,8 @@ def test_names_with_dots_that_only_the_workflow_knows():
     grown = {"5": {"class_type": "Grown", "inputs": {"images.image0": ["1", 0], "mode.level": 3}}}
     assert field("5.mode.level", PROMPT | grown).name == "mode.level"
     assert title(read(grown), "5.0.0.7") == "Grown"
+    both = {"5": {"class_type": "A", "inputs": {"b.c": 1}}, "6": {"class_type": "A.b", "inputs": {"c": 1}}}
+    assert field("A.b.c", both).node == "6", "the longest name that is one"
 
 
 SET = [
@@ -498,7 +506,7 @@ SET = [
     ("face", "0", "0"), ("face", "1.50", "1.50"), ("face", "true", "true"), ("face", '"quoted"', "quoted"),
     ("face", '"half', '"half'), ("face", "12,30,0", "12,30,0"), ("face", 3, "3"), ("face", "a=b", "a=b"),
     ("sharp", "true", True), ("parts", '["a", "b"]', {"__value__": ["a", "b"]}), ("level", "2", 2),
-    ("level", "true", True), ("any", "text", "text"), ("any", "5", 5),
+    ("level", "true", True), ("any", "text", "text"), ("any", "NaN", "NaN"), ("any", "5", 5),
 ]  # fmt: skip
 
 

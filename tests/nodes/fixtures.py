@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from .clips import VOICE, cut, portrait
-from .server import ComfyServer, Installation, find_comfyui
+from .server import PACK, ROOT, ComfyServer, Installation, find_comfyui
 
 SHORT = 20
 """Frames of the small clips: two windows of 16."""
@@ -28,8 +28,9 @@ def comfyui() -> Installation:
 
 @pytest.fixture(scope="session")
 def comfy(comfyui: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    """The one server that all tests share: --cpu, our pack under an odd name, folders of its own."""
-    with ComfyServer(comfyui, tmp_path_factory.mktemp("comfyui")) as server:
+    """The one server that all tests share: --cpu, our pack under an odd name, one of odd nodes, folders of its own."""
+    packs = {PACK: ROOT, "odd": Path(__file__).parent / "odd"}
+    with ComfyServer(comfyui, tmp_path_factory.mktemp("comfyui"), packs=packs) as server:
         yield server
 
 

@@ -72,7 +72,7 @@ def all_settings(**inputs: Any) -> dict[str, Any]:
 
 
 def in_one(g: Graph, images: Any, audio: Any, **inputs: Any) -> Node:
-    return g.node("LatentSyncLipSync", "lipsync", images=images, audio=audio, **all_settings(fps=25.0, **inputs))
+    return g.node("LatentSyncLipSync", "lipsync", images=images, audio=audio, **all_settings(**{"fps": 25.0} | inputs))
 
 
 def streamed(g: Graph, video: Any, **inputs: Any) -> Node:

@@ -247,6 +247,11 @@ def test_sound_is_as_long_as_the_picture_to_the_sample(fps, frames, samples, rat
     assert audio["waveform"].shape[-1] == samples
 
 
+def test_sound_never_vanishes():
+    audio = {"waveform": torch.ones(1, 1, 50), "sample_rate": 100}
+    assert images.sound_for(audio, timeline.Timeline(Fraction(240), 1, 1, "trim"))["waveform"].shape == (1, 1, 1)
+
+
 def test_sound_that_fits_is_handed_on():
     audio = {"waveform": torch.zeros(1, 1, 6400), "sample_rate": 16000}
     assert images.sound_for(audio, timeline.Timeline(Fraction(25), 10, 10, "trim")) is audio

@@ -31,7 +31,8 @@ BOX = """ids => {
 LOOK = """([x, y, scale]) => {
   app.canvas.deselectAll?.()
   app.canvas.ds.scale = scale
-  app.canvas.ds.offset = [100 / scale - x, 120 / scale - y]
+  const frame = app.canvas.canvas.getBoundingClientRect()
+  app.canvas.ds.offset = [(100 - frame.left) / scale - x, (120 - frame.top) / scale - y]
   app.canvas.setDirty(true, true)
 }"""
 PLACE = """([columns, widths]) => {
@@ -67,7 +68,7 @@ def parts(clip: str) -> Scene:
     heard = g.node("LatentSyncEncodeAudio", audio_encoder=load[2], audio=fit[1])
     both = {"crops": fit[2], "face_track": fit[3]}
     asked = g.node("LatentSyncCondition", vae=load[1], audio=heard, fps=source[2], **both)
-    how = {"seed": 1247, "steps": 8, "guidance": 1.5, "solver": "ddim"}
+    how = {"seed": 1247, "steps": 6, "guidance": 1.5, "solver": "ddim"}
     drawn = g.node("LatentSyncSampler", model=load, positive=asked, negative=asked[1], latent=asked[2], **how)
     crops = g.node("VAEDecode", samples=drawn, vae=load[1])
     seen = g.node("PreviewImage", images=g.node("ImageFromBatch", image=crops, batch_index=20, length=6))
@@ -90,7 +91,7 @@ def parts(clip: str) -> Scene:
         "score": ["score"],
     }
     columns = [["load", "video"], ["source"], ["found"], ["fit"], ["heard", "score"], ["asked"], ["drawn"], ["seen"]]
-    columns += [["crops", "noise", "mask"], ["done"], ["last"], ["dark"]]
+    columns += [["crops", "mask"], ["noise"], ["done"], ["last"], ["dark"]]
     pick = [[number[name] for name in column] for column in columns]
     return g, {name: [number[node] for node in nodes] for name, nodes in shown.items()}, pick
 
@@ -100,7 +101,7 @@ def one_node(clip: str) -> Scene:
     g = Graph()
     video = g.node("LoadVideo", file=clip)
     source = g.node("GetVideoComponents", video=video)
-    how = {"checkpoint": "nano", "fit": "trim", "face": "left", "steps": 8, "guidance": 1.5, "solver": "ddim"}
+    how = {"checkpoint": "nano", "fit": "trim", "face": "left", "steps": 6, "guidance": 1.5, "solver": "ddim"}
     how |= {"seed": 1247, "paste": "mouth"}
     rest = {"still_fps": 25, "window_batch": 1, "save_to": "temp", "filename_prefix": "video/LatentSync"}
     made = g.node("LatentSyncVideo", video=video, **how, **rest)
@@ -139,8 +140,8 @@ def save(page: "Page", path: Path, nodes: Sequence[int]) -> None:
     page.evaluate(LOOK, [left, top, scale])
     page.wait_for_timeout(1500)
     width, height = (right - left) * scale + 2 * GAP, (bottom - top) * scale + 2 * GAP
-    clip = {"x": 100 - GAP, "y": 120 - GAP, "width": width, "height": height}
-    picture = Image.open(BytesIO(page.screenshot(clip=clip))).convert("RGB")
+    shot = page.screenshot(clip={"x": 100 - GAP, "y": 120 - GAP, "width": width, "height": height})
+    picture = Image.open(BytesIO(shot)).convert("RGB")
     picture.thumbnail((WIDTH, WIDTH))
     picture.save(path, quality=80)
 

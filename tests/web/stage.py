@@ -43,8 +43,15 @@ PLACES = {
 }
 ARRANGE = """places => {
   for (const [id, pos] of Object.entries(places)) app.graph.getNodeById(Number(id)).pos = pos
-  app.canvas.ds.scale = 0.9
-  app.canvas.ds.offset = [60, 90]
+}"""
+LOOK = """ids => {
+  const boxes = app.graph.nodes.filter(n => !ids.length || ids.includes(n.id))
+    .map(n => [n.pos[0], n.pos[1] - 40, n.pos[0] + n.size[0], n.pos[1] + n.size[1]])
+  const low = i => Math.min(...boxes.map(b => b[i])), high = i => Math.max(...boxes.map(b => b[i]))
+  const frame = app.canvas.canvas.getBoundingClientRect(), [side, top] = [80, 110]
+  const scale = Math.min(1, (frame.width - 2 * side) / (high(2) - low(0)), (frame.height - top - 60) / (high(3) - low(1)))
+  app.canvas.ds.scale = scale
+  app.canvas.ds.offset = [side / scale - low(0), top / scale - low(1)]
   app.canvas.setDirty(true, true)
 }"""
 WIDGET = "([id, name]) => app.graph.getNodeById(id).widgets.find(w => w.name === name).value"
@@ -105,7 +112,7 @@ class Stage:
         self.page.wait_for_function(READY, timeout=120_000)
         load_api(self.page, workflow(self.clip, 8 if SCREENS else 1).prompt, "two people")
         self.page.evaluate(ARRANGE, PLACES)
-        self.page.wait_for_timeout(800)
+        self.look()
 
     def run(self, timeout: float = 900) -> None:
         """Press Run and wait for the end; what fails on the server fails here."""
@@ -121,8 +128,14 @@ class Stage:
     def widget(self, node: int, name: str) -> Any:
         return self.page.evaluate(WIDGET, [node, name])
 
+    def look(self, *nodes: int) -> None:
+        """Bring nodes into view (all where none is named)."""
+        self.page.evaluate(LOOK, list(nodes))
+        self.page.wait_for_timeout(400)
+
     def button(self, node: int) -> "Locator":
         """The "Pick a face…" of a node, found where the node says its widget is."""
+        self.look(node)
         self.page.evaluate(
             "id => { app.graph.getNodeById(id).widgets.find(w => w.name === 'pick_face').element.dataset.of = id }",
             node,

@@ -59,7 +59,6 @@ def inside(point: str, box: list[float]) -> bool:
 def test_a_click_on_a_face_writes_its_place(stage: Stage) -> None:
     boxes = found_faces(stage, 0)
     dialog = dialog_of(stage, VIDEO)
-    stage.screen("pick_dark")
     dialog.get_by_role("button", name="Face 1").click()
     assert dialog.count() == 0
     point = str(stage.widget(VIDEO, "face"))
@@ -116,6 +115,76 @@ def test_rules_and_missing_sources(stage: Stage) -> None:
     assert stage.widget(SCORE, "face") == "left"
 
 
+SOURCE_OF = """async ([pack, build]) => {
+  const { findSource } = await import(`/extensions/${pack}/js/source.js`)
+  const add = (type, pos) => { const n = LiteGraph.createNode(type); app.graph.add(n); return n }
+  class Loader extends LiteGraph.LGraphNode {
+    constructor() {
+      super('VHS')
+      this.addOutput('IMAGE', 'IMAGE')
+      const values = { video: 'a.mp4', force_rate: 10, skip_first_frames: 3, select_every_nth: 2, frame_load_cap: 9 }
+      for (const [name, value] of Object.entries({ ...values, custom_width: 0, custom_height: 200 })) {
+        this.addWidget('text', name, value, null)
+      }
+    }
+  }
+  LiteGraph.registerNodeType('VHS_LoadVideo', Loader)
+  const before = new Set(app.graph.nodes)
+  const found = findSource(new Function('add', build)(add))
+  const point = found.point?.(50, 40, { width: 800, height: 400 })
+  const numbers = found.file ? [found.frame(4, 30), found.last(1000, 30), ...point] : []
+  for (const node of app.graph.nodes.filter(n => !before.has(n))) app.graph.remove(node)
+  return [found.file ?? null, found.obstacle ?? null, numbers]
+}"""
+
+
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        ("return add('LatentSyncFindFaces')", [None, None, []]),
+        (
+            """const [a, r, s, f] = ['LoadVideo', 'Reroute', 'GetVideoComponents', 'LatentSyncFindFaces'].map(add)
+            a.widgets[0].value = 'sub/x.mp4 [output]'
+            a.connect(0, r, 0); r.connect(0, s, 0); s.connect(0, f, 0); return f""",
+            ["sub/x.mp4 [output]", None, [4, 999, 50, 40]],
+        ),
+        (
+            """const [a, s, f] = ['LoadImage', 'ImageScale', 'LatentSyncFindFaces'].map(add)
+            a.connect(0, s, 0); s.connect(0, f, 0); return f""",
+            [None, "Upscale Image", []],
+        ),
+        (
+            """const [a, s, f] = ['LoadImage', 'ImageScale', 'LatentSyncFindFaces'].map(add)
+            a.widgets[0].value = 'y.png'
+            a.connect(0, s, 0); s.connect(0, f, 0); s.mode = 4; return f""",
+            ["y.png", None, [4, 999, 50, 40]],
+        ),
+        (  # a third of 30 fps, every second of those after the third: frame 4 is 11 of them, 33 of the file
+            """const [a, f] = ['VHS_LoadVideo', 'LatentSyncFindFaces'].map(add); a.connect(0, f, 0); return f""",
+            ["a.mp4", None, [33, 8, 25, 20]],
+        ),
+        (
+            """const [a, s, f] = ['LoadVideo', 'GetVideoComponents', 'LatentSyncFindFaces'].map(add)
+            a.widgets[0].value = 'z.mp4'
+            a.connect(0, s, 0); s.connect(0, f, 0)
+            app.graph.convertToSubgraph(new Set([s])); return f""",
+            ["z.mp4", None, [4, 999, 50, 40]],
+        ),
+        (
+            """const [a, s, f] = ['LoadVideo', 'GetVideoComponents', 'LatentSyncFindFaces'].map(add)
+            a.widgets[0].value = 'z.mp4'
+            a.connect(0, s, 0); s.connect(0, f, 0)
+            app.graph.convertToSubgraph(new Set([s, f]))
+            return [...app.graph.subgraphs.values()].at(-1).nodes.find(n => n.type === 'LatentSyncFindFaces')""",
+            ["z.mp4", None, [4, 999, 50, 40]],
+        ),
+    ],
+    ids=["nothing", "reroute", "scaled", "bypassed", "vhs", "out of a subgraph", "into a subgraph"],
+)
+def test_the_file_is_found_upstream(stage: Stage, build: str, expected: list[object]) -> None:
+    assert stage.page.evaluate(SOURCE_OF, [PACK, build]) == expected
+
+
 def test_the_button_leaves_no_trace_in_saved_workflows(stage: Stage) -> None:
     saved = stage.page.evaluate("app.graph.serialize().nodes.find(n => n.type === 'LatentSyncVideo').widgets_values")
     widgets = stage.page.evaluate(
@@ -143,6 +212,7 @@ def test_a_run_from_the_menu_shows_score_and_comparison(stage: Stage) -> None:
 
 
 def test_the_charts_tell_their_values(stage: Stage) -> None:
+    stage.look(SCORE)
     chart = stage.page.get_by_role("slider", name="Agreement of mouth and sound")
     chart.focus()
     stage.page.keyboard.press("Home")
@@ -158,16 +228,14 @@ def test_the_charts_tell_their_values(stage: Stage) -> None:
 
 
 def test_before_and_after_run_in_step(stage: Stage) -> None:
+    stage.look(VIDEO)
     panel = stage.page.locator(".latentsync-compare")
     panel.get_by_role("button", name="Play").click()
     videos = "[...document.querySelectorAll('.latentsync-compare video')]"
-    stage.page.wait_for_function(
-        f"{videos}.length === 2 && {videos}.every(v => v.readyState >= 2 && v.currentTime > 0.1)"
-    )
+    stage.page.wait_for_function(f"{videos}.length === 2 && {videos}.every(v => v.currentTime > 0.1)", timeout=60_000)
     panel.get_by_role("button", name="Pause").click()
-    stage.page.wait_for_timeout(500)
-    before, after = stage.page.evaluate(f"{videos}.map(v => v.currentTime)")
-    assert abs(before - after) < 0.1
+    stage.page.wait_for_function(f"(([a, b]) => Math.abs(a - b) < 0.05)({videos}.map(v => v.currentTime))")
+    assert stage.page.evaluate(f"{videos}.every(v => v.readyState >= 2 && v.videoWidth > 0)")
     assert stage.page.evaluate(f"{videos}.map(v => v.muted)") == [True, False], "the sound is the result's"
     panel.get_by_role("slider", name="Divider").focus()
     stage.page.keyboard.press("Home")
@@ -178,9 +246,9 @@ def test_before_and_after_run_in_step(stage: Stage) -> None:
 
 
 def test_a_click_on_the_nodes_own_preview_picks(stage: Stage) -> None:
+    stage.look(FINDER)
     stage.page.locator(".latentsync-panel .latentsync-face").first.click()
     assert inside(str(stage.widget(FINDER, "face")), found_faces(stage, 0)[0])
-    stage.screen("graph_dark")
 
 
 @pytest.mark.parametrize("palette", ["dark", "light"])
@@ -190,17 +258,21 @@ def test_panels_are_readable_in_both_themes(stage: Stage, palette: str) -> None:
     for place in (".latentsync-score strong", ".latentsync-axis", ".latentsync-legend", ".latentsync-compare button"):
         assert stage.page.locator(place).first.evaluate(CONTRAST) >= 4.5, place
     assert stage.page.locator(".latentsync-pick").first.evaluate(CONTRAST) >= 4.5
+    stage.look(SCORE)
     stage.screen(f"score_{palette}", stage.page.locator(".latentsync-score"))
+    stage.look(VIDEO)
     stage.screen(f"compare_{palette}", stage.page.locator(".latentsync-compare"))
     dialog = dialog_of(stage, VIDEO)
     for place in ("h2", "p", "button", "input[type=number]"):
         assert dialog.locator(place).first.evaluate(CONTRAST) >= 4.5, place
     stage.screen(f"pick_{palette}")
     stage.page.keyboard.press("Escape")
+    stage.look()
     stage.screen(f"graph_{palette}")
 
 
 def test_the_help_page_opens_with_its_picture(stage: Stage) -> None:
+    stage.look(FINDER)
     stage.page.evaluate("id => app.canvas.selectNode(app.graph.getNodeById(id))", FINDER)
     stage.page.get_by_test_id("info-button").click()
     page = stage.page.locator(".node-help-content")
@@ -220,4 +292,6 @@ def test_it_speaks_chinese(stage: Stage) -> None:
 
 
 def test_nothing_of_ours_complained(stage: Stage) -> None:
-    assert not [line for line in stage.said if PACK in line or "latentsync" in line.lower()]
+    """Help in the user's language is asked for first, and the general one shown; that is no fault."""
+    ours = [line for line in stage.said if PACK in line or "latentsync" in line.lower()]
+    assert not [line for line in ours if not re.search(r"404 .*/docs/\w+/\w+\.md", line)]

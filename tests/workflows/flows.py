@@ -208,11 +208,16 @@ def long_video() -> Sheet:
 def two_people() -> Sheet:
     g = Flow()
     video, clip = g.clip("two_people.mp4", "Video with two faces")
-    first, second = g.speech("voice_a.flac", "Voice of the left face"), g.speech("voice_b.flac", "Voice of the right face")
+    first, second = (
+        g.speech("voice_a.flac", "Voice of the left face"),
+        g.speech("voice_b.flac", "Voice of the right face"),
+    )
     loader = g.loader()
     # a sound minus itself is silence of its length: each one waits while the other speaks
-    quiet = [g.add("AudioMerge", f"Silence as long as the {side} voice", audio1=voice, audio2=voice, merge_method="subtract")
-             for side, voice in (("right", second), ("left", first))]  # fmt: skip
+    quiet = [
+        g.add("AudioMerge", f"Silence as long as the {side}", audio1=voice, audio2=voice, merge_method="subtract")
+        for side, voice in (("right voice", second), ("left voice", first))
+    ]
     left = g.add("AudioConcat", "Left speaks, then is silent", audio1=first, audio2=quiet[0], direction="after")
     right = g.add("AudioConcat", "Right is silent, then speaks", audio1=quiet[1], audio2=second, direction="after")
     both = g.add("AudioConcat", "What is heard", audio1=first, audio2=second, direction="after")

@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -25,19 +26,25 @@ def put_inputs(server: ComfyServer, folder: Path, media: Path | None) -> None:
     media: where real clips lie; without it they are made of scikit-image's portrait.
     """
     face, two = folder / "face.mp4", folder / "two_people.mp4"
+    speaker(face, CLIP, media)
     if media is None:
-        portrait(face, CLIP)
         two_portraits(two, CLIP)
     else:
-        cut(media / "clips" / "hdtf_wda_katiehill.mp4", face, CLIP, start=25)
         cut(media / "edge" / "two_faces_left_speaks.mp4", two, CLIP, start=25)
     picture = cv2.cvtColor(pan(1, 320, 280)[0], cv2.COLOR_RGB2BGR)
     cv2.imwrite(str(folder / "face.png"), picture)
-    cut_sound(folder / "speech.flac", 0.5, SPEECH / FPS)
-    cut_sound(folder / "voice_a.flac", 0.5, SPEECH / 2 / FPS)
-    cut_sound(folder / "voice_b.flac", 1.5, SPEECH / 2 / FPS)
+    cut_sound(folder / "speech.flac", 0.5, Fraction(SPEECH) / FPS)
+    cut_sound(folder / "voice_a.flac", 0.5, Fraction(SPEECH, 2) / FPS)
+    cut_sound(folder / "voice_b.flac", 1.5, Fraction(SPEECH, 2) / FPS)
     for path in folder.iterdir():
         server.put(path)
+
+
+def speaker(target: Path, frames: int, media: Path | None) -> Path:
+    """A real speaker with her own sound, or the portrait under the sample voice."""
+    if media is None:
+        return portrait(target, frames)
+    return cut(media / "clips" / "hdtf_wda_katiehill.mp4", target, frames, start=25)
 
 
 def two_portraits(target: Path, frames: int, width: int = 320, height: int = 280) -> Path:
@@ -55,7 +62,8 @@ def cut_sound(target: Path, start: float, duration: Fraction) -> Path:
         samples = np.concatenate([frame.to_ndarray() for frame in source.decode(audio=0)], 1)
         form = source.streams.audio[0].format.name
     first = round(start * rate)
-    frame = av.AudioFrame.from_ndarray(samples[:1, first : first + round(duration * rate)].copy(), form, "mono")
+    piece: Any = samples[:1, first : first + round(duration * rate)].copy()
+    frame = av.AudioFrame.from_ndarray(piece, form, "mono")
     frame.sample_rate = rate
     with av.open(str(target), "w") as out:
         stream = out.add_stream("flac", rate=rate, layout="mono", format="s16")

@@ -5,7 +5,7 @@ import pytest
 
 from latentsync.settings import Settings
 
-from ..nodes.graphs import Graph, Node
+from ..nodes.graphs import Node
 from .api import api, pictures, psnr, the
 
 
@@ -74,7 +74,6 @@ def sampled(comfy, files):
 @pytest.mark.parametrize("name", ["simple", "custom"])
 def test_stock_samplers_are_near_ours(sampled, name):
     near = psnr(sampled[name], sampled["ours"])
-    print(f"{name}: {near:.1f} dB")
     assert near >= 30
     assert near > psnr(sampled["other"], sampled["ours"]) + 3  # it is not that all mouths are alike
 
@@ -90,9 +89,7 @@ def test_stock_nodes_between_ours(comfy, files):
     heard = v.node("AudioEncoderEncode", audio_encoder=v.loader[2], audio=v.fitted[1])
     asked = v.node("LatentSyncCondition", **v.graph.prompt[v.asked.id]["inputs"] | {"audio": heard})
     sampling = v.graph.prompt[v.ours.id]["inputs"]
-    latent = v.node(
-        "LatentSyncSampler", **sampling | {"positive": asked, "negative": asked[1], "latent": asked[2]}
-    )
+    latent = v.node("LatentSyncSampler", **sampling | {"positive": asked, "negative": asked[1], "latent": asked[2]})
     crops = v.decode(v.ours)
     larger = v.node("ImageScaleBy", image=crops, upscale_method="bicubic", scale_by=2.0)
     kept = {"ours": v.keep(crops), "stock": v.keep(v.decode(latent)), "larger": v.keep(larger)}

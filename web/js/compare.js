@@ -3,7 +3,8 @@ import { api } from "../../../scripts/api.js";
 import { keepKeys, make } from "./dom.js";
 import { say } from "./words.js";
 
-const STEP = 0.06; // seconds that the two may differ before one is set right
+const STILL = 0.02; // seconds that the two may differ while they stand …
+const MOVING = 0.3; // … and while they run: less is caught up with by running faster or slower
 const PICTURE = /\.(png|jpe?g|webp|bmp|gif|tiff?)$/i;
 
 /** The address of a file that a node shows. */
@@ -117,7 +118,9 @@ function align(after, before, fit) {
   const runs = forward && !after.paused && time < before.duration;
   if (runs && before.paused) before.play().catch(() => {});
   if (!runs && !before.paused) before.pause();
-  if (!before.seeking && Math.abs(before.currentTime - time) > STEP) before.currentTime = time;
+  const late = time - before.currentTime;
+  before.playbackRate = runs ? Math.min(1.5, Math.max(0.5, 1 + 2 * late)) : 1;
+  if (!before.seeking && Math.abs(late) > (runs ? MOVING : STILL)) before.currentTime = time;
 }
 
 /** Where in the source a moment of the result lies, and whether it runs forward there. */

@@ -23,7 +23,7 @@ class OddAudio:
 
 
 class OddImage:
-    """Black pictures with a NaN in the last one."""
+    """The pictures with a NaN in the last one."""
 
     RETURN_TYPES, FUNCTION, CATEGORY = ("IMAGE",), "make", "odd"
 
@@ -38,7 +38,7 @@ class OddImage:
 
 
 class OddModel:
-    """Stable Diffusion's MODEL and VAE without their networks, and its CONDITIONING."""
+    """Stable Diffusion's MODEL without its network, and CONDITIONING as its text encoder gives it."""
 
     RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL", "CONDITIONING"), "make", "odd"
 
@@ -63,11 +63,12 @@ class OddHearing:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"layers": ("INT", {"default": 25}), "width": ("INT", {"default": 1024, "max": 4096})}}
+        return {"required": dict.fromkeys(("layers", "width", "samples"), ("INT", {"default": 1, "max": 10**6}))}
 
-    def make(self, layers: int, width: int) -> tuple[Any, Any]:
-        every = [torch.zeros(1, 100, width) for _ in range(layers)]
-        heard = {"encoded_audio": every[-1], "encoded_audio_all_layers": every, "audio_samples": 32000}
+    def make(self, layers: int, width: int, samples: int) -> tuple[Any, Any]:
+        """samples: of sound at 16 kHz."""
+        every = [torch.zeros(1, 1 + samples // 320, width) for _ in range(layers)]
+        heard = {"encoded_audio": every[:1], "encoded_audio_all_layers": every, "audio_samples": samples}
 
         class Encoder:
             def encode_audio(self, audio: torch.Tensor, sample_rate: int) -> Any:
@@ -102,6 +103,4 @@ class OddTrack:
         return ([{"x": 1, "y": 2}],)
 
 
-NODE_CLASS_MAPPINGS = {
-    kind.__name__: kind for kind in (OddAudio, OddImage, OddModel, OddHearing, OddVideo, OddTrack)
-}
+NODE_CLASS_MAPPINGS = {kind.__name__: kind for kind in (OddAudio, OddImage, OddModel, OddHearing, OddVideo, OddTrack)}

@@ -1,0 +1,180 @@
+"""How often a SyncNet is right: on pairs of picture and sound of prepared clips, half of them shifted."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..audio import load_audio
+from ..errors import UserError
+from ..models.syncnet import ChungSyncNet, StableSyncNet
+from ..video import VideoReader, probe
+from .clips import videos
+from .lse import FPS, StableJudge, Vae
+
+THRESHOLD = 0.5
+PAIRS = 8
+"""Pairs of a clip, half of them in sync."""
+
+OnClip = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """pairs: how many, half of them in sync. at_half: share judged rightly at THRESHOLD. threshold: the best one on the
+    clips set aside for choosing it; at_threshold: the share judged rightly with it on the others (nan where there is
+    one clip only). auc: the share of (in sync, shifted) couples of which the first is the likelier. likelihood: mean of
+    pairs in sync, of shifted ones. likelihoods, in_sync, clips (N,): every pair. left_out: clip -> why.
+    """
+
+    pairs: int
+    at_half: float
+    threshold: float
+    at_threshold: float
+    auc: float
+    likelihood: tuple[float, float]
+    likelihoods: np.ndarray
+    in_sync: np.ndarray
+    clips: np.ndarray
+    left_out: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        facts = {
+            "accuracy_at_0.5": self.at_half,
+            "threshold": self.threshold,
+            "accuracy_at_threshold": self.at_threshold,
+            "auc": self.auc,
+            "likelihood_in_sync": self.likelihood[0],
+            "likelihood_shifted": self.likelihood[1],
+        }
+        plain = {k: round(v, 4) if np.isfinite(v) else None for k, v in facts.items()}
+        return {"pairs": self.pairs, "clips": len(set(self.clips.tolist()))} | plain | {"left_out": self.left_out}
+
+
+def syncnet_accuracy(
+    net: StableSyncNet | ChungSyncNet,
+    paths: Sequence[Path],
+    *,
+    seed: int = 1247,
+    pairs: int = PAIRS,
+    held_out: float = 1.0,
+    least: int = 1,
+    vae: Vae | None = None,
+    on_clip: OnClip | None = None,
+) -> Accuracy:
+    """On aligned clips of 25 frames a second. Deterministic: the same seed and clips give the same pairs.
+
+    pairs: of each clip. held_out: only the last share of every clip is asked about, the sound included. least: frames
+    by which shifted pairs are shifted at least; where to is drawn among all places of the same clip. UserError: Chung's
+    SyncNet (it has no likelihood), no clip that is long enough.
+    """
+    if isinstance(net, ChungSyncNet):
+        raise UserError(
+            "Accuracy at a threshold is asked of a StableSyncNet; Chung's gives distances: use `eval sync`."
+        )
+    found, left_out = [], {}
+    for n, path in enumerate(paths):
+        random = np.random.default_rng((seed, n))
+        try:
+            found.append(_pairs(net, path, random, pairs, held_out, least, vae))
+        except UserError as error:
+            left_out[path.stem] = str(error)
+        if on_clip:
+            on_clip(n + 1, len(paths))
+    if not found:
+        raise UserError(f"None of the {len(paths)} clips can be asked about: {next(iter(left_out.values()))}")
+    return _judged(found, left_out)
+
+
+@torch.no_grad()
+def _pairs(
+    net: StableSyncNet, path: Path, random: np.random.Generator, pairs: int, share: float, least: int, vae: Vae | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) likelihoods, (N,) bool in sync."""
+    info = probe(path)
+    if not info.has_audio or info.fps != FPS:
+        raise UserError(f"{path} is no prepared clip: 25 frames a second with sound are needed.")
+    judge = StableJudge(net, load_audio(path, info.start).waveform, vae)
+    first = info.frames - int(info.frames * share)
+    stop = min(info.frames - judge.window + 1, judge.sounds)
+    if stop - first <= least:
+        raise UserError(f"{path} has {max(0, stop - first)} windows to draw from; at least {least + 1} are needed.")
+    seen = random.integers(first, stop, pairs)
+    heard = np.array([i if n % 2 == 0 else _elsewhere(random, first, stop, i, least) for n, i in enumerate(seen)])
+    likely = []
+    with VideoReader(info) as reader:
+        for a, b in zip(seen.tolist(), heard.tolist(), strict=True):
+            frames = torch.stack([judge.frame(f) for f in reader.read(range(a, a + judge.window))])
+            likely.append(1 - float(judge.distance(judge.see(frames), judge.hear(b, b + 1))))
+    return np.array(likely), seen == heard
+
+
+def _elsewhere(random: np.random.Generator, first: int, stop: int, here: int, least: int) -> int:
+    """Another place, `least` frames away or more; the farther end where there is none so far."""
+    places = [i for i in range(first, stop) if abs(i - here) >= least]
+    return int(random.choice(places)) if places else max((first, stop - 1), key=lambda i: abs(i - here))
+
+
+def _judged(found: Sequence[tuple[np.ndarray, np.ndarray]], left_out: dict[str, str]) -> Accuracy:
+    likely, truth = (np.concatenate([pair[i] for pair in found]) for i in (0, 1))
+    clips = np.concatenate([np.full(len(pair[0]), n) for n, pair in enumerate(found)])
+    choosing = clips % 2 == 1  # every second clip chooses the threshold, the others are judged by it
+    threshold, at_threshold = float("nan"), float("nan")
+    if choosing.any():
+        threshold = best_threshold(likely[choosing], truth[choosing])
+        at_threshold = float(((likely >= threshold) == truth)[~choosing].mean())
+    above = likely[truth][:, None] - likely[~truth]
+    return Accuracy(
+        pairs=len(likely),
+        at_half=float(((likely >= THRESHOLD) == truth).mean()),
+        threshold=threshold,
+        at_threshold=at_threshold,
+        auc=float(((above > 0) + 0.5 * (above == 0)).mean()),
+        likelihood=(float(likely[truth].mean()), float(likely[~truth].mean())),
+        likelihoods=likely,
+        in_sync=truth,
+        clips=clips,
+        left_out=left_out,
+    )
+
+
+def best_threshold(likely: np.ndarray, truth: np.ndarray) -> float:
+    """What parts the two best; of equally good ones the middle."""
+    ordered = np.unique(likely)
+    middles = np.concatenate(([ordered[0] - 1e-3], (ordered[1:] + ordered[:-1]) / 2, [ordered[-1] + 1e-3]))
+    right = ((likely >= middles[:, None]) == truth).mean(1)
+    return float(np.median(middles[right == right.max()]))
+
+
+def prepared_clips(place: str | Path) -> list[Path]:
+    """Of a prepared folder (manifest.jsonl), a file list (one path a line), or any folder of aligned clips."""
+    place = Path(place)
+    if place.is_file():
+        lines = [line.strip() for line in place.read_text(encoding="utf-8").splitlines()]
+        paths = [place.parent / line for line in lines if line and not line.startswith("#")]
+        missing = [path for path in paths if not path.is_file()]
+        if missing or not paths:
+            raise UserError(
+                f"{place} lists {len(paths)} clips, {len(missing)} of which are not there; check its paths."
+            )
+        return paths
+    manifest = place / "manifest.jsonl"
+    return list(_kept(manifest)) if manifest.is_file() else list(videos(place).values())
+
+
+def _kept(manifest: Path) -> Iterator[Path]:
+    import json
+
+    try:
+        records = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line.strip()]
+        kept = [manifest.parent / record["path"] for record in records if record["status"] == "kept"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{manifest} is no manifest of `latentsync prepare` ({error}); prepare the clips again."
+        ) from error
+    if not kept:
+        raise UserError(f"{manifest} keeps no clip; see its reasons.")
+    yield from kept

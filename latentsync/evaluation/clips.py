@@ -1,0 +1,162 @@
+"""A clip from a file as the measures want it: one face followed, at any frame rate, with its sound."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from ..audio import load_audio
+from ..errors import UserError
+from ..face.clip import FaceClip
+from ..face.detect import FaceFinder
+from ..face.track import FaceTrack, choose, find_tracks
+from ..models.syncnet import ChungSyncNet, SyncNet
+from ..settings import Settings
+from ..video import VideoInfo, VideoReader, is_image, probe
+from .lse import FPS, OnStep, StableJudge, SyncScore, Vae, chung_crops, sync_offset
+
+VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m4v")
+
+
+@dataclass(frozen=True, eq=False)
+class Followed:
+    """One face of a file. shown: the file's frame at each of this clip's frames, ascending; fps: their rate."""
+
+    info: VideoInfo
+    track: FaceTrack
+    shown: Sequence[int]
+    fps: Fraction
+
+    @property
+    def path(self) -> Path:
+        return self.info.path
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """(H, W, 3) uint8 RGB, one after the other."""
+        with VideoReader(self.info) as reader:
+            yield from reader.read(self.shown)
+
+    def crops(self, side: int) -> Iterator[np.ndarray]:
+        """The aligned face; where there is none, the place where it was last."""
+        return FaceClip.whole(self.track, side).crops(self.frames())
+
+    def at(self, fps: Fraction) -> "Followed":
+        """The same at another rate: every frame is the latest at or before its time."""
+        if fps == self.fps:
+            return self
+        count = max(1, int(len(self.shown) * fps / self.fps))
+        picked = np.array([int(i * self.fps / fps) for i in range(count)])
+        return replace(self, track=_picked(self.track, picked), shown=[self.shown[i] for i in picked], fps=fps)
+
+    def speech(self, audio: Path | None = None) -> Tensor:
+        """(T,) at 16 kHz from the first frame on; audio: another sound, which begins with it."""
+        if audio is not None:
+            return load_audio(audio).waveform
+        if not self.info.has_audio:
+            raise UserError(f"{self.path} has no sound; give the speech by --audio.")
+        return load_audio(self.path, self.info.start).waveform
+
+
+def follow(
+    path: str | Path, finder: FaceFinder, *, face: str = Settings.face, on_step: OnStep | None = None
+) -> Followed:
+    """One pass over a video file. UserError: no video, no face."""
+    if is_image(path):
+        raise UserError(f"{path} is a still picture; give a video.")
+    info = probe(path)
+
+    def step(done: int) -> None:
+        if on_step:
+            on_step(done, info.frames)
+
+    with VideoReader(info) as reader:
+        tracks = find_tracks(reader.read(range(info.frames)), finder, on_step=step)
+    return Followed(info, choose(tracks, face), range(info.frames), info.fps)
+
+
+def _picked(track: FaceTrack, picked: np.ndarray) -> FaceTrack:
+    def moved(frame: int) -> int:
+        return int(np.searchsorted(picked, frame))
+
+    segments = tuple((moved(a), moved(b)) for a, b in track.segments)
+    return replace(
+        track,
+        points=track.points[picked],
+        landmarks=track.landmarks[picked],
+        present=track.present[picked],
+        segments=tuple((a, b) for a, b in segments if a < b),
+        cuts=tuple(sorted({moved(c) for c in track.cuts} - {len(picked)})),
+    )
+
+
+def sync_clip(
+    net: SyncNet,
+    clip: Followed,
+    speech: Tensor,
+    *,
+    vae: Vae | None = None,
+    batch: int = 16,
+    on_step: OnStep | None = None,
+) -> SyncScore:
+    """A SyncNet's verdict on a followed face, at 25 frames a second."""
+    clip = clip.at(FPS)
+    if isinstance(net, ChungSyncNet):
+        faces = chung_crops(clip.frames(), clip.track)
+    else:
+        faces = clip.crops(StableJudge(net, speech, vae).side)
+    counted = _Counted(faces, len(clip.shown))
+    return sync_offset(net, counted, speech, segments=clip.track.segments, vae=vae, batch=batch, on_step=on_step)
+
+
+def sync_aligned(
+    net: SyncNet, path: str | Path, *, vae: Vae | None = None, batch: int = 16, on_step: OnStep | None = None
+) -> SyncScore:
+    """The same for a prepared clip, whose frames are aligned crops already."""
+    if isinstance(net, ChungSyncNet):
+        raise UserError(
+            f"{path} is an aligned crop, too narrow for the SyncNet of Chung and Zisserman; give the clip it is from."
+        )
+    info = probe(path)
+    if not info.has_audio:
+        raise UserError(f"{path} has no sound; prepare it again with its sound.")
+    speech = load_audio(path, info.start).waveform
+    count = max(1, int(info.frames * FPS / info.fps))
+    with VideoReader(info) as reader:
+        faces = _Counted(reader.read(int(i * info.fps / FPS) for i in range(count)), count)
+        return sync_offset(net, faces, speech, vae=vae, batch=batch, on_step=on_step)
+
+
+class _Counted:
+    """An iterator whose length is known beforehand."""
+
+    def __init__(self, items: Iterator[np.ndarray], count: int) -> None:
+        self.items, self.count = items, count
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return self.items
+
+    def __length_hint__(self) -> int:
+        return self.count
+
+
+def videos(folder: str | Path) -> dict[str, Path]:
+    """The videos of a folder and of those in it, by their path in it without ending; UserError where there are none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}; give one with videos.")
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEOS and not p.name.startswith("."))
+    if not found:
+        raise UserError(f"{folder} holds no videos ({', '.join(VIDEOS)}); give a folder that does.")
+    return {p.relative_to(folder).with_suffix("").as_posix(): p for p in found}
+
+
+def each(names: Sequence[str], work: Callable[[str], None], on_error: Callable[[str, str], None]) -> None:
+    """Work through names; what cannot be used is told and left out."""
+    for name in names:
+        try:
+            work(name)
+        except UserError as error:
+            on_error(name, str(error))

@@ -1,0 +1,66 @@
+"""Is it still the same person? By the user's face-recognition network, or, cruder and called so, by thumbnails."""
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from ..errors import UserError
+from ..face.align import resample
+from .quality import Network, pixels
+
+SIDE = 112
+FIVE = np.array([(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)])
+"""Where face-recognition networks (ArcFace, Deng et al. 2019) want eyes, nose tip and corners of the mouth."""
+LEFT_EYE, RIGHT_EYE, TIP, LEFT_CORNER, RIGHT_CORNER = slice(36, 42), slice(42, 48), 30, 48, 54
+THUMB = 16
+
+
+def face_112(frame: np.ndarray, points68: np.ndarray) -> np.ndarray:
+    """(112, 112, 3) uint8 RGB: eyes, nose and mouth by the least squares similarity at FIVE."""
+    five = np.stack(
+        (
+            points68[LEFT_EYE].mean(0),
+            points68[RIGHT_EYE].mean(0),
+            *(points68[i] for i in (TIP, LEFT_CORNER, RIGHT_CORNER)),
+        )
+    )
+    return resample(frame, _similarity(five, FIVE), SIDE)
+
+
+def _similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(2, 3): points as complex numbers make it a straight line, w = a · z + b."""
+    z, w = source[:, 0] + 1j * source[:, 1], target[:, 0] + 1j * target[:, 1]
+    centred = z - z.mean()
+    a = np.vdot(centred, w - w.mean()) / np.vdot(centred, centred)
+    b = w.mean() - a * z.mean()
+    return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
+
+
+class Identity:
+    """A TorchScript network: (N, 3, 112, 112) RGB in [-1, 1] to (N, D)."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+
+    def vectors(self, faces: list[np.ndarray]) -> Tensor:
+        """Faces of face_112() to unit vectors (N, D)."""
+        out = self.network(pixels(faces) / 127.5 - 1)
+        if out.ndim != 2 or len(out) != len(faces):
+            raise UserError(f"{self.network.path} gave {tuple(out.shape)}; one vector for each face is needed.")
+        return out / out.norm(dim=1, keepdim=True).clamp(min=1e-12)
+
+    def similarity(self, made: np.ndarray, true: np.ndarray) -> float:
+        """Cosine of two faces of face_112(): -1 … 1."""
+        a, b = self.vectors([made, true])
+        return float(a @ b)
+
+
+def thumbnail_likeness(made: np.ndarray, true: np.ndarray) -> float:
+    """Correlation of two aligned crops as colour thumbnails of 16 × 16, each channel freed of its mean: -1 … 1.
+
+    It tells a swapped face from a kept one, not one person from a look-alike.
+    """
+    looks = [cv2.resize(p, (THUMB, THUMB), interpolation=cv2.INTER_AREA).astype(np.float32) for p in (made, true)]
+    a, b = ((look - look.mean((0, 1))).ravel() for look in looks)
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / norms if norms > 1e-6 else 1.0

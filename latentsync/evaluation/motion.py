@@ -1,0 +1,64 @@
+"""Does the mouth do what the true one does? Landmarks of two clips of the same frames, one made and one true."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..face.align import align_matrices
+from ..face.detect import mouth_opening, three_points
+from ..face.track import FaceTrack
+
+LIPS = slice(48, 68)
+UNIT = 256
+"""Any side will do: distances are divided by the face's height in the same upright crop."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How the made mouth moves against the true one, over the frames in which both were found.
+
+    opening_correlation: Pearson's, of both openings; None where one never moves. opening_error: mean distance of the
+    openings, in shares of the face's height. lip_distance: LMD, mean distance of the 20 points of the lips with both
+    heads held upright, as a share of the face's height. per_frame (F,): the same of each frame, NaN where not known.
+    openings (2, F): made, true. frames: how many were compared.
+    """
+
+    opening_correlation: float | None
+    opening_error: float
+    lip_distance: float
+    per_frame: np.ndarray
+    openings: np.ndarray
+    frames: int
+
+
+def compare_motion(made: FaceTrack, true: FaceTrack) -> Motion | None:
+    """None where the two faces are never seen together. The longer track's end does not count."""
+    frames = min(made.frames, true.frames)
+    both = made.present[:frames] & true.present[:frames]
+    if not both.any():
+        return None
+    openings = np.stack([np.where(both, mouth_opening(t.landmarks[:frames]), np.nan) for t in (made, true)])
+    upright_made, upright_true = (upright(t.landmarks[:frames]) for t in (made, true))
+    height = np.ptp(upright_true[..., 1], axis=1)
+    apart = np.linalg.norm(upright_made[:, LIPS] - upright_true[:, LIPS], axis=-1).mean(1) / height
+    return Motion(
+        opening_correlation=correlation(openings[0, both], openings[1, both]),
+        opening_error=float(np.abs(openings[0] - openings[1])[both].mean()),
+        lip_distance=float(apart[both].mean()),
+        per_frame=np.where(both, apart, np.nan),
+        openings=openings,
+        frames=int(both.sum()),
+    )
+
+
+def upright(points68: np.ndarray) -> np.ndarray:
+    """(F, 68, 2) brought to the upright face by each frame's own brows and nose: the head's motion is gone."""
+    matrices = align_matrices(three_points(points68), UNIT)
+    return np.einsum("fij,fkj->fki", matrices[..., :2], points68) + matrices[:, None, :, 2]
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Pearson's; None where one never moves."""
+    if len(a) < 3 or np.ptp(a) < 1e-9 or np.ptp(b) < 1e-9:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])

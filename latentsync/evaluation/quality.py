@@ -1,0 +1,252 @@
+"""Pictures against pictures, and a clip against itself: likeness, sharpness, flicker, and Fréchet distances.
+
+Pictures are (H, W, 3) uint8 RGB, masks (H, W) bool; every mean over a mask is over its pixels only.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..face.align import mouth_mask
+from ..face.detect import CHIN, NASION
+
+MOST_DB = 100.0
+"""What PSNR gives for equal pictures, so that means stay finite."""
+SIGMA, C1, C2 = 1.5, (0.01 * 255) ** 2, (0.03 * 255) ** 2
+GRADIENT_C = 170.0
+LIPS = slice(48, 60)
+"""Outer lips among the 68 points."""
+LPIPS_FILES = {"alex": "alexnet-", "vgg": "vgg16-", "squeeze": "squeezenet1_1-"}
+"""What torchvision calls the weights."""
+
+
+def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Peak signal to noise ratio in dB, 10 · log10(255² / mean squared difference); MOST_DB at most."""
+    error = (a.astype(np.float32) - b.astype(np.float32)) ** 2
+    mean = float(error.mean() if mask is None else error[mask].mean())
+    return min(MOST_DB, 10 * float(np.log10(255**2 / max(mean, 1e-12))))
+
+
+def ssim(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Structural similarity (Wang et al. 2004: Gaussian window of sigma 1.5, K 0.01 and 0.03), mean of the channels.
+
+    -1 … 1. Without a mask, the outer five pixels do not count, where the window hangs over.
+    """
+    table = ssim_map(a, b)
+    return float((table[5:-5, 5:-5] if mask is None else table[mask]).mean())
+
+
+def ssim_map(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(H, W, 3): the likeness around each pixel."""
+    x, y = a.astype(np.float32), b.astype(np.float32)
+    mx, my = _blur(x), _blur(y)
+    vx, vy, cov = _blur(x * x) - mx * mx, _blur(y * y) - my * my, _blur(x * y) - mx * my
+    return (2 * mx * my + C1) * (2 * cov + C2) / ((mx * mx + my * my + C1) * (vx + vy + C2))
+
+
+def _blur(x: np.ndarray) -> np.ndarray:
+    return cv2.GaussianBlur(x, (11, 11), SIGMA, borderType=cv2.BORDER_REFLECT)
+
+
+def gradient_similarity(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Whether edges lie where they should: mean of (2gh + c) / (g² + h² + c) over the sizes g, h of both grey pictures'
+    gradients (Xue et al. 2014, Prewitt, c = 170). 0 … 1, 1 where equal."""
+    g, h = _gradient(a), _gradient(b)
+    table = (2 * g * h + GRADIENT_C) / (g * g + h * h + GRADIENT_C)
+    return float((table if mask is None else table[mask]).mean())
+
+
+def _gradient(picture: np.ndarray) -> np.ndarray:
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    edge = np.outer((1, 1, 1), (1, 0, -1)).astype(np.float32) / 3
+    return np.hypot(cv2.filter2D(grey, -1, edge), cv2.filter2D(grey, -1, edge.T))
+
+
+def sharpness(picture: np.ndarray, mask: np.ndarray) -> float:
+    """Variance of the Laplacian of the grey levels within the mask: falls with blur, rises with noise."""
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    return float(cv2.Laplacian(grey, cv2.CV_32F)[mask].var())
+
+
+def flicker(before: np.ndarray, now: np.ndarray, after: np.ndarray, mask: np.ndarray) -> float:
+    """Half the mean of |before - 2 · now + after| within the mask, in grey levels.
+
+    A still picture has none, nor has one that steadily brightens or darkens; what alternates from frame to frame by d
+    has d.
+    """
+    a, b, c = (cv2.cvtColor(p, cv2.COLOR_RGB2GRAY).astype(np.float32) for p in (before, now, after))
+    return float(np.abs(a - 2 * b + c)[mask].mean() / 2)
+
+
+def mouth_region(side: int) -> np.ndarray:
+    """(side, side) bool: what LatentSync repaints of an aligned crop."""
+    return mouth_mask(side) < 0.5
+
+
+def lips_region(points68: np.ndarray, side: int) -> np.ndarray:
+    """(side, side) bool: the outer lips and a margin of a twentieth of the face. points68: in pixels of the crop."""
+    mask = np.zeros((side, side), np.uint8)
+    cv2.fillConvexPoly(mask, cv2.convexHull(np.round(points68[LIPS]).astype(np.int32)), 1)
+    margin = max(1, round(0.05 * float(np.linalg.norm(points68[NASION] - points68[CHIN]))))
+    return cv2.dilate(mask, np.ones((2 * margin + 1,) * 2, np.uint8)).astype(bool)
+
+
+@dataclass
+class Moments:
+    """Mean and covariance of feature vectors that pass by once; what is held does not grow with their number."""
+
+    count: int = 0
+    mean: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    scatter: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+
+    def add(self, features: np.ndarray) -> None:
+        """(n, D). Chan et al. 1979: sums of squares around each part's own mean are joined."""
+        features = np.asarray(features, np.float64)
+        if not self.count:
+            width = features.shape[1]
+            self.mean, self.scatter = np.zeros(width), np.zeros((width, width))
+        n, mean = len(features), features.mean(0)
+        centred, apart = features - mean, mean - self.mean
+        total = self.count + n
+        self.scatter += centred.T @ centred + np.outer(apart, apart) * (self.count * n / total)
+        self.mean = self.mean + apart * (n / total)
+        self.count = total
+
+    @property
+    def covariance(self) -> np.ndarray:
+        return self.scatter / max(1, self.count - 1)
+
+
+def frechet(a: Moments, b: Moments) -> float:
+    """Fréchet distance of two Gaussians, |m - n|² + tr(A + B - 2 · (A · B)^½) (Dowson and Landau 1982; Heusel et al.
+    2017 on Inception features is the FID, Unterthiner et al. 2018 on I3D features the FVD)."""
+    if min(a.count, b.count) < 2:
+        raise UserError(
+            f"A Fréchet distance was asked of {a.count} and {b.count} samples; each side needs two or more."
+        )
+    root = _root(a.covariance)
+    # eigenvalues of A·B are those of A^½·B·A^½, which is symmetric: no complex rest to throw away
+    cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ b.covariance @ root), 0, None)).sum()
+    means = float(((a.mean - b.mean) ** 2).sum())
+    return max(0.0, means + float(np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross))
+
+
+def _root(matrix: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+
+
+class Network:
+    """A TorchScript file that the user trusts: the program in it is run.
+
+    Its forward is told `return_features`, `rescale` and `resize` where it has such arguments, as the public Inception
+    and I3D files do.
+    """
+
+    EXTRAS = ("return_features", "rescale", "resize")
+
+    def __init__(self, path: str | Path, device: str = "cpu") -> None:
+        self.path, self.device = Path(path), device
+        if not self.path.is_file():
+            raise UserError(f"There is no file {path}; give a TorchScript network (torch.jit.save).")
+        try:
+            self.module: Any = torch.jit.load(str(path), map_location=device).eval()
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"{path} is no TorchScript network; export one by torch.jit.save.") from error
+        known = {argument.name for argument in self.module.forward.schema.arguments}
+        self.extras = {name: True for name in self.EXTRAS if name in known}
+
+    @torch.no_grad()
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        try:
+            out = self.module(*(x.to(self.device) for x in inputs), **self.extras)
+        except RuntimeError as error:
+            shape = " and ".join("×".join(map(str, x.shape)) for x in inputs)
+            last = str(error).strip().splitlines()[-1]
+            raise UserError(f"{self.path} cannot take pictures of {shape} ({last}); see docs/evaluation.md.") from error
+        return out.float().cpu()
+
+
+def pixels(pictures: Iterable[np.ndarray]) -> Tensor:
+    """(N, 3, H, W) float32 in 0 … 255."""
+    return torch.from_numpy(np.stack(list(pictures))).permute(0, 3, 1, 2).float()
+
+
+class Frechet:
+    """Features of two sets of pictures, or of windows of them, as they pass by. span: frames of a window, 1 for FID."""
+
+    def __init__(self, network: Network, span: int = 1, batch: int = 8) -> None:
+        self.network, self.span, self.room = network, span, batch * span
+        self.sides = (Moments(), Moments())
+        self._held: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+
+    def add(self, made: np.ndarray, true: np.ndarray) -> None:
+        for side, picture in enumerate((made, true)):
+            self._held[side].append(picture)
+            if len(self._held[side]) == self.room:
+                self._measure(side)
+
+    def finish(self) -> None:
+        """At a clip's end: windows never span two clips."""
+        for side in (0, 1):
+            self._measure(side)
+
+    def _measure(self, side: int) -> None:
+        held = self._held[side]
+        whole = len(held) // self.span * self.span
+        if whole:
+            x = pixels(held[:whole])
+            if self.span > 1:
+                x = x.unflatten(0, (-1, self.span)).transpose(1, 2)
+            features = self.network(x)
+            if features.ndim < 2 or len(features) != whole // self.span:
+                raise UserError(f"{self.network.path} gave {tuple(features.shape)}; features (N, D) are needed.")
+            self.sides[side].add(features.flatten(1).numpy())
+        held.clear()
+
+    @property
+    def samples(self) -> int:
+        return min(side.count for side in self.sides)
+
+    def distance(self) -> float:
+        return frechet(*self.sides)
+
+
+class Lpips:
+    """LPIPS (Zhang et al. 2018): "alex", "vgg" or "squeeze" by torchmetrics, or a TorchScript file that takes two
+    (N, 3, H, W) in [-1, 1] and gives N distances. 0 … about 1, 0 where equal."""
+
+    def __init__(self, name_or_path: str, device: str = "cpu") -> None:
+        self.device = device
+        known = name_or_path in LPIPS_FILES
+        self._net: Any = _torchmetrics_lpips(name_or_path, device) if known else Network(name_or_path, device)
+
+    @torch.no_grad()
+    def __call__(self, a: np.ndarray, b: np.ndarray) -> float:
+        x, y = (pixels([p]) / 127.5 - 1 for p in (a, b))
+        return float(self._net(x.to(self.device), y.to(self.device)).mean())
+
+
+def _torchmetrics_lpips(name: str, device: str) -> Any:
+    """Only with weights that are here: nothing is fetched behind the user's back."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    if not list(folder.glob(LPIPS_FILES[name] + "*.pth")):
+        raise UserError(
+            f"LPIPS {name} needs torchvision's {LPIPS_FILES[name]}*.pth in {folder}, which is not there; fetch it, or"
+            " give a TorchScript file by --lpips, or leave --lpips out."
+        )
+    try:
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+    except ImportError as error:
+        raise UserError('LPIPS needs torchmetrics; install it by pip install "latentsync[eval]".') from error
+    try:
+        return LearnedPerceptualImagePatchSimilarity(net_type=name).to(device).eval()  # type: ignore[arg-type]
+    except (ImportError, ModuleNotFoundError) as error:
+        raise UserError(f"LPIPS by torchmetrics needs torchvision ({error}); install it beside torch.") from error
