@@ -13,6 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__, options
+from .cli_batch import batch
+from .cli_prepare import filelist, prepare
 from .cli_queue import queue
 from .errors import UserError
 from .settings import Settings
@@ -336,7 +338,10 @@ def convert(
     typer.echo(str(path))
 
 
+app.command()(batch)
 app.command()(queue)
+app.command()(prepare)
+app.command()(filelist)
 
 
 @app.command()

@@ -3,12 +3,12 @@
 import dataclasses
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -109,6 +109,12 @@ class Report:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
+Painted = tuple[np.ndarray, np.ndarray]
+"""An output frame (H, W, 3) uint8 and how much of each pixel was repainted, (H, W) float32."""
+
+Value = TypeVar("Value")
+
+
 @dataclass(frozen=True)
 class Result:
     """frames (F, H, W, 3) uint8; mask (F, H, W) float32, how much of each pixel was repainted; report."""
@@ -122,6 +128,12 @@ class Source(Protocol):
     """Pictures by index, in any order."""
 
     def read(self, indices: Iterable[int]) -> Iterator[np.ndarray]: ...
+
+
+Story = Callable[[Source, Timeline, Tensor], Iterable[Painted]]
+"""Makes the output frames, in order, of a source, a timeline and the speech (T,) at 16 kHz."""
+Paint = Callable[[Iterator[np.ndarray], int, int], Iterable[Painted]]
+"""Takes the frames start … stop-1 from the iterator and gives them back painted."""
 
 
 class ArraySource:
@@ -185,7 +197,7 @@ def lipsync(
     frames = _checked_frames(frames)
     speech, seconds = _checked_speech(waveform, sample_rate)
     timeline = fit_timeline(exact_rate(fps), len(frames), seconds, settings.fit, still=len(frames) == 1)
-    made = list(_story(ArraySource(frames), timeline, speech, models, settings, report, on_step))
+    made = list(_told(ArraySource(frames), timeline, speech, models, settings, report, on_step))
     return Result(np.stack([frame for frame, _ in made]), np.stack([mask for _, mask in made]), report)
 
 
@@ -205,25 +217,34 @@ def lipsync_file(
     """
     settings = settings or Settings()
     report = Report(settings=settings, out=str(out))
+
+    def tell(source: Source, timeline: Timeline, speech: Tensor) -> Iterator[Painted]:
+        return _told(source, timeline, speech, models, settings, report, on_step)
+
+    write_story(video, audio, out, tell, report)
+    return report
+
+
+def write_story(video: str | Path, audio: str | Path | None, out: str | Path, tell: Story, report: Report) -> None:
+    """All of lipsync_file but the making of the frames, which `tell` does."""
     still = is_image(video)
     if audio is None and still:
         raise UserError(f"{video} is a picture and has no sound; give a speech as well.")
-    with _open(video, settings, still) as (source, shown):
+    with _open(video, report.settings, still) as (source, shown):
         # the video's own sound stays where it is against the picture; another begins with the first frame
         own = audio is None or Path(audio).resolve() == Path(video).resolve()
         start = shown.start if own else None
         speech = load_audio(audio or video, start)
         check_speech(speech.waveform, str(audio or video))
-        timeline = fit_timeline(shown.fps, shown.frames, speech.seconds, settings.fit, still=still)
+        timeline = fit_timeline(shown.fps, shown.frames, speech.seconds, report.settings.fit, still=still)
         track = AudioTrack(audio or video, start, pad_to=_padding(timeline, speech.seconds))
         # the encoder is opened before anything is computed: a bad output path costs no time
         with VideoWriter(
             out, shown.width, shown.height, shown.fps, audio=track, colour=shown.colour, aspect=shown.aspect
         ) as writer:
-            for frame, _ in _story(source, timeline, speech.waveform, models, settings, report, on_step):
+            for frame, _ in tell(source, timeline, speech.waveform):
                 with report.timed("write"):
                     writer.write(frame)
-    return report
 
 
 def _padding(timeline: Timeline, seconds: Fraction) -> Fraction | None:
@@ -280,7 +301,7 @@ def _checked_speech(waveform: Tensor | np.ndarray, sample_rate: int) -> tuple[Te
 
 
 @torch.inference_mode()
-def _story(
+def _told(
     source: Source,
     timeline: Timeline,
     speech: Tensor,
@@ -288,29 +309,65 @@ def _story(
     settings: Settings,
     report: Report,
     on_step: OnStep | None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Iterator[Painted]:
     """Every output frame with its mask, in order."""
     say = on_step or (lambda step: None)
+    track = follow(source, timeline, models.finder, report, say)
+    report.checkpoint = models.name
+    painter = Painter(timeline, track, speech, models, settings, report, say)
+    yield from in_order(source, timeline, report, painter.stretch)
+
+
+def follow(source: Source, timeline: Timeline, finder: FaceFinder, report: Report, say: OnStep) -> FaceTrack:
+    """The chosen face through the clip, which is read once; the report learns what was found."""
     used = min(timeline.source_frames, timeline.frames)
     with report.timed("faces"):
-        tracks = find_tracks(source.read(range(used)), models.finder, on_step=lambda n: say(Step("faces", n, used)))
-        track = choose(tracks, settings.face)
+        tracks = find_tracks(source.read(range(used)), finder, on_step=lambda n: say(Step("faces", n, used)))
+        track = choose(tracks, report.settings.face)
     report.frames, report.fps, report.size = timeline.frames, timeline.fps, track.size
-    report.source_frames, report.faces, report.checkpoint = timeline.source_frames, len(tracks.faces), models.name
+    report.source_frames, report.faces = timeline.source_frames, len(tracks.faces)
     report.stretches = stretches(timeline, track)
-    painter = Painter(timeline, track, speech, models, settings, report, say)
+    return track
+
+
+def in_order(source: Source, timeline: Timeline, report: Report, paint: Paint) -> Iterator[Painted]:
+    """All frames of a clip: those of its stretches painted, the others as they are."""
     frames = source.read(timeline.source_indices())
-    empty = np.zeros((track.size[1], track.size[0]), np.float32)
+    empty = np.zeros((report.size[1], report.size[0]), np.float32)
     position = 0
     for start, stop in report.stretches:
         yield from ((frame, empty) for frame in _take(frames, start - position))
-        yield from painter.stretch(frames, start, stop)
+        yield from paint(frames, start, stop)
         position = stop
     yield from ((frame, empty) for frame in _take(frames, timeline.frames - position))
 
 
 def _take(frames: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
     return (next(frames) for _ in range(count))
+
+
+def grouped(start: int, stop: int, size: int) -> list[list[Window]]:
+    """The windows of a stretch, in the groups that are computed together."""
+    plan = windows(start, stop)
+    return [plan[i : i + size] for i in range(0, len(plan), size)]
+
+
+class Recent(OrderedDict[int, Value]):
+    """What was made of the source frames shown last, by their numbers.
+
+    Kept are those of the window before, which the next may look back on, and no more whatever window_batch is: which
+    frames are encoded together, and so their rounding, must not hang on it.
+    """
+
+    def missing(self, shown: Iterable[int]) -> list[int]:
+        return [source for source in shown if source not in self]
+
+    def renew(self, shown: Iterable[int], new: Mapping[int, Value]) -> None:
+        self.update(new)
+        for source in shown:
+            self.move_to_end(source)
+        while len(self) > 2 * WINDOW:
+            self.popitem(last=False)
 
 
 class Painter:
@@ -339,57 +396,57 @@ class Painter:
         cells = torch.from_numpy(latent_mask(models.resolution, models.vae.factor))
         self.cells = cells.to(models.device, models.dtype)
         self.noise = one_noise(settings.seed, models.vae.channels, *cells.shape).to(models.device, models.dtype)
-        self.latents: OrderedDict[int, Tensor] = OrderedDict()
+        self.latents: Recent[Tensor] = Recent()
         self.still: Tensor | None = None
         self.done = 0
         self.total = settings.steps * sum(len(windows(*run)) for run in report.stretches)
 
-    def stretch(self, frames: Iterator[np.ndarray], start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def stretch(self, frames: Iterator[np.ndarray], start: int, stop: int) -> Iterator[Painted]:
         """The frames start … stop-1 with their masks; takes as many from `frames`."""
-        if self.models.still_reference:  # a new stretch, a new reference: none of the old one's may linger
+        self.begin()
+        for group in grouped(start, stop, self.settings.window_batch):
+            yield from self.group(frames, group)
+
+    def begin(self) -> None:
+        """A new stretch: with a held reference it has its own, and nothing made with the old one may linger."""
+        if self.models.still_reference:
             self.still = None
             self.latents.clear()
-        plan = windows(start, stop)
-        size = self.settings.window_batch
-        for group in (plan[i : i + size] for i in range(0, len(plan), size)):
-            first, last = group[0].keep, group[-1].stop
-            with self.report.timed("read"):
-                held = list(_take(frames, last - first))
-            crops = self._crops(held, first)
-            conditions = []
-            for w in group:
-                self._encode(crops[w.keep - first : w.stop - first], w.keep)
-                conditions.append(self._conditions(w))
-            pixels = self._sample(group, torch.stack(conditions)).numpy()
-            for i, frame in enumerate(held):
-                with self.report.timed("paste"):
-                    result = self.clip.paste(frame, pixels[i], first + i, reference=self.reference)
-                yield result
-            del held, crops, pixels  # not kept alive while the next group is read
+
+    def group(self, frames: Iterator[np.ndarray], group: list[Window]) -> Iterator[Painted]:
+        """The frames that these windows keep, with their masks; takes as many from `frames`."""
+        first, last = group[0].keep, group[-1].stop
+        with self.report.timed("read"):
+            held = list(_take(frames, last - first))
+        crops = self._crops(held, first)
+        conditions = []
+        for w in group:
+            self._remember(crops[w.keep - first : w.stop - first], w.keep)
+            conditions.append(self._conditions(w))
+        pixels = self._sample(group, torch.stack(conditions)).numpy()
+        for i, frame in enumerate(held):
+            with self.report.timed("paste"):
+                result = self.clip.paste(frame, pixels[i], first + i, reference=self.reference)
+            yield result
 
     def _crops(self, frames: list[np.ndarray], first: int) -> list[np.ndarray]:
         with self.report.timed("crop"):
             return list(self.clip.crops(frames, first))
 
-    def _encode(self, crops: list[np.ndarray], first: int) -> None:
-        """Latents of new source frames into self.latents (2C, h, w).
-
-        Kept are those of the window before, which the next may look back on, and no more whatever window_batch is:
-        which frames are encoded together, and so their rounding, must not hang on it.
-        """
+    def _remember(self, crops: list[np.ndarray], first: int) -> None:
+        """Latents of new source frames into self.latents."""
         shown = {self.timeline.source_index(first + i): crop for i, crop in enumerate(crops)}
-        new = {s: crop for s, crop in shown.items() if s not in self.latents}
+        new = self.latents.missing(shown)
+        made = self.encode([shown[source] for source in new]) if new else ()
+        self.latents.renew(shown, dict(zip(new, made, strict=True)))
+
+    def encode(self, crops: list[np.ndarray]) -> Tensor:
+        """(N, 2C, h, w): latents of crops without their mouths, and of the reference."""
         with self.report.timed("encode"):
-            if new:
-                pixels = torch.from_numpy(np.stack(list(new.values()))).to(self.models.device)
-                pixels = (pixels.permute(0, 3, 1, 2).to(self.models.dtype) / 127.5) - 1
-                masked = self.models.vae.encode(pixels * self.keep.to(pixels))
-                both = torch.cat((masked, self._references(pixels)), 1)
-                self.latents.update(zip(new, both, strict=True))
-        for s in shown:
-            self.latents.move_to_end(s)
-        while len(self.latents) > 2 * WINDOW:
-            self.latents.popitem(last=False)
+            pixels = torch.from_numpy(np.stack(crops)).to(self.models.device)
+            pixels = (pixels.permute(0, 3, 1, 2).to(self.models.dtype) / 127.5) - 1
+            masked = self.models.vae.encode(pixels * self.keep.to(pixels))
+            return torch.cat((masked, self._references(pixels)), 1)
 
     def _references(self, pixels: Tensor) -> Tensor:
         """Latents that show the network whose face it is: of each frame, or of the stretch's first for all of it."""

@@ -47,7 +47,7 @@ class VideoWriter:
         self.path, self.fps, self.frames = Path(path), Fraction(fps), 0
         self._shape = (height, width, 3)
         self._colour = colour or Colour()
-        self._part = _partial_path(self.path)
+        self._part = _checked(self.path)
         self._container: Any = None
         self._sound: Any = None
         with self._guard():
@@ -136,7 +136,7 @@ class VideoWriter:
             raise
 
 
-def _partial_path(path: Path) -> Path:
+def _checked(path: Path) -> Path:
     """Checks what can be checked before the encoder is opened."""
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of the video file to write.")
@@ -144,6 +144,11 @@ def _partial_path(path: Path) -> Path:
         raise UserError(f"{path.name} ends in {path.suffix!r}; a video can be written as {', '.join(FORMATS)}.")
     if not path.parent.is_dir():
         raise UserError(f"There is no folder {path.parent} to write {path.name} to; make it first.")
+    return partial_path(path)
+
+
+def partial_path(path: Path) -> Path:
+    """The name that a video bears until it is complete."""
     return path.with_name(f".{path.stem}.part{path.suffix}")
 
 

@@ -297,10 +297,10 @@ def _verdict(judge: Judge, table: np.ndarray, segments: Sequence[tuple[int, int]
     means = np.nanmean(table[:, used], 0)
     shifts = np.array(used) - reach
     best = min(range(len(used)), key=lambda j: (means[j], abs(shifts[j])))
-    own = table[:, used]
-    own = np.nanmedian(own[inside], 1) - own[inside, best]
     per_frame = np.full(frames, np.nan)
-    per_frame[np.flatnonzero(inside) + judge.window // 2] = _running_median(own, SMOOTHING)
+    known = np.isfinite(table[:, used[best]])
+    own = np.nanmedian(table[known][:, used], 1) - table[known, used[best]]
+    per_frame[np.flatnonzero(known) + judge.window // 2] = _running_median(own, SMOOTHING)
     return SyncScore(
         network=judge.name,
         frames=frames,
@@ -324,7 +324,7 @@ def _too_short(judge: Judge, seen: int, heard: int) -> str:
 
 
 def _running_median(values: np.ndarray, taps: int) -> np.ndarray:
-    """Along the first axis; NaN stays where all is NaN. Beyond the ends is nothing."""
+    """Along the first axis of numbers without NaN; at the ends over what is there."""
     pad = [(taps // 2, taps // 2)] + [(0, 0)] * (values.ndim - 1)
     around = np.lib.stride_tricks.sliding_window_view(np.pad(values, pad, constant_values=np.nan), taps, 0)
     return np.nanmedian(around, -1)

@@ -83,7 +83,7 @@ class Tools:
 
 @dataclass(frozen=True)
 class Result:
-    """values: metric -> number. skipped: metric -> why not. curves: metric -> (F,), NaN where not known; fps: theirs."""
+    """values: metric to number. skipped: metric to why not. curves: metric to (F,) at fps, NaN where not known."""
 
     name: str
     frames: int
@@ -112,7 +112,10 @@ def measure(clip: Followed, tools: Tools, *, name: str = "", on_step: OnStep | N
     looks, matrices = _Looks(), align_matrices(clip.track.points, SIDE)
     points = in_crops(clip.track.landmarks, matrices)
     for i, frame in _present(clip, clip.frames()):
-        looks.add(None if frame is None else crop_face(frame, matrices[i], SIDE), points[i])
+        if frame is None:
+            looks.part()
+        else:
+            looks.add(crop_face(frame, matrices[i], SIDE), points[i])
     values |= looks.values()
     return Result(name or clip.path.name, len(clip.shown), float(clip.fps), values, skipped, {}, sync, score)
 
@@ -182,7 +185,7 @@ def _present(clip: Followed, frames: Iterator[Any]) -> Iterator[tuple[int, Any]]
 
 
 class _Looks:
-    """Sharpness and flicker of aligned crops as they pass; a None parts two shots."""
+    """Sharpness and flicker of aligned crops as they pass."""
 
     def __init__(self) -> None:
         self.sharp: list[float] = []
@@ -191,18 +194,18 @@ class _Looks:
         self._last: list[tuple[np.ndarray, np.ndarray]] = []
         self._mouth = mouth_region(SIDE)
 
-    def add(self, crop: np.ndarray | None, points: np.ndarray) -> None:
-        if crop is None:
-            self._last = []
-            return
+    def part(self) -> None:
+        self._last = []
+
+    def add(self, crop: np.ndarray, points: np.ndarray) -> None:
         lips = lips_region(points, SIDE)
         self.sharp.append(sharpness(crop, lips))
         self._last = [*self._last[-2:], (crop, lips)]
         if len(self._last) == 3:
-            crops, masks = zip(*self._last, strict=True)
-            inside = masks[0] | masks[1] | masks[2]
-            self.skin.append(flicker(*crops, self._mouth & ~inside))
-            self.lips.append(flicker(*crops, inside))
+            (a, _), (b, _), (c, _) = self._last
+            inside = np.logical_or.reduce([mask for _, mask in self._last])
+            self.skin.append(flicker(a, b, c, self._mouth & ~inside))
+            self.lips.append(flicker(a, b, c, inside))
 
     def values(self, suffix: str = "") -> dict[str, float]:
         named = {"sharpness": self.sharp, "flicker_skin": self.skin, "flicker_lips": self.lips}
@@ -221,20 +224,26 @@ def _pictures(made: Followed, true: Followed, tools: Tools) -> tuple[dict[str, n
     looks = _Looks(), _Looks()
     curves: dict[str, np.ndarray] = {}
     for i, pair in _present(true, zip(made.frames(), true.frames(), strict=False)):
-        crops = [None, None] if pair is None else [crop_face(f, m[i], SIDE) for f, m in zip(pair, (own, matrices))]
-        for side in (0, 1):
-            looks[side].add(crops[side], points[side][i])
         if pair is None:
+            _part(looks, tools)
             continue
+        crops = crop_face(pair[0], own[i], SIDE), crop_face(pair[1], matrices[i], SIDE)
+        for look, crop, where in zip(looks, crops, points, strict=True):
+            look.add(crop, where[i])
         for key, value in _frame(crops, pair, (made, true), i, tools).items():
             curves.setdefault(key, np.full(frames, np.nan))[i] = value
-        for gather in (tools.fid, tools.fvd):
-            if gather:
-                gather.add(*crops)
-    for gather in (tools.fid, tools.fvd):
-        if gather:
-            gather.finish()
+        for gather in filter(None, (tools.fid, tools.fvd)):
+            gather.add(*crops)
+    _part(looks, tools)
     return curves, _against(*looks)
+
+
+def _part(looks: tuple[_Looks, _Looks], tools: Tools) -> None:
+    """Nothing is measured across two shots."""
+    for look in looks:
+        look.part()
+    for gather in filter(None, (tools.fid, tools.fvd)):
+        gather.finish()
 
 
 def _scale(made: Followed, true: Followed) -> np.ndarray:
@@ -249,7 +258,11 @@ def _scale(made: Followed, true: Followed) -> np.ndarray:
 
 
 def _frame(
-    crops: list[np.ndarray], pair: tuple[np.ndarray, np.ndarray], clips: tuple[Followed, Followed], i: int, tools: Tools
+    crops: tuple[np.ndarray, np.ndarray],
+    pair: tuple[np.ndarray, np.ndarray],
+    clips: tuple[Followed, Followed],
+    i: int,
+    tools: Tools,
 ) -> dict[str, float]:
     made, true = crops
     mouth = mouth_region(SIDE)

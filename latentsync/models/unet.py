@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..errors import UserError
 
@@ -277,7 +278,12 @@ class Resampler(nn.Module):
 
 
 class Block(nn.Module):
-    """One level: residual blocks, each followed by its transformer and its motion module where the level has them."""
+    """One level: residual blocks, each followed by its transformer and its motion module where the level has them.
+
+    checkpointing: in training, keep no activations within a layer and compute them again for the gradients.
+    """
+
+    checkpointing = False
 
     def __init__(
         self, inputs: list[int], width: int, config: UNetConfig, ops: Ops, *, cross: bool, motion: bool
@@ -290,6 +296,11 @@ class Block(nn.Module):
             self.motion_modules = nn.ModuleList([MotionModule(width, config, ops) for _ in inputs])
 
     def layer(self, i: int, x: Tensor, time: Tensor, audio: Tensor, frames: int) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return cast(Tensor, checkpoint(self.plain_layer, i, x, time, audio, frames, use_reentrant=False))
+        return self.plain_layer(i, x, time, audio, frames)
+
+    def plain_layer(self, i: int, x: Tensor, time: Tensor, audio: Tensor, frames: int) -> Tensor:
         x = self.resnets[i](x, time, frames)
         if hasattr(self, "attentions"):
             x = self.attentions[i](x, audio)

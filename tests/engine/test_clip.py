@@ -190,7 +190,7 @@ def test_fitted_to_a_timeline_of_another_clip_is_a_programmer_s_error():
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(FITS), st.sampled_from(FITS), st.integers(24, 70), st.integers(24, 150), st.booleans())
 def test_fitted_twice_is_the_order_of_the_order(first, second, frames, more, cut):
-    """Each frame keeps its place and its weight, and what belongs together still does."""
+    """Each frame keeps its place, what belongs together still does, and the face fades where it did."""
     source = track(24, gaps=[(9, 16)], cuts=[20] if cut else [])
     once = FaceClip.whole(source, 64).fitted(fit_timeline(FPS, 24, frames / FPS, first))
     timeline = fit_timeline(FPS, once.frames, more / FPS, second)
@@ -200,8 +200,9 @@ def test_fitted_twice_is_the_order_of_the_order(first, second, frames, more, cut
     assert np.array_equal(twice.stretch_of < 0, once.stretch_of[order] < 0)
     jumps = np.flatnonzero(np.diff(once.source_indices[order]) ** 2 > 1) + 1
     assert not any(a < jump < b for a, b in twice.stretches for jump in jumps)
-    inside = np.isin(np.arange(timeline.frames), [i for a, b in twice.stretches for i in range(a + 3, b - 3)])
-    assert np.array_equal(twice.weights[inside], once.weights[order][inside])
+    # a fade towards a gap that the first order does not reach is gone
+    assert (twice.weights >= once.weights[order]).all()
+    assert first in ("loop", "pingpong") or np.array_equal(twice.weights, once.weights[order])
     assert np.array_equal(twice.weights > 0, once.weights[order] > 0)
 
 

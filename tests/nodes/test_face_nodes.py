@@ -240,7 +240,7 @@ def oblong_crops(g, parts):
         (no_frame, "preview_frame is 20 and the frames are 0 to 19"),
         (no_such_face, "There is no face '7'"),
         (nobody, "No face was found"),
-        (no_rate, "The frame rate is 0 and must be above 0, at most 1000; connect the fps output of Get Video Components"),
+        (no_rate, "The frame rate is 0 and must be above 0, at most 1000; connect the fps output"),
         (half_a_face, "crops is connected and face_track is not"),
         (fewer_pictures, "There are 8 pictures and the FACE_TRACK has 20 frames"),
         (other_size, "The pictures are 160×140 px and the face was found in 320×280 px"),

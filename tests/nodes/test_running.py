@@ -25,7 +25,7 @@ STAGES = {
 """What the nodes of `parts` say they do, in this order."""
 MEGABYTE = 2**20
 NEAR = 200 * MEGABYTE
-"""What the server may hold more after a cancelled run than before; the clip, its latents and the model are a fraction."""
+"""What the server may hold more after a cancelled run than before."""
 
 
 @pytest.fixture(scope="module")
@@ -140,14 +140,25 @@ def test_the_streaming_node_shows_its_stages(comfy, portrait_clip):
 # caching
 
 
-def test_another_seed_only_samples_again(comfy, portrait_clip, whole_run):
-    run = comfy.queue(parts(portrait_clip, sample={"steps": 3, "seed": 2})).check()
+def test_another_seed_only_samples_again(comfy, short):
+    first, second = (parts(short, sample={"steps": 1, "seed": seed}) for seed in (1, 2))
+    comfy.queue(first).check()
+    run = comfy.queue(second).check()
     assert run.ran_kinds() == ["LatentSyncSampler", "VAEDecode", "LatentSyncComposite", "CreateVideo", "SaveVideo"]
     assert {"find", "fit", "hear", "condition"} <= run.cached
+    assert not comfy.queue(second).check().ran
 
 
-def test_the_same_again_runs_nothing(comfy, portrait_clip, whole_run):
-    assert not comfy.queue(parts(portrait_clip, sample={"steps": 3, "seed": 2})).check().ran
+def test_another_seed_only_samples_again_in_one_node(comfy, short):
+    def graph(seed):
+        g = Graph()
+        source = loaded(g, short)
+        g.node("PreviewImage", images=in_one(g, source, source[1], steps=1, seed=seed))
+        return g
+
+    comfy.queue(graph(1)).check()
+    run = comfy.queue(graph(2)).check()
+    assert counts(run.stages()["lipsync"]).keys() == {"sampling", "pasting"}
 
 
 # cancelling
@@ -182,7 +193,7 @@ def cancelled(comfy, graph, node, stage=""):
     told = next(data for event, data in run.messages if event == "execution_interrupted")
     assert told["node_id"] == node
     assert comfy.idle()
-    assert comfy.files() == files
+    assert comfy.files() <= files
     assert comfy.rss() < memory + NEAR
     return cancel.after
 

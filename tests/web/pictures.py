@@ -49,6 +49,8 @@ PLACE = """([columns, widths]) => {
     x += widest + 60
   }
 }"""
+PANELS = {"video": ".latentsync-compare"}
+"""Pictures of a panel alone: the node is too tall."""
 WIDTHS = {"LatentSyncFindFaces": 420, "PreviewImage": 480, "LatentSyncVideo": 420, "LatentSyncScore": 460}
 
 
@@ -130,20 +132,23 @@ def take(stage: Stage, make: Callable[[str], Scene]) -> None:
         page.wait_for_timeout(3000)
     page.evaluate(PLACE, [columns, WIDTHS])
     for name, nodes in shown.items():
-        save(page, FOLDER / f"{name}.jpg", nodes)
+        shot = look_at(page, nodes)
+        if name in PANELS:
+            stage.look_close(nodes[0])
+            shot = page.locator(PANELS[name]).screenshot()
+        picture = Image.open(BytesIO(shot)).convert("RGB")
+        picture.thumbnail((WIDTH, WIDTH))
+        picture.save(FOLDER / f"{name}.jpg", quality=80)
 
 
-def save(page: "Page", path: Path, nodes: Sequence[int]) -> None:
+def look_at(page: "Page", nodes: Sequence[int]) -> bytes:
     """The nodes, with a little of what is around them."""
     left, top, right, bottom = page.evaluate(BOX, list(nodes))
     scale = min(1.0, 1400 / (right - left), 820 / (bottom - top))
     page.evaluate(LOOK, [left, top, scale])
     page.wait_for_timeout(1500)
     width, height = (right - left) * scale + 2 * GAP, (bottom - top) * scale + 2 * GAP
-    shot = page.screenshot(clip={"x": 100 - GAP, "y": 120 - GAP, "width": width, "height": height})
-    picture = Image.open(BytesIO(shot)).convert("RGB")
-    picture.thumbnail((WIDTH, WIDTH))
-    picture.save(path, quality=80)
+    return page.screenshot(clip={"x": 100 - GAP, "y": 120 - GAP, "width": width, "height": height})
 
 
 def main(media: Path) -> None:

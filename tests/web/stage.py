@@ -45,13 +45,21 @@ ARRANGE = """places => {
   for (const [id, pos] of Object.entries(places)) app.graph.getNodeById(Number(id)).pos = pos
 }"""
 LOOK = """ids => {
+  app.canvas.deselectAll()  // or the selected node's place stays cut out of the panels behind it
   const boxes = app.graph.nodes.filter(n => !ids.length || ids.includes(n.id))
     .map(n => [n.pos[0], n.pos[1] - 40, n.pos[0] + n.size[0], n.pos[1] + n.size[1]])
   const low = i => Math.min(...boxes.map(b => b[i])), high = i => Math.max(...boxes.map(b => b[i]))
   const frame = app.canvas.canvas.getBoundingClientRect(), [side, top] = [80, 110]
-  const scale = Math.min(1, (frame.width - 2 * side) / (high(2) - low(0)), (frame.height - top - 60) / (high(3) - low(1)))
+  const room = [(frame.width - 2 * side) / (high(2) - low(0)), (frame.height - top - 60) / (high(3) - low(1))]
+  const scale = Math.min(1, ...room)
   app.canvas.ds.scale = scale
   app.canvas.ds.offset = [side / scale - low(0), top / scale - low(1)]
+  app.canvas.setDirty(true, true)
+}"""
+CLOSE_UP = """id => {
+  const { pos, size } = app.graph.getNodeById(id), frame = app.canvas.canvas.getBoundingClientRect()
+  app.canvas.ds.scale = 1.4
+  app.canvas.ds.offset = [100 / 1.4 - pos[0], (frame.height - 40) / 1.4 - pos[1] - size[1]]
   app.canvas.setDirty(true, true)
 }"""
 WIDGET = "([id, name]) => app.graph.getNodeById(id).widgets.find(w => w.name === name).value"
@@ -131,6 +139,11 @@ class Stage:
     def look(self, *nodes: int) -> None:
         """Bring nodes into view (all where none is named)."""
         self.page.evaluate(LOOK, list(nodes))
+        self.page.wait_for_timeout(400)
+
+    def look_close(self, node: int) -> None:
+        """The lower end of a node, where its panel is."""
+        self.page.evaluate(CLOSE_UP, node)
         self.page.wait_for_timeout(400)
 
     def button(self, node: int) -> "Locator":

@@ -202,6 +202,7 @@ def test_the_button_leaves_no_trace_in_saved_workflows(stage: Stage) -> None:
 
 def test_a_run_from_the_menu_shows_score_and_comparison(stage: Stage) -> None:
     stage.run()
+    stage.look()
     panel = stage.page.locator(".latentsync-score")
     panel.locator("svg").nth(1).wait_for()
     stage.page.locator(".latentsync-panel .latentsync-face").nth(1).wait_for()
@@ -260,7 +261,7 @@ def test_panels_are_readable_in_both_themes(stage: Stage, palette: str) -> None:
     assert stage.page.locator(".latentsync-pick").first.evaluate(CONTRAST) >= 4.5
     stage.look(SCORE)
     stage.screen(f"score_{palette}", stage.page.locator(".latentsync-score"))
-    stage.look(VIDEO)
+    stage.look_close(VIDEO)
     stage.screen(f"compare_{palette}", stage.page.locator(".latentsync-compare"))
     dialog = dialog_of(stage, VIDEO)
     for place in ("h2", "p", "button", "input[type=number]"):

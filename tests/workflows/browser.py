@@ -81,19 +81,7 @@ def lay_out(page: "Page", sheet: Sheet) -> dict[str, Any]:
     return json.loads(page.evaluate(arrange, {"note": sheet.note, "groups": sheet.groups}))
 
 
-def run_to_end(page: "Page", timeout: float = 1200) -> None:
-    """Press Run and wait until nothing is queued or running."""
-    page.evaluate("() => app.queuePrompt(0)")
-    page.wait_for_function(
-        "async () => { const q = await (await fetch('/queue')).json();"
-        " return !q.queue_running.length && !q.queue_pending.length }",
-        timeout=1000 * timeout,
-        polling=1000,
-    )
-    page.wait_for_timeout(3000)
-
-
-def picture(page: "Page", widest: int = 2400) -> bytes:
+def picture(page: "Page", widest: int = 2000) -> bytes:
     """All of the loaded graph as a JPEG, at full size as long as it is not wider than that."""
     x, y, w, h = page.evaluate(BOUNDS)
     width = min(widest, round(w))

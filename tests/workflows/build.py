@@ -1,7 +1,7 @@
-"""Write example_workflows/ anew: python -m tests.workflows.build [name …] [--run]
+"""Write example_workflows/ anew: python -m tests.workflows.build [name …]
 
 The API files come from flows.py, the others from ComfyUI's own front end, which also draws the pictures; needs
-ComfyUI, playwright and a browser. --run: run each workflow first, so that its picture shows a result.
+ComfyUI, playwright and a browser.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..nodes.server import ROOT, ComfyServer, find_comfyui
-from .browser import front_end, lay_out, load_api, load_ui, picture, run_to_end
+from .browser import front_end, lay_out, load_api, load_ui, picture
 from .flows import FLOWS, Sheet
 from .inputs import put_inputs
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FOLDER = ROOT / "example_workflows"
 
 
-def build(names: list[str], *, run: bool) -> None:
+def build(names: list[str]) -> None:
     found = find_comfyui()
     if found is None:
         sys.exit("No ComfyUI here: COMFYUI_PATH names its folder, COMFYUI_PYTHON the Python that has its packages.")
@@ -32,18 +32,16 @@ def build(names: list[str], *, run: bool) -> None:
             put_inputs(server, files, None)
             page.evaluate("() => app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
             for name in names:
-                _write(page, name, FLOWS[name](), run=run)
+                _write(page, name, FLOWS[name]())
 
 
-def _write(page: "Page", name: str, sheet: Sheet, *, run: bool) -> None:
+def _write(page: "Page", name: str, sheet: Sheet) -> None:
     _save(FOLDER / "api" / f"{name}.json", sheet.flow.prompt)
     load_api(page, sheet.flow.prompt, name)
     page.wait_for_timeout(1000)
     workflow = lay_out(page, sheet)
     _save(FOLDER / f"{name}.json", workflow)
     load_ui(page, workflow)
-    if run:
-        run_to_end(page)
     (FOLDER / f"{name}.jpg").write_bytes(picture(page))
 
 
@@ -52,5 +50,4 @@ def _save(path: Path, content: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    chosen = [word for word in sys.argv[1:] if word != "--run"]
-    build(chosen or list(FLOWS), run="--run" in sys.argv)
+    build(sys.argv[1:] or list(FLOWS))

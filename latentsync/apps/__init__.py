@@ -1,0 +1,1 @@
+"""Thin doors to the engine beyond the command line's `run`: many jobs, and one job on many machines."""

@@ -1,0 +1,206 @@
+"""A pool of workers on a Ray cluster: an actor holds the models, on its share of a GPU or on some cores."""
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from .pools import GRACE
+from .workers import Call, ModelSpec, Outcome, Worker
+
+if TYPE_CHECKING:
+    from .split import Plan
+
+Actor = Any
+
+
+def connect(address: str | None = None) -> None:
+    """Join the cluster at this address (or RAY_ADDRESS), else start Ray on this machine. UserError without Ray."""
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError('--ray needs Ray, which is not installed; pip install "latentsync[ray]".') from error
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        said = str(error).split("\n")[0].rstrip(".")
+        raise UserError(f"Ray at {address or 'this machine'} does not answer ({said}); see `ray status`.") from error
+
+
+def share_of_node(gpus: float | None, cpus: int | None, device: str, threads: int) -> tuple[float, int]:
+    """GPUs and cores of one worker. None: a whole GPU and one core where the cluster has GPUs, else `threads` cores.
+
+    UserError when no node of the cluster has as much.
+    """
+    nodes = _nodes()
+    most = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
+    if gpus is None:
+        gpus = 1.0 if most and device != "cpu" else 0.0
+    if cpus is None:
+        cpus = 1 if gpus else min(threads, int(max(node.get("CPU", 1.0) for node in nodes)))
+    if gpus < 0 or (gpus > 1 and gpus != int(gpus)) or cpus < 1:
+        raise UserError(f"A worker cannot have {gpus:g} GPUs and {cpus} cores; give a share of 1, or whole ones.")
+    if not any(_fits(node, gpus, cpus) for node in nodes):
+        raise UserError(
+            f"No node of the cluster has {gpus:g} GPUs and {cpus} cores; lower --gpus- or --cpus-per-worker."
+        )
+    return gpus, cpus
+
+
+def room(gpus: float, cpus: int) -> int:
+    """How many such workers the cluster holds now."""
+    return sum(_room(node, gpus, cpus) for node in _nodes())
+
+
+def _nodes() -> list[dict[str, float]]:
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _fits(node: dict[str, float], gpus: float, cpus: int) -> bool:
+    return node.get("GPU", 0.0) >= gpus and node.get("CPU", 0.0) >= cpus
+
+
+def _room(node: dict[str, float], gpus: float, cpus: int) -> int:
+    by_cpu = int(node.get("CPU", 0.0) // cpus)
+    if not gpus:
+        return by_cpu
+    cards = int(node.get("GPU", 0.0))  # a share lies on one card: 0.4 fits twice
+    return min(by_cpu, cards * int(1 / gpus) if gpus <= 1 else int(cards // gpus))
+
+
+class RayPool:
+    """size actors, each with its share of a node; one that dies, or whose node does, is replaced.
+
+    An actor runs one call at a time; `stop` reaches it meanwhile. Plans lie in Ray's object store, once a node.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        size: int,
+        *,
+        gpus: float = 0.0,
+        cpus: int = 1,
+        make: Callable[[ModelSpec], Worker] = Worker,
+    ) -> None:
+        self.size, self._spec, self._make = size, spec, make
+        names = ("LATENTSYNC_MODELS",)
+        environment = {name: os.environ[name] for name in names if name in os.environ}
+        self._options = {
+            "num_cpus": cpus,
+            "num_gpus": gpus,
+            "max_restarts": 0,  # a new one is made by start(), and the call handed out again
+            "scheduling_strategy": "SPREAD",
+            "runtime_env": {"env_vars": environment},
+        }
+        self._actors: list[Actor | None] = [None] * size
+        self._calls: list[deque[tuple[int, Any]]] = [deque() for _ in range(size)]
+        self._tickets = 0
+
+    def share(self, thing: "Plan") -> Any:
+        import ray
+
+        return ray.put(thing)
+
+    def unshare(self, handle: Any) -> None:
+        for actor in filter(None, self._actors):
+            with suppress(Exception):
+                actor.forget.remote()
+
+    def start(self, call: Call, depth: int) -> int | None:
+        number = min(range(self.size), key=lambda i: len(self._calls[i]))
+        if len(self._calls[number]) >= depth:
+            return None
+        actor = self._actors[number]
+        if actor is None:
+            actor = self._actors[number] = _actor_class().options(**self._options).remote(self._make, self._spec)
+        self._tickets += 1
+        self._calls[number].append((self._tickets, actor.call.remote(self._tickets, call.method, *call.args)))
+        return self._tickets
+
+    def wait(self) -> list[tuple[int, Outcome]]:
+        import ray
+
+        done, _ = ray.wait([ref for calls in self._calls for _, ref in calls], num_returns=1)
+        told: list[tuple[int, Outcome]] = []
+        for number in range(self.size):
+            if any(ref in done for _, ref in self._calls[number]):
+                told += self._hear(number)
+        return told
+
+    def _hear(self, number: int) -> list[tuple[int, Outcome]]:
+        """The oldest call's outcome; of a dead actor, all of its calls'."""
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        ticket, ref = self._calls[number].popleft()
+        try:
+            return [(ticket, ray.get(ref))]
+        except RayTaskError as error:
+            return [(ticket, Outcome("failed", error=" ".join(str(error.cause).split())))]
+        except RayError as error:
+            self._kill(number)
+            said = type(error).__name__ + ": " + " ".join(str(error).split())[:200]
+            lost = [(other, Outcome("lost")) for other, _ in self._calls[number]]
+            self._calls[number].clear()
+            return [(ticket, Outcome("died", error=said)), *lost]
+
+    def _kill(self, number: int) -> None:
+        import ray
+
+        actor, self._actors[number] = self._actors[number], None
+        if actor is not None:
+            with suppress(Exception):  # it is dead already, or the cluster is
+                ray.kill(actor)
+
+    def drop(self) -> None:
+        """Asked first, so that half a video is removed where it lies; then killed."""
+        import ray
+
+        busy = [number for number in range(self.size) if self._calls[number]]
+        for number in busy:
+            with suppress(Exception):
+                self._actors[number].stop.remote(self._tickets)  # type: ignore[union-attr]
+        refs = [ref for number in busy for _, ref in self._calls[number]]
+        if refs:
+            with suppress(Exception):
+                ray.wait(refs, num_returns=len(refs), timeout=GRACE)
+        for number in busy:
+            still = [ref for _, ref in self._calls[number]]
+            self._calls[number].clear()
+            if len(ray.wait(still, num_returns=len(still), timeout=0)[0]) < len(still):
+                self._kill(number)
+
+    def close(self) -> None:
+        for number in range(self.size):
+            self._kill(number)
+
+
+def _actor_class() -> Any:
+    import ray
+
+    class Holder:
+        """A worker as an actor. Calls come one by one; stop has a thread of its own."""
+
+        def __init__(self, make: Callable[[ModelSpec], Worker], spec: ModelSpec) -> None:
+            self.worker = make(spec)
+
+        def call(self, ticket: int, method: str, *args: Any) -> Outcome:
+            return self.worker.call(ticket, method, *args)
+
+        def forget(self) -> None:
+            self.worker.forget()
+
+        @ray.method(concurrency_group="control")
+        def stop(self, ticket: int) -> None:
+            self.worker.stop(ticket)
+
+    make: Any = ray.remote(concurrency_groups={"control": 1})  # type: ignore[call-overload]
+    return make(Holder)

@@ -1,0 +1,168 @@
+"""What a run tells: a line of JSON each time, the same to TensorBoard where it is installed, and curves as a picture."""
+
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+LOG, EVENTS, PICTURE = "log.jsonl", "events.jsonl", "charts.png"
+PLAIN = ("step", "seconds", "time")
+"""Entries of a line that are no curves."""
+LOGARITHMIC = ("gradient", "scale")
+
+
+class Journal:
+    """Means over steps, a line at a time. Only the main process's writes (main); the others only add up.
+
+    Names with a slash share a panel of the chart: "loss/noise" and "validation/noise" go together under "noise".
+    """
+
+    def __init__(self, folder: Path, *, main: bool = True, tensorboard: bool = True) -> None:
+        self.folder, self.main = folder, main
+        self.sums: dict[str, float] = {}
+        self.count = 0
+        self._board = _board(folder) if main and tensorboard else None
+
+    def add(self, values: Mapping[str, float]) -> None:
+        self.count += 1
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+
+    def means(self) -> dict[str, float]:
+        """Of what was added since the last time."""
+        means = {name: total / max(1, self.count) for name, total in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means
+
+    def write(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
+        line = {"step": step, "time": round(time.time(), 1), **values}
+        if self.main:
+            _append(self.folder / LOG, line)
+            if self._board is not None:
+                for name, value in values.items():
+                    self._board.add_scalar(name, value, step)
+                self._board.flush()
+        return line
+
+    def tell(self, step: int, event: str, **facts: Any) -> str:
+        """Something that happened: a skipped step, a bad clip, a rollback, the end. Any process may tell."""
+        _append(self.folder / EVENTS, {"step": step, "time": round(time.time(), 1), "event": event, **facts})
+        return " ".join([f"step {step}: {event}", *(f"{name}={value}" for name, value in facts.items())])
+
+    def cut(self, step: int) -> None:
+        """Forget the lines after this step: the run goes on from there, and would say them twice."""
+        path = self.folder / LOG
+        if not self.main or not path.is_file():
+            return
+        kept = [json.dumps(line) for line in read_log(self.folder) if line["step"] <= step]
+        part = path.with_name(f".{LOG}.part")
+        part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        part.replace(path)
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safe = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(safe, ensure_ascii=False) + "\n")
+
+
+def _board(folder: Path) -> Any:
+    """TensorBoard's writer, None where it is not installed: the same numbers are in the log."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run. A last line that was cut off by a kill is left out."""
+    lines = []
+    for text in (folder / LOG).read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
+
+
+def series(lines: Iterable[Mapping[str, Any]]) -> dict[str, tuple[list[int], list[float]]]:
+    """Name → (steps, values). Of two lines for a step the later counts."""
+    points: dict[str, dict[int, float]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name not in PLAIN and isinstance(value, int | float):
+                points.setdefault(name, {})[int(line["step"])] = float(value)
+    return {name: ([*sorted(by)], [by[step] for step in sorted(by)]) for name, by in points.items()}
+
+
+def panels(names: Iterable[str]) -> dict[str, list[str]]:
+    """Which curves share a panel: those with the same word after the slash."""
+    out: dict[str, list[str]] = {}
+    for name in names:
+        out.setdefault(name.rpartition("/")[2], []).append(name)
+    return out
+
+
+def draw_charts(folder: Path, *, title: str = "", columns: int = 3) -> Path:
+    """All curves of a run over steps, a panel for each subject, as charts.png in its folder."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError('Charts need matplotlib; type: pip install "latentsync[train]".') from error
+    curves = series(read_log(folder))
+    subjects = panels(curves)
+    if not subjects:
+        raise UserError(f"{folder} has no curves to draw yet.")
+    columns = min(columns, len(subjects))
+    rows = -(-len(subjects) // columns)
+    figure = Figure(figsize=(5.0 * columns, 3.2 * rows + 0.4), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (subject, names) in zip(grid, subjects.items(), strict=False):
+        _panel(axes, subject, [(name, *curves[name]) for name in names])
+    for axes in grid[len(subjects) :]:
+        axes.set_axis_off()
+    figure.suptitle(title or folder.name)
+    path = folder / PICTURE
+    part = path.with_name(f".{PICTURE}.part.png")
+    figure.savefig(part, dpi=110)
+    part.replace(path)
+    return path
+
+
+def _panel(axes: Any, subject: str, curves: Sequence[tuple[str, list[int], list[float]]]) -> None:
+    for name, steps, values in curves:
+        training = name.startswith("loss/")
+        faint = training and len(values) > 40
+        (line,) = axes.plot(steps, values, lw=0.8 if faint else 1.4, alpha=0.35 if faint else 1, label=None)
+        if faint:
+            axes.plot(steps, smoothed(values), lw=1.6, color=line.get_color(), label=name.partition("/")[0])
+        else:
+            mark = "" if len(values) > 30 else "."
+            line.set(marker=mark, label=name.partition("/")[0] if "/" in name else None)
+    if subject in LOGARITHMIC and all(value > 0 for _, _, values in curves for value in values):
+        axes.set_yscale("log")
+    axes.set_title(subject, fontsize=10)
+    axes.set_xlabel("step", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3)
+    if len(curves) > 1:
+        axes.legend(fontsize=8)
+
+
+def smoothed(values: Sequence[float], share: float = 0.05) -> list[float]:
+    """Running mean over a share of the curve, shorter at its ends."""
+    reach = max(1, round(share * len(values) / 2))
+    return [
+        sum(part) / len(part)
+        for part in (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))
+    ]

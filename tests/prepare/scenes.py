@@ -1,0 +1,76 @@
+"""Small talking videos made for tests, and a worker that kills its process."""
+
+import os
+import signal
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from latentsync.prepare.chain import Item, Outcome
+from latentsync.prepare.local import run_local
+from latentsync.prepare.run import prepare
+from latentsync.prepare.settings import PrepareSettings
+from latentsync.prepare.worker import Plan, Worker
+
+from ..tiny import pan, write_clip, write_speech
+
+SETTINGS = {"min_seconds": 0.6, "max_seconds": 1.2, "min_face": 40.0, "resolution": 64}
+UNMEASURED = SETTINGS | {"skip": ("quality", "sync")}
+
+
+def inline(plan: Plan, kind: str, items):
+    return run_local(plan, kind, items, 1)
+
+
+def run(source: Path, out: Path, execute=inline, **changes):
+    return prepare(source, out, PrepareSettings(**(UNMEASURED | changes)), execute)
+
+
+def moved(picture: np.ndarray, frames: int) -> np.ndarray:
+    """A picture that shifts by a pixel in every frame, so that no two are alike."""
+    return np.stack([np.roll(picture, i, axis=1) for i in range(frames)])
+
+
+def noise(frames: int, width: int, height: int, seed: int) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    return moved(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), frames)
+
+
+def footage(folder: Path) -> Path:
+    """A folder with what a pipeline meets. Names tell what is in the file."""
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+    sound = write_speech(folder / "speech.wav", 2.0)
+    face = pan(45, 256, 224)
+    rate = Fraction(25)
+    write_clip(folder / "a" / "x.mp4", face[:20], rate, audio=sound)
+    write_clip(folder / "b" / "x.mp4", face[::-1][:18], Fraction(24), audio=sound)
+    cut = np.concatenate([face[:20], noise(20, 256, 224, 1)])
+    write_clip(folder / "b" / "face then none.mp4", cut, rate, audio=sound)
+    write_clip(folder / "long.mp4", face, rate, audio=sound)
+    write_clip(folder / "mute.mp4", face[:20], rate)
+    write_clip(folder / "brief.mp4", face[:9], rate, audio=sound)
+    (folder / "text.mp4").write_text("not a video", encoding="utf-8")
+    (folder / "notes.txt").write_text("not looked at", encoding="utf-8")
+    return folder
+
+
+class Deadly(Worker):
+    """Dies at every piece of a source whose path says so; at others once, where the file `once` lies in the folder."""
+
+    def run(self, item: Item) -> Outcome:
+        once = self.shop.out / "once"
+        if item.source.startswith("b/x") or once.exists():
+            once.unlink(missing_ok=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().run(item)
+
+
+def deadly(workers: int) -> Callable:
+    def execute(plan: Plan, kind: str, items):
+        return run_local(plan, kind, items, workers, build=Deadly if kind == "piece" else Worker)
+
+    return execute
