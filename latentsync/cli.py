@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from . import __version__, options
+from . import __version__, cli_eval, options
 from .cli_batch import batch
 from .cli_prepare import filelist, prepare
 from .cli_queue import queue
+from .cli_train import train
 from .errors import UserError
 from .settings import Settings
 
@@ -340,8 +341,10 @@ def convert(
 
 app.command()(batch)
 app.command()(queue)
+app.add_typer(train, name="train")
 app.command()(prepare)
 app.command()(filelist)
+app.add_typer(cli_eval.app, name="eval")
 
 
 @app.command()

@@ -1,8 +1,9 @@
 """`latentsync eval`: how good is a clip, a folder, a SyncNet? It parses, calls evaluation/ and prints."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from .settings import Settings
 if TYPE_CHECKING:
     import numpy as np
 
+    from .evaluation.clips import Followed
     from .evaluation.lse import OnStep, Vae
     from .evaluation.measure import Result, Tools
     from .face.detect import FaceFinder
@@ -50,7 +52,7 @@ Syncnet = Annotated[
         help="For LSE-C, LSE-D and the offset: syncnet-v2 (Chung's), syncnet-1.6, or a file, such as one of yours.",
     ),
 ]
-Vae_ = Annotated[
+VaeName = Annotated[
     str | None, _option(_NETS, "--vae", metavar="NAME|FILE", help="For a SyncNet that judges latents: its VAE.")
 ]
 LpipsNet = Annotated[
@@ -78,6 +80,17 @@ Picture = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Said:
+    """What a command found: a headline, rows of a table, what was not measured, all of it for JSON, and the picture."""
+
+    title: str
+    rows: Sequence[Sequence[str]]
+    skipped: Sequence[Sequence[str]]
+    facts: dict[str, Any]
+    draw: "Callable[[], np.ndarray]"
+
+
 @app.command()
 def sync(
     clip: Annotated[Path, typer.Argument(help="A video.")],
@@ -85,7 +98,7 @@ def sync(
         Path | None, typer.Option("--audio", "-a", metavar="FILE", help="Another sound than the video's own.")
     ] = None,
     syncnet: Syncnet = None,
-    vae: Vae_ = None,
+    vae: VaeName = None,
     aligned: Annotated[
         bool, typer.Option("--aligned", help="The clip is an aligned crop, as `latentsync prepare` makes them.")
     ] = False,
@@ -94,35 +107,297 @@ def sync(
     report: Json = None,
     picture: Picture = None,
 ) -> None:
-    """Do the lips follow the sound? LSE-C, LSE-D and offset by a SyncNet; without one, the landmarks' own measure.
+    """Do the lips follow the sound? LSE-C, LSE-D and offset by a SyncNet, and the measure by landmarks.
 
     A positive offset: the sound comes after the picture.
     """
-    from .evaluation import report as told
-    from .evaluation.chart import draw_chart
-    from .evaluation.clips import follow, sync_aligned, sync_clip
-    from .evaluation.sync import score_track
-
     _check_places(report, picture)
     net, own_vae = _judge(syncnet, vae, device)
     if aligned:
-        if net is None:
-            raise UserError("An aligned crop is judged by a SyncNet only; give one by --syncnet.")
-        _prepared_alone(audio)
-        with _steps(clip.name) as on_step:
-            score = sync_aligned(net, clip, vae=own_vae, on_step=on_step)
-        _tell_sync(score.as_dict(), clip, report)
-        _draw(picture, lambda: told.draw_sync(score, clip.name))
-        return
+        said = _sync_aligned(clip, audio, net, own_vae)
+    else:
+        said = _sync_video(clip, audio, net, own_vae, face)
+    _tell(said, report, picture)
+
+
+def _sync_aligned(clip: Path, audio: Path | None, net: "SyncNet | None", vae: "Vae | None") -> Said:
+    from .evaluation.clips import sync_aligned
+    from .evaluation.report import draw_sync, sync_rows
+
+    if net is None or audio is not None:
+        raise UserError("An aligned crop is judged by a SyncNet with its own sound: give --syncnet and no --audio.")
+    with _steps(clip.name) as on_step:
+        score = sync_aligned(net, clip, vae=vae, on_step=on_step)
+    facts = {"clip": str(clip), "sync": score.as_dict()}
+    return Said(clip.name, sync_rows(score), (), facts, lambda: draw_sync(score, clip.name))
+
+
+def _sync_video(clip: Path, audio: Path | None, net: "SyncNet | None", vae: "Vae | None", face: str) -> Said:
+    from .evaluation.chart import draw_chart, verdict
+    from .evaluation.clips import follow, sync_clip
+    from .evaluation.report import draw_sync, landmark_rows, sync_rows
+    from .evaluation.sync import score_track
+
     with _finder() as finder, _steps(clip.name) as on_step:
         found = follow(clip, finder, face=face, on_step=on_step)
         speech = found.speech(audio)
-        if net is not None:
-            score = sync_clip(net, found, speech, vae=own_vae, on_step=on_step)
-    if net is not None:
-        _tell_sync(score.as_dict(), clip, report)
-        _draw(picture, lambda: told.draw_sync(score, clip.name))
-        return
-    marks = score_track(found.track, speech, found.fps)
-    _tell_marks(marks.as_dict(), clip, report)
-    _draw(picture, lambda: draw_chart(marks))
+        marks = score_track(found.track, speech, found.fps)
+        score = sync_clip(net, found, speech, vae=vae, on_step=on_step) if net else None
+    rows = [*(sync_rows(score) if score else ()), *landmark_rows(marks)]
+    skipped = () if score else (("LSE-C, LSE-D, offset by SyncNet", "give --syncnet"),)
+    facts = {"clip": str(clip), "sync": score.as_dict() if score else None, "landmarks": marks.as_dict()}
+    title = f"{clip.name}: {verdict(marks)} (by landmarks)"
+    return Said(title, rows, skipped, facts, lambda: draw_sync(score, clip.name) if score else draw_chart(marks))
+
+
+@app.command()
+def compare(
+    made: Annotated[Path, typer.Argument(help="What was made: a video, or a folder of them.")],
+    true: Annotated[Path, typer.Argument(help="The truth: a video, or a folder with the same names in it.")],
+    syncnet: Syncnet = None,
+    vae: VaeName = None,
+    lpips: LpipsNet = None,
+    identity_network: IdentityNet = None,
+    fid_network: FidNet = None,
+    fvd_network: FvdNet = None,
+    face: Face = Settings.face,
+    device: Device = "auto",
+    report: Json = None,
+    picture: Picture = None,
+) -> None:
+    """Hold a made clip against the true one, frame by frame, or a folder against a folder.
+
+    Mouth opening, lip landmarks, PSNR, SSIM, gradients, sharpness, flicker; LPIPS, identity, FID and FVD with their
+    networks. Both must show the same frames.
+    """
+    from .evaluation.measure import compare as held_against
+
+    _check_places(report, picture)
+    if made.is_dir() != true.is_dir():
+        raise UserError(f"{made} and {true} are a folder and a file; give two videos, or two folders.")
+    tools = _tools(syncnet, vae, device, lpips, identity_network, fid_network, fvd_network)
+    pairs, left_out = _pairs(made, true) if made.is_dir() else ({made.name: (made, true)}, {})
+    results: list[Result] = []
+    with _finder() as finder:
+        for name, (a, b) in pairs.items():
+            with _leaving_out(name, left_out, alone=len(pairs) == 1), _steps(name) as on_step:
+                clips = _follow(a, finder, face, on_step), _follow(b, finder, face, on_step)
+                results.append(held_against(*clips, tools, name=name, on_step=on_step))
+    _tell(_said(results, left_out, tools), report, picture)
+
+
+@app.command()
+def folder(
+    folder: Annotated[Path, typer.Argument(help="A folder of videos.")],
+    syncnet: Syncnet = None,
+    vae: VaeName = None,
+    face: Face = Settings.face,
+    device: Device = "auto",
+    report: Json = None,
+    picture: Picture = None,
+) -> None:
+    """Measure every clip of a folder without a truth: sync, sharpness, flicker; each, and their means."""
+    from .evaluation.clips import videos
+    from .evaluation.measure import measure
+
+    _check_places(report, picture)
+    tools = _tools(syncnet, vae, device)
+    left_out: dict[str, str] = {}
+    results: list[Result] = []
+    paths = videos(folder)
+    with _finder() as finder:
+        for name, path in paths.items():
+            with _leaving_out(name, left_out), _steps(name) as on_step:
+                results.append(measure(_follow(path, finder, face, on_step), tools, name=name, on_step=on_step))
+    _tell(_said(results, left_out, tools), report, picture)
+
+
+@app.command("syncnet-accuracy")
+def accuracy(
+    net: Annotated[str, typer.Argument(metavar="NET", help="A StableSyncNet: a file, or a known name.")],
+    prepared: Annotated[
+        Path, typer.Argument(help="A folder that `latentsync prepare` made, a file list, or a folder of aligned clips.")
+    ],
+    pairs: Annotated[int, typer.Option(min=2, help="Pairs drawn from each clip, half of them in sync.")] = 8,
+    held_out: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="Draw from this last share of every clip only.")
+    ] = 1.0,
+    least: Annotated[int, typer.Option(min=1, help="Frames by which a shifted pair is shifted at least.")] = 1,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same pairs.")] = 1247,
+    vae: VaeName = None,
+    device: Device = "auto",
+    report: Json = None,
+    picture: Picture = None,
+) -> None:
+    """How often a SyncNet is right about pairs of picture and sound of which half are shifted within their clip.
+
+    At threshold 0.5, and at the threshold that is best on every second clip, told on the others.
+    """
+    from .evaluation.accuracy import syncnet_accuracy
+    from .evaluation.clips import prepared_clips
+    from .evaluation.report import accuracy_rows, draw_accuracy
+
+    _check_places(report, picture)
+    judge, own_vae = _judge(net, vae, device)
+    assert judge is not None
+    with _steps("clips") as on_step:
+        found = syncnet_accuracy(
+            judge,
+            prepared_clips(prepared),
+            seed=seed,
+            pairs=pairs,
+            held_out=held_out,
+            least=least,
+            vae=own_vae,
+            on_clip=on_step,
+        )
+    facts = {"net": net, "prepared": str(prepared), "seed": seed, "held_out": held_out, "least": least}
+    skipped = list(found.left_out.items())
+    title = f"{net} on {prepared}"
+    _tell(
+        Said(title, accuracy_rows(found), skipped, facts | found.as_dict(), lambda: draw_accuracy(found, title)),
+        report,
+        picture,
+    )
+
+
+def _said(results: "list[Result]", left_out: dict[str, str], tools: "Tools") -> Said:
+    from .evaluation import report as told
+
+    if not results:
+        raise UserError(f"None of the clips could be measured: {next(iter(left_out.values()), 'there are none')}")
+    summary = told.summarise(results, left_out, {"fid": tools.fid, "fvd": tools.fvd})
+    skipped = [*told.skipped_rows(results), *summary.left_out.items()]
+    facts = {"clips": [r.as_dict() for r in results], "summary": summary.as_dict()}
+    if len(results) == 1:
+        only = results[0]
+        rows = [*told.rows(only), *told.frechet_rows(summary)]
+        draw = (lambda: told.draw_comparison(only)) if only.curves else (lambda: told.draw_many(results))
+        return Said(f"{only.name}: {only.frames} frames", rows, skipped, facts, draw)
+    return Said(f"{len(results)} clips", told.summary_rows(summary), skipped, facts, lambda: told.draw_many(results))
+
+
+def _pairs(made: Path, true: Path) -> tuple[dict[str, tuple[Path, Path]], dict[str, str]]:
+    """Clips of the same name in both folders, whatever their ending; and which have no partner."""
+    from .evaluation.clips import videos
+
+    ours, theirs = videos(made), videos(true)
+    pairs = {name: (path, theirs[name]) for name, path in ours.items() if name in theirs}
+    if not pairs:
+        raise UserError(f"{made} and {true} have no video of the same name; give folders whose names agree.")
+    alone = dict.fromkeys(sorted(ours.keys() - pairs), f"only in {made}")
+    return pairs, alone | dict.fromkeys(sorted(theirs.keys() - pairs), f"only in {true}")
+
+
+def _judge(name: str | None, vae: str | None, device: str) -> "tuple[SyncNet | None, Vae | None]":
+    from .device import pick_device
+    from .models.syncnet import load_syncnet
+    from .models.vae import load_vae
+    from .registry import find, is_known
+    from .screen import waiting
+
+    if name is None:
+        return None, None
+    with waiting(f"loading {name}"):
+        where = pick_device(device)
+        net = load_syncnet(find(name) if is_known(name) else Path(name), device=where)
+        return net, load_vae(vae, device=where) if vae else None
+
+
+def _tools(
+    syncnet: str | None,
+    vae: str | None,
+    device: str,
+    lpips: str | None = None,
+    identity: Path | None = None,
+    fid: Path | None = None,
+    fvd: Path | None = None,
+) -> "Tools":
+    from .device import pick_device
+    from .evaluation.identity import Identity
+    from .evaluation.measure import Tools
+    from .evaluation.quality import FVD_FRAMES, Frechet, Lpips, Network
+
+    where = pick_device(device)
+    net, own_vae = _judge(syncnet, vae, device)
+    return Tools(
+        net,
+        own_vae,
+        Lpips(lpips, where) if lpips else None,
+        Identity(Network(identity, where)) if identity else None,
+        Frechet(Network(fid, where)) if fid else None,
+        Frechet(Network(fvd, where), FVD_FRAMES, batch=1) if fvd else None,
+    )
+
+
+def _finder() -> "FaceFinder":
+    from .face.detect import FaceFinder
+    from .registry import find
+
+    return FaceFinder(find("face_landmarker.task"))
+
+
+def _follow(path: Path, finder: "FaceFinder", face: str, on_step: "OnStep") -> "Followed":
+    from .evaluation.clips import follow
+
+    return follow(path, finder, face=face, on_step=on_step)
+
+
+@contextmanager
+def _leaving_out(name: str, left_out: dict[str, str], alone: bool = False) -> Iterator[None]:
+    """One clip that cannot be used does not end the work on the others."""
+    try:
+        yield
+    except UserError as error:
+        if alone:
+            raise
+        left_out[name] = str(error)
+
+
+@contextmanager
+def _steps(name: str) -> "Iterator[OnStep]":
+    """A bar on a terminal, which a second pass over the same clip starts again."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(name, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total or None)
+
+
+def _check_places(report: Path | None, picture: Path | None) -> None:
+    """What can be found wrong before the work."""
+    if picture is not None and picture.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise UserError(f"--picture is {picture}; its name must end in .png or .jpg.")
+    for path in (report, picture):
+        if path is None or str(path) == "-":
+            continue
+        if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            raise UserError(f"{path} cannot be written there; name a file in a folder that can be written to.")
+
+
+def _tell(said: Said, report: Path | None, picture: Path | None) -> None:
+    from rich.markup import escape
+
+    from .screen import show_json, show_table, write_json
+    from .sheet import write_picture
+
+    if str(report) == "-":
+        show_json(said.facts)
+    else:
+        typer.echo(said.title)
+        show_table([[escape(cell) for cell in row] for row in said.rows])
+        if said.skipped:
+            typer.echo("not measured:")
+            show_table([[escape(f"  {name}"), escape(why)] for name, why in said.skipped])
+    if report is not None and str(report) != "-":
+        write_json(report, said.facts)
+    if picture is not None:
+        write_picture(picture, said.draw())

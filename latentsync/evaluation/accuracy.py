@@ -1,6 +1,6 @@
 """How often a SyncNet is right: on pairs of picture and sound of prepared clips, half of them shifted."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from ..audio import load_audio
 from ..errors import UserError
 from ..models.syncnet import ChungSyncNet, StableSyncNet
 from ..video import VideoReader, probe
-from .clips import videos
+from .clips import margin_of
 from .lse import FPS, StableJudge, Vae
 
 THRESHOLD = 0.5
@@ -104,10 +104,11 @@ def _pairs(
         raise UserError(f"{path} has {max(0, stop - first)} windows to draw from; at least {least + 1} are needed.")
     seen = random.integers(first, stop, pairs)
     heard = np.array([i if n % 2 == 0 else _elsewhere(random, first, stop, i, least) for n, i in enumerate(seen)])
-    likely = []
+    likely, margin = [], margin_of(path)
+    inner = slice(margin, -margin or None)
     with VideoReader(info) as reader:
         for a, b in zip(seen.tolist(), heard.tolist(), strict=True):
-            frames = torch.stack([judge.frame(f) for f in reader.read(range(a, a + judge.window))])
+            frames = torch.stack([judge.frame(f[inner, inner]) for f in reader.read(range(a, a + judge.window))])
             likely.append(1 - float(judge.distance(judge.see(frames), judge.hear(b, b + 1))))
     return np.array(likely), seen == heard
 
@@ -147,34 +148,3 @@ def best_threshold(likely: np.ndarray, truth: np.ndarray) -> float:
     middles = np.concatenate(([ordered[0] - 1e-3], (ordered[1:] + ordered[:-1]) / 2, [ordered[-1] + 1e-3]))
     right = ((likely >= middles[:, None]) == truth).mean(1)
     return float(np.median(middles[right == right.max()]))
-
-
-def prepared_clips(place: str | Path) -> list[Path]:
-    """Of a prepared folder (manifest.jsonl), a file list (one path a line), or any folder of aligned clips."""
-    place = Path(place)
-    if place.is_file():
-        lines = [line.strip() for line in place.read_text(encoding="utf-8").splitlines()]
-        paths = [place.parent / line for line in lines if line and not line.startswith("#")]
-        missing = [path for path in paths if not path.is_file()]
-        if missing or not paths:
-            raise UserError(
-                f"{place} lists {len(paths)} clips, {len(missing)} of which are not there; check its paths."
-            )
-        return paths
-    manifest = place / "manifest.jsonl"
-    return list(_kept(manifest)) if manifest.is_file() else list(videos(place).values())
-
-
-def _kept(manifest: Path) -> Iterator[Path]:
-    import json
-
-    try:
-        records = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line.strip()]
-        kept = [manifest.parent / record["path"] for record in records if record["status"] == "kept"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{manifest} is no manifest of `latentsync prepare` ({error}); prepare the clips again."
-        ) from error
-    if not kept:
-        raise UserError(f"{manifest} keeps no clip; see its reasons.")
-    yield from kept

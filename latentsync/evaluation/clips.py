@@ -1,8 +1,9 @@
 """A clip from a file as the measures want it: one face followed, at any frame rate, with its sound."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from ..face.clip import FaceClip
 from ..face.detect import FaceFinder
 from ..face.track import FaceTrack, choose, find_tracks
 from ..models.syncnet import ChungSyncNet, SyncNet
+from ..prepare.filelist import kept_clips, read_manifest
+from ..prepare.run import MANIFEST
 from ..settings import Settings
 from ..video import VideoInfo, VideoReader, is_image, probe
 from .lse import FPS, OnStep, StableJudge, SyncScore, Vae, chung_crops, sync_offset
@@ -123,9 +126,11 @@ def sync_aligned(
     if not info.has_audio:
         raise UserError(f"{path} has no sound; prepare it again with its sound.")
     speech = load_audio(path, info.start).waveform
-    count = max(1, int(info.frames * FPS / info.fps))
+    count, margin = max(1, int(info.frames * FPS / info.fps)), margin_of(Path(path))
+    inner = slice(margin, -margin or None)
     with VideoReader(info) as reader:
-        faces = _Counted(reader.read(int(i * info.fps / FPS) for i in range(count)), count)
+        frames = (frame[inner, inner] for frame in reader.read(int(i * info.fps / FPS) for i in range(count)))
+        faces = _Counted(frames, count)
         return sync_offset(net, faces, speech, vae=vae, batch=batch, on_step=on_step)
 
 
@@ -153,10 +158,26 @@ def videos(folder: str | Path) -> dict[str, Path]:
     return {p.relative_to(folder).with_suffix("").as_posix(): p for p in found}
 
 
-def each(names: Sequence[str], work: Callable[[str], None], on_error: Callable[[str, str], None]) -> None:
-    """Work through names; what cannot be used is told and left out."""
-    for name in names:
-        try:
-            work(name)
-        except UserError as error:
-            on_error(name, str(error))
+def prepared_clips(place: str | Path) -> list[Path]:
+    """Of a prepared folder, a file list (one path a line, relative ones from the list's folder), or any folder of
+    aligned clips."""
+    place = Path(place)
+    if not place.is_file():
+        return kept_clips(place) if (place / MANIFEST).is_file() else list(videos(place).values())
+    lines = [line.strip() for line in place.read_text(encoding="utf-8").splitlines()]
+    paths = [place.parent / line for line in lines if line and not line.startswith("#")]
+    missing = [path for path in paths if not path.is_file()]
+    if missing or not paths:
+        raise UserError(f"{place} lists {len(paths)} clips, {len(missing)} of which are not there; check its paths.")
+    return paths
+
+
+def margin_of(path: Path) -> int:
+    """Pixels around the aligned crop that `latentsync prepare` left on each side of this clip's frames."""
+    folder = path.parent.parent
+    return _margins(folder).get(path.stem, 0) if (folder / MANIFEST).is_file() else 0
+
+
+@lru_cache(maxsize=8)
+def _margins(folder: Path) -> dict[str, int]:
+    return {str(record.get("id")): int(record.get("margin") or 0) for record in read_manifest(folder)}

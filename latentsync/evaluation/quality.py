@@ -21,6 +21,8 @@ MOST_DB = 100.0
 """What PSNR gives for equal pictures, so that means stay finite."""
 SIGMA, C1, C2 = 1.5, (0.01 * 255) ** 2, (0.03 * 255) ** 2
 GRADIENT_C = 170.0
+FVD_FRAMES = 16
+"""Frames of one sample of the FVD."""
 LIPS = slice(48, 60)
 """Outer lips among the 68 points."""
 LPIPS_FILES = {"alex": "alexnet-", "vgg": "vgg16-", "squeeze": "squeezenet1_1-"}

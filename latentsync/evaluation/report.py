@@ -12,6 +12,7 @@ from .chart import BEST, FAINT, INK, MOUTH, SOUND_EDGE, WIDTH, _Axes, _frame, _P
 from .lse import FPS, SyncScore
 from .measure import METRICS, Result
 from .quality import Frechet
+from .sync import Score
 
 PANEL, TOP, GAP = 190.0, 86.0, 78.0
 """Heights in units of chart.py: of one panel, above the first, and below each."""
@@ -93,6 +94,34 @@ def summary_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
             value, samples = summary.frechet[key]
             out.append((metric.title, f"{value:.{metric.digits}f}", metric.better, f"{samples} samples a side"))
     return out
+
+
+def frechet_rows(summary: Summary) -> list[tuple[str, str, str]]:
+    """(title, value and over how many samples, which way is better)."""
+    return [
+        (METRICS[key].title, f"{value:.{METRICS[key].digits}f} ({samples} samples a side)", METRICS[key].better)
+        for key, (value, samples) in summary.frechet.items()
+    ]
+
+
+def sync_rows(score: SyncScore) -> list[tuple[str, str, str]]:
+    name = "Chung and Zisserman's" if score.network == "chung" else "StableSyncNet"
+    return [
+        ("LSE-C (SyncNet confidence)", f"{score.confidence:.3f}", "higher"),
+        ("LSE-D (SyncNet distance)", f"{score.distance:.3f}", "lower"),
+        ("distance without a shift", f"{score.at_zero:.3f}", "lower"),
+        ("offset by SyncNet", f"{score.offset:+d} frames ({1000 * score.offset / float(FPS):+.0f} ms)", ""),
+        ("judged", f"{score.windows} windows by {name}", ""),
+    ]
+
+
+def landmark_rows(score: Score) -> list[tuple[str, str, str]]:
+    sure = "" if score.sure else ", may be an accident"
+    return [
+        ("offset by landmarks", f"{score.offset:+d} frames ({1000 * score.offset / score.fps:+.0f} ms){sure}", ""),
+        ("confidence by landmarks", f"{score.confidence:.3f}", "higher"),
+        ("correlation without a shift", f"{score.correlation:.3f}", "higher"),
+    ]
 
 
 def accuracy_rows(found: Accuracy) -> list[tuple[str, str]]:
@@ -190,7 +219,7 @@ def draw_sync(score: SyncScore, name: str = "", width: int = WIDTH) -> np.ndarra
 
 
 def _mark(sheet: Sheet, axes: _Axes, x: float, y: float) -> None:
-    at, u = axes.at(np.array([x]), np.array([y]))[0], sheet.unit
+    at = axes.at(np.array([x]), np.array([y]))[0]
     sheet.paper.line(np.array([(at[0], axes.box[1]), (at[0], axes.box[3])]), BEST, 1.2)
     sheet.paper.dot((float(at[0]), float(at[1])), 6, BEST)
 
@@ -252,7 +281,8 @@ def draw_accuracy(found: Accuracy, name: str = "", width: int = WIDTH) -> np.nda
         counts = np.histogram(found.likelihoods[found.in_sync == wanted].clip(0, 1), edges)[0]
         x, y = np.repeat(edges, 2), np.concatenate(([0], np.repeat(counts, 2), [0])).astype(float)
         lines.append(Line(x, y, colour, f"{label} (pairs for each likelihood)", 2.2))
-    axes = sheet.panel(lines, ("0: not in sync", "likelihood", "1: in sync"), x=(0, 1), y=(0, 1.1 * max(1.0, *(float(line.y.max()) for line in lines))))
+    top = 1.1 * max(1.0, *(float(line.y.max()) for line in lines))
+    axes = sheet.panel(lines, ("0: not in sync", "likelihood", "1: in sync"), x=(0, 1), y=(0, top))
     for x in (0.5, found.threshold):
         if np.isfinite(x):
             at = float(axes.across(x))

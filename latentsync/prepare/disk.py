@@ -88,11 +88,13 @@ def write_sound(path: Path, samples: np.ndarray) -> None:
 
 def read_sound(path: Path, start: int, stop: int) -> np.ndarray:
     """(stop - start,) int16 samples of a WAV file; silence outside it."""
+    out = np.zeros(stop - start, np.int16)
     with wave.open(str(path), "rb") as file:
         first, last = max(start, 0), min(stop, file.getnframes())
-        file.setpos(min(first, file.getnframes()))
-        sound = np.frombuffer(file.readframes(max(0, last - first)), "<i2").astype(np.int16)
-    return np.pad(sound, (first - start, stop - first - len(sound)))
+        if first < last:
+            file.setpos(first)
+            out[first - start : last - start] = np.frombuffer(file.readframes(last - first), "<i2")
+    return out
 
 
 def write_clip(path: Path, side: int, frames: Iterable[np.ndarray], sound: np.ndarray) -> int:

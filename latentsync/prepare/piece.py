@@ -52,10 +52,10 @@ def only_face(tracks: Tracks, min_face: float) -> FaceTrack:
     missing = int((~track.present).sum())
     if missing:
         first = int(np.argmin(track.present))
-        detail = f"No face in {missing} of {tracks.frames} frames, the first at {first / FPS:.2f} s of the piece."
+        detail = f"No face in {missing} of {tracks.frames} frames, the first at {first / int(FPS):.2f} s of the piece."
         raise Dropped("face_lost", detail, face_px=height)
     if len(track.segments) > 1:
-        at = track.segments[1][0] / FPS
+        at = track.segments[1][0] / int(FPS)
         raise Dropped("cut", f"The picture jumps at {at:.2f} s of the piece.", face_px=height)
     if height < min_face:
         raise Dropped("small_face", f"{height:g} px from brows to chin; {min_face:g} are needed.", face_px=height)

@@ -132,7 +132,7 @@ def _unfit(shop: "Shop", item: Item, facts: Facts, start: int, stop: int) -> lis
         return ["short", f"{seconds:g} s; at least {settings.min_seconds:g} s are needed."]
     if any(a < stop and b > start for a, b in facts.get("still", [])):
         a, b = next((a, b) for a, b in facts["still"] if a < stop and b > start)
-        return ["frozen", f"The picture does not change from {a / FPS:.2f} to {b / FPS:.2f} s."]
+        return ["frozen", f"The picture does not change from {a / int(FPS):.2f} to {b / int(FPS):.2f} s."]
     sound = read_sound(shop.sound(item), start * SAMPLES, stop * SAMPLES)
     if np.abs(sound.astype(np.int32)).max() < SILENT:
         return ["silent", f"No sound above {SILENT_DB:g} dB."]

@@ -1,4 +1,4 @@
-"""What a run tells: a line of JSON each time, the same to TensorBoard where it is installed, and curves as a picture."""
+"""What a run tells: lines of JSON, the same to TensorBoard where it is installed, and its curves as a picture."""
 
 import json
 import math
@@ -162,7 +162,4 @@ def _panel(axes: Any, subject: str, curves: Sequence[tuple[str, list[int], list[
 def smoothed(values: Sequence[float], share: float = 0.05) -> list[float]:
     """Running mean over a share of the curve, shorter at its ends."""
     reach = max(1, round(share * len(values) / 2))
-    return [
-        sum(part) / len(part)
-        for part in (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))
-    ]
+    return [sum(part) / len(part) for part in (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))]

@@ -70,7 +70,7 @@ class ClipFile:
 
 
 def find_clips(data: Path) -> list[ClipFile]:
-    """The clips of a folder made by `latentsync prepare`, of a file list, or of a folder of videos; in a fixed order."""
+    """The clips of a folder made by `latentsync prepare`, of a list, or of a folder of videos, in a fixed order."""
     if data.is_dir():
         clips = _from_manifest(data) if (data / MANIFEST).is_file() else _from_folder(data)
     elif data.is_file():
@@ -156,7 +156,9 @@ class ClipStore:
         if clip.path not in self._infos:
             info = probe(clip.path)
             if info.width != info.height or info.fps != FPS or not info.has_audio:
-                got = f"{info.width}×{info.height} at {float(info.fps):g} fps, {'with' if info.has_audio else 'no'} sound"
+                got = (
+                    f"{info.width}×{info.height} at {float(info.fps):g} fps, {'with' if info.has_audio else 'no'} sound"
+                )
                 raise UserError(f"{clip.path} is {got}; square crops at 25 fps with sound are needed (prepare).")
             self._infos[clip.path] = info
         return self._infos[clip.path]

@@ -41,7 +41,9 @@ def _from_torchmetrics(name: str) -> nn.Module:
     return _LPIPS(pretrained=True, net=name)  # pyright: ignore[reportArgumentType]
 
 
-def load_videomae(folder: Path, device: torch.device | str, frames: int) -> Callable[[Tensor], Tensor]:
+def load_videomae(
+    folder: Path, device: torch.device | str, frames: int, dtype: torch.dtype = torch.float32
+) -> Callable[[Tensor], Tensor]:
     """A transformers VideoMAEModel from a folder with config.json and weights; nothing is downloaded."""
     from transformers import VideoMAEModel
 
@@ -60,7 +62,7 @@ def load_videomae(folder: Path, device: torch.device | str, frames: int) -> Call
             f"The VideoMAE in {folder} sees {config.num_frames} frames of {config.image_size} px; {frames} of"
             f" {VIDEOMAE_SIDE} are needed."
         )
-    return VideoFeatures(model.to(device).eval().requires_grad_(False))
+    return VideoFeatures(model.to(device, dtype).eval().requires_grad_(False))
 
 
 class VideoFeatures(nn.Module):

@@ -72,7 +72,8 @@ class UNetRecipe(RunSettings):
     decoded: frames of the window that LPIPS sees, spread evenly; fewer than 16 save memory, and only LPIPS takes them.
     drop_audio: chance that a window hears nothing, which guidance above 1 at sampling builds on. alpha: of the mixed
     noise. lora: rank of low-rank additions that are trained instead, 0 for none. cache_latents: encode all clips once.
-    sample_every: validations between two sample videos. sample_steps: solver steps of these.
+    sample_clips, sample_frames, sample_steps: held-out clips that are made at each validation, how much of each, and
+    with how many solver steps; the first one is kept as a video.
     """
 
     motion: Motion = "none"
@@ -90,12 +91,14 @@ class UNetRecipe(RunSettings):
     lora_alpha: float = 0.0
     lpips: str = "vgg"
     cache_latents: bool = False
-    sample_every: int = 1
+    sample_clips: int = 4
     sample_frames: int = 3 * WINDOW
     sample_steps: int = 20
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.lpips == "off":
+            object.__setattr__(self, "lpips_weight", 0.0)
         if not 1 <= self.decoded <= self.frames:
             raise UserError(f"decoded is {self.decoded}; it must lie between 1 and the window's {self.frames} frames.")
         if self.decoded < self.frames and (self.sync_weight or self.trepa_weight):

@@ -53,7 +53,7 @@ def start_from(init: str, recipe: UNetRecipe, *, size: str = "full", audio_dim: 
     if init == "none":
         unet = _fresh(unet_config(size, recipe.motion, audio_dim, channels), recipe.seed)
         return Start(unet, recipe.prediction_type, None, tuple(name for name, _ in unet.named_parameters()))
-    path = _locate(init)
+    path = locate(init)
     info = recognise(path)
     if info.kind == "sd15":
         return _from_sd15(read_tensors(path), recipe, audio_dim)
@@ -61,7 +61,8 @@ def start_from(init: str, recipe: UNetRecipe, *, size: str = "full", audio_dim: 
     return _from_latentsync(info, recipe)
 
 
-def _locate(init: str) -> Path:
+def locate(init: str) -> Path:
+    """The file of a known name, of "sd15", or of that path."""
     if init == "sd15":
         places = [folder / name for folder in model_folders() for name in SD15_FILES]
         found = next((place for place in places if place.is_file()), None)

@@ -1,5 +1,7 @@
 """The training loop, the same for every network: what is special to one is its Task."""
 
+import math
+import shutil
 import signal
 import threading
 import time
@@ -77,6 +79,7 @@ class Trainer:
     rolls: int = 0
     asked_to_stop: bool = False
     worked: float = 0.0
+    counted: int = 0
     named: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -109,7 +112,7 @@ class Trainer:
                     self.update()
                 elif not self.avoid(verdict):
                     continue
-                self.step += 1
+                self.step, self.counted = self.step + 1, self.counted + 1
                 self.worked += time.perf_counter() - start
                 self.log(losses, norm, verdict)
                 improved = self.validate()
@@ -145,7 +148,7 @@ class Trainer:
         """The same verdict in every process. A gradient scaler's overflow is its own affair, while it has room left."""
         scaler = self.accelerator.scaler
         room = scaler is not None and scaler.get_scale() >= 1
-        finite = all(map(_is_number, losses.values())) and (_is_number(norm) or room)
+        finite = all(map(math.isfinite, losses.values())) and (math.isfinite(norm) or room)
         bad, self.asked_to_stop = any_rank(self.accelerator, not finite, self.asked_to_stop)
         return self.guard.judge(not bad)
 
@@ -180,11 +183,11 @@ class Trainer:
     # ---- now and then ----
 
     def log(self, losses: dict[str, float], norm: float, verdict: str) -> None:
-        if verdict == "step" and _is_number(norm):
+        if verdict == "step" and math.isfinite(norm):
             self.journal.add({f"loss/{name}": value for name, value in losses.items()} | {"gradient": norm})
         if self.step % self.settings.log_every and self.step != self.settings.steps:
             return
-        values = mean_over_ranks(self.accelerator, self._steady(self.journal.means() | self._pace()))
+        values = mean_over_ranks(self.accelerator, self.journal.means() | self._pace())
         scaler = self.accelerator.scaler
         values |= {"scale": scaler.get_scale()} if scaler is not None else {}
         self.journal.write(self.step, values)
@@ -192,15 +195,10 @@ class Trainer:
 
     def _pace(self) -> dict[str, float]:
         """Clips a second of all processes together, and the share of the time that went by waiting for data."""
-        clips = self._steps_since * self.samples_per_step
-        worked = max(self.worked, 1e-9)
-        pace = {"clips/s": clips / worked, "waiting for data": self.feed.waited / worked}
-        self.worked = self.feed.waited = 0.0
+        clips, worked = self.counted * self.samples_per_step, max(self.worked, 1e-9)
+        pace = {"clips per second": clips / worked, "waiting for data": self.feed.waited / worked}
+        self.worked, self.feed.waited, self.counted = 0.0, 0.0, 0
         return pace
-
-    @property
-    def _steps_since(self) -> int:
-        return (self.step - 1) % self.settings.log_every + 1
 
     @property
     def samples_per_step(self) -> int:
@@ -239,17 +237,17 @@ class Trainer:
         return {f"validation/{name}": value for name, value in sums.items()}
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Within it the network has its averaged weights, where an average is kept."""
+    def averaged(self) -> Iterator[list[Tensor] | None]:
+        """Within it the network has its averaged weights, where an average is kept; gives its own ones then."""
         if self.average is None:
-            yield
+            yield None
             return
         own = [p.detach().clone() for p in self.parameters]
         with torch.no_grad():
             for parameter, mean in zip(self.parameters, self.average.state.values(), strict=True):
                 parameter.copy_(mean)
         try:
-            yield
+            yield own
         finally:
             with torch.no_grad():
                 for parameter, value in zip(self.parameters, own, strict=True):
@@ -263,10 +261,10 @@ class Trainer:
         if not (now or due or improved) or not self.guard.calm:
             return
         self.guard.saved()
-        with self.averaged():
+        with self.averaged() as own:
             weights = self.accelerator.get_state_dict(self.model) if self.sharded else self.task.network.state_dict()
             if self.main:
-                self.checkpoints.save(self.step, lambda folder: self._write(folder, weights))
+                self.checkpoints.save(self.step, lambda folder: self._write(folder, weights, own))
         if self.sharded:
             self.accelerator.save_state(str(self.checkpoints.place(self.step) / "sharded"))
         if self.main and improved:
@@ -275,7 +273,7 @@ class Trainer:
             self.checkpoints.prune()
         self.accelerator.wait_for_everyone()
 
-    def _write(self, folder: Path, weights: dict[str, Tensor]) -> None:
+    def _write(self, folder: Path, weights: dict[str, Tensor], own: list[Tensor] | None) -> None:
         self.task.save(folder, weights, self.step)
         scaler, average = self.accelerator.scaler, self.average
         save_state(
@@ -289,7 +287,7 @@ class Trainer:
             optimizer=None if self.sharded else self.optimizer.state_dict(),
             scaler=None if scaler is None else scaler.state_dict(),
             average=None if average is None else {"state": average.state, "count": average.count},
-            raw=None if average is None else self._raw,
+            own=own,
         )
 
     def resume(self) -> None:
@@ -338,7 +336,7 @@ class Trainer:
         self.average.state = {key: value.to(device) for key, value in state["average"]["state"].items()}
         self.average.count = state["average"]["count"]
         with torch.no_grad():
-            for parameter, value in zip(self.parameters, state["raw"], strict=True):
+            for parameter, value in zip(self.parameters, state["own"], strict=True):
                 parameter.copy_(value)
 
     # ---- beginning and end ----
@@ -387,3 +385,47 @@ class Trainer:
     def _tell(self, event: str, **facts: Any) -> None:
         if self.main:
             self.say(self.journal.tell(self.step, event, **facts))
+
+
+def make_optimizer(settings: RunSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019), or bitsandbytes' with moments of 8 bits (Dettmers et al. 2022)."""
+    kind: Any = torch.optim.AdamW
+    if settings.optimizer == "adamw8bit":
+        try:
+            from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise UserError("The 8-bit optimiser needs bitsandbytes (pip install bitsandbytes); or adamw.") from error
+        kind = AdamW8bit
+    return kind(parameters, lr=settings.rate, weight_decay=settings.weight_decay)
+
+
+def forget_gradients(optimizer: Any, scaler: Any) -> None:
+    """Of a step that is not taken. A scaler that has looked at them must be told that the step is over."""
+    if scaler is not None:
+        scaler.update()
+    optimizer.zero_grad()
+
+
+@contextmanager
+def listening(trainer: Trainer) -> Iterator[None]:
+    """Ctrl-C and SIGTERM (a cluster that wants its machine back) let the step finish and a checkpoint be made."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(*_: object) -> None:
+        trainer.asked_to_stop = True
+
+    before = {kind: signal.signal(kind, ask) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def publish(source: Path, target: Path) -> None:
+    """A copy under its own name, complete or not there."""
+    part = target.with_name(f".{target.name}.part")
+    shutil.copyfile(source, part)
+    part.replace(target)

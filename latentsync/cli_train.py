@@ -1,0 +1,166 @@
+"""`latentsync train`: it parses, calls training/ and prints."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+train = typer.Typer(no_args_is_help=True, help="Train networks of your own.", rich_markup_mode="rich")
+
+_RUN, _STEP, _LOSS, _CHECK = "The run", "How it learns", "What judges the mouths", "Checkpoints and validation"
+_PRESET = "the stage's"
+
+
+def _option(panel: str, help: str, metavar: str | None = None, names: str = "", **rest: Any) -> Any:
+    return typer.Option(*names.split(), help=help, metavar=metavar, rich_help_panel=panel, **rest)
+
+
+def _setting(panel: str, help: str, metavar: str | None = None, names: str = "") -> Any:
+    """One whose default the recipe has."""
+    return _option(panel, help, metavar, names, show_default=_PRESET)
+
+
+Data = Annotated[
+    Path, typer.Argument(metavar="DATA", help="A folder of `latentsync prepare`, a list of clips, or a folder of them.")
+]
+Out = Annotated[Path, _option(_RUN, "The run's folder. A run that is there goes on.", "FOLDER", "--out -o")]
+Stage = Annotated[str, _option(_RUN, "1: pictures. 2: with motion modules. 2-efficient: in the decoder only.", "STAGE")]
+Init = Annotated[str, _option(_RUN, "sd15, 1.5, 1.6, nano, a file, or none.", "NAME|FILE")]
+Size = Annotated[str, _option(_RUN, "full, small or tiny: only where --init is none.", "NAME")]
+Config = Annotated[Path | None, _option(_RUN, "Settings that differ, as YAML.", "FILE")]
+Resolution = Annotated[int | None, _setting(_RUN, "Side of the crops: 256 or 512.")]
+Lora = Annotated[int | None, _setting(_RUN, "Train a LoRA of this rank on the attention to speech and time.", "RANK")]
+Vae = Annotated[str | None, _option(_RUN, "Another VAE.", "NAME|FILE", show_default="init's")]
+Whisper = Annotated[str | None, _option(_RUN, "Another Whisper.", "NAME|FILE", show_default="init's")]
+Cache = Annotated[Path | None, _option(_RUN, "For features and latents.", "FOLDER", show_default="DATA/cache")]
+Cpu = Annotated[bool, _option(_RUN, "Leave the GPU alone.", names="--cpu")]
+
+Steps = Annotated[int | None, _setting(_STEP, "Steps in all.")]
+Rate = Annotated[float | None, _setting(_STEP, "Learning rate; it stays the same.")]
+Batch = Annotated[int | None, _setting(_STEP, "Windows of 16 frames at once on each GPU.")]
+Accumulate = Annotated[int | None, _setting(_STEP, "So many batches for one step.")]
+Precision = Annotated[str | None, _setting(_STEP, "auto, fp32, bf16 or fp16.", "NAME")]
+Checkpointing = Annotated[
+    bool | None, _setting(_STEP, "Less memory, a third more time.", names="--checkpointing/--no-checkpointing")
+]
+Ema = Annotated[float | None, _setting(_STEP, "Also keep a moving average with this decay, as 0.999.", "DECAY")]
+Optimizer = Annotated[str | None, _setting(_STEP, "adamw, or adamw8bit (bitsandbytes).", "NAME")]
+DropAudio = Annotated[float | None, _setting(_STEP, "Share of windows without speech, for guidance above 1.")]
+CacheLatents = Annotated[
+    bool | None, _setting(_STEP, "Encode every clip once.", names="--cache-latents/--no-cache-latents")
+]
+Workers = Annotated[int | None, _setting(_STEP, "Processes that load data ahead.")]
+Seed = Annotated[int | None, _setting(_STEP, "Of the initial weights, the order of clips and the noise.")]
+
+SyncNet = Annotated[Path | None, _option(_LOSS, "A StableSyncNet: loss, and confidence in validation.", "FILE")]
+SyncWeight = Annotated[float | None, _setting(_LOSS, "Weight of the SyncNet's loss.")]
+Lpips = Annotated[str | None, _setting(_LOSS, "vgg, alex, squeeze or off.", "NAME")]
+LpipsWeight = Annotated[float | None, _setting(_LOSS, "Weight of LPIPS.")]
+VideoMae = Annotated[Path | None, _option(_LOSS, "VideoMAE, as transformers saves it, for TREPA.", "FOLDER")]
+TrepaWeight = Annotated[float | None, _setting(_LOSS, "Weight of TREPA.")]
+Decoded = Annotated[int | None, _setting(_LOSS, "Frames of a window that LPIPS sees.", "FRAMES")]
+
+ValidateEvery = Annotated[int | None, _setting(_CHECK, "Steps between validations.")]
+SaveEvery = Annotated[int | None, _setting(_CHECK, "Steps between checkpoints.")]
+Keep = Annotated[int | None, _setting(_CHECK, "Newest checkpoints that stay, beside the best.")]
+LogEvery = Annotated[int | None, _setting(_CHECK, "Steps between lines of the log.")]
+Patience = Annotated[int | None, _setting(_CHECK, "End after so many validations without a better one; 0: never.")]
+HoldOut = Annotated[str | None, _setting(_CHECK, "For validation: source (recordings), time (ends) or auto.", "NAME")]
+PublicForm = Annotated[
+    bool | None, _setting(_CHECK, "Also write unet.pt as the public code does.", names="--public-form/--no-public-form")
+]
+
+
+@train.command()
+def unet(
+    data: Data,
+    stage: Stage = "1",
+    out: Out = Path("run"),
+    init: Init = "none",
+    size: Size = "full",
+    config: Config = None,
+    resolution: Resolution = None,
+    lora: Lora = None,
+    vae: Vae = None,
+    whisper: Whisper = None,
+    cache: Cache = None,
+    cpu: Cpu = False,
+    steps: Steps = None,
+    rate: Rate = None,
+    batch: Batch = None,
+    accumulate: Accumulate = None,
+    precision: Precision = None,
+    checkpointing: Checkpointing = None,
+    ema: Ema = None,
+    optimizer: Optimizer = None,
+    drop_audio: DropAudio = None,
+    cache_latents: CacheLatents = None,
+    workers: Workers = None,
+    seed: Seed = None,
+    sync_net: SyncNet = None,
+    sync_weight: SyncWeight = None,
+    lpips: Lpips = None,
+    lpips_weight: LpipsWeight = None,
+    videomae: VideoMae = None,
+    trepa_weight: TrepaWeight = None,
+    decoded: Decoded = None,
+    validate_every: ValidateEvery = None,
+    save_every: SaveEvery = None,
+    keep: Keep = None,
+    log_every: LogEvery = None,
+    patience: Patience = None,
+    hold_out: HoldOut = None,
+    public_form: PublicForm = None,
+) -> None:
+    """Train the network that paints mouths, or go on where a run stopped.
+
+    \b
+    The cheap way, a LoRA on LatentSync 1.5, one GPU:
+      latentsync train unet data --stage 2 --init 1.5 --lora 16 --sync-weight 0 --lpips off --trepa-weight 0 -o mine
+
+    \b
+    The public recipe, 8 GPUs:
+      accelerate launch --num_processes 8 -m latentsync train unet data --stage 1 --init sd15 -o stage1
+      accelerate launch --num_processes 8 -m latentsync train unet data --stage 2 --init stage1/unet.safetensors \\
+          --sync-net stable_syncnet.pt --videomae videomae/ -o stage2
+
+    Ctrl-C stops after a checkpoint; the same command goes on. The result is unet.safetensors in the run's folder.
+    """
+    from .training.launch import Files, run_unet
+    from .training.stages import read_yaml, unet_recipe
+
+    said = {name: value for name, value in locals().items() if name in _SETTINGS and value is not None}
+    recipe = unet_recipe(stage, config, average=ema, **said)
+    own = resolution is not None or (config is not None and "resolution" in read_yaml(config))
+    files = Files(init, size, vae, whisper, sync_net, videomae, cache)
+    run_unet(data, out, recipe, files, own_resolution=own, cpu=cpu, say=lambda line: typer.echo(line, err=True))
+    typer.echo(str(out / ("lora.safetensors" if recipe.lora else "unet.safetensors")))
+
+
+_SETTINGS = (
+    *("resolution", "lora", "steps", "rate", "batch", "accumulate", "precision", "checkpointing", "optimizer"),
+    *("drop_audio", "cache_latents", "workers", "seed", "sync_weight", "lpips", "lpips_weight", "trepa_weight"),
+    *("decoded", "validate_every", "save_every", "keep", "log_every", "patience", "hold_out", "public_form"),
+)
+"""Options that are settings of the recipe, by its names."""
+
+
+@train.command()
+def charts(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]) -> None:
+    """Draw the curves of a run (charts.png), also while it runs."""
+    from .training.charts import draw_charts
+
+    typer.echo(str(draw_charts(run)))
+
+
+@train.command("merge-lora")
+def merge_lora(
+    base: Annotated[str, typer.Argument(help="The U-Net that the LoRA was trained on: a file or a known name.")],
+    lora: Annotated[Path, typer.Argument(help="lora.safetensors of a run.")],
+    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    strength: Annotated[float, typer.Option(help="1: as trained; less is weaker.")] = 1.0,
+) -> None:
+    """Make one U-Net of a U-Net and its LoRA."""
+    from .training.merge import merge_files
+
+    typer.echo(str(merge_files(base, lora, out, strength)))

@@ -1,0 +1,371 @@
+"""Whole runs over small talking videos: reasons, resuming, changed options, sync, quality, dying workers, the door."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from latentsync import cli
+from latentsync.errors import UserError
+from latentsync.evaluation import lse
+from latentsync.prepare import disk, piece, source
+from latentsync.prepare.chain import Dropped
+from latentsync.prepare.local import DIED
+from latentsync.prepare.reasons import REASONS
+from latentsync.prepare.run import prepare
+from latentsync.prepare.settings import STEPS, PrepareSettings
+from latentsync.video import VideoReader, probe
+
+from ..tiny import face_model
+from .scenes import UNMEASURED, deadly, footage, run
+
+pytest.importorskip("scenedetect", reason="PySceneDetect, of the extra `prepare`")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models(request):
+    """The face model, found by the product itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LATENTSYNC_MODELS", str(face_model().parent))
+        yield
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    return footage(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.fixture(scope="module")
+def whole(videos, tmp_path_factory, models) -> Path:
+    """An uninterrupted run."""
+    out = tmp_path_factory.mktemp("whole")
+    run(videos, out)
+    return out
+
+
+@pytest.fixture
+def out(whole, tmp_path) -> Path:
+    """That run, to go on from."""
+    return Path(shutil.copytree(whole, tmp_path / "out"))
+
+
+def manifest(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def results(out: Path) -> dict[str, bytes]:
+    """All that later programs read."""
+    paths = [out / "manifest.jsonl", out / "summary.json", *sorted((out / "clips").iterdir())]
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def test_every_file_ends_with_its_reason(videos, whole):
+    records = manifest(whole)
+    found = {(r["source"], r["start"], r["stop"]): (r["status"], r["step"], r["reason"]) for r in records}
+    assert found == {
+        ("a/x.mp4", 0.0, 0.8): ("kept", None, None),
+        ("b/face then none.mp4", 0.0, 0.8): ("kept", None, None),
+        ("b/face then none.mp4", 0.8, 1.6): ("dropped", "face", "no_face"),
+        ("b/x.mp4", 0.0, 0.72): ("kept", None, None),
+        ("brief.mp4", 0.0, 0.36): ("dropped", "pieces", "short"),
+        ("long.mp4", 0.0, 0.88): ("kept", None, None),
+        ("long.mp4", 0.88, 1.8): ("kept", None, None),
+        ("mute.mp4", 0.0, 0.8): ("dropped", "rate", "no_sound"),
+        ("text.mp4", 0.0, None): ("dropped", "readable", "unreadable"),
+    }
+    assert [list(r) for r in records] == [list(records[0])] * len(records)
+    assert len({r["id"] for r in records}) == len(records)
+    assert str(videos) not in (whole / "manifest.jsonl").read_text(encoding="utf-8")
+    facts = json.loads((whole / "summary.json").read_text(encoding="utf-8"))
+    assert facts["kept"]["clips"] == 5 and facts["dropped"]["no_face"] == {"clips": 1, "seconds": 0.8}
+    assert facts["skipped"] == ["quality", "sync"] and facts["sources"] == 7 and facts["other_files"] == 2
+
+
+def test_clips_are_aligned_crops_with_their_sound_and_landmarks(whole):
+    for record in (r for r in manifest(whole) if r["status"] == "kept"):
+        path = whole / record["path"]
+        info = probe(path)
+        assert (info.fps, info.frames, info.width, info.height) == (25, record["frames"], 64, 64)
+        assert record["frames"] == round((record["stop"] - record["start"]) * 25)
+        known = disk.read_arrays(path.with_suffix(".npz"))
+        assert known["landmarks"].shape == (info.frames, 68, 2) and known["opening"].shape == (info.frames,)
+        nose = known["landmarks"][:, 27:36].mean(1)
+        assert np.abs(nose - [32, 27.5]).max() < 4, "the template puts the nose there at 64 pixels"
+        assert record["face_px"] >= 40 and record["offset"] is None and record["skipped"] == ["quality", "sync"]
+
+
+def test_the_sound_is_the_sources_own_to_the_sample(whole):
+    records = {(r["source"], r["start"]): r for r in manifest(whole)}
+    late, early = records["long.mp4", 0.88], records["long.mp4", 0.0]
+    wav = next((whole / "work" / "sound").glob("long-*.wav"))
+    from .test_parts import heard
+
+    assert np.array_equal(heard(whole / early["path"]), disk.read_sound(wav, 0, 22 * 640))
+    assert np.array_equal(heard(whole / late["path"]), disk.read_sound(wav, 22 * 640, 45 * 640))
+
+
+def test_a_second_run_does_nothing_and_says_the_same(videos, out):
+    before, times = results(out), {p: p.stat().st_mtime_ns for p in (out / "clips").iterdir()}
+    report = run(videos, out)
+    assert results(out) == before and not report.seconds and not report.orphans
+    assert {p: p.stat().st_mtime_ns for p in (out / "clips").iterdir()} == times
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_interrupted_at_any_step_it_goes_on(videos, whole, tmp_path, monkeypatch, step, when):
+    """after: its files are written, but not yet that it was done."""
+    for module in (source, piece):
+        steps = tuple(_interrupted(s, when) if s.name == step else s for s in module.STEPS)
+        monkeypatch.setattr(module, "STEPS", steps)
+    with pytest.raises(KeyboardInterrupt):
+        run(videos, tmp_path / "out", skip=()) if step == "never" else run(videos, tmp_path / "out")
+    monkeypatch.undo()
+    monkeypatch.setenv("LATENTSYNC_MODELS", str(face_model().parent))
+    assert not (tmp_path / "out" / "manifest.jsonl").exists()
+    run(videos, tmp_path / "out")
+    assert results(tmp_path / "out") == results(whole)
+    assert not list((tmp_path / "out").rglob(".*.part*"))
+
+
+def _interrupted(step, when):
+    from dataclasses import replace
+
+    def stop(run):
+        def broken(shop, item, facts):
+            if when == "after":
+                run(shop, item, facts)
+            raise KeyboardInterrupt
+
+        return broken
+
+    return replace(step, run=stop(step.run), skipped=stop(step.skipped))
+
+
+def test_changed_options_do_again_what_hangs_on_them(videos, out):
+    assert set(run(videos, out, resolution=128).seconds) == {"crops", "sync", "quality"}
+    assert probe(out / next(r["path"] for r in manifest(out) if r["path"])).width == 128
+    assert set(run(videos, out, resolution=128, min_face=2000.0).seconds) == {"face"}
+    assert {r["reason"] for r in manifest(out) if r["step"] == "face"} == {"small_face", "no_face"}
+    assert not list((out / "clips").iterdir()), "nothing that was dropped stays"
+    assert set(run(videos, out, max_seconds=2.0).seconds) == {"pieces", "face", "crops", "sync", "quality"}
+    assert ("long.mp4", 0.0, 1.8) in {(r["source"], r["start"], r["stop"]) for r in manifest(out)}
+
+
+def test_a_margin_is_kept_around_the_crop(videos, out, whole):
+    run(videos, out, margin=0.125)
+    record = next(r for r in manifest(out) if r["source"] == "a/x.mp4")
+    assert (record["resolution"], record["margin"]) == (64, 8)
+    with VideoReader(probe(out / record["path"])) as wide, VideoReader(probe(whole / record["path"])) as plain:
+        a, b = next(wide.read([5])), next(plain.read([5]))
+    assert a.shape == (80, 80, 3)
+    assert np.abs(a[8:-8, 8:-8].astype(int) - b).mean() < 3
+    shift = disk.read_arrays((out / record["path"]).with_suffix(".npz"))["landmarks"]
+    assert np.allclose(
+        shift - disk.read_arrays((whole / record["path"]).with_suffix(".npz"))["landmarks"], 8, atol=1e-3
+    )
+
+
+def test_a_changed_source_is_done_again(videos, out, tmp_path):
+    copy = Path(shutil.copytree(videos, tmp_path / "copy"))
+    run(copy, out)
+    shutil.copy(copy / "b" / "x.mp4", copy / "a" / "x.mp4")
+    report = run(copy, out)
+    assert set(report.seconds) == set(STEPS)
+    by_source = {r["source"]: r for r in manifest(out)}
+    assert by_source["a/x.mp4"]["frames"] == by_source["b/x.mp4"]["frames"] == 18
+
+
+def test_sources_are_not_touched(videos, tmp_path):
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in videos.rglob("*") if p.is_file()}
+    run(videos, tmp_path / "out", min_face=2000.0)
+    assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in videos.rglob("*") if p.is_file()} == before
+
+
+# ------------------------------------------------------------------------------------------------------ sync, quality
+
+
+@pytest.fixture
+def judged(monkeypatch, tmp_path):
+    """prepare() with a real small StableSyncNet, whose verdict is replaced by the one wanted."""
+    from latentsync.models.syncnet import EncoderConfig, StableSyncNet, SyncNetConfig, save_syncnet
+
+    audio = EncoderConfig(1, (32, 32, 32), ((5, 4), (4, 4), (4, 4)), (False,) * 3)
+    visual = EncoderConfig(48, (32, 32, 32), ((4, 4), (4, 8), (8, 8)), (False,) * 3)
+    net = StableSyncNet(SyncNetConfig(audio, visual, size=(128, 256), mels=(80, 52)))
+    path = save_syncnet(tmp_path / "net.safetensors", net, {})
+
+    def judge(offset, confidence, **more):
+        def verdict(net, faces, waveform, **options):
+            shape = {face.shape for face in faces}
+            assert shape == {(64, 64, 3)} and np.abs(waveform).max() <= 1
+            return lse.SyncScore("stable", 1, 1, np.arange(1), np.zeros(1), offset, confidence, 0.0, 0.0, np.zeros(1))
+
+        monkeypatch.setattr(lse, "sync_offset", verdict)
+        return {"skip": ("quality",), "syncnet": path, "min_confidence": 0.5} | more
+
+    return judge
+
+
+def test_late_sound_is_put_right_from_the_sources_own(videos, out, judged):
+    from .test_parts import heard
+
+    for offset in (3, -3, 0):  # one after the other: a moved sound must not be moved again
+        run(videos, out, **judged(offset, 1.0))
+        record = next(r for r in manifest(out) if (r["source"], r["start"]) == ("long.mp4", 0.88))
+        assert (record["offset"], record["confidence"]) == (offset, 1.0)
+        wav = next((out / "work" / "sound").glob("long-*.wav"))
+        wanted = disk.read_sound(wav, (22 + offset) * 640, (45 + offset) * 640)
+        assert np.array_equal(heard(out / record["path"]), wanted), offset
+        (out / "work" / "piece" / f"{record['id']}.json").unlink()
+    run(videos, out, **judged(3, 1.0))
+    run(videos, out)
+    assert np.array_equal(heard(out / record["path"]), disk.read_sound(wav, 22 * 640, 45 * 640))
+
+
+def test_what_is_out_of_sync_is_dropped_and_comes_back_with_other_limits(videos, out, judged, whole):
+    run(videos, out, **judged(0, 0.4))
+    dropped = [r for r in manifest(out) if r["step"] == "sync"]
+    assert len(dropped) == 5 and {r["reason"] for r in dropped} == {"low_confidence"}
+    assert {r["confidence"] for r in dropped} == {0.4} and not list((out / "clips").iterdir())
+    assert set(run(videos, out, **judged(0, 0.4, min_confidence=0.3)).seconds) == {"crops", "sync", "quality"}
+    assert sum(r["status"] == "kept" for r in manifest(out)) == 5
+    run(videos, out, **judged(7, 1.0, max_offset=6, min_confidence=0.6))
+    assert {r["reason"] for r in manifest(out) if r["step"] == "sync"} == {"far_offset"}
+
+
+def test_a_real_syncnet_judges(videos, tmp_path, judged, monkeypatch):
+    options = judged(0, 0.0)
+    monkeypatch.undo()
+    monkeypatch.setenv("LATENTSYNC_MODELS", str(face_model().parent))
+    report = run(
+        videos / "long.mp4",
+        tmp_path / "out",
+        **options | {"min_confidence": -9.0, "min_seconds": 1.7, "max_seconds": 2.0, "max_offset": 15},
+    )
+    assert [r["status"] for r in report.records] == ["kept"]
+    assert isinstance(report.records[0]["offset"], int) and np.isfinite(report.records[0]["confidence"])
+
+
+class Brightness(torch.nn.Module):
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return 100 * pictures.mean([1, 2, 3])
+
+
+def test_quality_is_a_networks_mean_score(videos, out, tmp_path):
+    path = tmp_path / "quality.pt"
+    torch.jit.script(Brightness()).save(str(path))
+    run(videos, out, skip=("sync",), quality=path, min_quality=0.0)
+    kept = [r for r in manifest(out) if r["status"] == "kept"]
+    assert len(kept) == 5
+    for record in kept:
+        with VideoReader(probe(out / record["path"])) as reader:
+            frames = np.stack(list(reader.read(range(record["frames"]))))
+        assert record["quality"] == pytest.approx(frames.mean() / 2.55, abs=0.5)
+    run(videos, out, skip=("sync",), quality=path, min_quality=99.0)
+    assert {r["reason"] for r in manifest(out) if r["step"] == "quality"} == {"low_quality"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"skip": ("quality",)}, "--skip sync"),
+        ({"skip": ("sync",)}, "--skip quality"),
+        ({"skip": ("sync",), "quality": Path("none.pt")}, "There is no file none.pt"),
+        ({"skip": ("sync",), "quality": Path(__file__)}, "no TorchScript"),
+    ],
+)
+def test_a_missing_model_stops_before_any_work(videos, tmp_path, changes, says):
+    with pytest.raises(UserError, match=says):
+        run(videos, tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stable_syncnet_needs_a_limit_of_its_own(videos, tmp_path, judged):
+    with pytest.raises(UserError, match="--min-confidence"):
+        run(videos, tmp_path / "out", **judged(0, 1.0, min_confidence=None))
+
+
+# -------------------------------------------------------------------------------------------------------- processes
+
+
+def test_dying_workers_lose_nothing(videos, whole, out):
+    shutil.rmtree(out / "work" / "piece")
+    (out / "once").touch()
+    report = prepare(videos, out, PrepareSettings(**UNMEASURED), deadly(2))
+    failed = [r for r in report.records if r["reason"] == "error"]
+    assert [(r["source"], r["detail"]) for r in failed] == [("b/x.mp4", DIED)] and report.errors == 1
+    assert not (out / "once").exists()
+    others = [r for r in manifest(out) if r["source"] != "b/x.mp4"]
+    assert others == [r for r in manifest(whole) if r["source"] != "b/x.mp4"]
+    run(videos, out)  # what failed is tried again
+    assert results(out) == results(whole)
+
+
+def test_a_bug_in_one_item_is_shown_and_does_not_end_the_rest(videos, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    def bug(shop, item, facts):
+        if item.source == "a/x.mp4":
+            raise TypeError("wrong")
+        raise Dropped("no_face", "None.")
+
+    monkeypatch.setattr(piece, "STEPS", (replace(piece.STEPS[0], run=bug),))
+    report = run(videos, tmp_path / "out")
+    assert [r["detail"] for r in report.records if r["reason"] == "error"] == ["TypeError: wrong"]
+
+
+def test_a_full_disk_stops_the_run(videos, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    def full(shop, item, facts):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(source, "STEPS", (replace(source.STEPS[0], run=full),))
+    with pytest.raises(UserError, match="No space left"):
+        run(videos, tmp_path / "out")
+
+
+# --------------------------------------------------------------------------------------------------------------- door
+
+
+def call(*words: object):
+    return CliRunner().invoke(cli.app, [str(word) for word in words])
+
+
+def test_the_command_shows_what_it_did(videos, out, whole):
+    pytest.importorskip("matplotlib", reason="matplotlib, of the extra `prepare`")
+    words = "--min-seconds 0.6 --max-seconds 1.2 --min-face 40 --resolution 64 --skip sync --skip quality --workers 1"
+    done = call("prepare", videos, out, *words.split())
+    assert done.exit_code == 0, done.output
+    assert results(out).keys() == results(whole).keys()
+    assert results(out)["manifest.jsonl"] == results(whole)["manifest.jsonl"]
+    for said in ("kept", "no_face", REASONS["no_sound"], "not done, by --skip: quality, sync", "report.png"):
+        assert said in done.output
+    picture = (out / "report.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
+    listed = call("filelist", out)
+    assert listed.stdout.splitlines() == [str((out / r["path"]).resolve()) for r in manifest(out) if r["path"]]
+    assert call("filelist", out, "--holdout", "*", "-o", out / "l.txt").exit_code == 2
+    assert call("filelist", out, "--only", "long*", "-o", out / "l.txt").stdout.endswith("l.txt: 2 clips\n")
+
+
+def test_the_command_says_what_is_missing(videos, tmp_path):
+    done = call("prepare", videos, tmp_path / "out", "--skip", "quality")
+    assert done.exit_code == 2 and "--skip sync" in done.output
+    assert call("prepare", videos, tmp_path / "out", "--skip", "crops").exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_defaults_are_the_settings():
+    import typer
+
+    command = typer.main.get_command(cli.app).commands["prepare"]  # type: ignore[attr-defined]
+    defaults = {p.name: p.default for p in command.params}
+    for name, value in vars(PrepareSettings()).items():
+        if name != "skip":
+            assert defaults[name] == value, name
