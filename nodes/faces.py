@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..latentsync.errors import UserError
 from ..latentsync.face.clip import UNTIMED, FaceClip
-from ..latentsync.face.detect import FaceFinder
 from ..latentsync.face.preview import boxes_at, numbered
 from ..latentsync.face.track import Tracks, choose, find_tracks
 from ..latentsync.video import VideoReader, probe
@@ -77,7 +76,7 @@ class LatentSyncFindFaces(io.ComfyNode):
     def execute(cls, images: Any, face: str, resolution: int, preview_frame: int, model: Any = None) -> io.NodeOutput:
         side = _crop_side(model, resolution)
         stages = host.Stages(cls.hidden.unique_id)
-        with _opened(images) as (source, count, fps), FaceFinder(host.find_file("face-landmarker")) as finder:
+        with _opened(images) as (source, count, fps), host.face_finder() as finder:
             if not 0 <= preview_frame < count:
                 raise UserError(
                     f"preview_frame is {preview_frame} and the frames are 0 to {count - 1}; choose one of those."

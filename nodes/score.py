@@ -9,7 +9,6 @@ from torch import Tensor
 from ..latentsync.errors import UserError
 from ..latentsync.evaluation.chart import draw_chart
 from ..latentsync.evaluation.sync import Score, score, score_file
-from ..latentsync.face.detect import FaceFinder
 from . import host, inputs
 from .images import frames_of, rate_of, speech_of
 
@@ -85,13 +84,13 @@ class LatentSyncScore(io.ComfyNode):
 
 
 def _of_video(video: Any, audio: Any, face: str, stages: host.Stages) -> Score:
-    with host.video_file(video) as path, host.sound_file(audio) as sound, _finder() as finder:
+    with host.video_file(video) as path, host.sound_file(audio) as sound, host.face_finder() as finder:
         return score_file(path, sound, finder, face=face, on_step=lambda *count: stages.step(MEASURING, *count))
 
 
 def _of_images(images: Tensor, audio: Any, fps: float, face: str, stages: host.Stages) -> Score:
     frames, (speech, sample_rate), rate = frames_of(images), speech_of(audio), rate_of(fps)
-    with _finder() as finder:
+    with host.face_finder() as finder:
         return score(
             frames,
             speech,
@@ -101,7 +100,3 @@ def _of_images(images: Tensor, audio: Any, fps: float, face: str, stages: host.S
             face=face,
             on_step=lambda *count: stages.step(MEASURING, *count),
         )
-
-
-def _finder() -> FaceFinder:
-    return FaceFinder(host.find_file("face-landmarker"))

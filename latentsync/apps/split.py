@@ -114,7 +114,7 @@ def cut(
 
     still: the network holds the first frame of a stretch as its reference, and starts each stretch afresh.
     """
-    wanted = Fraction(seconds) * timeline.fps
+    wanted = Fraction(str(seconds)) * timeline.fps  # the decimal that was written
     segments: list[Segment] = []
     groups: list[tuple[Window, ...]] = []
     frames = 0

@@ -19,6 +19,7 @@ DIED = "The process that worked on it died (out of memory, or killed)."
 INTERRUPTED = 130
 
 _worker: Worker | None = None
+_failed = ""
 _busy = False
 
 
@@ -74,14 +75,18 @@ def _pooled(start: Callable[[], None], items: Sequence[Item], workers: int, doub
 
 
 def _start(build: Build, plan: Plan, kind: str) -> None:
-    global _worker
+    global _worker, _failed
     signal.signal(signal.SIGINT, _interrupted)
-    _worker = build(plan, kind)
+    try:
+        _worker = build(plan, kind)
+    except Exception as error:  # raised here it would look as if the process had been killed
+        _failed = f"A worker process could not start ({type(error).__name__}: {error})."
 
 
 def _run(item: Item) -> Outcome:
     global _busy
-    assert _worker is not None
+    if _worker is None:
+        return Outcome(item, stop=_failed)
     _busy = True
     try:
         return _worker.run(item)

@@ -119,13 +119,17 @@ class UNetTask:
         bar = self.bars[step]
         noisy = terms.add_noise(clean, noise, bar)
         mask = self.mask.expand(len(clean), 1, clean.shape[2], -1, -1)
-        output = network(torch.cat((noisy, mask, masked, reference), 1), step, batch["audio"] * heard)
+        seen = torch.cat((noisy, mask, masked, reference), 1)
+        if seen.device.type == "cpu" and torch.is_grad_enabled():
+            seen.requires_grad_()  # PyTorch 2.13 crashes in GroupNorm's gradients on a CPU where its input wants none
+        output = network(seen, step, batch["audio"] * heard)
         wanted = terms.target(clean, noise, bar, self.recipe.prediction_type)
         out = {"noise": terms.noise_loss(output, wanted)}
         if self.recipe.supervises_pixels:
             out |= self.pixel_losses(terms.estimate(output, noisy, bar, self.recipe.prediction_type), batch)
         weights = {name: getattr(self.recipe, f"{name}_weight") for name in out}
-        return {"total": sum((weights[n] * loss for n, loss in out.items()), output.new_zeros(())), **out}
+        total = torch.stack([weights[name] * loss for name, loss in out.items()]).sum()
+        return {"total": total, **out}
 
     def latents(self, batch: Sample) -> tuple[Tensor, Tensor, Tensor]:
         """Clean, masked and reference (B, C, F, h, w), from the cache or encoded now."""

@@ -37,8 +37,9 @@ def make_accelerator(precision: str, accumulate: int, *, cpu: bool = False) -> "
 
 def any_rank(accelerator: "Accelerator", *flags: bool) -> list[bool]:
     """Whether each is so in any process: all get the same answer, so all do the same."""
-    told: Any = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
-    return [count > 0 for count in accelerator.reduce(told, "sum").tolist()]
+    told = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
+    counts: Any = accelerator.reduce(told, "sum")
+    return [count > 0 for count in counts.tolist()]
 
 
 def from_main(accelerator: "Accelerator", value: Any) -> Any:

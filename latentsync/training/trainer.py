@@ -36,8 +36,10 @@ class Task(Protocol):
     None for no validation.
     """
 
-    network: nn.Module
     result: str
+
+    @property
+    def network(self) -> nn.Module: ...
 
     @property
     def data(self) -> ClipDataset: ...
@@ -262,7 +264,7 @@ class Trainer:
             return
         self.guard.saved()
         with self.averaged() as own:
-            weights = self.accelerator.get_state_dict(self.model) if self.sharded else self.task.network.state_dict()
+            weights: Any = self.accelerator.get_state_dict(self.model) if self.sharded else self.task.network.state_dict()
             if self.main:
                 self.checkpoints.save(self.step, lambda folder: self._write(folder, weights, own))
         if self.sharded:

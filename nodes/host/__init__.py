@@ -14,6 +14,7 @@ from .files import (
     video_file,
     video_of,
 )
+from .finder import face_finder
 from .models import changed, checkpoints, download, download_sizes, downloads, load, resolution_of
 from .progress import Stages, graph, routes
 from .sampling import OneNoise, engine_models, engine_steps, sample
@@ -28,6 +29,7 @@ __all__ = [
     "downloads",
     "engine_models",
     "engine_steps",
+    "face_finder",
     "find_file",
     "graph",
     "input_path",

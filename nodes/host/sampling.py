@@ -1,6 +1,8 @@
 """The engine's solvers inside ComfyUI's sampling, which brings guidance, patches, previews and cancelling."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import comfy.model_management as memory
@@ -10,11 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from ...latentsync.errors import UserError
-from ...latentsync.face.detect import FaceFinder
 from ...latentsync.pipeline import Models, OnStep, Step
 from ...latentsync.sampling import alpha_bars, ddim, multistep, one_noise
 from ...latentsync.settings import Settings
-from .files import find_file
+from .finder import face_finder
 from .models import WhisperAudioEncoder, model_of
 from .progress import Stages
 
@@ -156,8 +157,9 @@ class HostModels(Models):
         return self.unet.dtype  # type: ignore[return-value]
 
 
-def engine_models(patcher: Any, vae: Any, encoder: Any) -> HostModels:
-    """Use as a context manager: it holds the face finder."""
+@contextmanager
+def engine_models(patcher: Any, vae: Any, encoder: Any) -> Iterator[HostModels]:
+    """The networks for the engine, with the face finder as long as this lasts."""
     model = model_of(patcher)
     if vae.latent_channels != model.latent_format.latent_channels:
         raise UserError(
@@ -168,14 +170,15 @@ def engine_models(patcher: Any, vae: Any, encoder: Any) -> HostModels:
         raise UserError("This AUDIO_ENCODER is not LatentSync's Whisper; connect that of LatentSync: Load Model.")
     unet: Any = _Window(patcher)
     autoencoder: Any = _Autoencoder(vae, model.latent_format)
-    return HostModels(
-        unet=unet,
-        vae=autoencoder,
-        whisper=encoder.ready(),
-        finder=FaceFinder(find_file("face-landmarker")),
-        resolution=model.info.resolution or 0,
-        name=model.info.version or model.info.path.stem,
-    )
+    with face_finder() as finder:
+        yield HostModels(
+            unet=unet,
+            vae=autoencoder,
+            whisper=encoder.ready(),
+            finder=finder,
+            resolution=model.info.resolution or 0,
+            name=model.info.version or model.info.path.stem,
+        )
 
 
 def engine_steps(stages: Stages, patcher: Any) -> OnStep:

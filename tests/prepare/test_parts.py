@@ -1,5 +1,6 @@
 """The parts of `prepare` one by one: arithmetic, files, shots, the chain of steps, the list of files."""
 
+import itertools
 import json
 import os
 from dataclasses import replace
@@ -51,8 +52,9 @@ def test_shots_are_cut_into_few_equal_pieces(length, wanted):
 def test_pieces_cover_a_shot(length, tenths, more):
     settings = PrepareSettings(min_seconds=tenths / 10, max_seconds=(tenths + more) / 10)
     pieces = split(length, settings)
-    assert pieces[0][0] == 0 and pieces[-1][1] == length
-    assert all(a[1] == b[0] for a, b in zip(pieces, pieces[1:], strict=False))
+    assert pieces[0][0] == 0
+    assert pieces[-1][1] == length
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(pieces))
     assert all(b - a <= settings.longest for a, b in pieces)
     lengths = [b - a for a, b in pieces]
     if settings.longest >= 2 * settings.shortest and length >= settings.shortest:
@@ -151,9 +153,14 @@ def test_other_sound_under_the_same_picture(tmp_path):
 
 def test_nothing_half_written_stays(tmp_path):
     (tmp_path / "x.json").write_text("old", encoding="utf-8")
-    with pytest.raises(KeyboardInterrupt), disk.whole(tmp_path / "x.json") as part:
-        part.write_text("half", encoding="utf-8")
-        raise KeyboardInterrupt
+
+    def broken_off():
+        with disk.whole(tmp_path / "x.json") as part:
+            part.write_text("half", encoding="utf-8")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken_off()
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
     assert (tmp_path / "x.json").read_text(encoding="utf-8") == "old"
 
@@ -164,7 +171,8 @@ def test_parts_of_killed_runs_are_swept_away_later(tmp_path):
         part.touch()
     os.utime(old, (1, 1))
     disk.sweep(tmp_path)
-    assert not old.exists() and new.exists()
+    assert not old.exists()
+    assert new.exists()
 
 
 # --------------------------------------------------------------------------------------------------------------- shots
@@ -214,7 +222,8 @@ def test_exactly_one_face_in_every_frame(faces, reason):
         return
     with pytest.raises(Dropped) as dropped:
         only_face(tracks, 96.0)
-    assert dropped.value.reason == reason and reason in REASONS
+    assert dropped.value.reason == reason
+    assert reason in REASONS
 
 
 # --------------------------------------------------------------------------------------------------------------- chain
@@ -247,22 +256,32 @@ def chain(tmp_path: Path, ran: list[str], **options):
 def test_steps_run_once_and_again_only_from_what_changed(tmp_path):
     ran: list[str] = []
     first = chain(tmp_path, ran)
-    assert ran == ["one", "two", "three"] and first.facts == {"one": 1, "two": 2} and first.drop is None
+    assert ran == ["one", "two", "three"]
+    assert first.facts == {"one": 1, "two": 2}
+    assert first.drop is None
 
     def again(**options):
         ran.clear()
         return chain(tmp_path, ran, **options)
 
-    assert again().steps == first.steps and ran == []
-    assert again(two="other").facts == first.facts and ran == ["two", "three"]
-    assert again(two="other", limit=5).drop == ("three", "small_face", "Too small.") and ran == ["three"]
-    assert again(two="other", limit=5).facts["size"] == 2 and ran == []
+    assert again().steps == first.steps
+    assert ran == []
+    assert again(two="other").facts == first.facts
+    assert ran == ["two", "three"]
+    assert again(two="other", limit=5).drop == ("three", "small_face", "Too small.")
+    assert ran == ["three"]
+    assert again(two="other", limit=5).facts["size"] == 2
+    assert ran == []
     (tmp_path / "made").unlink()
-    assert again(two="other", limit=5).drop and ran == []  # what was dropped needs no file
-    assert again(two="other").drop is None and ran == ["two", "three"]
-    assert again(key="another source") and ran == ["one", "two", "three"]
+    assert again(two="other", limit=5).drop
+    assert ran == []
+    assert again(two="other").drop is None
+    assert ran == ["two", "three"]
+    assert again(key="another source")
+    assert ran == ["one", "two", "three"]
     (tmp_path / "x.json").write_text("[{", encoding="utf-8")
-    assert again(key="another source") and ran == ["one", "two", "three"]
+    assert again(key="another source")
+    assert ran == ["one", "two", "three"]
 
 
 def test_damaged_input_ends_an_item_by_the_steps_fault_and_bugs_do_not(tmp_path):
@@ -308,7 +327,8 @@ def test_equal_names_in_two_folders_do_not_meet():
     ids = {source_id(path) for path in ("a/x.mp4", "b/x.mp4", "a/x.mov", "x.mp4")}
     assert len(ids) == 4
     assert all(name.startswith("x-") for name in ids)
-    assert source_id("a/ü: *?.mp4").isprintable() and not set(source_id("a/ü: *?.mp4")) & set(' :*?/"')
+    assert source_id("a/ü: *?.mp4").isprintable()
+    assert not set(source_id("a/ü: *?.mp4")) & set(' :*?/"')
 
 
 def test_the_filelist_has_what_was_kept(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from latentsync import cli
+from latentsync.audio import load_audio
 from latentsync.errors import UserError
 from latentsync.evaluation import lse
 from latentsync.prepare import disk, piece, source
@@ -53,6 +55,10 @@ def out(whole, tmp_path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "out"))
 
 
+def heard(path: Path) -> np.ndarray:
+    return disk.as_pcm(load_audio(path).waveform.numpy())
+
+
 def manifest(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
 
@@ -81,8 +87,11 @@ def test_every_file_ends_with_its_reason(videos, whole):
     assert len({r["id"] for r in records}) == len(records)
     assert str(videos) not in (whole / "manifest.jsonl").read_text(encoding="utf-8")
     facts = json.loads((whole / "summary.json").read_text(encoding="utf-8"))
-    assert facts["kept"]["clips"] == 5 and facts["dropped"]["no_face"] == {"clips": 1, "seconds": 0.8}
-    assert facts["skipped"] == ["quality", "sync"] and facts["sources"] == 7 and facts["other_files"] == 2
+    assert facts["kept"]["clips"] == 5
+    assert facts["dropped"]["no_face"] == {"clips": 1, "seconds": 0.8}
+    assert facts["skipped"] == ["quality", "sync"]
+    assert facts["sources"] == 7
+    assert facts["other_files"] == 2
 
 
 def test_clips_are_aligned_crops_with_their_sound_and_landmarks(whole):
@@ -92,18 +101,19 @@ def test_clips_are_aligned_crops_with_their_sound_and_landmarks(whole):
         assert (info.fps, info.frames, info.width, info.height) == (25, record["frames"], 64, 64)
         assert record["frames"] == round((record["stop"] - record["start"]) * 25)
         known = disk.read_arrays(path.with_suffix(".npz"))
-        assert known["landmarks"].shape == (info.frames, 68, 2) and known["opening"].shape == (info.frames,)
+        assert known["landmarks"].shape == (info.frames, 68, 2)
+        assert known["opening"].shape == (info.frames,)
         nose = known["landmarks"][:, 27:36].mean(1)
         assert np.abs(nose - [32, 27.5]).max() < 4, "the template puts the nose there at 64 pixels"
-        assert record["face_px"] >= 40 and record["offset"] is None and record["skipped"] == ["quality", "sync"]
+        assert record["face_px"] >= 40
+        assert record["offset"] is None
+        assert record["skipped"] == ["quality", "sync"]
 
 
 def test_the_sound_is_the_sources_own_to_the_sample(whole):
     records = {(r["source"], r["start"]): r for r in manifest(whole)}
     late, early = records["long.mp4", 0.88], records["long.mp4", 0.0]
     wav = next((whole / "work" / "sound").glob("long-*.wav"))
-    from .test_parts import heard
-
     assert np.array_equal(heard(whole / early["path"]), disk.read_sound(wav, 0, 22 * 640))
     assert np.array_equal(heard(whole / late["path"]), disk.read_sound(wav, 22 * 640, 45 * 640))
 
@@ -111,30 +121,37 @@ def test_the_sound_is_the_sources_own_to_the_sample(whole):
 def test_a_second_run_does_nothing_and_says_the_same(videos, out):
     before, times = results(out), {p: p.stat().st_mtime_ns for p in (out / "clips").iterdir()}
     report = run(videos, out)
-    assert results(out) == before and not report.seconds and not report.orphans
+    assert results(out) == before
+    assert not report.seconds
+    assert not report.orphans
     assert {p: p.stat().st_mtime_ns for p in (out / "clips").iterdir()} == times
+
+
+@pytest.fixture(scope="module")
+def one(videos, tmp_path_factory, models) -> dict[str, bytes]:
+    """What an uninterrupted run over the folder `a` gives."""
+    out = tmp_path_factory.mktemp("one")
+    run(videos / "a", out)
+    return results(out)
 
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_interrupted_at_any_step_it_goes_on(videos, whole, tmp_path, monkeypatch, step, when):
+def test_interrupted_at_any_step_it_goes_on(videos, one, tmp_path, step, when):
     """after: its files are written, but not yet that it was done."""
-    for module in (source, piece):
-        steps = tuple(_interrupted(s, when) if s.name == step else s for s in module.STEPS)
-        monkeypatch.setattr(module, "STEPS", steps)
-    with pytest.raises(KeyboardInterrupt):
-        run(videos, tmp_path / "out", skip=()) if step == "never" else run(videos, tmp_path / "out")
-    monkeypatch.undo()
-    monkeypatch.setenv("LATENTSYNC_MODELS", str(face_model().parent))
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (source, piece):
+            steps = tuple(_interrupted(s, when) if s.name == step else s for s in module.STEPS)
+            patch.setattr(module, "STEPS", steps)
+        with pytest.raises(KeyboardInterrupt):
+            run(videos / "a", tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.jsonl").exists()
-    run(videos, tmp_path / "out")
-    assert results(tmp_path / "out") == results(whole)
+    run(videos / "a", tmp_path / "out")
+    assert results(tmp_path / "out") == one
     assert not list((tmp_path / "out").rglob(".*.part*"))
 
 
 def _interrupted(step, when):
-    from dataclasses import replace
-
     def stop(run):
         def broken(shop, item, facts):
             if when == "after":
@@ -202,7 +219,8 @@ def judged(monkeypatch, tmp_path):
     def judge(offset, confidence, **more):
         def verdict(net, faces, waveform, **options):
             shape = {face.shape for face in faces}
-            assert shape == {(64, 64, 3)} and np.abs(waveform).max() <= 1
+            assert shape == {(64, 64, 3)}
+            assert np.abs(waveform).max() <= 1
             return lse.SyncScore("stable", 1, 1, np.arange(1), np.zeros(1), offset, confidence, 0.0, 0.0, np.zeros(1))
 
         monkeypatch.setattr(lse, "sync_offset", verdict)
@@ -212,8 +230,6 @@ def judged(monkeypatch, tmp_path):
 
 
 def test_late_sound_is_put_right_from_the_sources_own(videos, out, judged):
-    from .test_parts import heard
-
     for offset in (3, -3, 0):  # one after the other: a moved sound must not be moved again
         run(videos, out, **judged(offset, 1.0))
         record = next(r for r in manifest(out) if (r["source"], r["start"]) == ("long.mp4", 0.88))
@@ -230,8 +246,10 @@ def test_late_sound_is_put_right_from_the_sources_own(videos, out, judged):
 def test_what_is_out_of_sync_is_dropped_and_comes_back_with_other_limits(videos, out, judged, whole):
     run(videos, out, **judged(0, 0.4))
     dropped = [r for r in manifest(out) if r["step"] == "sync"]
-    assert len(dropped) == 5 and {r["reason"] for r in dropped} == {"low_confidence"}
-    assert {r["confidence"] for r in dropped} == {0.4} and not list((out / "clips").iterdir())
+    assert len(dropped) == 5
+    assert {r["reason"] for r in dropped} == {"low_confidence"}
+    assert {r["confidence"] for r in dropped} == {0.4}
+    assert not list((out / "clips").iterdir())
     assert set(run(videos, out, **judged(0, 0.4, min_confidence=0.3)).seconds) == {"crops", "sync", "quality"}
     assert sum(r["status"] == "kept" for r in manifest(out)) == 5
     run(videos, out, **judged(7, 1.0, max_offset=6, min_confidence=0.6))
@@ -248,7 +266,8 @@ def test_a_real_syncnet_judges(videos, tmp_path, judged, monkeypatch):
         **options | {"min_confidence": -9.0, "min_seconds": 1.7, "max_seconds": 2.0, "max_offset": 15},
     )
     assert [r["status"] for r in report.records] == ["kept"]
-    assert isinstance(report.records[0]["offset"], int) and np.isfinite(report.records[0]["confidence"])
+    assert isinstance(report.records[0]["offset"], int)
+    assert np.isfinite(report.records[0]["confidence"])
 
 
 class Brightness(torch.nn.Module):
@@ -298,7 +317,8 @@ def test_dying_workers_lose_nothing(videos, whole, out):
     (out / "once").touch()
     report = prepare(videos, out, PrepareSettings(**UNMEASURED), deadly(2))
     failed = [r for r in report.records if r["reason"] == "error"]
-    assert [(r["source"], r["detail"]) for r in failed] == [("b/x.mp4", DIED)] and report.errors == 1
+    assert [(r["source"], r["detail"]) for r in failed] == [("b/x.mp4", DIED)]
+    assert report.errors == 1
     assert not (out / "once").exists()
     others = [r for r in manifest(out) if r["source"] != "b/x.mp4"]
     assert others == [r for r in manifest(whole) if r["source"] != "b/x.mp4"]
@@ -307,8 +327,6 @@ def test_dying_workers_lose_nothing(videos, whole, out):
 
 
 def test_a_bug_in_one_item_is_shown_and_does_not_end_the_rest(videos, tmp_path, monkeypatch):
-    from dataclasses import replace
-
     def bug(shop, item, facts):
         if item.source == "a/x.mp4":
             raise TypeError("wrong")
@@ -320,8 +338,6 @@ def test_a_bug_in_one_item_is_shown_and_does_not_end_the_rest(videos, tmp_path, 
 
 
 def test_a_full_disk_stops_the_run(videos, tmp_path, monkeypatch):
-    from dataclasses import replace
-
     def full(shop, item, facts):
         raise OSError(28, "No space left on device")
 
@@ -347,7 +363,8 @@ def test_the_command_shows_what_it_did(videos, out, whole):
     for said in ("kept", "no_face", REASONS["no_sound"], "not done, by --skip: quality, sync", "report.png"):
         assert said in done.output
     picture = (out / "report.png").read_bytes()
-    assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 10_000
     listed = call("filelist", out)
     assert listed.stdout.splitlines() == [str((out / r["path"]).resolve()) for r in manifest(out) if r["path"]]
     assert call("filelist", out, "--holdout", "*", "-o", out / "l.txt").exit_code == 2
@@ -356,7 +373,8 @@ def test_the_command_shows_what_it_did(videos, out, whole):
 
 def test_the_command_says_what_is_missing(videos, tmp_path):
     done = call("prepare", videos, tmp_path / "out", "--skip", "quality")
-    assert done.exit_code == 2 and "--skip sync" in done.output
+    assert done.exit_code == 2
+    assert "--skip sync" in done.output
     assert call("prepare", videos, tmp_path / "out", "--skip", "crops").exit_code == 2
     assert not (tmp_path / "out").exists()
 

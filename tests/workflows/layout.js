@@ -2,8 +2,13 @@
 ({ note, groups }) => {
   const GAP = 60, ROOM = 30, HEAD = 50, TITLE = 30, TOP = 200
   const WIDTH = {
-    LatentSyncLipSync: 320, LatentSyncVideo: 320, LatentSyncScore: 320, GetVideoComponents: 240, CreateVideo: 240,
-    VAEDecode: 240, LatentSyncEncodeAudio: 300,
+    LatentSyncLipSync: 320, LatentSyncVideo: 380, LatentSyncScore: 420, LatentSyncFindFaces: 380, GetVideoComponents: 240,
+    CreateVideo: 240, VAEDecode: 240, LatentSyncEncodeAudio: 300,
+  }
+  // these grow when they run: a line of progress, previews, our panels
+  const GROWN = {
+    LatentSyncLipSync: 700, LatentSyncVideo: 1120, LatentSyncScore: 650, LatentSyncFindFaces: 600,
+    LatentSyncSampler: 480, KSampler: 560, LatentSyncEncodeAudio: 130, LatentSyncCondition: 220, LatentSyncComposite: 200,
   }
   // a size that does not depend on the file that is shown
   const FIXED = {
@@ -18,7 +23,7 @@
     for (const widget of node.widgets ?? []) {
       if (widget.name === 'control_after_generate') widget.value = 'fixed'
     }
-    return node.size
+    return [node.size[0], Math.max(node.size[1], GROWN[node.type] ?? 0)]
   }
 
   let x = 0, bottom = 0

@@ -1,0 +1,259 @@
+"""Mouths and sounds for the training of a SyncNet: small crops of every clip, mapped from the disk."""
+
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..evaluation.clips import margin_of
+from ..models.syncnet import SyncNetConfig
+from ..syncmel import mel_span
+from ..video import VideoReader
+from .dataset import FPS, ClipFile, ClipStore, Sample
+
+RING = 1 / 12
+"""Of the width: stored around the mouth, so that augmentation may move and turn it."""
+UNIT = 75
+"""Frames: a clip is drawn once an epoch for so many."""
+TURN, SCALE, SHIFT = 5.0, 0.06, 0.04
+"""Augmentation at strength 1: degrees, share, share of the width."""
+
+
+class CropStore(ClipStore):
+    """Pictures as a SyncNet sees them, kept as .npy and read by mapping, and the mel of ClipStore.
+
+    encode: for a network on latents, (N, 3, R, R) in [-1, 1] to (N, C, h, w).
+    """
+
+    def __init__(self, cache: Path, config: SyncNetConfig, encode: Callable[[Tensor], Tensor] | None = None) -> None:
+        super().__init__(cache, config.size[1])
+        self.config, self.encode = config, encode
+        self.ring = 0 if config.space == "latent" else max(1, round(RING * config.size[1]))
+        if config.space == "latent" and encode is None:
+            raise UserError("A SyncNet on latents is trained with the VAE whose latents it judges; name it by --vae.")
+
+    def starts(self, clip: ClipFile) -> range:
+        """Frames that a window may begin at: picture and sound lie within the clip's part. UserError: there is none."""
+        info = self.info(clip)
+        first, stop = clip.span(info.frames)
+        last = stop - self.config.frames
+        while last >= first and mel_span(last, FPS, self.config.frames)[1] > int(info.duration * 80) + 1:
+            last -= 1
+        if last < first:
+            raise UserError(f"{clip.path} has {stop - first} frames to use; a window has {self.config.frames}.")
+        return range(first, last + 1)
+
+    def crops(self, clip: ClipFile) -> np.ndarray:
+        """(F, h + 2 · ring, w + 2 · ring, 3) uint8, or latents (F, C, h, w) float16, of the whole clip."""
+        height, width = self.config.size
+        kind = "latents" if self.encode and self.config.space == "latent" else "mouths"
+        path = self._place(clip, f"syncnet-{kind}-{height}x{width}").with_suffix(".npy")
+        if not path.exists():
+            self._write(path, self._latents(clip) if kind == "latents" else self._mouths(clip))
+        return np.load(path, mmap_mode="r")
+
+    def opening(self, clip: ClipFile) -> np.ndarray | None:
+        """(F,) float32 of mean 0 and spread 1 over the clip, where the clip comes with it."""
+        return _opening(clip.path.with_suffix(".npz"))
+
+    def has_openings(self, clips: Sequence[ClipFile]) -> bool:
+        return bool(clips) and all(self.opening(clip) is not None for clip in clips)
+
+    def _mouths(self, clip: ClipFile) -> np.ndarray:
+        info, margin = self.info(clip), margin_of(clip.path)
+        with VideoReader(info) as reader:
+            return np.stack([mouth(f, margin, self.config.size, self.ring) for f in reader.read(range(info.frames))])
+
+    def _latents(self, clip: ClipFile, block: int = 16) -> np.ndarray:
+        assert self.encode is not None
+        info, margin = self.info(clip), margin_of(clip.path)
+        inner, parts, held = slice(margin, -margin or None), [], []
+        with VideoReader(info) as reader:
+            for n, frame in enumerate(reader.read(range(info.frames)), 1):
+                held.append(torch.from_numpy(np.ascontiguousarray(frame[inner, inner])).permute(2, 0, 1))
+                if len(held) == block or n == info.frames:
+                    parts.append(self.encode(torch.stack(held).float() / 127.5 - 1).half().cpu().numpy())
+                    held = []
+        return np.concatenate(parts)
+
+    def _write(self, path: Path, array: np.ndarray) -> None:
+        """Complete or not there; several processes may make the same file at once."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{uuid.uuid4().hex}.npy")
+        try:
+            np.save(part, array)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=4096)
+def _opening(path: Path) -> np.ndarray | None:
+    if not path.is_file():
+        return None
+    with np.load(path) as file:
+        if "opening" not in file.files:
+            return None
+        values = file["opening"].astype(np.float32)
+    return (values - values.mean()) / max(1e-4, float(values.std()))
+
+
+def mouth(frame: np.ndarray, margin: int, size: tuple[int, int], ring: int) -> np.ndarray:
+    """The lower rows of an aligned crop at a SyncNet's size, the ring around them from the margin as far as there is one.
+
+    frame: (S, S, 3) uint8, S = crop + 2 · margin. The inside is what evaluation.lse shows to the network.
+    """
+    height, width = size
+    side = len(frame) - 2 * margin
+    crop = frame[margin : margin + side, margin : margin + side]
+    inner = crop if side == width else cv2.resize(crop, (width, width), interpolation=cv2.INTER_AREA)
+    reach = round(ring * side / width)
+    spare = max(0, reach - margin)
+    wide = cv2.copyMakeBorder(frame, spare, spare, spare, spare, cv2.BORDER_REPLICATE) if spare else frame
+    cut = max(0, margin - reach)
+    wide = wide[cut : len(wide) - cut, cut : len(wide) - cut]
+    out = cv2.resize(wide, (width + 2 * ring, width + 2 * ring), interpolation=cv2.INTER_AREA)
+    out[ring : ring + width, ring : ring + width] = inner
+    return np.ascontiguousarray(out[width - height :])
+
+
+def held_out(
+    clips: Sequence[ClipFile], share: float, people: Sequence[str]
+) -> tuple[list[ClipFile], list[ClipFile], list[ClipFile]]:
+    """(to train on, held-out time, held-out people). The time is from the middle of each clip: at its ends, people are
+    often silent. people: beginnings of the names of recordings. UserError: a name that no recording has."""
+    names = {clip.path: Path(clip.source).name for clip in clips}
+    for name in people:
+        if not any(own.startswith(name) for own in names.values()):
+            raise UserError(f"No recording's name begins with {name!r}; there are {', '.join(sorted(set(names.values()))[:8])} …")
+    others = [c for c in clips if names[c.path].startswith(tuple(people))] if people else []
+    known = [c for c in clips if c not in others]
+    if not known:
+        raise UserError("All clips are of held-out people; hold out fewer.")
+    if not share:
+        return known, [], others
+    low, high = (1 - share) / 2, (1 + share) / 2
+    train = [replace(c, part=part) for c in known for part in ((0.0, low), (high, 1.0))]
+    return train, [replace(c, part=(low, high)) for c in known], others
+
+
+def weighted(clips: Sequence[ClipFile], store: CropStore) -> list[ClipFile]:
+    """Long clips several times, so that an epoch shows all of them about alike."""
+    return [clip for clip in clips for _ in range(max(1, round(len(store.starts(clip)) / UNIT * 2)))]
+
+
+# ---- samples ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SyncWindows:
+    """Windows of one clip: picture (K, frames · C, h, w) uint8 (float for latents), mel (K, 1, 80, T), start (K,) of the
+    picture, together (K,) bool, opening (K, frames) where wanted. With K = 1 half of the samples are shifted."""
+
+    store: CropStore
+    windows: int = 1
+    least: int = 1
+    augment: float = 0.0
+    flip: bool = False
+    opening: bool = False
+
+    def __call__(self, clip: ClipFile, random: np.random.Generator) -> Sample:
+        store, starts = self.store, self.store.starts(clip)
+        if self.windows > 1:
+            seen = heard = self._several(random, starts)
+        else:
+            seen, heard = draw_pair(random, starts, self.least)
+        sample: Sample = {
+            "picture": self._pictures(store.crops(clip), seen, random),
+            "mel": self._sounds(torch.stack([store.mel(clip, s, store.config.frames) for s in heard]), random),
+            "start": torch.tensor(seen),
+            "together": torch.tensor([a == b for a, b in zip(seen, heard, strict=True)]),
+        }
+        if self.opening:
+            values = store.opening(clip)
+            if values is None:
+                raise UserError(f"{clip.path} comes without mouth openings.")
+            sample["opening"] = torch.from_numpy(np.stack([values[s : s + store.config.frames] for s in seen]))
+        return sample
+
+    def _several(self, random: np.random.Generator, starts: range) -> list[int]:
+        picked = random.choice(starts, self.windows, replace=len(starts) < self.windows)
+        return [int(start) for start in picked]
+
+    def _pictures(self, crops: np.ndarray, starts: Sequence[int], random: np.random.Generator) -> Tensor:
+        frames = self.store.config.frames
+        if crops.dtype != np.uint8:
+            stacks = [torch.from_numpy(crops[s : s + frames].astype(np.float32)).flatten(0, 1) for s in starts]
+            return torch.stack(stacks)
+        change = draw_change(random, self.store.config.size, self.store.ring, self.augment, self.flip)
+        needed = sorted({f for s in starts for f in range(s, s + frames)})
+        done = {f: change(crops[f]) for f in needed}
+        windows = [np.concatenate([done[f] for f in range(s, s + frames)], -1) for s in starts]
+        return torch.from_numpy(np.stack(windows)).permute(0, 3, 1, 2).contiguous()
+
+    def _sounds(self, mel: Tensor, random: np.random.Generator) -> Tensor:
+        """Louder or softer, another microphone, a few bands missing (after SpecAugment, Park et al. 2019)."""
+        if not self.augment:
+            return mel
+        bands = mel.shape[2]
+        tilt = np.linspace(-1, 1, bands) * random.uniform(-0.4, 0.4)
+        change = torch.from_numpy(self.augment * (random.uniform(-0.6, 0.6) + tilt)).float()[:, None]
+        mel = (mel + change).clamp(-4, 4)
+        width = int(random.integers(0, round(10 * self.augment) + 1))
+        first = int(random.integers(0, bands - width + 1))
+        mel[:, :, first : first + width] = mel.mean() if width else 0.0
+        return mel
+
+
+def draw_pair(random: np.random.Generator, starts: range, least: int) -> tuple[list[int], list[int]]:
+    """One picture's start and its sound's: the same, or, half of the time, another one `least` frames away or more."""
+    seen = int(random.choice(starts))
+    others = [s for s in starts if abs(s - seen) >= least]
+    shifted = random.random() < 0.5
+    if not shifted:
+        return [seen], [seen]
+    if not others:
+        raise UserError(f"{len(starts)} places for a window leave no room to shift by {least} frames.")
+    return [seen], [int(random.choice(others))]
+
+
+Change = Callable[[np.ndarray], np.ndarray]
+
+
+def draw_change(
+    random: np.random.Generator, size: tuple[int, int], ring: int, strength: float, flip: bool
+) -> Change:
+    """A small move and another light, the same for all frames of a sample: stored crops to (h, w, 3) uint8."""
+    height, width = size
+    mirrored = flip and random.random() < 0.5
+    if not strength:
+        return lambda crop: np.ascontiguousarray(_inner(crop, ring)[:, :: -1 if mirrored else 1])
+    angle, scale = np.deg2rad(random.uniform(-TURN, TURN) * strength), 1 + random.uniform(-SCALE, SCALE) * strength
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    turn = np.diag([-1.0, 1.0]) @ turn if mirrored else turn
+    middle = np.array([width - 1, height - 1]) / 2
+    move = middle + random.uniform(-SHIFT, SHIFT, 2) * strength * width - turn @ (middle + ring)
+    matrix = np.concatenate([turn, move[:, None]], 1)
+    gain, offset = 1 + random.uniform(-0.2, 0.2, 1) * strength + random.uniform(-0.06, 0.06, 3) * strength, 0.0
+    offset = random.uniform(-25, 25) * strength
+    grey = random.uniform(0, 0.5) * strength
+
+    def change(crop: np.ndarray) -> np.ndarray:
+        moved = cv2.warpAffine(crop, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        pixels = moved.astype(np.float32)
+        pixels += min(1.0, grey) * (pixels.mean(-1, keepdims=True) - pixels)
+        return np.clip(pixels * gain + offset, 0, 255).astype(np.uint8)
+
+    return change
+
+
+def _inner(crop: np.ndarray, ring: int) -> np.ndarray:
+    return crop[ring:-ring, ring:-ring] if ring else crop

@@ -1,0 +1,122 @@
+"""Tiny clips in the prepared form, and tiny networks to train on them."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import Tensor, nn
+
+from latentsync.models.syncnet import EncoderConfig, StableSyncNet, SyncNetConfig
+from latentsync.models.vae import VAE
+from latentsync.training.dataset import ClipDataset, ClipStore, UNetWindows, find_clips, split
+from latentsync.training.diffusion import Judges, UNetTask
+from latentsync.training.stages import UNetRecipe, unet_recipe
+from latentsync.training.start import start_from
+
+from ..tiny import lively, tiny_whisper, write_clip, write_speech
+
+SIDE, FPS = 64, Fraction(25)
+SYNC = SyncNetConfig(
+    audio=EncoderConfig(1, (32, 32, 32, 128), ((5, 4), (4, 13), (2, 1), (2, 1)), (False,) * 4),
+    visual=EncoderConfig(48, (32, 32, 32, 128), ((2, 4), (2, 4), (2, 2), (4, 2)), (False,) * 4),
+    size=(32, 64),
+)
+
+
+def faces(frames: int, seed: int, side: int = SIDE) -> np.ndarray:
+    """Coloured noise in the manner of a face, with a dark bar for a mouth that opens and shuts: (F, S, S, 3) uint8."""
+    random = np.random.default_rng(seed)
+    face = random.integers(90, 190, (8, 8, 3), dtype=np.uint8).repeat(side // 8, 0).repeat(side // 8, 1)
+    out = np.stack([face] * frames)
+    for i, picture in enumerate(out):
+        half = round((1 + np.sin(i / 2 + seed)) * side / 16)
+        middle = round(0.72 * side)
+        picture[middle - half : middle + half + 1, side // 3 : 2 * side // 3] = 20
+    return out
+
+
+def write_clips(folder: Path, count: int, frames: int = 60) -> Path:
+    """A folder as `latentsync prepare` leaves it; each clip is a recording of its own."""
+    (folder / "clips").mkdir(parents=True)
+    records = []
+    for i in range(count):
+        sound = write_speech(folder / f"{i}.wav", float(frames / FPS))
+        write_clip(folder / "clips" / f"c{i}.mp4", faces(frames, i), FPS, audio=sound)
+        sound.unlink()
+        records.append({"id": f"c{i}", "source": f"film{i}", "status": "kept", "path": f"clips/c{i}.mp4"})
+    records.append({"id": "gone", "source": "film0", "status": "dropped", "reason": "two faces"})
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+def tiny_vae(seed: int = 5) -> VAE:
+    model = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+    )
+    return VAE(lively(model, seed, spread=1.0), scaling=0.5).eval().requires_grad_(False)
+
+
+def tiny_syncnet(seed: int = 6) -> StableSyncNet:
+    net = StableSyncNet(SYNC)
+    return lively(net, seed).eval().requires_grad_(False)  # type: ignore[return-value]
+
+
+class Perceptual(nn.Module):
+    """A small random network in the place of LPIPS."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = lively(nn.Conv2d(3, 8, 5, 2), 7)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return (self.layer(a) - self.layer(b)).square().mean((1, 2, 3))
+
+
+def tiny_videomae():
+    from transformers import VideoMAEConfig, VideoMAEModel
+
+    config = VideoMAEConfig(
+        image_size=224, patch_size=112, num_frames=16, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(8)
+        return VideoMAEModel(config)
+
+
+def all_judges() -> Judges:
+    from latentsync.training.judges import VideoFeatures
+
+    return Judges(tiny_syncnet(), Perceptual(), VideoFeatures(tiny_videomae()))
+
+
+BASE = {
+    "resolution": SIDE, "precision": "fp32", "workers": 0, "rate": 1e-3, "checkpointing": False, "log_every": 1,
+    "held_share": 0.4, "validate_windows": 2, "sample_clips": 1, "sample_frames": 16, "sample_steps": 2,
+}  # fmt: skip
+
+
+def recipe(stage: str, **settings) -> UNetRecipe:
+    return unet_recipe(stage, None, **{**BASE, **settings})
+
+
+def tiny_task(data: Path, chosen: UNetRecipe, judges: Judges | None = None, *, cache: Path | None = None) -> UNetTask:
+    train, held = split(find_clips(data), chosen.held_share, chosen.hold_out)
+    store = ClipStore(cache or data / "cache", chosen.resolution, tiny_whisper())
+    make = UNetWindows(store, mel=bool(chosen.sync_weight), pixels=chosen.supervises_pixels)
+    return UNetTask(
+        start_from("none", chosen, size="tiny").unet,
+        tiny_vae(),
+        chosen,
+        ClipDataset(train, make, chosen.seed),
+        ClipDataset(held, make, chosen.validate_seed) if held else None,
+        judges if judges is not None else all_judges() if chosen.supervises_pixels else Judges(),
+    )
