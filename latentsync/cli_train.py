@@ -164,3 +164,93 @@ def merge_lora(
     from .training.merge import merge_files
 
     typer.echo(str(merge_files(base, lora, out, strength)))
+
+
+_NETWORK, _HELD = "What it is", "What it is judged on"
+Preset = Annotated[
+    str, _option(_NETWORK, "16_pixel, 16_pixel_attn, 16_latent (the public ones), or small (two CPU cores).", "NAME")
+]
+SyncConfig = Annotated[Path | None, _option(_NETWORK, "Settings that differ, as YAML or JSON; see docs.", "FILE")]
+SyncVae = Annotated[str | None, _option(_NETWORK, "The VAE, for a SyncNet on latents.", "NAME|FILE")]
+Pairs = Annotated[int | None, _setting(_STEP, "Clips at once on each GPU.", names="--batch")]
+Windows = Annotated[int | None, _setting(_STEP, "Windows of each clip; 1: a pair, in sync or shifted.")]
+LeastShift = Annotated[int | None, _setting(_STEP, "Frames by which shifted pairs are shifted at least.")]
+Contrast = Annotated[float | None, _setting(_STEP, "Weight of finding the own sound among all of the batch.")]
+Opening = Annotated[float | None, _setting(_STEP, "Weight of guessing how far the mouth is open.")]
+Augment = Annotated[float | None, _setting(_STEP, "Changes to pictures and sounds; 1 is usual, 0 none.")]
+Flip = Annotated[bool | None, _setting(_STEP, "Mirror half of the clips.", names="--flip/--no-flip")]
+HoldoutPeople = Annotated[
+    str | None, _setting(_HELD, "Recordings whose names begin so, never trained on.", "NAME,NAME…")
+]
+HoldoutTime = Annotated[float | None, _setting(_HELD, "Share of every clip, from its middle, never trained on.")]
+ScoreWindows = Annotated[int | None, _setting(_HELD, "Held-out windows judged at each validation.")]
+
+
+@train.command()
+def syncnet(
+    data: Data,
+    preset: Preset = "16_pixel_attn",
+    out: Out = Path("syncnet"),
+    config: SyncConfig = None,
+    vae: SyncVae = None,
+    cache: Cache = None,
+    cpu: Cpu = False,
+    steps: Steps = None,
+    rate: Rate = None,
+    batch: Pairs = None,
+    accumulate: Accumulate = None,
+    windows: Windows = None,
+    least_shift: LeastShift = None,
+    contrast: Contrast = None,
+    opening: Opening = None,
+    augment: Augment = None,
+    flip: Flip = None,
+    precision: Precision = None,
+    ema: Ema = None,
+    optimizer: Optimizer = None,
+    workers: Workers = None,
+    seed: Seed = None,
+    holdout_people: HoldoutPeople = None,
+    holdout_time: HoldoutTime = None,
+    score_windows: ScoreWindows = None,
+    validate_every: ValidateEvery = None,
+    save_every: SaveEvery = None,
+    keep: Keep = None,
+    log_every: LogEvery = None,
+    patience: Patience = None,
+    public_form: Annotated[
+        bool | None, _setting(_CHECK, "Also write syncnet.pt as the public code does.", names="--public-form")
+    ] = None,
+) -> None:
+    """Train a judge of lip sync, or go on where a run stopped.
+
+    \b
+    A small one, on two CPU cores:
+      latentsync train syncnet data --preset small --holdout-people anna,ben -o judge
+
+    \b
+    The public architecture, 8 GPUs:
+      accelerate launch --num_processes 8 -m latentsync train syncnet data --preset 16_pixel_attn -o judge
+
+    Ctrl-C stops after a checkpoint; the same command goes on. The result is syncnet.safetensors in the run's folder.
+    """
+    from .device import pick_device
+    from .training.syncnet import RESULT, VaeEncoder, run_syncnet, sync_recipe
+
+    given = {name: value for name, value in locals().items() if name in _SYNC_SETTINGS and value is not None}
+    if holdout_people is not None:
+        given["holdout_people"] = tuple(name.strip() for name in holdout_people.split(",") if name.strip())
+    network, recipe = sync_recipe(preset, config, average=ema, **given)
+    encode = VaeEncoder(vae, pick_device("cpu" if cpu else "auto")) if vae else None
+    run_syncnet(
+        data, out, network, recipe, cache=cache, encode=encode, cpu=cpu, say=lambda line: typer.echo(line, err=True)
+    )
+    typer.echo(str(out / RESULT))
+
+
+_SYNC_SETTINGS = (
+    *("steps", "rate", "batch", "accumulate", "windows", "least_shift", "contrast", "opening", "augment", "flip"),
+    *("precision", "optimizer", "workers", "seed", "holdout_time", "score_windows", "validate_every", "save_every"),
+    *("keep", "log_every", "patience", "public_form"),
+)
+"""Options that are settings of the SyncNet's recipe, by its names."""

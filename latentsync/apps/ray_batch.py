@@ -5,6 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from .split import Plan
 
 Actor = Any
+MODELS = "LATENTSYNC_MODELS"
+"""Where the models are; what this process was told holds for the actors too."""
 
 
 def connect(address: str | None = None) -> None:
@@ -79,6 +82,7 @@ class RayPool:
     """size actors, each with its share of a node; one that dies, or whose node does, is replaced.
 
     An actor runs one call at a time; `stop` reaches it meanwhile. Plans lie in Ray's object store, once a node.
+    environment: variables that the actors get from this process.
     """
 
     def __init__(
@@ -89,16 +93,16 @@ class RayPool:
         gpus: float = 0.0,
         cpus: int = 1,
         make: Callable[[ModelSpec], Worker] = Worker,
+        environment: tuple[str, ...] = (),
     ) -> None:
         self.size, self._spec, self._make = size, spec, make
-        names = ("LATENTSYNC_MODELS",)
-        environment = {name: os.environ[name] for name in names if name in os.environ}
+        handed = {name: os.environ[name] for name in (MODELS, *environment) if name in os.environ} | _search_path()
         self._options = {
             "num_cpus": cpus,
             "num_gpus": gpus,
             "max_restarts": 0,  # a new one is made by start(), and the call handed out again
             "scheduling_strategy": "SPREAD",
-            "runtime_env": {"env_vars": environment},
+            "runtime_env": {"env_vars": handed},
         }
         self._actors: list[Actor | None] = [None] * size
         self._calls: list[deque[tuple[int, Any]]] = [deque() for _ in range(size)]
@@ -181,6 +185,15 @@ class RayPool:
     def close(self) -> None:
         for number in range(self.size):
             self._kill(number)
+
+
+def _search_path() -> dict[str, str]:
+    """Where this package lies, for nodes that see the same folder and have it not installed."""
+    home = Path(__file__).resolve().parents[2]
+    if home.name in ("site-packages", "dist-packages"):
+        return {}
+    others = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": f"{home}{os.pathsep}{others}" if others else str(home)}
 
 
 def _actor_class() -> Any:

@@ -190,7 +190,7 @@ class Segments:
             if group[0].keep in segment.begins:
                 self.painter.begin()
             frames = self.source.read(self.timeline.source_indices(group[0].keep, group[-1].stop))
-            patches += [_changed(*painted) for painted in self.painter.group(frames, list(group))]
+            patches += [changed(*painted) for painted in self.painter.group(frames, list(group))]
         seconds = dict(self.report.seconds)
         other = time.perf_counter() - start - sum(seconds.values())  # mostly Whisper
         return Piece(patches, seconds | {"other": other})
@@ -214,7 +214,8 @@ class Segments:
         return [self.painter.clip.crop(frame, i) for i, frame in zip(frames, shown, strict=True)]
 
 
-def _changed(frame: np.ndarray, mask: np.ndarray) -> Patch:
+def changed(frame: np.ndarray, mask: np.ndarray) -> Patch:
+    """What a painted frame has that its source has not: the box around its mask."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return Patch(0, 0, frame[:0, :0].copy())

@@ -139,7 +139,9 @@ def compare(made: Followed, true: Followed, tools: Tools, *, name: str = "", on_
         values["opening_correlation"] = motion.opening_correlation
     curves, looks = _pictures(made, true, tools)
     values |= {key: float(np.nanmean(curve)) for key, curve in curves.items()} | looks
-    skipped |= {key: f"give {METRICS[key].needs}" for key in ("lpips", "identity", "fid", "fvd") if getattr(tools, key) is None}
+    skipped |= {
+        key: f"give {METRICS[key].needs}" for key in ("lpips", "identity", "fid", "fvd") if getattr(tools, key) is None
+    }
     curves |= {"lip_distance": motion.per_frame, "opening": motion.openings[0], "opening_true": motion.openings[1]}
     frames = len(motion.per_frame)
     return Result(name or made.path.name, frames, float(rate), values, skipped, curves, sync, score)

@@ -1,11 +1,11 @@
 """Mouths and sounds for the training of a SyncNet: small crops of every clip, mapped from the disk."""
 
-import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -13,27 +13,37 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..evaluation.clips import margin_of
 from ..models.syncnet import SyncNetConfig
-from ..syncmel import mel_span
+from ..prepare.filelist import read_manifest
+from ..syncmel import RATE, mel_span
 from ..video import VideoReader
-from .dataset import FPS, ClipFile, ClipStore, Sample
+from .dataset import FPS, MANIFEST, ClipFile, ClipStore, Sample
 
 RING = 1 / 12
 """Of the width: stored around the mouth, so that augmentation may move and turn it."""
-UNIT = 75
-"""Frames: a clip is drawn once an epoch for so many."""
+UNIT = 40
+"""Places for a window: a stretch of a clip is drawn once an epoch for so many."""
 TURN, SCALE, SHIFT = 5.0, 0.06, 0.04
 """Augmentation at strength 1: degrees, share, share of the width."""
+LEVEL, TILT, MUTED = 0.6, 0.4, 10
+"""And of the sound: on the mel's scale of -4 … 4 for all bands and for the outermost, and bands."""
+
+
+class Encode(Protocol):
+    """Pictures (N, 3, R, R) in [-1, 1] to VAE latents (N, C, h, w). mark: tells one VAE from another."""
+
+    mark: str
+
+    def __call__(self, pixels: Tensor) -> Tensor: ...
 
 
 class CropStore(ClipStore):
     """Pictures as a SyncNet sees them, kept as .npy and read by mapping, and the mel of ClipStore.
 
-    encode: for a network on latents, (N, 3, R, R) in [-1, 1] to (N, C, h, w).
+    encode: for a network on latents, whose pictures are the whole crop's.
     """
 
-    def __init__(self, cache: Path, config: SyncNetConfig, encode: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(self, cache: Path, config: SyncNetConfig, encode: Encode | None = None) -> None:
         super().__init__(cache, config.size[1])
         self.config, self.encode = config, encode
         self.ring = 0 if config.space == "latent" else max(1, round(RING * config.size[1]))
@@ -44,8 +54,9 @@ class CropStore(ClipStore):
         """Frames that a window may begin at: picture and sound lie within the clip's part. UserError: there is none."""
         info = self.info(clip)
         first, stop = clip.span(info.frames)
+        columns = int(info.duration * RATE) + 1
         last = stop - self.config.frames
-        while last >= first and mel_span(last, FPS, self.config.frames)[1] > int(info.duration * 80) + 1:
+        while last >= first and mel_span(last, FPS, self.config.frames)[1] > columns:
             last -= 1
         if last < first:
             raise UserError(f"{clip.path} has {stop - first} frames to use; a window has {self.config.frames}.")
@@ -54,10 +65,11 @@ class CropStore(ClipStore):
     def crops(self, clip: ClipFile) -> np.ndarray:
         """(F, h + 2 · ring, w + 2 · ring, 3) uint8, or latents (F, C, h, w) float16, of the whole clip."""
         height, width = self.config.size
-        kind = "latents" if self.encode and self.config.space == "latent" else "mouths"
+        latents = self.encode is not None and self.config.space == "latent"
+        kind = f"latents-{self.encode.mark}" if self.encode and latents else "mouths"
         path = self._place(clip, f"syncnet-{kind}-{height}x{width}").with_suffix(".npy")
         if not path.exists():
-            self._write(path, self._latents(clip) if kind == "latents" else self._mouths(clip))
+            self._write(path, self._latents(clip) if latents else self._mouths(clip))
         return np.load(path, mmap_mode="r")
 
     def opening(self, clip: ClipFile) -> np.ndarray | None:
@@ -75,14 +87,17 @@ class CropStore(ClipStore):
     def _latents(self, clip: ClipFile, block: int = 16) -> np.ndarray:
         assert self.encode is not None
         info, margin = self.info(clip), margin_of(clip.path)
-        inner, parts, held = slice(margin, -margin or None), [], []
+        inner = slice(margin, -margin or None)
         with VideoReader(info) as reader:
-            for n, frame in enumerate(reader.read(range(info.frames)), 1):
-                held.append(torch.from_numpy(np.ascontiguousarray(frame[inner, inner])).permute(2, 0, 1))
-                if len(held) == block or n == info.frames:
-                    parts.append(self.encode(torch.stack(held).float() / 127.5 - 1).half().cpu().numpy())
-                    held = []
-        return np.concatenate(parts)
+            frames = np.stack([f[inner, inner] for f in reader.read(range(info.frames))])
+        pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
+        latents = torch.cat([self.encode(part / 127.5 - 1).half().cpu() for part in pixels.split(block)]).numpy()
+        if latents.shape[2:] != self.config.size:
+            raise UserError(
+                f"{clip.path}: crops of {frames.shape[1]} pixels are latents of {latents.shape[2:]}, but the SyncNet"
+                f" takes {self.config.size}; prepare the clips at another resolution."
+            )
+        return latents
 
     def _write(self, path: Path, array: np.ndarray) -> None:
         """Complete or not there; several processes may make the same file at once."""
@@ -90,9 +105,21 @@ class CropStore(ClipStore):
         part = path.with_name(f".{uuid.uuid4().hex}.npy")
         try:
             np.save(part, array)
-            os.replace(part, path)
+            part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+
+
+def margin_of(path: Path) -> int:
+    """Pixels around the aligned crop that `latentsync prepare` left on each side of this clip's frames."""
+    folder = path.parent.parent
+    return _margins(folder).get(path.name, 0) if (folder / MANIFEST).is_file() else 0
+
+
+@lru_cache(maxsize=64)
+def _margins(folder: Path) -> dict[str, int]:
+    kept = (record for record in read_manifest(folder) if record.get("path"))
+    return {Path(record["path"]).name: int(record.get("margin") or 0) for record in kept}
 
 
 @lru_cache(maxsize=4096)
@@ -107,9 +134,10 @@ def _opening(path: Path) -> np.ndarray | None:
 
 
 def mouth(frame: np.ndarray, margin: int, size: tuple[int, int], ring: int) -> np.ndarray:
-    """The lower rows of an aligned crop at a SyncNet's size, the ring around them from the margin as far as there is one.
+    """The lower rows of an aligned crop at a SyncNet's (height, width), with a ring around them that is taken from the
+    margin as far as there is one: (h + 2 · ring, w + 2 · ring, 3).
 
-    frame: (S, S, 3) uint8, S = crop + 2 · margin. The inside is what evaluation.lse shows to the network.
+    frame: (S, S, 3) uint8, S = crop + 2 · margin. Inside the ring is just what evaluation.lse shows to the network.
     """
     height, width = size
     side = len(frame) - 2 * margin
@@ -122,7 +150,7 @@ def mouth(frame: np.ndarray, margin: int, size: tuple[int, int], ring: int) -> n
     wide = wide[cut : len(wide) - cut, cut : len(wide) - cut]
     out = cv2.resize(wide, (width + 2 * ring, width + 2 * ring), interpolation=cv2.INTER_AREA)
     out[ring : ring + width, ring : ring + width] = inner
-    return np.ascontiguousarray(out[width - height :])
+    return np.ascontiguousarray(out[width - height :])  # a ring above, for the rows that lie there are real
 
 
 def held_out(
@@ -133,9 +161,10 @@ def held_out(
     names = {clip.path: Path(clip.source).name for clip in clips}
     for name in people:
         if not any(own.startswith(name) for own in names.values()):
-            raise UserError(f"No recording's name begins with {name!r}; there are {', '.join(sorted(set(names.values()))[:8])} …")
-    others = [c for c in clips if names[c.path].startswith(tuple(people))] if people else []
-    known = [c for c in clips if c not in others]
+            some = ", ".join(sorted(set(names.values()))[:5])
+            raise UserError(f"No recording's name begins with {name!r}; there are {some} and so on.")
+    others = [clip for clip in clips if names[clip.path].startswith(tuple(people))]
+    known = [clip for clip in clips if clip not in others]
     if not known:
         raise UserError("All clips are of held-out people; hold out fewer.")
     if not share:
@@ -147,7 +176,7 @@ def held_out(
 
 def weighted(clips: Sequence[ClipFile], store: CropStore) -> list[ClipFile]:
     """Long clips several times, so that an epoch shows all of them about alike."""
-    return [clip for clip in clips for _ in range(max(1, round(len(store.starts(clip)) / UNIT * 2)))]
+    return [clip for clip in clips for _ in range(max(1, round(len(store.starts(clip)) / UNIT)))]
 
 
 # ---- samples ---------------------------------------------------------------------------------------------------------
@@ -155,8 +184,8 @@ def weighted(clips: Sequence[ClipFile], store: CropStore) -> list[ClipFile]:
 
 @dataclass(frozen=True)
 class SyncWindows:
-    """Windows of one clip: picture (K, frames · C, h, w) uint8 (float for latents), mel (K, 1, 80, T), start (K,) of the
-    picture, together (K,) bool, opening (K, frames) where wanted. With K = 1 half of the samples are shifted."""
+    """Windows of one clip: picture (K, frames · C, h, w) uint8 (float for latents), mel (K, 1, 80, T), start (K,) of
+    the picture, together (K,) bool, opening (K, frames) where wanted. With K = 1 half of the samples are shifted."""
 
     store: CropStore
     windows: int = 1
@@ -171,9 +200,10 @@ class SyncWindows:
             seen = heard = self._several(random, starts)
         else:
             seen, heard = draw_pair(random, starts, self.least)
+        mel = torch.stack([store.mel(clip, s, store.config.frames) for s in heard])
         sample: Sample = {
             "picture": self._pictures(store.crops(clip), seen, random),
-            "mel": self._sounds(torch.stack([store.mel(clip, s, store.config.frames) for s in heard]), random),
+            "mel": draw_hearing(random, mel, self.augment) if self.augment else mel,
             "start": torch.tensor(seen),
             "together": torch.tensor([a == b for a, b in zip(seen, heard, strict=True)]),
         }
@@ -199,61 +229,64 @@ class SyncWindows:
         windows = [np.concatenate([done[f] for f in range(s, s + frames)], -1) for s in starts]
         return torch.from_numpy(np.stack(windows)).permute(0, 3, 1, 2).contiguous()
 
-    def _sounds(self, mel: Tensor, random: np.random.Generator) -> Tensor:
-        """Louder or softer, another microphone, a few bands missing (after SpecAugment, Park et al. 2019)."""
-        if not self.augment:
-            return mel
-        bands = mel.shape[2]
-        tilt = np.linspace(-1, 1, bands) * random.uniform(-0.4, 0.4)
-        change = torch.from_numpy(self.augment * (random.uniform(-0.6, 0.6) + tilt)).float()[:, None]
-        mel = (mel + change).clamp(-4, 4)
-        width = int(random.integers(0, round(10 * self.augment) + 1))
-        first = int(random.integers(0, bands - width + 1))
-        mel[:, :, first : first + width] = mel.mean() if width else 0.0
-        return mel
-
 
 def draw_pair(random: np.random.Generator, starts: range, least: int) -> tuple[list[int], list[int]]:
     """One picture's start and its sound's: the same, or, half of the time, another one `least` frames away or more."""
     seen = int(random.choice(starts))
-    others = [s for s in starts if abs(s - seen) >= least]
-    shifted = random.random() < 0.5
-    if not shifted:
+    if random.random() < 0.5:
         return [seen], [seen]
+    others = [s for s in starts if abs(s - seen) >= least]
     if not others:
         raise UserError(f"{len(starts)} places for a window leave no room to shift by {least} frames.")
     return [seen], [int(random.choice(others))]
 
 
-Change = Callable[[np.ndarray], np.ndarray]
+@dataclass(frozen=True)
+class Change:
+    """A small move and another light, the same for all frames of a sample. matrix (2, 3): stored crop to picture."""
+
+    matrix: np.ndarray
+    size: tuple[int, int]
+    gain: np.ndarray
+    offset: float
+    grey: float
+
+    def __call__(self, crop: np.ndarray) -> np.ndarray:
+        """A stored crop to (h, w, 3) uint8."""
+        height, width = self.size
+        edge = cv2.BORDER_REPLICATE
+        moved = cv2.warpAffine(crop, self.matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=edge)
+        pixels = moved.astype(np.float32)
+        pixels += self.grey * (pixels.mean(-1, keepdims=True) - pixels)
+        return np.clip(pixels * self.gain + self.offset + 0.5, 0, 255).astype(np.uint8)
 
 
-def draw_change(
-    random: np.random.Generator, size: tuple[int, int], ring: int, strength: float, flip: bool
-) -> Change:
-    """A small move and another light, the same for all frames of a sample: stored crops to (h, w, 3) uint8."""
+def draw_change(random: np.random.Generator, size: tuple[int, int], ring: int, strength: float, flip: bool) -> Change:
+    """Strength 0: none but the mirroring."""
     height, width = size
     mirrored = flip and random.random() < 0.5
-    if not strength:
-        return lambda crop: np.ascontiguousarray(_inner(crop, ring)[:, :: -1 if mirrored else 1])
-    angle, scale = np.deg2rad(random.uniform(-TURN, TURN) * strength), 1 + random.uniform(-SCALE, SCALE) * strength
+    angle = np.deg2rad(random.uniform(-TURN, TURN) * strength)
+    scale = 1 + random.uniform(-SCALE, SCALE) * strength
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     turn = np.diag([-1.0, 1.0]) @ turn if mirrored else turn
     middle = np.array([width - 1, height - 1]) / 2
     move = middle + random.uniform(-SHIFT, SHIFT, 2) * strength * width - turn @ (middle + ring)
-    matrix = np.concatenate([turn, move[:, None]], 1)
-    gain, offset = 1 + random.uniform(-0.2, 0.2, 1) * strength + random.uniform(-0.06, 0.06, 3) * strength, 0.0
-    offset = random.uniform(-25, 25) * strength
-    grey = random.uniform(0, 0.5) * strength
-
-    def change(crop: np.ndarray) -> np.ndarray:
-        moved = cv2.warpAffine(crop, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        pixels = moved.astype(np.float32)
-        pixels += min(1.0, grey) * (pixels.mean(-1, keepdims=True) - pixels)
-        return np.clip(pixels * gain + offset, 0, 255).astype(np.uint8)
-
-    return change
+    return Change(
+        np.concatenate([turn, move[:, None]], 1),
+        size,
+        (1 + (random.uniform(-0.2, 0.2) + random.uniform(-0.06, 0.06, 3)) * strength).astype(np.float32),
+        random.uniform(-25, 25) * strength,
+        min(1.0, random.uniform(0, 0.5) * strength),
+    )
 
 
-def _inner(crop: np.ndarray, ring: int) -> np.ndarray:
-    return crop[ring:-ring, ring:-ring] if ring else crop
+def draw_hearing(random: np.random.Generator, mel: Tensor, strength: float) -> Tensor:
+    """(K, 1, bands, T): louder or softer, another microphone, a few bands missing (Park et al. 2019)."""
+    bands = mel.shape[2]
+    tilt = np.linspace(-1, 1, bands) * random.uniform(-TILT, TILT)
+    level = torch.from_numpy(strength * (random.uniform(-LEVEL, LEVEL) + tilt)).float()[:, None]
+    mel = (mel + level).clamp(-4, 4)
+    count = int(random.integers(0, round(MUTED * strength) + 1))
+    first = int(random.integers(0, bands - count + 1))
+    mel[:, :, first : first + count] = mel.mean()
+    return mel

@@ -1,4 +1,4 @@
-"""How well a SyncNet in training tells sync on clips that it was not shown: every window against every other's sound."""
+"""How well a SyncNet in training knows sync on clips that it was not shown: each window against the others' sound."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from .dataset import ClipFile
 from .syncdata import CropStore
 
 FLOOR = 1e-4
+"""Likelihoods are kept this far from 0 and 1, where the cross-entropy has no end."""
 RUN = 12
 """Windows in a row that are judged together, at most."""
 
@@ -46,7 +47,7 @@ class Score:
         return float(places[int(np.argmax([self.accuracy(t) for t in places]))])
 
     def accuracy_chosen(self) -> float:
-        """With the threshold that is best on the other half of the clips, so that it is not fitted to what it judges."""
+        """With the threshold that is best on the other half of the clips, not fitted to what it judges."""
         parts = []
         for half in (0, 1):
             chooses, judged = (self._of(self.clip % 2 == side) for side in (half, 1 - half))

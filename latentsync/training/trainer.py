@@ -264,7 +264,9 @@ class Trainer:
             return
         self.guard.saved()
         with self.averaged() as own:
-            weights: Any = self.accelerator.get_state_dict(self.model) if self.sharded else self.task.network.state_dict()
+            weights: Any = (
+                self.accelerator.get_state_dict(self.model) if self.sharded else self.task.network.state_dict()
+            )
             if self.main:
                 self.checkpoints.save(self.step, lambda folder: self._write(folder, weights, own))
         if self.sharded:

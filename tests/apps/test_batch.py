@@ -139,17 +139,17 @@ def test_records_are_there_as_soon_as_a_job_is(jobs, spec, tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_leaves_no_partial_file(jobs, spec, material, tmp_path, workers):
     """The real command, interrupted while it paints; what was whole stays."""
-    jobs.write_text("video,audio,out,steps,guidance,fit\na.mp4,say.wav,long.mp4,900,1,hold\n" * 1)
     rows = "".join(f"a.mp4,say.wav,long{i}.mp4,900,1,hold\n" for i in range(workers))
     jobs.write_text("video,audio,out,steps,guidance,fit\n" + rows)
     out = tmp_path / "out"
     arguments = command(jobs, spec, "--out", out, "--workers", workers)
     # as a background job of a shell, Python would not hear Ctrl-C
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from latentsync.cli import main; main()"
-    if workers > 1:
-        code = f"if __name__ == '__main__':\n    {code}"
     script = tmp_path / "run.py"
-    script.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{code}\n")
+    script.write_text(
+        f"import signal, sys\nsys.path.insert(0, {str(ROOT)!r})\nif __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "    from latentsync.cli import main\n    main()\n"
+    )
     process = subprocess.Popen([sys.executable, script, *arguments], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     wait_until(lambda: len(list(out.glob(".*.part.mp4"))) == workers, process)
     process.send_signal(signal.SIGINT)

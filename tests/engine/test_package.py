@@ -65,8 +65,18 @@ def names_in(text: str) -> set[str]:
     return {re.split(r"[\[<>=!~; ]", line)[0].lower().replace("_", "-") for line in lines if line}
 
 
-EXTRAS = {"matplotlib", "torchmetrics", "scipy", "scenedetect", "ray", "accelerate", "yaml", "tensorboard", "bitsandbytes"}
-"""What only parts of the product need, which say so when it is missing; see pyproject.toml's extras."""
+EXTRAS = {
+    "matplotlib",
+    "torchmetrics",
+    "scipy",
+    "scenedetect",
+    "ray",
+    "accelerate",
+    "yaml",
+    "tensorboard",
+    "bitsandbytes",
+}
+"""What only parts of the product need, which say so when it is missing."""
 
 
 def test_requirements_are_pinned_and_used():

@@ -120,3 +120,20 @@ def tiny_task(data: Path, chosen: UNetRecipe, judges: Judges | None = None, *, c
         ClipDataset(held, make, chosen.validate_seed) if held else None,
         judges if judges is not None else all_judges() if chosen.supervises_pixels else Judges(),
     )
+
+
+def write_files(folder: Path) -> dict[str, Path]:
+    """A VAE, a Whisper and a SyncNet as files, for runs from the command line."""
+    from transformers import WhisperConfig
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder as Encoder
+
+    from latentsync.checkpoint import write_safetensors
+    from latentsync.models.syncnet import save_syncnet
+
+    facts = {"format": "latentsync", "kind": "vae", "vae_groups": "4", "vae_scaling": "0.5"}
+    config = WhisperConfig(d_model=64, encoder_layers=1, encoder_attention_heads=1, encoder_ffn_dim=64, num_mel_bins=80)
+    return {
+        "vae": write_safetensors(folder / "vae.safetensors", tiny_vae().model.state_dict(), facts),
+        "whisper": write_safetensors(folder / "whisper.safetensors", lively(Encoder(config), 2).state_dict(), {}),
+        "sync_net": save_syncnet(folder / "sync.safetensors", tiny_syncnet(), {}),
+    }

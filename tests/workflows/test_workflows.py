@@ -63,7 +63,7 @@ def check_pictures(before, after, *, whose=0):
     faces = faces_in(before[0])
     rows, columns = lips(faces[whose])
     far = far_from(faces, before.shape)
-    assert far.mean() > 0.1
+    assert far.mean() > 0.05
     noise = difference(before[:, far], after[:, far])
     mouth = difference(before[:, rows, columns], after[:, rows, columns])
     assert noise.max() < 3
@@ -116,10 +116,7 @@ def test_parts_to_the_bit_and_again_with_other_sound_and_seed(comfy, files):
     check_pictures(before, frames_of(saved(comfy, first)))
     outside = painted[..., 0] == 0
     assert 0.02 < 1 - outside.mean() < 0.5
-    # a mask of less than 1/510 is 0 in an 8-bit picture
-    changed = (before != after).any(-1) & outside
-    assert changed.mean() < 1e-3
-    assert np.abs(before.astype(int) - after)[outside].max() <= 1
+    assert np.array_equal(before[outside], after[outside])
 
     sound = graph.changed(the(graph, "LoadAudio"), audio="voice_a.flac")
     other = comfy.queue(sound).check()

@@ -1,0 +1,145 @@
+"""Unit costs for planning: python -m benchmarks.batch CLIP [--frames 100] [--json FILE]
+
+Every stage is run alone and measured in CPU seconds of this process on one thread, so that other work on the machine
+does not count: reading, finding faces, painting (by the engine's own stages), writing; the sizes of what a split run
+sends; and loading. docs/scale.md is computed from these.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
+from itertools import cycle, islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from latentsync import pipeline
+from latentsync.apps.split import changed
+from latentsync.audio import SAMPLE_RATE, SpeechFeatures, load_audio
+from latentsync.face.track import find_tracks
+from latentsync.pipeline import Models, lipsync, load_models
+from latentsync.settings import Settings
+from latentsync.video import VideoReader, VideoWriter, probe
+
+VOICE = Path(__file__).resolve().parents[1] / "latentsync" / "assets" / "voice.flac"
+PAINTING = ("crop", "encode", "sample", "decode", "paste")
+
+
+def cpu(work: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.process_time()
+    made = work()
+    return time.process_time() - start, made
+
+
+@contextmanager
+def cpu_clock() -> Iterator[None]:
+    """The engine's stages in CPU seconds instead of those on the wall."""
+    known = pipeline.time
+    pipeline.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        pipeline.time = known
+
+
+def measure(clip: Path, count: int, settings: Settings, folder: Path) -> dict[str, Any]:
+    load, models = cpu(lambda: load_models("nano"))
+    info = probe(clip)
+    count = min(count, info.frames)
+    with VideoReader(info) as reader:
+        read, frames = cpu(lambda: list(reader.read(range(count))))
+    faces, _ = cpu(lambda: find_tracks(frames, models.finder))
+    speech = voice(Fraction(count) / info.fps)
+    whisper, _ = cpu(lambda: SpeechFeatures(speech, SAMPLE_RATE, models.whisper).rows(0, 1))
+    result = painted(frames, speech, info.fps, models, settings)
+    write, size = cpu(lambda: written(folder / "out.mp4", result.frames, info.fps))
+    patches = [changed(*pair).pixels.nbytes for pair in zip(result.frames, result.mask, strict=True)]
+    stages = {"read": read, "faces": faces, **{name: result.report.seconds[name] for name in PAINTING}, "write": write}
+    per_frame = {name: round(1000 * spent / count, 2) for name, spent in stages.items()}
+    per_frame["whisper"] = round(1000 * whisper / (30 * float(info.fps)), 2)
+    models.finder.close()
+    return {
+        "clip": clip.name,
+        "size": [info.width, info.height],
+        "fps": str(info.fps),
+        "frames": count,
+        "steps": settings.steps,
+        "guidance": settings.guidance,
+        "cpu_ms_per_frame": per_frame,
+        "joiner_ms_per_frame": round(2 * per_frame["read"] + per_frame["faces"] + per_frame["write"], 2),
+        "cpu_s_per_s": round(sum(per_frame.values()) * float(info.fps) / 1000, 3),
+        "load_cpu_seconds": round(load, 2),
+        "bytes_per_frame": {
+            "source file": round(clip.stat().st_size / info.frames),
+            "output file": round(size / count),
+            "decoded": info.width * info.height * 3,
+            "patch": round(float(np.mean(patches))),
+            "crop": models.resolution**2 * 3,
+        },
+    }
+
+
+def voice(seconds: Fraction) -> torch.Tensor:
+    """The sample voice, repeated, as long as the frames."""
+    sound = load_audio(VOICE).waveform
+    length = round(seconds * SAMPLE_RATE)
+    return torch.cat(list(islice(cycle([sound]), length // len(sound) + 1)))[:length]
+
+
+def painted(frames: list[np.ndarray], speech: torch.Tensor, fps: Fraction, models: Models, settings: Settings) -> Any:
+    with cpu_clock():
+        return lipsync(frames, speech, SAMPLE_RATE, fps, models=models, settings=replace(settings, fit="silence"))
+
+
+def written(out: Path, frames: np.ndarray, fps: Fraction) -> int:
+    with VideoWriter(out, frames.shape[2], frames.shape[1], fps) as writer:
+        for frame in frames:
+            writer.write(frame)
+    return out.stat().st_size
+
+
+def table(facts: dict[str, Any]) -> str:
+    lines = [
+        f"{facts['machine']}; torch {facts['torch']}, one thread, fp32; nano, {facts['steps']} steps,"
+        f" guidance {facts['guidance']}",
+        f"{facts['clip']}: {facts['frames']} frames of {facts['size'][0]} × {facts['size'][1]} at {facts['fps']} fps",
+        *(f"  {name:8} {spent:8.1f} ms of CPU a frame" for name, spent in facts["cpu_ms_per_frame"].items()),
+        f"  {facts['cpu_s_per_s']:.2f} s of CPU per second of video; loading {facts['load_cpu_seconds']} s",
+        f"  a split run's joiner: {facts['joiner_ms_per_frame']:.1f} ms a frame",
+        *(f"  {name:12} {size / 1000:9.1f} kB a frame" for name, size in facts["bytes_per_frame"].items()),
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clip", type=Path, help="a video with a face")
+    parser.add_argument("--frames", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=Settings.steps)
+    parser.add_argument("--guidance", type=float, default=Settings.guidance)
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(steps=arguments.steps, guidance=arguments.guidance)
+        facts = measure(arguments.clip, arguments.frames, settings, Path(folder))
+    facts |= {"machine": platform.machine(), "torch": torch.__version__}
+    print(table(facts))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
