@@ -182,7 +182,8 @@ Flip = Annotated[bool | None, _setting(_STEP, "Mirror half of the clips.", names
 HoldoutPeople = Annotated[
     str | None, _setting(_HELD, "Recordings whose names begin so, never trained on.", "NAME,NAME…")
 ]
-HoldoutTime = Annotated[float | None, _setting(_HELD, "Share of every clip, from its middle, never trained on.")]
+HoldoutTime = Annotated[float | None, _setting(_HELD, "Share of every clip that is never trained on.")]
+HoldoutAt = Annotated[float | None, _setting(_HELD, "Where that lies in the clip: 0 its beginning, 1 its end.")]
 ScoreWindows = Annotated[int | None, _setting(_HELD, "Held-out windows judged at each validation.")]
 
 
@@ -212,6 +213,7 @@ def syncnet(
     seed: Seed = None,
     holdout_people: HoldoutPeople = None,
     holdout_time: HoldoutTime = None,
+    holdout_at: HoldoutAt = None,
     score_windows: ScoreWindows = None,
     validate_every: ValidateEvery = None,
     save_every: SaveEvery = None,
@@ -250,7 +252,7 @@ def syncnet(
 
 _SYNC_SETTINGS = (
     *("steps", "rate", "batch", "accumulate", "windows", "least_shift", "contrast", "opening", "augment", "flip"),
-    *("precision", "optimizer", "workers", "seed", "holdout_time", "score_windows", "validate_every", "save_every"),
-    *("keep", "log_every", "patience", "public_form"),
+    *("precision", "optimizer", "workers", "seed", "holdout_time", "holdout_at", "score_windows"),
+    *("validate_every", "save_every", "keep", "log_every", "patience", "public_form"),
 )
 """Options that are settings of the SyncNet's recipe, by its names."""

@@ -154,10 +154,13 @@ def mouth(frame: np.ndarray, margin: int, size: tuple[int, int], ring: int) -> n
 
 
 def held_out(
-    clips: Sequence[ClipFile], share: float, people: Sequence[str]
+    clips: Sequence[ClipFile], share: float, people: Sequence[str] = (), at: float = 0.5
 ) -> tuple[list[ClipFile], list[ClipFile], list[ClipFile]]:
-    """(to train on, held-out time, held-out people). The time is from the middle of each clip: at its ends, people are
-    often silent. people: beginnings of the names of recordings. UserError: a name that no recording has."""
+    """(to train on, held-out time, held-out people).
+
+    at: where in each clip the share of held-out time lies, 0 at its beginning, 1 at its end. people: beginnings of the
+    names of recordings. UserError: a name that no recording has; nothing is left.
+    """
     names = {clip.path: Path(clip.source).name for clip in clips}
     for name in people:
         if not any(own.startswith(name) for own in names.values()):
@@ -169,9 +172,10 @@ def held_out(
         raise UserError("All clips are of held-out people; hold out fewer.")
     if not share:
         return known, [], others
-    low, high = (1 - share) / 2, (1 + share) / 2
-    train = [replace(c, part=part) for c in known for part in ((0.0, low), (high, 1.0))]
-    return train, [replace(c, part=(low, high)) for c in known], others
+    low = at * (1 - share)
+    parts = [part for part in ((0.0, low), (low + share, 1.0)) if part[1] - part[0] > 1e-6]
+    train = [replace(clip, part=part) for clip in known for part in parts]
+    return train, [replace(clip, part=(low, low + share)) for clip in known], others
 
 
 def weighted(clips: Sequence[ClipFile], store: CropStore) -> list[ClipFile]:

@@ -45,9 +45,9 @@ class SyncRecipe(RunSettings):
     by which shifted pairs are shifted at least. contrast: weight of finding the own sound among all of the batch (needs
     windows > 1). opening: weight of guessing, from picture and from sound, how far the mouth is open, where the clips
     come with that. augment: strength of the changes to pictures and sounds, 0 for none. flip: mirror half of the clips.
-    holdout_time: share of every clip, from its middle, that is never trained on; holdout_people: recordings whose names
-    begin so. score_windows: held-out windows judged at each validation. network: the architecture, where it is not the
-    preset's (network_from).
+    holdout_time: share of every clip that is never trained on, and holdout_at where it lies, 0 at the beginning, 1 at
+    the end (people are often silent at both); holdout_people: recordings whose names begin so. score_windows: held-out
+    windows judged at each validation. network: the architecture, where it is not the preset's (network_from).
     """
 
     batch: int = 64
@@ -58,6 +58,7 @@ class SyncRecipe(RunSettings):
     augment: float = 0.0
     flip: bool = False
     holdout_time: float = 0.1
+    holdout_at: float = 0.5
     holdout_people: tuple[str, ...] = ()
     score_windows: int = 512
     network: dict = field(default_factory=dict)
@@ -69,8 +70,11 @@ class SyncRecipe(RunSettings):
             raise UserError(f"windows is {self.windows} and least_shift {self.least_shift}; both must be 1 or more.")
         if self.contrast and self.windows < 2:
             raise UserError("contrast compares the windows of a clip with each other; set windows to 2 or more.")
-        if not 0 <= self.holdout_time < 0.9:
-            raise UserError(f"holdout_time is {self.holdout_time}; it must be 0 or more, and below 0.9.")
+        if not 0 <= self.holdout_time < 0.9 or not 0 <= self.holdout_at <= 1:
+            raise UserError(
+                f"holdout_time is {self.holdout_time} and holdout_at {self.holdout_at}; the first must be 0 or more and"
+                " below 0.9, the second from 0 to 1."
+            )
         for name in ("contrast", "opening", "augment"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
@@ -325,7 +329,8 @@ def run_syncnet(
     """
     accelerator = make_accelerator(recipe.precision, recipe.accumulate, cpu=cpu)
     tell = say if accelerator.is_main_process else (lambda line: None)
-    task = sync_task(data, out, config, recipe, cache=cache, encode=encode, say=tell)
+    with accelerator.main_process_first():  # it fills the cache, the others find it
+        task = sync_task(data, out, config, recipe, cache=cache, encode=encode, say=tell)
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         write_recipe(out / RECIPE, dataclasses.replace(task.recipe, network=_facts(config)))
@@ -348,7 +353,7 @@ def sync_task(
 ) -> SyncTask:
     """A new network, and the clips to train and to judge it on; their crops are in the cache then."""
     store = CropStore(cache or (data if data.is_dir() else out) / "cache", config, encode)
-    parts = held_out(find_clips(data), recipe.holdout_time, recipe.holdout_people)
+    parts = held_out(find_clips(data), recipe.holdout_time, recipe.holdout_people, recipe.holdout_at)
     train, time, people = (_usable(store, clips, say) for clips in parts)
     if recipe.opening and not store.has_openings(train):
         say("The clips come without the mouth's opening (.npz beside them); it is not guessed in training.")

@@ -13,7 +13,7 @@ from latentsync.syncmel import mel_span
 
 RATE = 16_000
 SIDE = 32
-LEARNT = 1.0
+LEARNT = 1.4
 """Running mean of the loss (2.77 is chance) at which training stops."""
 TINY = SyncNetConfig(
     audio=EncoderConfig(1, (32, 32, 128), (4, 4, (4, 3)), (False,) * 3),
