@@ -5,6 +5,7 @@ Installs no package, runs no pip, and never fails: what could not be done is pri
 
 import io
 import sys
+from pathlib import Path
 
 SMALL = ("face-landmarker", "whisper-tiny.en")
 
@@ -31,6 +32,8 @@ def fetch(name: str) -> str:
 def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a letter of a path that the console lacks is no reason to fail
+    # an embedded Python (ComfyUI portable) does not look in a script's own folder
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
     print("LatentSync: checking")
     try:
         lines = [f"  missing: {line}" for line in problems()]

@@ -193,10 +193,12 @@ def _ray_pool(spec: "ModelSpec", asked: _Asked, most: int | None) -> "Pool":
 
     import torch
 
-    from .apps.ray_batch import RayPool, connect, room, share_of_node
+    from .apps.ray_batch import RayPool, connect, idle, room, share_of_node
 
     connect(asked.address)
     gpus, cpus = share_of_node(asked.gpus, asked.cpus, spec.device, torch.get_num_threads())
+    if not idle(gpus, cpus):
+        typer.echo("the cluster is busy: workers start when others end", err=True)
     number = asked.workers or max(1, room(gpus, cpus))
     return RayPool(replace(spec, threads=cpus), min(number, most or number), gpus=gpus, cpus=cpus)
 

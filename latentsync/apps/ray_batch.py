@@ -60,6 +60,13 @@ def room(gpus: float, cpus: int) -> int:
     return sum(_room(node, gpus, cpus) for node in _nodes())
 
 
+def idle(gpus: float, cpus: int) -> bool:
+    """Whether the cluster has so much that nobody else is using; otherwise workers wait."""
+    import ray
+
+    return _fits(ray.available_resources(), gpus, cpus)
+
+
 def _nodes() -> list[dict[str, float]]:
     import ray
 

@@ -32,6 +32,8 @@ from .syncscore import FLOOR, draw_scores, score
 from .trainer import RECIPE, Say, Trainer
 
 RESULT, HEADS, PUBLIC = "syncnet.safetensors", "heads.safetensors", "syncnet.pt"
+NARROW = 256
+"""Below this last width the last normalisation has less than eight numbers a group, and learning fails."""
 SHARPEST = 100.0
 """The contrast's scale goes no further (Radford et al. 2021)."""
 
@@ -104,7 +106,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch": 4,
         "windows": 8,
         "least_shift": 2,
-        "rate": 1e-3,
+        "rate": 3e-4,
         "precision": "bf16",
         "weight_decay": 0.05,
         "average": 0.99,
@@ -363,6 +365,8 @@ def sync_task(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network = Learner(config, opening=bool(recipe.opening), contrast=bool(recipe.contrast))
+    if (width := config.visual.widths[-1]) < NARROW:
+        say(f"The encoders end in {width} channels; such vectors hardly learn, take {NARROW} or more.")
     held = time or people
     say(
         f"{sum(p.numel() for p in network.syncnet.parameters()) / 1e6:.1f} million parameters; stretches of clips:"

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...latentsync.errors import UserError
-from ...latentsync.registry import find, model_folders
+from ...latentsync.registry import find, get, model_folders
 from ..images import speech_of
 from ..media import picture_size, write_picture, write_sound, write_video
 
@@ -48,7 +48,9 @@ def find_file(name: str) -> Path:
     try:
         return find(name, search_folders())
     except UserError as error:
-        raise UserError(f"{error} In ComfyUI: run the node LatentSync: Download Model once.") from None
+        known = get(name).name
+        here = f"run the node LatentSync: Download Model with the name {known}"
+        raise UserError(str(error).replace(f"type `latentsync download {known}`", here)) from None
 
 
 def input_path(name: str) -> Path:

@@ -22,8 +22,9 @@ class Stages:
         comfy.model_management.throw_exception_if_processing_interrupted()
         if stage != self.stage:
             self.stage, self.bar = stage, comfy.utils.ProgressBar(total)
-        if self.node_id is not None:
-            PromptServer.instance.send_progress_text(f"{stage}: {done} of {total}", self.node_id)
+        # for the browser that asked for this run; without one named, all of them would show it, on any graph
+        if self.node_id is not None and (browser := PromptServer.instance.client_id):
+            PromptServer.instance.send_progress_text(f"{stage}: {done} of {total}", self.node_id, browser)
         self.bar.update_absolute(done, total, None if preview is None else ("JPEG", preview, 512))
 
 

@@ -84,10 +84,10 @@ def make_models(folder: Path, reference: str | None = None) -> ModelSpec:
 
     from ..tiny import tiny_checkpoint, tiny_whisper
 
-    checkpoint = tiny_checkpoint(folder / f"tiny-{reference}.safetensors", motion="all", reference=reference)
+    checkpoint = tiny_checkpoint(folder / f"tiny-{reference}.safetensors", resolution=32, reference=reference)
     whisper = folder / "whisper.safetensors"
     if not whisper.exists():
-        state = {f"encoder.{key}": value for key, value in tiny_whisper().encoder.state_dict().items()}
+        state = {f"encoder.{key}": value for key, value in tiny_whisper(layers=1).encoder.state_dict().items()}
         save_file(
             state | {"encoder.layer_norm.weight": torch.ones(384), "encoder.layer_norm.bias": torch.zeros(384)}, whisper
         )

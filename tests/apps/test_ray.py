@@ -21,7 +21,7 @@ ray = pytest.importorskip(
     "ray", reason='Ray is not here (pip install "latentsync[ray]"): batches on clusters are not tested'
 )
 
-from latentsync.apps.ray_batch import RayPool, connect, room, share_of_node  # noqa: E402
+from latentsync.apps.ray_batch import RayPool, connect, idle, room, share_of_node  # noqa: E402
 
 pytestmark = pytest.mark.slow
 LIST = """video,audio,out,steps,guidance
@@ -51,7 +51,7 @@ def cluster():
         os.environ["RAY_AUTH_MODE"] = mode
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def plain_pool(cluster):
     pool = RayPool(None, 2, make=Plain)
     yield pool
@@ -68,6 +68,8 @@ def jobs(material):
 def test_shares_of_nodes(cluster):
     assert share_of_node(None, None, "auto", 8) == (0.0, 1)  # as many cores as the largest node has
     assert room(0.0, 1) == 2
+    assert idle(0.0, 1)
+    assert not idle(0.5, 1)
     with pytest.raises(UserError, match=r"No node of the cluster has 0\.5 GPUs"):
         share_of_node(0.5, 1, "auto", 1)
     with pytest.raises(UserError, match="No node"):

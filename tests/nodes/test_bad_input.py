@@ -29,7 +29,7 @@ def left_behind(comfy):
 
 
 def refused(comfy, graph, kind, *words):
-    """The graph ends on a node of that class with one sentence that has these words in it."""
+    """The run of a graph that ends on a node of that class with one sentence that has these words in it."""
     before = left_behind(comfy)
     run = comfy.queue(graph)
     assert run.status == "error", f"{run.status} {run.refusals}"
@@ -45,7 +45,7 @@ def refused(comfy, graph, kind, *words):
     assert not run.previews
     assert left_behind(comfy) <= before
     assert comfy.idle()
-    return said
+    return run
 
 
 def shown(g, value):
@@ -94,7 +94,7 @@ def test_a_frame_rate_of_zero_in_one_node_and_in_the_score(comfy, clip):
     source = loaded(g, clip)
     zero = g.node("PrimitiveFloat", value=0.0)
     shown(g, in_one(g, source, source[1], fps=zero))
-    refused(comfy, g, "LatentSyncLipSync", "The frame rate is 0")
+    assert not refused(comfy, g, "LatentSyncLipSync", "The frame rate is 0").texts
     g = Graph()
     source = loaded(g, clip)
     zero = g.node("PrimitiveFloat", value=0.0)

@@ -22,6 +22,8 @@ def start(flags: list[str]) -> None:
     from server import PromptServer
 
     class Silent:
+        client_id = None
+
         def send_progress_text(self, *_: Any) -> None: ...
 
     PromptServer.instance = Silent()
