@@ -5,7 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-train = typer.Typer(no_args_is_help=True, help="Train networks of your own.", rich_markup_mode="rich")
+_WHAT = "Train networks of your own from prepared clips: the U-Net in its stages, and the SyncNet that judges it."
+
+train = typer.Typer(no_args_is_help=True, help=_WHAT, rich_markup_mode="rich")
 
 _RUN, _STEP, _LOSS, _CHECK = "The run", "How it learns", "What judges the mouths", "Checkpoints and validation"
 _PRESET = "the stage's"

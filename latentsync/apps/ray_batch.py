@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,7 @@ def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _fits(node: dict[str, float], gpus: float, cpus: int) -> bool:
+def _fits(node: Mapping[str, float], gpus: float, cpus: int) -> bool:
     return node.get("GPU", 0.0) >= gpus and node.get("CPU", 0.0) >= cpus
 
 

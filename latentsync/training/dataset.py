@@ -4,6 +4,7 @@ Samples are numbered through a whole run: step s of a run with N samples a step 
 however many processes and accumulated parts share them. Nothing is drawn from a generator that lives on.
 """
 
+import gc
 import hashlib
 import json
 import time
@@ -368,7 +369,11 @@ class Feed:
 
     def __init__(self, dataset: Dataset[Sample], numbers: Numbers, *, workers: int = 0, pin: bool = False) -> None:
         self.waited = 0.0
-        self._batches = iter(DataLoader(dataset, batch_sampler=numbers, num_workers=workers, pin_memory=pin))
+        gc.collect()
+        loader = DataLoader(
+            dataset, batch_sampler=numbers, num_workers=workers, pin_memory=pin, worker_init_fn=_begin_worker
+        )
+        self._batches = iter(loader)
 
     def __next__(self) -> Sample:
         start = time.perf_counter()
@@ -378,6 +383,12 @@ class Feed:
 
     def __iter__(self) -> "Feed":
         return self
+
+
+def _begin_worker(number: int) -> None:
+    """A forked process must not tidy up what it inherited: decoders would wait for threads that only the parent has."""
+    gc.freeze()
+    cv2.setNumThreads(0)
 
 
 def to_device(batch: Sample, device: torch.device | str) -> Sample:

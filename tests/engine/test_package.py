@@ -68,6 +68,7 @@ def names_in(text: str) -> set[str]:
 EXTRAS = {
     "matplotlib",
     "torchmetrics",
+    "lpips",
     "scipy",
     "scenedetect",
     "ray",

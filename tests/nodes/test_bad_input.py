@@ -390,7 +390,7 @@ def test_other_peoples_parts_in_the_streaming_node(comfy, clip, name, other, wor
 @pytest.mark.parametrize("name", ["1.5", "1.6"])
 def test_a_checkpoint_that_is_not_there(comfy, name):
     g = Graph()
-    words = (f"LatentSync {name}", "5.07 GB", f"latentsync download {name}", "https://", "LatentSync: Download Model")
+    words = (f"LatentSync {name}", "5.07 GB", f"Download Model with the name {name}", "https://")
     refused(comfy, shown(g, loader(g, name)), "LatentSyncLoader", *words)
 
 

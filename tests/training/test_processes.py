@@ -19,6 +19,8 @@ from .parts import write_files
 from .test_trainer import alike, curves, events
 from .two_processes import gradients
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "tests.training.two_processes"
 

@@ -35,6 +35,8 @@ from latentsync.training.syncnet import (
 )
 from latentsync.training.syncscore import Score, score, windows_of
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "frames": 5,
     "size": [16, 32],

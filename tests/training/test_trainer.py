@@ -17,6 +17,8 @@ from latentsync.weights import load_unet, recognise
 
 from .parts import all_judges, recipe, tiny_task, tiny_vae, write_files
 
+pytestmark = pytest.mark.slow
+
 STAGES = ("1", "2", "2-efficient")
 TRAINED = {"1": ("",), "2": ("motion_modules.", "attentions."), "2-efficient": ("motion_modules.", "attn2")}
 TERMS = {"1": {"noise"}, "2": {"noise", "sync", "lpips", "trepa"}, "2-efficient": {"noise", "sync", "lpips"}}
