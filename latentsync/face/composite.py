@@ -48,7 +48,7 @@ def paste(
         crop = match_colour(crop, frame, to_crop)
     local = to_crop.copy()
     local[:, 2] += to_crop[:, :2] @ (box[1].start, box[0].start)
-    mask[box] = _to_frame(feather(resolution), local, area) * np.float32(weight)
+    mask[box] = _to_frame(feather(resolution), local, area).clip(0, 1) * np.float32(weight)  # interpolation rounds
     out[box] = _blend(area, _to_frame(crop, local, area), mask[box])
     return out, mask
 
