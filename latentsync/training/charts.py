@@ -13,6 +13,8 @@ LOG, EVENTS, PICTURE = "log.jsonl", "events.jsonl", "charts.png"
 PLAIN = ("step", "seconds", "time")
 """Entries of a line that are no curves."""
 LOGARITHMIC = ("gradient", "scale")
+WIDE, HIGH = 5.0, 3.2
+"""Inches of a panel."""
 
 
 class Journal:
@@ -125,13 +127,16 @@ def draw_charts(folder: Path, *, title: str = "", columns: int = 3) -> Path:
         raise UserError(f"{folder} has no curves to draw yet.")
     columns = min(columns, len(subjects))
     rows = -(-len(subjects) // columns)
-    figure = Figure(figsize=(5.0 * columns, 3.2 * rows + 0.4), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    width, height = WIDE * columns, HIGH * rows + 0.4
+    figure = Figure(figsize=(width, height))
+    sides = {"left": 0.6 / width, "right": 1 - 0.15 / width, "bottom": 0.5 / height, "top": 1 - 0.7 / height}
+    # fixed room for labels: measuring it takes matplotlib as long as drawing
+    grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw=sides | {"wspace": 0.16, "hspace": 0.32}).ravel()
     for axes, (subject, names) in zip(grid, subjects.items(), strict=False):
         _panel(axes, subject, [(name, *curves[name]) for name in names])
     for axes in grid[len(subjects) :]:
         axes.set_axis_off()
-    figure.suptitle(title or folder.name)
+    figure.suptitle(title or folder.name, y=1 - 0.15 / height)
     path = folder / PICTURE
     part = path.with_name(f".{PICTURE}.part.png")
     figure.savefig(part, dpi=110)
@@ -153,7 +158,7 @@ def _panel(axes: Any, subject: str, curves: Sequence[tuple[str, list[int], list[
         axes.set_yscale("log")
     axes.set_title(subject, fontsize=10)
     axes.set_xlabel("step", fontsize=8)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(which="both", labelsize=8)
     axes.grid(alpha=0.3)
     if len(curves) > 1:
         axes.legend(fontsize=8)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,13 +29,16 @@ HELD_OUT = 0.25
 
 @dataclass(frozen=True)
 class Clip:
-    """One face speaking. crops (F, R + 2R/MARGIN, same, 3) uint8 RGB; audio (F, 50, D) float16; opening (F,)."""
+    """One face speaking. crops (F, R + 2R/MARGIN, same, 3) uint8 RGB; audio (F, 50, D) float16; opening (F,).
+
+    voices: audio again, of the same words as other people might have said them."""
 
     name: str
     fps: float
     crops: np.ndarray
     audio: np.ndarray
     opening: np.ndarray
+    voices: tuple[np.ndarray, ...] = ()
 
     @property
     def train_frames(self) -> int:
@@ -58,16 +62,35 @@ def prepare_clip(
         crops = [_wide_crop(f, matrices[start + i], resolution) for i, f in enumerate(reader.read(range(start, stop)))]
     waveform, rate = load_audio(path)
     late = round(delay * rate)
-    features = encode_audio(F.pad(waveform, (-late, 0)), rate, whisper)  # a negative pad cuts the start off
-    tokens = audio_windows(features, info.fps, info.frames)[start:stop]
+    waveform = F.pad(waveform, (-late, 0))  # a negative pad cuts the start off
     target = folder / f"{path.stem}.safetensors"
     tensors = {
         "crops": np.stack(crops),
-        "audio": tokens.numpy().astype(np.float16),
         "opening": mouth_opening(track.landmarks[start:stop]).astype(np.float32),
     }
+    for name, voice in {"audio": waveform, **other_voices(waveform, rate)}.items():
+        tokens = audio_windows(encode_audio(voice, rate, whisper), info.fps, info.frames)[start:stop]
+        tensors[name] = tokens.numpy().astype(np.float16)
     save_file(tensors, target, {"name": path.stem, "fps": str(float(info.fps))})
     return target
+
+
+def other_voices(waveform: Tensor, rate: int) -> dict[str, Tensor]:
+    """The same words, higher, lower, and muffled in noise (20 dB below them): what few speakers cannot teach."""
+    librosa = _librosa()
+    sound = waveform.numpy()
+    made = {f"voice {by:+d}": librosa.effects.pitch_shift(sound, sr=rate, n_steps=by) for by in (-3, 3)}
+    noise = np.random.default_rng(len(sound)).standard_normal(len(sound)) * sound.std() / 10
+    made["voice in noise"] = librosa.effects.preemphasis(sound, coef=-0.6) + noise
+    return {name: torch.from_numpy(voice.astype(np.float32)) for name, voice in made.items()}
+
+
+def _librosa() -> Any:
+    try:
+        import librosa
+    except ImportError as error:
+        raise UserError('Other voices need librosa; type: pip install "latentsync[train]".') from error
+    return librosa
 
 
 def _wide_crop(frame: np.ndarray, matrix: np.ndarray, resolution: int) -> np.ndarray:
@@ -89,7 +112,10 @@ def _load_clip(path: Path) -> Clip:
     with safe_open(path, "numpy") as file:
         metadata = file.metadata()
     tensors = load_file(path)
-    return Clip(metadata["name"], float(metadata["fps"]), tensors["crops"], tensors["audio"], tensors["opening"])
+    voices = tuple(tensors[name] for name in sorted(tensors) if name.startswith("voice"))
+    return Clip(
+        metadata["name"], float(metadata["fps"]), tensors["crops"], tensors["audio"], tensors["opening"], voices
+    )
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,8 @@ def _from_manifest(folder: Path) -> list[ClipFile]:
 
 
 def _from_folder(folder: Path) -> list[ClipFile]:
-    return [ClipFile(p, p.stem) for p in sorted(folder.rglob("*")) if p.suffix.lower() in VIDEOS and p.name[0] != "."]
+    paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in VIDEOS and p.name[0] != "."]
+    return [ClipFile(path, _source(path)) for path in paths]
 
 
 def _from_list(path: Path) -> list[ClipFile]:
@@ -105,16 +106,24 @@ def _from_list(path: Path) -> list[ClipFile]:
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     paths = [Path(line) for line in lines if line and not line.startswith("#")]
     found = [p if p.is_absolute() or p.exists() else path.parent / p for p in paths]
-    return [ClipFile(p, _sources(p.parent.parent).get(p.name, p.stem)) for p in found]
+    return [ClipFile(path, _source(path)) for path in found]
+
+
+def _source(path: Path) -> str:
+    return str(_prepared(path.parent.parent).get(path.name, {}).get("source", path.stem))
+
+
+def margin_of(path: Path) -> int:
+    """Pixels around the aligned crop that `latentsync prepare` left on each side of this clip's frames."""
+    return int(_prepared(path.parent.parent).get(path.name, {}).get("margin") or 0)
 
 
 @lru_cache(maxsize=64)
-def _sources(folder: Path) -> dict[str, str]:
-    """File name → recording, where the clip lies in a prepared folder."""
-    if not (folder / MANIFEST).is_file():
-        return {}
-    records = (r for r in _records(folder / MANIFEST) if r.get("path"))
-    return {Path(r["path"]).name: str(r.get("source", r["path"])) for r in records}
+def _prepared(folder: Path) -> dict[str, dict[str, Any]]:
+    """File name → record, of the clips of a prepared folder; nothing where the folder is none."""
+    manifest = folder / MANIFEST
+    records = _records(manifest) if manifest.is_file() else []
+    return {Path(record["path"]).name: record for record in records if record.get("path")}
 
 
 def split(
@@ -165,9 +174,12 @@ class ClipStore:
         return self._infos[clip.path]
 
     def pixels(self, clip: ClipFile, start: int, frames: int = WINDOW) -> Tensor:
-        """(F, 3, R, R) uint8 RGB."""
+        """(F, 3, R, R) uint8 RGB, without the margin that the clip was prepared with."""
+        margin = margin_of(clip.path)
+        inner = slice(margin, -margin or None)
         with VideoReader(self.info(clip)) as reader:
-            pictures = [_resized(f, self.resolution) for f in reader.read(range(start, start + frames))]
+            crops = (frame[inner, inner] for frame in reader.read(range(start, start + frames)))
+            pictures = [_resized(crop, self.resolution) for crop in crops]
         return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
     def audio(self, clip: ClipFile, start: int, frames: int = WINDOW) -> Tensor:
@@ -279,7 +291,8 @@ class UNetWindows:
     """What the U-Net is trained on: a window, a reference window of the same clip, and the sound of the first.
 
     pixels, reference: (16, 3, R, R) uint8. audio: (16, 50, D). mel: (1, 80, 52). With latents (a cache's kind) the
-    pictures come as clean, masked, reference_latents (16, C, h, w) too, and pixels only where wanted.
+    pictures come as clean, masked, reference_latents (16, C, h, w) too, and pixels only where wanted. still: the
+    reference is one frame, 16 times.
     """
 
     store: ClipStore
@@ -287,16 +300,20 @@ class UNetWindows:
     pixels: bool = True
     latents: str | None = None
     frames: int = WINDOW
+    still: bool = False
 
     def __call__(self, clip: ClipFile, random: np.random.Generator) -> Sample:
         store = self.store
         target, reference = draw_windows(random, *clip.span(store.info(clip).frames), self.frames)
         sample: Sample = {"audio": store.audio(clip, target, self.frames)}
+        seen = "reference_latents" if self.latents else "reference"
         if self.latents:
             sample["clean"], sample["masked"] = store.latents(clip, target, self.frames, self.latents)
-            sample["reference_latents"] = store.latents(clip, reference, self.frames, self.latents)[0]
+            sample[seen] = store.latents(clip, reference, self.frames, self.latents)[0]
         else:
-            sample["reference"] = store.pixels(clip, reference, self.frames)
+            sample[seen] = store.pixels(clip, reference, self.frames)
+        if self.still:
+            sample[seen] = sample[seen][:1].repeat(self.frames, 1, 1, 1)
         if self.pixels or not self.latents:
             sample["pixels"] = store.pixels(clip, target, self.frames)
         if self.mel:

@@ -69,7 +69,7 @@ def run_unet(
     judges = load_judges(recipe, files, accelerator.device, DTYPES[str(accelerator.mixed_precision)])
     kind = f"latents-{fingerprint(vae.state_dict())}-{recipe.resolution}" if recipe.cache_latents else None
     make = UNetWindows(
-        store, mel=bool(recipe.sync_weight), pixels=recipe.supervises_pixels, latents=kind, frames=recipe.frames
+        store, bool(recipe.sync_weight), recipe.supervises_pixels, kind, recipe.frames, recipe.still_reference
     )
     task = UNetTask(
         start.unet,
@@ -78,7 +78,7 @@ def run_unet(
         ClipDataset(train, make, recipe.seed),
         ClipDataset(held, make, recipe.validate_seed) if held else None,
         judges,
-        facts=_facts(start, vae, out),
+        facts=_facts(start, vae, out, recipe),
         vae_state=vae.model.state_dict() if files.vae or start.bundle else None,
         dtype=DTYPES[str(accelerator.mixed_precision)],
     )
@@ -104,7 +104,10 @@ def _bundle(init: str) -> Path | None:
 def _settled(recipe: UNetRecipe, start: Start, own_resolution: bool) -> UNetRecipe:
     """A network goes on predicting what it was trained to predict, at its own resolution unless told otherwise."""
     resolution = recipe.resolution if own_resolution else start.resolution or recipe.resolution
-    return dataclasses.replace(recipe, prediction_type=start.prediction_type, resolution=resolution)
+    still = recipe.still_reference or start.still
+    return dataclasses.replace(
+        recipe, prediction_type=start.prediction_type, resolution=resolution, still_reference=still
+    )
 
 
 def _check_hearing(start: Start, whisper: WhisperEncoder) -> None:
@@ -141,9 +144,15 @@ def load_judges(recipe: UNetRecipe, files: Files, device: torch.device, dtype: t
     return Judges(syncnet, lpips, videomae)
 
 
-def _facts(start: Start, vae: VAE, out: Path) -> dict[str, Any]:
-    groups = {"unet_groups": start.unet.config.groups, "vae_groups": vae.model.config.norm_num_groups}
-    return {"version": out.absolute().name, **groups}
+def _facts(start: Start, vae: VAE, out: Path, recipe: UNetRecipe) -> dict[str, Any]:
+    facts = {
+        "version": out.absolute().name,
+        "unet_groups": start.unet.config.groups,
+        "vae_groups": vae.model.config.norm_num_groups,
+        "reference": "still" if recipe.still_reference else None,
+        "latent_rgb": start.latent_rgb,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _millions(unet: torch.nn.Module) -> str:

@@ -63,12 +63,12 @@ def _stretches(task: "UNetTask") -> Iterator[Stretch]:
     assert isinstance(held.make, UNetWindows)
     for number in range(min(task.recipe.sample_clips, len(held.clips))):
         try:
-            yield read_stretch(held.make.store, held.clip(number), task.recipe.sample_frames)
+            yield read_stretch(held.make.store, held.clip(number), task.recipe.sample_frames, held.make.still)
         except (UserError, OSError, ValueError):
             continue
 
 
-def read_stretch(store: ClipStore, clip: ClipFile, most: int) -> Stretch:
+def read_stretch(store: ClipStore, clip: ClipFile, most: int, still: bool = False) -> Stretch:
     """The first frames of what is held out of a clip, whole windows of them, at most `most`."""
     begin, end = clip.span(store.info(clip).frames)
     frames = min(most, end - begin) // WINDOW * WINDOW
@@ -77,7 +77,7 @@ def read_stretch(store: ClipStore, clip: ClipFile, most: int) -> Stretch:
     far = 0 if begin >= WINDOW else max(begin + frames, end - WINDOW)
     if far + WINDOW > end:  # no window lies apart from what is made
         far = 0
-    reference = unit(store.pixels(clip, far, min(WINDOW, end - far)))
+    reference = unit(store.pixels(clip, far, 1 if still else min(WINDOW, end - far)))
     return Stretch(
         clip,
         begin,

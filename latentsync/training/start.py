@@ -38,13 +38,17 @@ _ENDS = {
 
 @dataclass(frozen=True)
 class Start:
-    """A network to train, and what its file said. new: parameters that no file gave. bundle: has a VAE of its own."""
+    """A network to train, and what its file said. new: parameters that no file gave. bundle: has a VAE of its own.
+
+    still: it takes one frame of reference for a whole stretch."""
 
     unet: UNet
     prediction_type: str
     resolution: int | None
     new: tuple[str, ...]
     bundle: Path | None = None
+    still: bool = False
+    latent_rgb: str | None = None
 
 
 def start_from(init: str, recipe: UNetRecipe, *, size: str = "full", audio_dim: int = 384, channels: int = 4) -> Start:
@@ -104,7 +108,8 @@ def _from_latentsync(info: FileInfo, recipe: UNetRecipe) -> Start:
     unet = _fresh(dataclasses.replace(config, motion=recipe.motion), recipe.seed)
     new = _take_over(unet, state)
     prediction = info.prediction_type or "epsilon"
-    return Start(unet, prediction, info.resolution, new, info.path if bundle else None)
+    still, colours = info.metadata.get("reference") == "still", info.metadata.get("latent_rgb")
+    return Start(unet, prediction, info.resolution, new, info.path if bundle else None, still, colours)
 
 
 def _plain(key: str) -> str:

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models.syncnet import SyncNetConfig
-from ..prepare.filelist import read_manifest
 from ..syncmel import RATE, mel_span
 from ..video import VideoReader
-from .dataset import FPS, MANIFEST, ClipFile, ClipStore, Sample
+from .dataset import FPS, ClipFile, ClipStore, Sample, margin_of
 
 RING = 1 / 12
 """Of the width: stored around the mouth, so that augmentation may move and turn it."""
@@ -108,18 +107,6 @@ class CropStore(ClipStore):
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
-
-
-def margin_of(path: Path) -> int:
-    """Pixels around the aligned crop that `latentsync prepare` left on each side of this clip's frames."""
-    folder = path.parent.parent
-    return _margins(folder).get(path.name, 0) if (folder / MANIFEST).is_file() else 0
-
-
-@lru_cache(maxsize=64)
-def _margins(folder: Path) -> dict[str, int]:
-    kept = (record for record in read_manifest(folder) if record.get("path"))
-    return {Path(record["path"]).name: int(record.get("margin") or 0) for record in kept}
 
 
 @lru_cache(maxsize=4096)

@@ -141,7 +141,7 @@ class Trainer:
     def next_batch(self) -> Sample:
         batch = next(self.feed)
         for trouble in "\n".join(batch["bad"]).splitlines():
-            if trouble not in self.named:
+            if trouble and trouble not in self.named:  # good samples say ""
                 self.named.add(trouble)
                 self.say(self.journal.tell(self.step, "clip replaced", why=trouble))
         return to_device(batch, self.accelerator.device)
@@ -220,7 +220,7 @@ class Trainer:
         values = from_main(self.accelerator, values)
         self.journal.write(self.step, values)
         self._say(f"step {self.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
-        if self.main:
+        if self.main and self.step < self.settings.steps:  # else finish() does
             draw_charts(self.run)
         return self.patience.better(values["validation/total"])
 

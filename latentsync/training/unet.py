@@ -2,7 +2,8 @@
 
 It predicts the clean latents (x0, "sample"): with few parameters and little time that gives mouths where predicting
 the noise gives blotches. The loss counts the repainted cells, most of all those around the lips, and their change
-from frame to frame.
+from frame to frame. Half of the windows begin at the noisiest step, so that one evaluation makes a picture; and from
+some point on the decoded mouths are judged too, by a critic among others, so that the one picture is sharp.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +20,13 @@ from ..models.unet import UNet, UNetConfig
 from ..sampling import alpha_bars
 from .data import Clip, plain, random_augmentation
 from .loop import Log, MovingAverage, learning_rate, save_checkpoint, set_rate
+from .pictures import Sharpener, balance, plain_losses
 from .vae import clip_chances
 
 Encode = Callable[[Tensor], Tensor]
 """Pixels (N, 3, R, R) in [-1, 1] to scaled latents (N, C, h, w)."""
+Decode = Callable[[Tensor], Tensor]
+"""The way back, through which gradients flow."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,15 @@ class UNetTraining:
     audio_rate: how much faster than the rest the attention to the speech learns.
     noise_bias: timesteps are 999 · u^noise_bias; small keeps them where speech, not the noisy picture, tells the mouth.
     shared: chance that one noise frame serves the whole window, as it does when sampling.
+    noisiest: chance of the noisiest timestep. judge_from: share of the steps after which decoded mouths are judged,
+    `decoded` frames a step. critic_weight: as for the VAE.
     """
 
     resolution: int = 160
     widths: tuple[int, ...] = (64, 96, 160)
     cross: tuple[bool, ...] = (False, True, True)
     layers: int = 1
-    latent_channels: int = 8
+    latent_channels: int = 16
     norm_groups: int = 8
     steps: int = 3000
     batch: int = 4
@@ -52,6 +58,13 @@ class UNetTraining:
     motion_weight: float = 4.0
     opening_weight: float = 0.3
     noise_bias: float = 0.2
+    noisiest: float = 0.5
+    judge_from: float = 0.5
+    decoded: int = 8
+    picture_weight: float = 0.5
+    texture_weight: float = 5.0
+    feature_weight: float = 0.25
+    critic_weight: float = 0.3
     audio_rate: float = 3.0
     seed: int = 1247
     report_every: int = 50
@@ -63,12 +76,19 @@ class UNetTraining:
 
 @dataclass(frozen=True)
 class LatentClip:
-    """One clip under one augmentation: clean and masked latents (F, C, h, w) float16, audio (F, 50, D) float16."""
+    """One clip under one augmentation: clean and masked latents (F, C, h, w) float16, audio (F, 50, D) float16,
+    mouth (F, 3, H, W) uint8: what mouth_box shows of the pictures."""
 
     name: str
     clean: Tensor
     masked: Tensor
     audio: Tensor
+    mouth: Tensor
+
+
+def mouth_box(resolution: int) -> tuple[slice, slice]:
+    """Rows and columns of a crop that hold nearly all that is repainted."""
+    return slice(round(0.4 * resolution), resolution), slice(round(0.15 * resolution), round(0.85 * resolution))
 
 
 def opening_of(clip: Clip) -> Tensor:
@@ -78,24 +98,28 @@ def opening_of(clip: Clip) -> Tensor:
 
 
 @torch.no_grad()
-def encode_clip(clip: Clip, encode: Encode, settings: UNetTraining, random: np.random.Generator | None) -> LatentClip:
-    """Latents of the training part of a clip; random None = no augmentation."""
-    size = settings.resolution
-    augment = random_augmentation(random, size) if random else plain(size)
+def encode_clip(clip: Clip, encode: Encode, settings: UNetTraining, random: np.random.Generator, i: int) -> LatentClip:
+    """Latents of the training part of a clip in its i-th variant; the first is the unchanged one."""
+    size, voices = settings.resolution, (clip.audio, *clip.voices)
+    augment = random_augmentation(random, size) if i else plain(size)
     pixels = augment(clip.crops[: clip.train_frames], size)
     keep = torch.from_numpy(mouth_mask(size))
-    clean, masked = (torch.cat([encode(part) for part in p.split(32)]).half() for p in (pixels, pixels * keep))
-    return LatentClip(clip.name, clean, masked, torch.from_numpy(clip.audio[: clip.train_frames]))
+    with torch.autocast("cpu", torch.bfloat16):
+        clean, masked = (torch.cat([encode(part) for part in p.split(32)]).half() for p in (pixels, pixels * keep))
+    audio = torch.from_numpy(voices[i % len(voices)][: clip.train_frames])
+    rows, columns = mouth_box(size)
+    mouth = ((pixels[:, :, rows, columns] + 1) * 127.5).round().byte()
+    return LatentClip(clip.name, clean, masked, audio, mouth)
 
 
 def encode_clips(
     clips: Sequence[Clip], encode: Encode, settings: UNetTraining, on_variant: Callable[[int], None] | None = None
 ) -> list[list[LatentClip]]:
-    """[variant][clip]; the first variant is the unchanged clip."""
+    """[variant][clip]."""
     random = np.random.default_rng(settings.seed)
     variants = []
     for i in range(settings.variants):
-        variants.append([encode_clip(clip, encode, settings, random if i else None) for clip in clips])
+        variants.append([encode_clip(clip, encode, settings, random, i) for clip in clips])
         if on_variant:
             on_variant(i)
     return variants
@@ -137,9 +161,12 @@ def fold_whitening(state: Mapping[str, Tensor], whitening: Tensor) -> dict[str, 
 class UNetTrainer:
     """Holds the network and takes steps. Deterministic for a seed on one machine."""
 
-    def __init__(self, variants: Sequence[Sequence[LatentClip]], clips: Sequence[Clip], settings: UNetTraining) -> None:
+    def __init__(
+        self, variants: Sequence[Sequence[LatentClip]], clips: Sequence[Clip], settings: UNetTraining, decode: Decode
+    ) -> None:
         torch.manual_seed(settings.seed)
-        self.settings, self.variants = settings, variants
+        self.settings, self.variants, self.decode = settings, variants, decode
+        self.sharpener = Sharpener()
         self.random = np.random.default_rng(settings.seed)
         self.chances = clip_chances(clips)
         self.unet = UNet(settings.config)
@@ -187,6 +214,7 @@ class UNetTrainer:
             "audio": audio,
             "noise": self._noise(clip),
             "opening": self.openings[which][span],
+            "mouth": clip.mouth[span],
         }
 
     def _noise(self, clip: LatentClip) -> Tensor:
@@ -201,17 +229,22 @@ class UNetTrainer:
         set_rate(self.optimizer, learning_rate(self.step, settings.steps, settings.rate))
         windows = [self.window() for _ in range(settings.batch)]
         data = {name: torch.stack([w[name] for w in windows]) for name in windows[0]}
-        timestep = torch.from_numpy((999 * self.random.random(settings.batch) ** settings.noise_bias).astype(np.int64))
+        timestep = self._timesteps()
         bar = self.alpha_bars[timestep].float()[:, None, None, None, None]
         noisy = bar.sqrt() * data["clean"] + (1 - bar).sqrt() * data["noise"]
         mask = self.mask.expand(settings.batch, 1, settings.frames, *self.mask.shape)
         with torch.autocast("cpu", torch.bfloat16):
             made = self.unet(torch.cat((noisy, mask, data["masked"], data["reference"]), 1), timestep, data["audio"])
             told = self.head(self.middle.mean((2, 3))).unflatten(0, (settings.batch, -1)).squeeze(-1)
-        losses = self.losses(made.float(), data["clean"])
+        made = made.float()
+        losses = self.losses(made, data["clean"])
         losses["opening"] = F.mse_loss(told.float(), data["opening"])
         total = losses["clean"] + settings.motion_weight * losses["motion"]
         total = total + settings.opening_weight * losses["opening"]
+        if self.judging:
+            judged = self.judged(made, data["mouth"])
+            losses |= judged
+            total = total + settings.picture_weight * self._verdict(judged, made)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
@@ -219,6 +252,37 @@ class UNetTrainer:
         self.average.update(self.unet)
         self.step += 1
         return {name: loss.detach() for name, loss in losses.items()}
+
+    def _timesteps(self) -> Tensor:
+        settings = self.settings
+        shares = self.random.random(settings.batch) ** settings.noise_bias
+        shares[self.random.random(settings.batch) < settings.noisiest] = 1
+        return torch.from_numpy((999 * shares).astype(np.int64))
+
+    @property
+    def judging(self) -> bool:
+        return self.step >= self.settings.judge_from * self.settings.steps
+
+    def judged(self, made: Tensor, mouths: Tensor) -> dict[str, Tensor]:
+        """Losses of some of the frames, decoded. made: (B, C, F, h, w); mouths: (B, F, 3, H, W) uint8."""
+        picked = self.random.choice(made.shape[0] * made.shape[2], self.settings.decoded, replace=False)
+        latents = made.transpose(1, 2).flatten(0, 1)[picked]
+        rows, columns = mouth_box(self.settings.resolution)
+        with torch.autocast("cpu", torch.bfloat16):
+            pictures = self.decode(latents)
+        pictures = pictures.float()[:, :, rows, columns]
+        true = mouths.flatten(0, 1)[picked].float() / 127.5 - 1
+        layout = {"memory_format": torch.channels_last}
+        pictures, true = pictures.contiguous(**layout), true.contiguous(**layout)
+        return plain_losses(pictures, true) | self.sharpener.losses(pictures, true)
+
+    def _verdict(self, judged: dict[str, Tensor], made: Tensor) -> Tensor:
+        """One number of the losses of pictures, the critic's balanced with the others' where they meet: in made."""
+        settings = self.settings
+        total = judged["l1"] + judged["edges"] + settings.texture_weight * judged["texture"]
+        total = total + settings.feature_weight * judged["features"]
+        judged["pull"] = balance(total, judged, made)
+        return total + settings.critic_weight * judged["pull"] * judged["fool"]
 
     def losses(self, made: Tensor, clean: Tensor) -> dict[str, Tensor]:
         """Weighted errors of the latents, and of their swing about the window's mean.
@@ -241,6 +305,8 @@ class UNetTrainer:
             whitening=self.whitening,
             unet=self.unet.state_dict(),
             head=self.head.state_dict(),
+            critic=self.sharpener.critic.state_dict(),
+            critic_optimizer=self.sharpener.optimizer.state_dict(),
             optimizer=self.optimizer.state_dict(),
             random=self.random.bit_generator.state,
             torch_random=torch.get_rng_state(),
@@ -253,9 +319,27 @@ class UNetTrainer:
         self.whitening = parts["whitening"]  # the weights belong to it, whatever the clips are now
         self.unet.load_state_dict(parts["unet"])
         self.head.load_state_dict(parts["head"])
+        self.sharpener.critic.load_state_dict(parts["critic"])
+        self.sharpener.optimizer.load_state_dict(parts["critic_optimizer"])
         self.optimizer.load_state_dict(parts["optimizer"])
         self.random.bit_generator.state = parts["random"]
         torch.set_rng_state(parts["torch_random"])
+
+
+def start_from(unet: UNet, state: Mapping[str, Tensor]) -> None:
+    """Take weights over, also of a network for fewer latent channels: what meets new channels starts at zero."""
+    own = unet.state_dict()
+    given = dict(state)
+    few, many = (tensors["conv_out.weight"].shape[0] for tensors in (given, own))
+    inputs = torch.zeros_like(own["conv_in.weight"])
+    for i, o, size in ((0, 0, few), (few, many, 1), (few + 1, many + 1, few), (2 * few + 1, 2 * many + 1, few)):
+        inputs[:, o : o + size] = given["conv_in.weight"][:, i : i + size]
+    given["conv_in.weight"] = inputs
+    for key in ("conv_out.weight", "conv_out.bias"):
+        wider = torch.zeros_like(own[key])
+        wider[:few] = given[key]
+        given[key] = wider
+    unet.load_state_dict(given)
 
 
 def train_unet(
@@ -263,18 +347,19 @@ def train_unet(
     clips: Sequence[Clip],
     folder: Path,
     settings: UNetTraining,
+    decode: Decode,
     *,
     init: Path | None = None,
     on_report: Callable[[str], None] | None = None,
 ) -> UNetTrainer:
     """Train, or go on from folder/unet.pt; a checkpoint every 5 reports. init: weights that a new run starts from."""
-    trainer = UNetTrainer(variants, clips, settings)
+    trainer = UNetTrainer(variants, clips, settings, decode)
     checkpoint, log = folder / "unet.pt", Log(folder / "unet.jsonl")
     if checkpoint.exists():
         trainer.load(checkpoint)
     elif init:
         parts = torch.load(init, weights_only=True)
-        trainer.unet.load_state_dict(parts["unet"])
+        start_from(trainer.unet, parts["unet"])
         trainer.whitening = parts["whitening"]
         trainer.average = MovingAverage(trainer.unet, trainer.average.decay)
     while trainer.step < settings.steps:

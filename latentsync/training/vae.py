@@ -3,42 +3,43 @@
 The network sees tiles rather than whole crops, most of them over the mouth: that is where sharpness matters.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from ..face.align import mouth_mask
 from .data import Clip, random_augmentation
 from .loop import Log, MovingAverage, learning_rate, save_checkpoint, set_rate
+from .pictures import Sharpener, balance, plain_losses
 
 
 @dataclass(frozen=True)
 class VAETraining:
-    """critic_from: share of the steps after which the critic joins and the encoder is frozen.
+    """critic_from: share of the steps after which the critic joins and the encoder is frozen. critic_weight: how hard
+    the critic pulls at the picture, over how hard the other losses do (Esser et al. 2021).
 
     norm_groups: few, since a group of two channels, normalised over a whole picture, cannot carry its colour.
     """
 
     resolution: int = 160
     widths: tuple[int, ...] = (32, 64, 96, 128)
-    latent_channels: int = 8
+    latent_channels: int = 16
     norm_groups: int = 2
-    steps: int = 1500
+    steps: int = 3000
     batch: int = 16
     tile: int = 96
     rate: float = 1e-3
-    critic_from: float = 0.6
-    critic_weight: float = 0.02
+    critic_from: float = 0.5
+    critic_weight: float = 0.5
     feature_weight: float = 0.5
     edge_weight: float = 0.5
+    texture_weight: float = 10.0
     tone_weight: float = 1.0
     kl_weight: float = 1e-6
     masked: float = 0.15
@@ -64,42 +65,6 @@ def build_vae(settings: VAETraining) -> AutoencoderKL:
     )
 
 
-class Critic(nn.Module):
-    """Judges 8-pixel patches (PatchGAN, Isola et al. 2017); its features also serve as a perceptual measure."""
-
-    def __init__(self, widths: Sequence[int] = (32, 64, 128, 128)) -> None:
-        super().__init__()
-        inputs = (3, *widths[:-1])
-        strides = (2,) * (len(widths) - 1) + (1,)
-        self.layers = nn.ModuleList(
-            spectral_norm(nn.Conv2d(i, o, 4 if s == 2 else 3, stride=s, padding=1))
-            for i, o, s in zip(inputs, widths, strides, strict=True)
-        )
-        self.head = spectral_norm(nn.Conv2d(widths[-1], 1, 1))
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        features = []
-        for layer in self.layers:
-            pixels = F.leaky_relu(layer(pixels), 0.2)
-            features.append(pixels)
-        return self.head(pixels), features
-
-
-def edge_loss(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
-    """Mean absolute difference of the horizontal and vertical gradients over a pyramid: punishes blur."""
-    total = a.new_zeros(())
-    for _ in range(scales):
-        difference = a - b
-        total = total + difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
-        a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
-    return total
-
-
-def tone_loss(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference of coarse tiles: colours, which normalised features are slow to learn."""
-    return sum((F.l1_loss(F.avg_pool2d(a, size), F.avg_pool2d(b, size)) for size in (4, 16)), a.new_zeros(()))
-
-
 class VAETrainer:
     """Holds the networks and takes steps. Deterministic for a seed on one machine."""
 
@@ -109,10 +74,9 @@ class VAETrainer:
         self.clips = list(clips)
         self.random = np.random.default_rng(settings.seed)
         self.vae = build_vae(settings).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.critic = Critic().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.sharpener = Sharpener()
         self.average = MovingAverage(self.vae)
         self.optimizer = torch.optim.AdamW(self.vae.parameters(), lr=settings.rate, weight_decay=1e-4)
-        self.critic_optimizer = torch.optim.AdamW(self.critic.parameters(), lr=4e-4, betas=(0.5, 0.95))
         self.keep = torch.from_numpy(mouth_mask(settings.resolution))
         self.chances = clip_chances(self.clips)
         self.step = 0
@@ -141,8 +105,8 @@ class VAETrainer:
         return self.step >= self.settings.critic_from * self.settings.steps
 
     def train_step(self) -> dict[str, Tensor]:
-        rate = learning_rate(self.step, self.settings.steps, self.settings.rate)
-        set_rate(self.optimizer, rate)
+        settings = self.settings
+        set_rate(self.optimizer, learning_rate(self.step, settings.steps, settings.rate))
         pixels = self.batch()
         with torch.autocast("cpu", torch.bfloat16):
             with torch.set_grad_enabled(not self.sharpening):
@@ -150,14 +114,15 @@ class VAETrainer:
                 latents = posterior.mean if self.sharpening else posterior.sample()
             made = self.vae.decode(latents).sample  # pyright: ignore[reportAttributeAccessIssue]
         made = made.float()
-        losses = {"l1": F.l1_loss(made, pixels), "edges": edge_loss(made, pixels), "tones": tone_loss(made, pixels)}
+        losses = plain_losses(made, pixels)
         losses["kl"] = posterior.kl().mean()
-        total = losses["l1"] + self.settings.edge_weight * losses["edges"] + self.settings.tone_weight * losses["tones"]
-        total = total + self.settings.kl_weight * losses["kl"]
+        total = losses["l1"] + settings.edge_weight * losses["edges"] + settings.tone_weight * losses["tones"]
+        total = total + settings.texture_weight * losses["texture"] + settings.kl_weight * losses["kl"]
         if self.sharpening:
-            losses |= self._critic_losses(made, pixels)
-            total = total + self.settings.critic_weight * losses["fool"]
-            total = total + self.settings.feature_weight * losses["features"]
+            losses |= self.sharpener.losses(made, pixels)
+            total = total + settings.feature_weight * losses["features"]
+            losses["pull"] = balance(total, losses, made)
+            total = total + settings.critic_weight * losses["pull"] * losses["fool"]
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
@@ -165,21 +130,6 @@ class VAETrainer:
         self.average.update(self.vae)
         self.step += 1
         return {name: loss.detach() for name, loss in losses.items()}
-
-    def _critic_losses(self, made: Tensor, pixels: Tensor) -> dict[str, Tensor]:
-        """Hinge critic, trained one step on the same batch; then what the decoder shall do about it."""
-        with torch.autocast("cpu", torch.bfloat16):
-            real, fake = self.critic(pixels)[0], self.critic(made.detach())[0]
-            hinge = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-        self.critic_optimizer.zero_grad(set_to_none=True)
-        hinge.backward()
-        self.critic_optimizer.step()
-        with torch.autocast("cpu", torch.bfloat16):
-            verdict, features = self.critic(made)
-            with torch.no_grad():
-                _, wanted = self.critic(pixels)
-            matched = torch.stack([F.l1_loss(f, w) for f, w in zip(features, wanted, strict=True)]).mean()
-        return {"critic": hinge.detach(), "fool": -verdict.float().mean(), "features": matched.float()}
 
     def save(self, path: Path) -> None:
         save_checkpoint(
@@ -189,9 +139,9 @@ class VAETrainer:
             average=self.average.state,
             count=self.average.count,
             vae=self.vae.state_dict(),
-            critic=self.critic.state_dict(),
+            critic=self.sharpener.critic.state_dict(),
             optimizer=self.optimizer.state_dict(),
-            critic_optimizer=self.critic_optimizer.state_dict(),
+            critic_optimizer=self.sharpener.optimizer.state_dict(),
             random=self.random.bit_generator.state,
             torch_random=torch.get_rng_state(),
         )
@@ -201,9 +151,9 @@ class VAETrainer:
         self.step = parts["step"]
         self.average.state, self.average.count = parts["average"], parts["count"]
         self.vae.load_state_dict(parts["vae"])
-        self.critic.load_state_dict(parts["critic"])
+        self.sharpener.critic.load_state_dict(parts["critic"])
         self.optimizer.load_state_dict(parts["optimizer"])
-        self.critic_optimizer.load_state_dict(parts["critic_optimizer"])
+        self.sharpener.optimizer.load_state_dict(parts["critic_optimizer"])
         self.random.bit_generator.state = parts["random"]
         torch.set_rng_state(parts["torch_random"])
 
@@ -214,6 +164,16 @@ def clip_chances(clips: Sequence[Clip]) -> np.ndarray:
     people = {p: sum(c.train_frames for c in clips if c.person == p) for p in {c.person for c in clips}}
     weights = frames / np.sqrt([people[clip.person] for clip in clips])
     return weights / weights.sum()
+
+
+def start_from(vae: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Take weights over, also of a VAE with fewer latent channels: those that are new keep their random weights."""
+    with torch.no_grad():
+        for key, own in vae.state_dict().items():
+            moments = key.startswith(("encoder.conv_out", "quant_conv"))  # means, then as many variances
+            halves = (own.chunk(2), state[key].chunk(2)) if moments else ((own,), (state[key],))
+            for to, given in zip(*halves, strict=True):
+                to[tuple(slice(size) for size in given.shape)] = given
 
 
 def train_vae(
@@ -233,7 +193,7 @@ def train_vae(
     if checkpoint.exists():
         trainer.load(checkpoint)
     elif init:
-        trainer.vae.load_state_dict(torch.load(init, weights_only=True)["vae"])
+        start_from(trainer.vae, torch.load(init, weights_only=True)["vae"])
         trainer.average = MovingAverage(trainer.vae)
     while trainer.step < settings.steps:
         log.add(**trainer.train_step())

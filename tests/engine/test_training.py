@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from latentsync.errors import UserError
 from latentsync.models.unet import UNet
-from latentsync.training import data
+from latentsync.training import data, vae
 from latentsync.training.data import HELD_OUT, MARGIN, Clip, load_clips, plain, random_augmentation
 from latentsync.training.evaluate import lip_sharpness
 from latentsync.training.loop import Log, MovingAverage, learning_rate, save_checkpoint
 from latentsync.training.nano import CLIPS, clip_paths, export, trained_vae
+from latentsync.training.pictures import balance, texture_loss
 from latentsync.training.unet import (
     UNetTrainer,
     UNetTraining,
@@ -26,9 +27,10 @@ from latentsync.training.unet import (
     cell_weights,
     encode_clips,
     fold_whitening,
+    start_from,
     train_unet,
 )
-from latentsync.training.vae import VAETrainer, VAETraining, clip_chances, latent_scale, train_vae
+from latentsync.training.vae import VAETrainer, VAETraining, build_vae, clip_chances, latent_scale, train_vae
 
 from ..tiny import pan
 
@@ -70,6 +72,11 @@ def encode(pixels):
 @pytest.fixture(scope="module")
 def variants(clips):
     return encode_clips(clips, encode, UNET)
+
+
+def decode(latents):
+    """The way back, blurred."""
+    return torch.nn.functional.interpolate(latents[:, :3], scale_factor=8, mode="bilinear")
 
 
 def floats(losses):
@@ -185,7 +192,7 @@ def test_held_out_frames_are_never_used(clips):
     for clip in clips:
         assert clip.crops.used == set(range(clip.train_frames))
         assert clip.train_frames == int(len(clip.crops) * (1 - HELD_OUT))
-    unet = UNetTrainer(variants, clips, UNET)
+    unet = UNetTrainer(variants, clips, UNET, decode)
     assert all(unet.window()["audio"].isfinite().all() for _ in range(60))
 
 
@@ -200,6 +207,33 @@ def test_vae_learns_and_the_critic_joins(clips):
     assert "critic" not in losses[29]
     assert {"critic", "fool", "features"} <= losses[30].keys()
     assert all(math.isfinite(v) for x in losses for v in x.values())
+
+
+def test_a_vae_with_more_channels_starts_from_one_with_few():
+    few, many = (build_vae(dataclasses.replace(VAE, latent_channels=n)) for n in (4, 6))
+    vae.start_from(many, few.state_dict())
+    assert torch.equal(many.encoder.conv_out.weight[:4], few.encoder.conv_out.weight[:4])
+    assert torch.equal(many.encoder.conv_out.weight[6:10], few.encoder.conv_out.weight[4:])
+    assert torch.equal(many.decoder.conv_in.weight[:, :4], few.decoder.conv_in.weight)
+    assert torch.equal(many.decoder.conv_out.weight, few.decoder.conv_out.weight)
+
+
+def test_texture_is_compared_whatever_its_place():
+    """A picture blurred is worse by texture than one whose grain lies elsewhere; by plain difference it is better."""
+    torch.manual_seed(0)
+    grain, other = torch.randn(2, 1, 3, 64, 64) * 0.2
+    blurred = torch.nn.functional.avg_pool2d(grain, 5, 1, 2)
+    assert texture_loss(blurred, grain) > 3 * texture_loss(other, grain)
+    assert (blurred - grain).abs().mean() < (other - grain).abs().mean()
+
+
+def test_the_critic_pulls_as_hard_as_the_rest_once_it_can_tell():
+    made = torch.randn(2, 3, 8, 8, requires_grad=True)
+    total, fool = (made * 3).square().sum(), -made.mean()
+    for hinge, share in ((0.0, 1.0), (1.0, 0.5), (2.0, 0.0), (2.5, 0.0)):
+        factor = balance(total, {"fool": fool, "critic": torch.tensor(hinge)}, made, most=1e6)
+        pulls = [torch.autograd.grad(loss, made, retain_graph=True)[0].norm() for loss in (total, factor * fool)]
+        assert float(pulls[1]) == pytest.approx(share * float(pulls[0]), rel=0.01)
 
 
 def test_vae_encoder_is_frozen_once_the_critic_joins(clips):
@@ -247,6 +281,7 @@ def test_encode_clips(clips, variants):
             assert latents.name == clip.name
             assert latents.clean.shape == latents.masked.shape == (clip.train_frames, 4, SIDE // 8, SIDE // 8)
             assert latents.audio.shape == (clip.train_frames, 50, 384)
+            assert latents.mouth.shape == (clip.train_frames, 3, 19, 22)
             assert (latents.clean != latents.masked).any()
     pixels = plain(SIDE)(clips[0].crops[:3], SIDE)
     assert torch.equal(variants[0][0].clean[:3], encode(pixels).half())
@@ -264,7 +299,7 @@ def test_cells_of_the_lips_weigh_most():
 
 
 def test_windows(clips, variants):
-    trainer = UNetTrainer(variants, clips, UNET)
+    trainer = UNetTrainer(variants, clips, UNET, decode)
     for _ in range(10):
         window = trainer.window()
         frames = window["clean"].shape[1]
@@ -289,31 +324,79 @@ def test_whitening_can_be_folded_into_the_weights(clips, variants):
 
 
 def test_the_whitening_of_a_run_stays_its_own(clips, variants, tmp_path):
-    first = UNetTrainer(variants, clips, UNET)
+    first = UNetTrainer(variants, clips, UNET, decode)
     first.save(tmp_path / "unet.pt")
     other = [[dataclasses.replace(c, audio=c.audio.flip(0) * 2 + 1) for c in variant] for variant in variants]
-    second = UNetTrainer(other, clips, UNET)
+    second = UNetTrainer(other, clips, UNET, decode)
     assert not torch.allclose(second.whitening, first.whitening)
     second.load(tmp_path / "unet.pt")
     assert torch.equal(second.whitening, first.whitening)
-    third = train_unet(other, clips, tmp_path / "new", dataclasses.replace(UNET, steps=1), init=tmp_path / "unet.pt")
+    short = dataclasses.replace(UNET, steps=1)
+    third = train_unet(other, clips, tmp_path / "new", short, decode, init=tmp_path / "unet.pt")
     assert torch.equal(third.whitening, first.whitening)
 
 
 def test_unet_learns(clips, variants):
-    trainer = UNetTrainer(variants, clips, UNET)
+    trainer = UNetTrainer(variants, clips, UNET, decode)
     losses = [floats(trainer.train_step()) for _ in range(40)]
     assert np.mean([x["clean"] for x in losses[-10:]]) < 0.5 * np.mean([x["clean"] for x in losses[:3]])
     assert all(math.isfinite(v) for x in losses for v in x.values())
 
 
+def test_decoded_mouths_are_judged_in_the_second_half(clips, variants):
+    """And what the judges say reaches every layer, so that a network which they alone teach gets nearer the truth."""
+    trainer = UNetTrainer(variants, clips, dataclasses.replace(UNET, steps=4), decode)
+    losses = [trainer.train_step() for _ in range(4)]
+    assert ["l1" in step for step in losses] == [False, False, True, True]
+    assert all(math.isfinite(v) for step in losses for v in step.values())
+
+    data = torch.stack([trainer.window()["clean"] for _ in range(2)]).requires_grad_()
+    mouths = torch.stack([trainer.window()["mouth"] for _ in range(2)])
+    judged = trainer.judged(data, mouths)
+    trainer._verdict(judged, data).backward()
+    assert (data.grad != 0).any()
+    exact = [trainer.judged(latents, seen)["l1"] for latents, seen in _own_and_other_mouths(trainer)]
+    assert exact[0] < 0.8 * exact[1]
+
+
+def _own_and_other_mouths(trainer):
+    windows = [trainer.window() for _ in range(2)]
+    clean, mouth = (torch.stack([window[name] for window in windows]) for name in ("clean", "mouth"))
+    return (clean, mouth), (clean, 255 - mouth)
+
+
+def test_more_latent_channels_start_from_few(variants, clips):
+    """The new ones count for nothing at first: the wider network says what the narrow one says."""
+    torch.manual_seed(0)
+    narrow = UNet(UNET.config).eval()
+    wide = UNet(dataclasses.replace(UNET, latent_channels=6).config).eval()
+    start_from(wide, narrow.state_dict())
+    parts = [torch.randn(1, 6, 2, 4, 4), torch.randn(1, 1, 2, 4, 4), *torch.randn(2, 1, 6, 2, 4, 4)]
+    few = [part[:, :4] for part in parts]
+    audio = torch.randn(1, 2, 50, 384)
+    made = wide(torch.cat(parts, 1), 500, audio)
+    assert torch.allclose(made[:, :4], narrow(torch.cat(few, 1), 500, audio), atol=1e-5)
+    assert (made[:, 4:] == 0).all()
+
+
+def test_other_voices_say_the_same_at_the_same_time():
+    pytest.importorskip("librosa")
+    rate, time = 16000, torch.arange(16000) / 16000
+    sound = torch.sin(2 * torch.pi * 220 * time) * (time > 0.5)
+    for name, voice in data.other_voices(sound, rate).items():
+        assert voice.shape == sound.shape
+        assert not torch.equal(voice, sound)
+        early, late = voice[:7000].std(), voice[9000:].std()
+        assert late > 5 * early, name
+
+
 def test_unet_goes_on_as_if_it_had_not_stopped(clips, variants, tmp_path):
-    straight = UNetTrainer(variants, clips, UNET)
+    straight = UNetTrainer(variants, clips, UNET, decode)
     wanted = [floats(straight.train_step()) for _ in range(4)]
-    first = UNetTrainer(variants, clips, UNET)
+    first = UNetTrainer(variants, clips, UNET, decode)
     assert [floats(first.train_step()) for _ in range(2)] == wanted[:2]
     first.save(tmp_path / "unet.pt")
-    second = UNetTrainer(variants, clips, UNET)
+    second = UNetTrainer(variants, clips, UNET, decode)
     torch.manual_seed(99)  # whatever happened in between
     second.load(tmp_path / "unet.pt")
     assert [floats(second.train_step()) for _ in range(2)] == wanted[2:]
@@ -328,10 +411,10 @@ def test_train_unet_stopped_and_started_ends_the_same(clips, variants, tmp_path)
             raise Stopped
 
     short = dataclasses.replace(UNET, steps=7, report_every=1)
-    whole = train_unet(variants, clips, tmp_path / "whole", short)
+    whole = train_unet(variants, clips, tmp_path / "whole", short, decode)
     with pytest.raises(Stopped):
-        train_unet(variants, clips, tmp_path / "parts", short, on_report=stop)
-    parts = train_unet(variants, clips, tmp_path / "parts", short)
+        train_unet(variants, clips, tmp_path / "parts", short, decode, on_report=stop)
+    parts = train_unet(variants, clips, tmp_path / "parts", short, decode)
     assert parts.step == whole.step == 7
     for key, value in whole.unet.state_dict().items():
         assert torch.equal(parts.unet.state_dict()[key], value), key
@@ -342,7 +425,7 @@ def test_a_finished_run_becomes_a_file_that_loads(clips, variants, tmp_path):
     from latentsync.weights import load_unet
 
     train_vae(clips, tmp_path, dataclasses.replace(VAE, steps=2))
-    train_unet(variants, clips, tmp_path, dataclasses.replace(UNET, steps=2))
+    train_unet(variants, clips, tmp_path, dataclasses.replace(UNET, steps=2), decode)
     vae = trained_vae(tmp_path / "vae.pt", clips)
     path = export(vae, tmp_path / "unet.pt", tmp_path / "nano.safetensors", clips)
     unet, again = load_unet(path), load_vae(path)

@@ -1,0 +1,97 @@
+"""Judges of pictures for the built-in model: plain differences, fine detail, and a small critic that learns beside."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Critic(nn.Module):
+    """Judges 8-pixel patches (PatchGAN, Isola et al. 2017); its features also serve as a perceptual measure."""
+
+    def __init__(self, widths: Sequence[int] = (32, 64, 128, 128)) -> None:
+        super().__init__()
+        inputs = (3, *widths[:-1])
+        strides = (2,) * (len(widths) - 1) + (1,)
+        self.layers = nn.ModuleList(
+            nn.Conv2d(i, o, 4 if s == 2 else 3, stride=s, padding=1)
+            for i, o, s in zip(inputs, widths, strides, strict=True)
+        )
+        self.head = nn.Conv2d(widths[-1], 1, 1)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+        features = []
+        for layer in self.layers:
+            pixels = F.leaky_relu(layer(pixels), 0.2)
+            features.append(pixels)
+        return self.head(pixels), features
+
+
+def edge_loss(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
+    """Mean absolute difference of the horizontal and vertical gradients over a pyramid: punishes blur."""
+    total = a.new_zeros(())
+    for _ in range(scales):
+        difference = a - b
+        total = total + difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+        a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+    return total
+
+
+def tone_loss(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference of coarse tiles: colours, which normalised features are slow to learn."""
+    return sum((F.l1_loss(F.avg_pool2d(a, size), F.avg_pool2d(b, size)) for size in (4, 16)), a.new_zeros(()))
+
+
+def texture_loss(a: Tensor, b: Tensor, size: int = 8) -> Tensor:
+    """Mean absolute difference of how much fine detail there is, whatever its position: other losses prefer none of it
+    to some that lies a pixel off."""
+    return F.l1_loss(_texture(a, size), _texture(b, size))
+
+
+def balance(total: Tensor, judged: Mapping[str, Tensor], made: Tensor, most: float = 1e3) -> Tensor:
+    """The factor that makes the critic's gradient in made as large as that of total, all the other losses.
+
+    Less while the critic cannot tell, nothing at a hinge loss of 2, as guessing gives: a beginner's advice does harm.
+    """
+    wanted, pushed = (torch.autograd.grad(loss, made, retain_graph=True)[0].norm() for loss in (total, judged["fool"]))
+    return ((wanted / (pushed + 1e-8)).clamp(max=most) * (1 - judged["critic"] / 2).clamp(min=0)).detach()
+
+
+def _texture(pixels: Tensor, size: int) -> Tensor:
+    """Spread of what a 3 × 3 mean takes away, in overlapping tiles."""
+    fine = pixels - F.avg_pool2d(pixels, 3, 1, 1, count_include_pad=False)
+    return (F.avg_pool2d(fine.square(), size, size // 2) + 1e-5).sqrt()
+
+
+class Sharpener:
+    """A critic and its optimiser. losses() lets it learn from a batch, then says what the painter shall do about it."""
+
+    def __init__(self) -> None:
+        self.critic = Critic().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.optimizer = torch.optim.AdamW(self.critic.parameters(), lr=4e-4, betas=(0.5, 0.95))
+
+    def losses(self, made: Tensor, true: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) each. critic: its own hinge loss; fool, features: the painter's."""
+        with torch.autocast("cpu", torch.bfloat16):
+            real, fake = self.critic(true)[0], self.critic(made.detach())[0]
+            hinge = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        hinge.backward()
+        self.optimizer.step()
+        with torch.autocast("cpu", torch.bfloat16):
+            verdict, features = self.critic(made)
+            with torch.no_grad():
+                _, wanted = self.critic(true)
+            matched = torch.stack([F.l1_loss(f, w) for f, w in zip(features, wanted, strict=True)]).mean()
+        return {"critic": hinge.detach(), "fool": -verdict.float().mean(), "features": matched.float()}
+
+
+def plain_losses(made: Tensor, true: Tensor) -> dict[str, Tensor]:
+    """What pictures (N, 3, H, W) in [-1, 1] differ in: values, edges, tones, texture."""
+    return {
+        "l1": F.l1_loss(made, true),
+        "edges": edge_loss(made, true),
+        "tones": tone_loss(made, true),
+        "texture": texture_loss(made, true),
+    }
