@@ -34,10 +34,6 @@ class Stretch:
     reference: Tensor
     audio: Tensor
 
-    @property
-    def starts(self) -> range:
-        return range(0, len(self.true), WINDOW)
-
 
 def show_samples(task: "UNetTask", folder: Path, step: int) -> dict[str, float]:
     """Sample the first held-out clips; the first one's video and sheet go into folder as step-….mp4 and .png.
@@ -105,15 +101,15 @@ def sample(task: "UNetTask", stretch: Stretch, *, seed: int) -> Tensor:
 
 
 def _confidences(task: "UNetTask", stretch: Stretch, pixels: Tensor) -> Iterator[float]:
-    """One for each window."""
+    """One for each of the SyncNet's windows, side by side."""
     net, store = task.judges.syncnet, _store(task)
-    if net is None or net.config.frames != WINDOW:
+    if net is None:
         return
-    device = task.mask.device
-    for start in stretch.starts:
-        window = pixels[None, start : start + WINDOW].to(device)
+    device, frames = task.mask.device, net.config.frames
+    for start in range(0, len(pixels) - frames + 1, frames):
+        window = pixels[None, start : start + frames].to(device)
         latents = task.encode(window) if net.config.space == "latent" else None
-        mel = store.mel(stretch.clip, stretch.first + start)[None].to(device)
+        mel = store.mel(stretch.clip, stretch.first + start, frames)[None].to(device)
         with torch.no_grad():
             yield float(similarity(net, sync_input(window, latents, net), mel))
 
