@@ -1,8 +1,9 @@
-"""Unit costs for planning: python -m benchmarks.batch CLIP [--frames 100] [--json FILE]
+"""Unit costs for planning: python -m benchmarks.batch CLIP [--frames 100] [--json FILE], or --count, or --list 10000
 
 Every stage is run alone and measured in CPU seconds of this process on one thread, so that other work on the machine
 does not count: reading, finding faces, painting (by the engine's own stages), writing; the sizes of what a split run
-sends; and loading. docs/scale.md is computed from these.
+sends; and loading. --count: operations of the public networks, counted without computing them. --list: what so many
+jobs cost the one machine that hands them out. docs/scale.md is computed from these.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from fractions import Fraction
 from itertools import cycle, islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,14 +27,17 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from latentsync import pipeline
+from latentsync.apps.jobs import read_jobs
 from latentsync.apps.split import changed
 from latentsync.audio import SAMPLE_RATE, SpeechFeatures, load_audio
 from latentsync.face.track import find_tracks
+from latentsync.models.unet import UNet, UNetConfig
 from latentsync.pipeline import Models, lipsync, load_models
-from latentsync.settings import Settings
+from latentsync.settings import WINDOW, Settings
 from latentsync.video import VideoReader, VideoWriter, probe
 
 VOICE = Path(__file__).resolve().parents[1] / "latentsync" / "assets" / "voice.flac"
+FPS = 25
 PAINTING = ("crop", "encode", "sample", "decode", "paste")
 
 
@@ -92,6 +96,45 @@ def measure(clip: Path, count: int, settings: Settings, folder: Path) -> dict[st
     }
 
 
+def operations(side: int, settings: Settings) -> dict[str, float]:
+    """TF (1e12 operations; a multiply and an add are two) for a second of 25 fps video at 1.5's and 1.6's shape."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def counted(work: Callable[[], Any]) -> float:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            work()
+        return counter.get_total_flops() / 1e12 / float(WINDOW / FPS)
+
+    shape: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": (128, 256, 512, 512),
+        "layers_per_block": 2,
+    }
+    with torch.device("meta"):
+        unet, vae = UNet(UNetConfig()), cast(Any, AutoencoderKL(**shape))
+        latents = (WINDOW, 4, side // 8, side // 8)
+        sample, audio = torch.empty(1, 13, WINDOW, *latents[2:]), torch.empty(1, WINDOW, 50, 384)
+        unet_once = counted(lambda: unet(sample, 0.0, audio))
+        encode = counted(lambda: vae.encode(torch.empty(WINDOW, 3, side, side)))
+        decode = counted(lambda: vae.decode(torch.empty(latents)))
+    branches = 1 if settings.guidance == 1 else 2
+    parts = {"unet": settings.steps * branches * unet_once, "encode, twice": 2 * encode, "decode": decode}
+    return {name: round(value, 1) for name, value in (parts | {"all": sum(parts.values())}).items()}
+
+
+def listed(count: int, folder: Path) -> dict[str, float]:
+    """CPU microseconds a job: reading and checking a list of so many, and their keys."""
+    for number in range(count):
+        (folder / f"{number}.mp4").touch()
+    path = folder / "jobs.csv"
+    path.write_text("video,out\n" + "".join(f"{n}.mp4,out{n}.mp4\n" for n in range(count)), encoding="utf-8")
+    read, jobs = cpu(lambda: read_jobs(path))
+    keys, _ = cpu(lambda: [job.key({"checkpoint": "nano"}) for job in jobs])
+    return {"jobs": count, "check_us": round(read / count * 1e6, 1), "key_us": round(keys / count * 1e6, 1)}
+
+
 def voice(seconds: Fraction) -> torch.Tensor:
     """The sample voice, repeated, as long as the frames."""
     sound = load_audio(VOICE).waveform
@@ -126,18 +169,25 @@ def table(facts: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("clip", type=Path, help="a video with a face")
+    parser.add_argument("clip", type=Path, nargs="?", help="a video with a face")
+    parser.add_argument("--count", action="store_true", help="count operations instead")
+    parser.add_argument("--list", type=int, metavar="JOBS", help="measure a list of jobs instead")
     parser.add_argument("--frames", type=int, default=100)
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--guidance", type=float, default=Settings.guidance)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    settings = Settings(steps=arguments.steps, guidance=arguments.guidance)
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(steps=arguments.steps, guidance=arguments.guidance)
-        facts = measure(arguments.clip, arguments.frames, settings, Path(folder))
-    facts |= {"machine": platform.machine(), "torch": torch.__version__}
-    print(table(facts))
+        if arguments.count:
+            facts: dict[str, Any] = {f"{side} px": operations(side, settings) for side in (256, 512)}
+        elif arguments.list:
+            facts = listed(arguments.list, Path(folder))
+        else:
+            facts = measure(arguments.clip or parser.error("give a clip"), arguments.frames, settings, Path(folder))
+            facts |= {"machine": platform.machine(), "torch": torch.__version__}
+    print(table(facts) if "clip" in facts else json.dumps(facts, indent=2))
     if arguments.json:
         arguments.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from .models.whisper import load_whisper
     from .pipeline import lipsync, lipsync_file, load_models
     from .sampling import denoise
+    from .version import __version__ as __version__
     from .weights import load_unet
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Settings",
@@ -36,6 +35,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "__version__": ".version",
     "align_matrices": ".face.align",
     "audio_windows": ".audio",
     "denoise": ".sampling",

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__, cli_eval, options
+from .cli_app import app as web_app
 from .cli_batch import batch
 from .cli_prepare import filelist, prepare
 from .cli_queue import queue
@@ -87,6 +88,7 @@ def run(
     audio: options.Audio = None,
     report: options.Json = None,
     sheet: options.Sheet = None,
+    mark: options.Mark = Settings.mark,
     checkpoint: options.Checkpoint = "nano",
     steps: options.Steps = Settings.steps,
     guidance: options.Guidance = Settings.guidance,
@@ -130,6 +132,7 @@ def run(
         paste=paste,
         window_batch=window_batch,
         still_fps=still_fps,
+        mark=mark,
     )
     source = _source(video, image)
     _check_names(source, audio, out, report, sheet)
@@ -339,6 +342,7 @@ def convert(
     typer.echo(str(path))
 
 
+app.command("app")(web_app)
 app.command()(batch)
 app.command()(queue)
 app.add_typer(train, name="train")

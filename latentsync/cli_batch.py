@@ -110,8 +110,13 @@ def batch(
 ) -> None:
     """Make many videos: the models are loaded once, a job that fails does not stop the rest, a second run goes on.
 
-    The list has a line for each job: video (or picture), audio, out, and any setting of `run`: steps, guidance, solver,
-    seed, fit, face, paste, window_batch, still_fps.
+    The list has a line for each job: video (or picture), audio (else the video's own), out, and any of the settings
+    steps, guidance, solver, seed, fit, face, paste, window_batch, still_fps, mark; `run --help` explains them.
+
+    \b
+      video,audio,out,steps
+      anna.mp4,hello.wav,anna_hello.mp4,20
+      face.png,speech.mp3,face.mp4,
 
     \b
       latentsync batch jobs.csv --out results

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .face.detect import FaceFinder
     from .models.syncnet import SyncNet
 
+_ONE, _MANY = ("measure", "value", "better"), ("measure", "mean ± deviation", "better", "over")
 _NETS, _OUT = "Networks (what needs one and has none is listed as not measured)", "What comes back"
 
 app = typer.Typer(
@@ -32,7 +33,7 @@ app = typer.Typer(
       latentsync eval sync out.mp4 --syncnet syncnet-v2
       latentsync eval compare made.mp4 true.mp4 --json - --picture curves.png
       latentsync eval compare made/ true/
-      latentsync eval folder results/
+      latentsync eval measure results/
       latentsync eval syncnet-accuracy syncnet.safetensors prepared/
     """,
 )
@@ -63,10 +64,11 @@ IdentityNet = Annotated[
     Path | None, _option(_NETS, "--identity-network", metavar="FILE", help="Face recognition as TorchScript, 112 px.")
 ]
 FidNet = Annotated[
-    Path | None, _option(_NETS, "--fid-network", metavar="FILE", help="Inception features as TorchScript, for FID.")
+    str | None, _option(_NETS, "--fid-network", metavar="NET", help="inception (by torchmetrics), or TorchScript.")
 ]
 FvdNet = Annotated[
-    Path | None, _option(_NETS, "--fvd-network", metavar="FILE", help="I3D features as TorchScript, for FVD.")
+    str | None,
+    _option(_NETS, "--fvd-network", metavar="NET", help="I3D as TorchScript, or the folder of a VideoMAE."),
 ]
 Device = Annotated[str, _option(_NETS, "--device", metavar="NAME", help="auto, cpu, cuda or mps.")]
 Face = Annotated[
@@ -82,9 +84,11 @@ Picture = Annotated[
 
 @dataclass(frozen=True)
 class Said:
-    """What a command found: a headline, rows of a table, what was not measured, all of it for JSON, and the picture."""
+    """What a command found: a headline, rows of a table under their titles, what was not measured, all of it for JSON,
+    and the picture."""
 
     title: str
+    titles: Sequence[str]
     rows: Sequence[Sequence[str]]
     skipped: Sequence[Sequence[str]]
     facts: dict[str, Any]
@@ -129,7 +133,7 @@ def _sync_aligned(clip: Path, audio: Path | None, net: "SyncNet | None", vae: "V
     with _steps(clip.name) as on_step:
         score = sync_aligned(net, clip, vae=vae, on_step=on_step)
     facts = {"clip": str(clip), "sync": score.as_dict()}
-    return Said(clip.name, sync_rows(score), (), facts, lambda: draw_sync(score, clip.name))
+    return Said(clip.name, _ONE, sync_rows(score), (), facts, lambda: draw_sync(score, clip.name))
 
 
 def _sync_video(clip: Path, audio: Path | None, net: "SyncNet | None", vae: "Vae | None", face: str) -> Said:
@@ -147,7 +151,7 @@ def _sync_video(clip: Path, audio: Path | None, net: "SyncNet | None", vae: "Vae
     skipped = () if score else (("LSE-C, LSE-D, offset by SyncNet", "give --syncnet"),)
     facts = {"clip": str(clip), "sync": score.as_dict() if score else None, "landmarks": marks.as_dict()}
     title = f"{clip.name}: {verdict(marks)} (by landmarks)"
-    return Said(title, rows, skipped, facts, lambda: draw_sync(score, clip.name) if score else draw_chart(marks))
+    return Said(title, _ONE, rows, skipped, facts, lambda: draw_sync(score, clip.name) if score else draw_chart(marks))
 
 
 @app.command()
@@ -187,8 +191,8 @@ def compare(
 
 
 @app.command()
-def folder(
-    folder: Annotated[Path, typer.Argument(help="A folder of videos.")],
+def measure(
+    place: Annotated[Path, typer.Argument(metavar="PLACE", help="A video, or a folder of them.")],
     syncnet: Syncnet = None,
     vae: VaeName = None,
     face: Face = Settings.face,
@@ -196,19 +200,19 @@ def folder(
     report: Json = None,
     picture: Picture = None,
 ) -> None:
-    """Measure every clip of a folder without a truth: sync, sharpness, flicker; each, and their means."""
+    """Measure one clip, or every clip of a folder, without a truth: sync, sharpness, flicker."""
     from .evaluation.clips import videos
-    from .evaluation.measure import measure
+    from .evaluation.measure import measure as alone
 
     _check_places(report, picture)
     tools = _tools(syncnet, vae, device)
     left_out: dict[str, str] = {}
     results: list[Result] = []
-    paths = videos(folder)
+    paths = videos(place) if place.is_dir() else {place.name: place}
     with _finder() as finder:
         for name, path in paths.items():
-            with _leaving_out(name, left_out), _steps(name) as on_step:
-                results.append(measure(_follow(path, finder, face, on_step), tools, name=name, on_step=on_step))
+            with _leaving_out(name, left_out, alone=len(paths) == 1), _steps(name) as on_step:
+                results.append(alone(_follow(path, finder, face, on_step), tools, name=name, on_step=on_step))
     _tell(_said(results, left_out, tools), report, picture)
 
 
@@ -220,8 +224,18 @@ def accuracy(
     ],
     pairs: Annotated[int, typer.Option(min=2, help="Pairs drawn from each clip, half of them in sync.")] = 8,
     held_out: Annotated[
-        float, typer.Option(min=0.01, max=1.0, help="Draw from this last share of every clip only.")
+        float, typer.Option(min=0.01, max=1.0, help="Ask about this share of every clip only (--holdout-time).")
     ] = 1.0,
+    held_at: Annotated[
+        float, typer.Option(min=0, max=1, help="Where it lies: 0 at the beginning, 1 at the end (--holdout-at).")
+    ] = 0.5,
+    only: Annotated[
+        str, typer.Option(metavar="NAMES", help="Only recordings whose names begin so (anna,ben).", show_default=False)
+    ] = "",
+    without: Annotated[
+        str,
+        typer.Option("--except", metavar="NAMES", help="Not those whose names begin so.", show_default=False),
+    ] = "",
     least: Annotated[int, typer.Option(min=1, help="Frames by which a shifted pair is shifted at least.")] = 1,
     seed: Annotated[int, typer.Option(help="The same seed draws the same pairs.")] = 1247,
     vae: VaeName = None,
@@ -232,6 +246,11 @@ def accuracy(
     """How often a SyncNet is right about pairs of picture and sound of which half are shifted within their clip.
 
     At threshold 0.5, and at the threshold that is best on every second clip, told on the others.
+
+    \b
+    Of a training with --holdout-time 0.25 --holdout-people anna,ben:
+      latentsync eval syncnet-accuracy NET DATA --held-out 0.25 --except anna,ben    held-out time
+      latentsync eval syncnet-accuracy NET DATA --only anna,ben                      held-out people
     """
     from .evaluation.accuracy import syncnet_accuracy
     from .evaluation.clips import prepared_clips
@@ -243,22 +262,28 @@ def accuracy(
     with _steps("clips") as on_step:
         found = syncnet_accuracy(
             judge,
-            prepared_clips(prepared),
+            prepared_clips(prepared, _names(only), _names(without)),
             seed=seed,
             pairs=pairs,
             held_out=held_out,
+            held_at=held_at,
             least=least,
             vae=own_vae,
             on_clip=on_step,
         )
-    facts = {"net": net, "prepared": str(prepared), "seed": seed, "held_out": held_out, "least": least}
+    facts = {"net": net, "prepared": str(prepared), "seed": seed, "held_out": held_out, "held_at": held_at}
+    facts |= {"only": only, "except": without, "least": least}
     skipped = list(found.left_out.items())
     title = f"{net} on {prepared}"
     _tell(
-        Said(title, accuracy_rows(found), skipped, facts | found.as_dict(), lambda: draw_accuracy(found, title)),
+        Said(title, (), accuracy_rows(found), skipped, facts | found.as_dict(), lambda: draw_accuracy(found, title)),
         report,
         picture,
     )
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _said(results: "list[Result]", left_out: dict[str, str], tools: "Tools") -> Said:
@@ -273,8 +298,10 @@ def _said(results: "list[Result]", left_out: dict[str, str], tools: "Tools") -> 
         only = results[0]
         rows = [*told.rows(only), *told.frechet_rows(summary)]
         draw = (lambda: told.draw_comparison(only)) if only.curves else (lambda: told.draw_many(results))
-        return Said(f"{only.name}: {only.frames} frames", rows, skipped, facts, draw)
-    return Said(f"{len(results)} clips", told.summary_rows(summary), skipped, facts, lambda: told.draw_many(results))
+        return Said(f"{only.name}: {only.frames} frames", _ONE, rows, skipped, facts, draw)
+    return Said(
+        f"{len(results)} clips", _MANY, told.summary_rows(summary), skipped, facts, lambda: told.draw_many(results)
+    )
 
 
 def _pairs(made: Path, true: Path) -> tuple[dict[str, tuple[Path, Path]], dict[str, str]]:
@@ -310,13 +337,14 @@ def _tools(
     device: str,
     lpips: str | None = None,
     identity: Path | None = None,
-    fid: Path | None = None,
-    fvd: Path | None = None,
+    fid: str | None = None,
+    fvd: str | None = None,
 ) -> "Tools":
     from .device import pick_device
     from .evaluation.identity import Identity
     from .evaluation.measure import Tools
-    from .evaluation.quality import FVD_FRAMES, Frechet, Lpips, Network
+    from .evaluation.networks import Lpips, Network, fid_network, fvd_network
+    from .evaluation.quality import FVD_FRAMES, Frechet
 
     where = pick_device(device)
     net, own_vae = _judge(syncnet, vae, device)
@@ -325,8 +353,8 @@ def _tools(
         own_vae,
         Lpips(lpips, where) if lpips else None,
         Identity(Network(identity, where)) if identity else None,
-        Frechet(Network(fid, where)) if fid else None,
-        Frechet(Network(fvd, where), FVD_FRAMES, batch=1) if fvd else None,
+        Frechet(fid_network(fid, where)) if fid else None,
+        Frechet(fvd_network(fvd, where), FVD_FRAMES, batch=1) if fvd else None,
     )
 
 
@@ -393,7 +421,7 @@ def _tell(said: Said, report: Path | None, picture: Path | None) -> None:
         show_json(said.facts)
     else:
         typer.echo(said.title)
-        show_table([[escape(cell) for cell in row] for row in said.rows])
+        show_table([[escape(cell) for cell in row] for row in said.rows], said.titles)
         if said.skipped:
             typer.echo("not measured:")
             show_table([[escape(f"  {name}"), escape(why)] for name, why in said.skipped])

@@ -88,10 +88,13 @@ def prepare(
     """Make footage ready for training: shots of one face, aligned crops in sync with their sound, and a manifest.
 
     \b
-    latentsync prepare videos/ prepared/ --syncnet syncnet_v2.model --skip quality
-    latentsync filelist prepared/ > train.txt
+      latentsync prepare videos/ prepared/ --skip sync --skip quality
+      latentsync prepare videos/ prepared/ --syncnet syncnet_v2.model --skip quality
+      latentsync filelist prepared/ > train.txt
 
+    OUT/manifest.jsonl says for every piece of every video what became of it and why, OUT/report.png shows it.
     A run that was interrupted goes on where it stopped; a second run changes nothing. Sources are only read.
+    Exit code 1: something was not finished, a second run tries it again.
     """
     from .prepare.run import prepare as run
 

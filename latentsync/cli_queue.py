@@ -99,7 +99,7 @@ def queue(
     from .client import ComfyClient, RefusedError, RunFailedError
 
     _check_places(out, report)
-    client = ComfyClient(server, headers=dict(map(_header, header or ())))
+    client = ComfyClient(server, headers=dict(map(parse_header, header or ())))
     work = _work(client, workflow, _pairs(inputs), _pairs(values), timeout, out, overwrite, free)
     try:
         result, paths = asyncio.run(work)
@@ -122,7 +122,7 @@ def _pairs(texts: Sequence[str] | None) -> dict[str, str]:
     return pairs
 
 
-def _header(text: str) -> tuple[str, str]:
+def parse_header(text: str) -> tuple[str, str]:
     name, sign, value = text.partition(":")
     if not sign or not name.strip() or not name.strip().replace("-", "").replace("_", "").isalnum() or "\n" in value:
         raise UserError('A --header must look like "Authorization: Bearer …".')

@@ -54,7 +54,7 @@ CacheLatents = Annotated[
 Workers = Annotated[int | None, _setting(_STEP, "Processes that load data ahead.")]
 Seed = Annotated[int | None, _setting(_STEP, "Of the initial weights, the order of clips and the noise.")]
 
-SyncNet = Annotated[Path | None, _option(_LOSS, "A StableSyncNet: loss, and confidence in validation.", "FILE")]
+SyncNet = Annotated[Path | None, _option(_LOSS, "A StableSyncNet: loss, and confidence in samples.", "NAME|FILE")]
 SyncWeight = Annotated[float | None, _setting(_LOSS, "Weight of the SyncNet's loss.")]
 Lpips = Annotated[str | None, _setting(_LOSS, "vgg, alex, squeeze or off.", "NAME")]
 LpipsWeight = Annotated[float | None, _setting(_LOSS, "Weight of LPIPS.")]

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .settings import FITS, PASTES, SOLVERS
+from .settings import FITS, MARKS, PASTES, SOLVERS
 
 _IN = "What goes in and out"
 _LOOK = "How the mouth is made"
@@ -28,6 +28,15 @@ Out = Annotated[Path, _option(_IN, "--out -o", "The video to write: .mp4, .mov, 
 Json = Annotated[Path | None, _option(_IN, "--json", "Also write what was done as JSON; - is the screen.", "REPORT")]
 Sheet = Annotated[
     Path | None, _option(_IN, "--sheet", "Also draw a contact sheet of the result (.png, .jpg).", "PICTURE")
+]
+Mark = Annotated[
+    str,
+    _option(
+        _IN,
+        "--mark",
+        f"Say that the lips were made ({', '.join(MARKS)}): in the file's metadata, or in a corner of the picture too.",
+        "NAME",
+    ),
 ]
 
 Checkpoint = Annotated[

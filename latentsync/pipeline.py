@@ -21,6 +21,7 @@ from .face.align import latent_mask, mouth_mask
 from .face.clip import FaceClip, stretches
 from .face.detect import FaceFinder
 from .face.track import FaceTrack, choose, find_tracks
+from .mark import COMMENT, drawn
 from .models.unet import UNet
 from .models.vae import VAE, load_vae
 from .models.whisper import WhisperEncoder, load_whisper
@@ -239,9 +240,9 @@ def write_story(video: str | Path, audio: str | Path | None, out: str | Path, te
         timeline = fit_timeline(shown.fps, shown.frames, speech.seconds, report.settings.fit, still=still)
         track = AudioTrack(audio or video, start, pad_to=_padding(timeline, speech.seconds))
         # the encoder is opened before anything is computed: a bad output path costs no time
-        with VideoWriter(
-            out, shown.width, shown.height, shown.fps, audio=track, colour=shown.colour, aspect=shown.aspect
-        ) as writer:
+        comment = "" if report.settings.mark == "none" else COMMENT
+        look: Any = {"colour": shown.colour, "aspect": shown.aspect, "comment": comment}
+        with VideoWriter(out, shown.width, shown.height, shown.fps, audio=track, **look) as writer:
             for frame, _ in tell(source, timeline, speech.waveform):
                 with report.timed("write"):
                     writer.write(frame)
@@ -331,7 +332,14 @@ def follow(source: Source, timeline: Timeline, finder: FaceFinder, report: Repor
 
 
 def in_order(source: Source, timeline: Timeline, report: Report, paint: Paint) -> Iterator[Painted]:
-    """All frames of a clip: those of its stretches painted, the others as they are."""
+    """All frames of a clip: those of its stretches painted, the others as they are; marked where that is wanted."""
+    painted = _in_order(source, timeline, report, paint)
+    if report.settings.mark == "picture":
+        return ((drawn(frame), mask) for frame, mask in painted)
+    return painted
+
+
+def _in_order(source: Source, timeline: Timeline, report: Report, paint: Paint) -> Iterator[Painted]:
     frames = source.read(timeline.source_indices())
     empty = np.zeros((report.size[1], report.size[0]), np.float32)
     position = 0

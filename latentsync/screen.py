@@ -27,13 +27,16 @@ if TYPE_CHECKING:
     from .pipeline import OnStep, Report, Step
 
 MARKS = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "missing": "[red]missing[/red]"}
+LARGE = 1_000_000_000
+"""Bytes of a file whose transfer is worth a word in a log."""
 
 
 @contextmanager
 def stages() -> Iterator["OnStep"]:
-    """A bar per stage on a terminal; a line at each quarter elsewhere (logs)."""
+    """A bar per stage on a terminal; a line at each quarter elsewhere (logs, notebooks)."""
     if not _terminal():
-        yield _quarters()
+        mouth = _quarters("mouth")
+        yield lambda step: mouth(step.done, step.total) if step.stage == "mouth" else None
         return
     tasks: dict[str, Any] = {}
     with _bars(MofNCompleteColumn(), TimeElapsedColumn(), keep=True) as bars:
@@ -48,7 +51,10 @@ def stages() -> Iterator["OnStep"]:
 
 @contextmanager
 def transfer(name: str, size: int | None = None) -> Iterator[Callable[[int, int], None]]:
-    """A bar of bytes, on a terminal; told (done, total)."""
+    """A bar of bytes on a terminal, elsewhere a line at each quarter of a large file; told (done, total)."""
+    if not _terminal():
+        yield _quarters(name) if (size or 0) >= LARGE else lambda done, total: None
+        return
     with _bars(DownloadColumn(), TransferSpeedColumn()) as bars:
         task = bars.add_task(name, total=size)
         yield lambda done, total: bars.update(task, completed=done, total=total or None)
@@ -61,24 +67,25 @@ def waiting(what: str) -> Iterator[None]:
 
 
 def _terminal() -> bool:
-    return Console(stderr=True).is_terminal
+    """Whether bars can be drawn: not where the cursor cannot be moved (TERM=dumb)."""
+    return Console(stderr=True).is_interactive
 
 
 def _bars(*columns: ProgressColumn, keep: bool = False) -> Progress:
     described = TextColumn("{task.description:>6}"), BarColumn(), *columns, TimeRemainingColumn()
-    return Progress(*described, console=Console(stderr=True), transient=not keep, disable=not _terminal())
+    return Progress(*described, console=Console(stderr=True), transient=not keep)
 
 
-def _quarters() -> "OnStep":
+def _quarters(name: str) -> Callable[[int, int], None]:
     said: set[int] = set()
 
-    def on_step(step: "Step") -> None:
-        quarter = 4 * step.done // max(step.total, 1)
-        if step.stage == "mouth" and quarter and quarter not in said:
+    def on_progress(done: int, total: int) -> None:
+        quarter = 4 * done // max(total, 1)
+        if quarter and quarter not in said:
             said.add(quarter)
-            typer.echo(f"{step.stage}: {25 * quarter} %", err=True)
+            typer.echo(f"{name}: {25 * quarter} %", err=True)
 
-    return on_step
+    return on_progress
 
 
 def show_result(report: "Report", facts: Mapping[str, Any], sheet: Path | None, *, to_stderr: bool) -> None:

@@ -8,10 +8,12 @@ from .errors import UserError
 Fit = Literal["trim", "loop", "pingpong", "hold", "silence"]
 Paste = Literal["mouth", "reference"]
 Solver = Literal["ddim", "dpm++", "unipc", "deis"]
+Mark = Literal["none", "file", "picture"]
 
 FITS: tuple[str, ...] = get_args(Fit)
 PASTES: tuple[str, ...] = get_args(Paste)
 SOLVERS: tuple[str, ...] = get_args(Solver)
+MARKS: tuple[str, ...] = get_args(Mark)
 
 WINDOW = 16
 """Frames that the network sees together (all published LatentSync weights)."""
@@ -27,6 +29,7 @@ class Settings:
     paste: "mouth" repaints the mouth region only; "reference" pastes as the public code does (parity tests).
     window_batch: windows of 16 frames computed together; changes speed and memory, not the result.
     still_fps: frames per second of the video that a still image becomes.
+    mark: "file" says in the file's metadata that the lips were made, "picture" also in a corner of every frame.
     """
 
     steps: int = 20
@@ -38,6 +41,7 @@ class Settings:
     paste: str = "mouth"
     window_batch: int = 1
     still_fps: int = 25
+    mark: str = "none"
 
     def __post_init__(self) -> None:
         _within("steps", self.steps, 1, 1000)
@@ -48,6 +52,7 @@ class Settings:
         _one_of("solver", self.solver, SOLVERS)
         _one_of("fit", self.fit, FITS)
         _one_of("paste", self.paste, PASTES)
+        _one_of("mark", self.mark, MARKS)
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

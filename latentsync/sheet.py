@@ -12,6 +12,7 @@ from .errors import UserError
 from .face.align import align_matrices, crop_face
 from .face.detect import FaceFinder, mouth_opening
 from .face.track import FaceTrack, choose, find_tracks
+from .mark import write
 from .video import VideoReader, probe
 
 COLUMNS, ROWS = 8, 3
@@ -107,10 +108,9 @@ def compose(
 
 
 def _labelled(tile: np.ndarray, text: str) -> np.ndarray:
-    """The time in the lower left corner, white on black edges, so that it can be read on any picture."""
-    tile = np.ascontiguousarray(tile)
-    for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(tile, text, (6, tile.shape[0] - 7), _FONT, 0.42, colour, width, cv2.LINE_AA)
+    """The time in the lower left corner."""
+    tile = np.array(tile)
+    write(tile, text, 6, 7, 0.42)
     return tile
 
 

@@ -30,6 +30,7 @@ class VideoWriter:
     express them. The encoder and the file are opened at once. The file bears a hidden partial name until close();
     after an error nothing is left, and a file of that name from before is untouched.
     colour: how to store the colours, VideoInfo.colour for those of the source. aspect: VideoInfo.aspect.
+    comment: for the metadata field of that name.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class VideoWriter:
         colour: Colour | None = None,
         aspect: Fraction = Fraction(1),
         crf: int = 16,
+        comment: str = "",
     ) -> None:
         self.path, self.fps, self.frames = Path(path), Fraction(fps), 0
         self._shape = (height, width, 3)
@@ -55,6 +57,8 @@ class VideoWriter:
             self._container = av.open(str(self._part), "w", format=form, options=self._options(form, audio))
             self._stream = self._add_picture(form, crf, aspect)
             self._sound = None if audio is None else open_soundtrack(audio, self._container)
+            if comment:
+                self._container.metadata["comment"] = comment
             self._container.start_encoding()
 
     def _options(self, form: str, audio: AudioTrack | None) -> dict[str, str]:

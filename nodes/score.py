@@ -1,18 +1,41 @@
 """How good is it: whether the lips follow the sound, in numbers and as a picture."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..latentsync.errors import UserError
 from ..latentsync.evaluation.chart import draw_chart
-from ..latentsync.evaluation.sync import Score, score, score_file
+from ..latentsync.evaluation.clips import Read, follow, sync_track
+from ..latentsync.evaluation.lse import SyncScore
+from ..latentsync.evaluation.report import draw_sync
+from ..latentsync.evaluation.sync import Score, checked_speech, score_track
+from ..latentsync.face.detect import FaceFinder
+from ..latentsync.face.track import FaceTrack, choose, find_tracks
+from ..latentsync.models.syncnet import SyncNet
 from . import host, inputs
 from .images import frames_of, rate_of, speech_of
+from .media import check_sound
 
-MEASURING = "measuring the mouth"
+MEASURING, JUDGING = "measuring the mouth", "asking the SyncNet"
+UNMEASURED = "LSE-C, LSE-D and SyncNet's offset are not known without a SyncNet; choose one on LatentSync: Score."
+
+
+@dataclass(frozen=True)
+class _Talk:
+    """A face that was followed, its frames to be read again, and the speech (T,) at 16 kHz from the first of them."""
+
+    track: FaceTrack
+    read: Read
+    speech: Tensor
+    fps: Fraction
 
 
 class LatentSyncScore(io.ComfyNode):
@@ -24,8 +47,8 @@ class LatentSyncScore(io.ComfyNode):
             category="LatentSync",
             description="Measures whether the lips follow the sound: how open the mouth is against how loud the speech"
             " is, for every shift of the sound by up to 0.6 s. Connect a VIDEO, or IMAGE and AUDIO. Trust it from about"
-            " five seconds of speech on. Compare its numbers with each other, on clips of like length; they are not"
-            " SyncNet's.",
+            " five seconds of speech on. Compare its numbers with each other, on clips of like length. With a SyncNet"
+            " it also gives LSE-C, LSE-D and the SyncNet's own offset.",
             inputs=[
                 io.Video.Input(
                     "video",
@@ -42,6 +65,15 @@ class LatentSyncScore(io.ComfyNode):
                 ),
                 inputs.fps("of images, from Get Video Components. A video knows its own."),
                 inputs.face(),
+                io.Combo.Input(
+                    "syncnet",
+                    options=host.syncnets(),
+                    default=host.NO_SYNCNET,
+                    optional=True,
+                    tooltip="A trained judge beside the landmarks, which need none: syncnet-v2 (Chung and Zisserman's,"
+                    " the usual LSE-C and LSE-D), syncnet-1.6, or a file of models/latentsync, such as one of yours."
+                    " Numbers of two SyncNets do not compare.",
+                ),
             ],
             outputs=[
                 io.Float.Output(
@@ -61,7 +93,21 @@ class LatentSyncScore(io.ComfyNode):
                 ),
                 io.Image.Output(
                     display_name="chart",
-                    tooltip="One picture: mouth opening and loudness over time, and the correlation for every shift.",
+                    tooltip="One picture: mouth opening and loudness over time, and the correlation for every shift."
+                    " With a SyncNet also its distance for every shift, and its confidence over time.",
+                ),
+                io.Float.Output(
+                    display_name="lse_c",
+                    tooltip="The SyncNet's confidence: by how much the best shift stands out. Higher is better.",
+                ),
+                io.Float.Output(
+                    display_name="lse_d",
+                    tooltip="The SyncNet's distance of lips and sound at the best shift. Lower is better.",
+                ),
+                io.Int.Output(
+                    display_name="sync_offset",
+                    tooltip="The best shift by the SyncNet, in frames of 1/25 s. Positive: the sound comes after the"
+                    " picture.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -69,34 +115,74 @@ class LatentSyncScore(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, fps: float, face: str, video: Any = None, images: Any = None, audio: Any = None) -> io.NodeOutput:
+    def execute(
+        cls,
+        fps: float,
+        face: str,
+        video: Any = None,
+        images: Any = None,
+        audio: Any = None,
+        syncnet: str = host.NO_SYNCNET,
+    ) -> io.NodeOutput:
         if (video is None) == (images is None):
             got = "Nothing" if video is None else "Both video and images"
             raise UserError(f"{got} to score: connect either a VIDEO, or images with audio and fps.")
         stages = host.Stages(cls.hidden.unique_id)
-        if video is not None:
-            found = _of_video(video, audio, face, stages)
-        else:
-            found = _of_images(images, audio, fps, face, stages)
-        chart = torch.from_numpy(draw_chart(found))[None].float() / 255
-        facts = {"latentsync_score": [found.as_dict()]}
-        return io.NodeOutput(found.confidence, found.offset, found.correlation, chart, ui=facts)
+        with host.syncnet(syncnet) as net, host.face_finder() as finder:
+
+            def on_step(done: int, total: int) -> None:
+                stages.step(MEASURING, done, total)
+
+            if video is not None:
+                talk = _of_video(video, audio, face, finder, on_step)
+            else:
+                talk = _of_images(images, audio, fps, face, finder, on_step)
+            with talk as one:
+                found = score_track(one.track, one.speech, one.fps)
+                judged = _judged(net, one, stages)
+        return _told(found, judged, syncnet)
+
+    @classmethod
+    def fingerprint_inputs(cls, syncnet: str = host.NO_SYNCNET, **_: object) -> float:
+        return host.changed(syncnet)
 
 
-def _of_video(video: Any, audio: Any, face: str, stages: host.Stages) -> Score:
-    with host.video_file(video) as path, host.sound_file(audio) as sound, host.face_finder() as finder:
-        return score_file(path, sound, finder, face=face, on_step=lambda *count: stages.step(MEASURING, *count))
+@contextmanager
+def _of_video(
+    video: Any, audio: Any, face: str, finder: FaceFinder, on_step: Callable[[int, int], None]
+) -> Iterator[_Talk]:
+    with host.video_file(video) as path, host.sound_file(audio) as sound:
+        check_sound(path, sound)
+        clip = follow(path, finder, face=face, on_step=on_step)
+        yield _Talk(clip.track, clip.read, clip.speech(sound), clip.fps)
 
 
-def _of_images(images: Tensor, audio: Any, fps: float, face: str, stages: host.Stages) -> Score:
-    frames, (speech, sample_rate), rate = frames_of(images), speech_of(audio), rate_of(fps)
-    with host.face_finder() as finder:
-        return score(
-            frames,
-            speech,
-            sample_rate,
-            rate,
-            finder,
-            face=face,
-            on_step=lambda *count: stages.step(MEASURING, *count),
-        )
+@contextmanager
+def _of_images(
+    images: Tensor, audio: Any, fps: float, face: str, finder: FaceFinder, on_step: Callable[[int, int], None]
+) -> Iterator[_Talk]:
+    frames, speech, rate = frames_of(images), checked_speech(*speech_of(audio)), rate_of(fps)
+    tracks = find_tracks(frames, finder, on_step=lambda done: on_step(done, len(frames)))
+    yield _Talk(choose(tracks, face), frames.read, speech, rate)
+
+
+def _judged(net: SyncNet | None, talk: _Talk, stages: host.Stages) -> SyncScore | None:
+    if net is None:
+        return None
+
+    def on_step(done: int, total: int) -> None:
+        stages.step(JUDGING, done, total)
+
+    return sync_track(net, talk.track, talk.read, talk.speech, talk.fps, on_step=on_step)
+
+
+def _told(found: Score, judged: SyncScore | None, name: str) -> io.NodeOutput:
+    charts, facts = [draw_chart(found)], found.as_dict()
+    numbers: tuple[Any, ...] = (host.blocked(UNMEASURED),) * 3
+    if judged is not None:
+        charts.append(draw_sync(judged, name))
+        facts["syncnet"] = {"name": name, **judged.as_dict()}
+        numbers = judged.confidence, judged.distance, judged.offset
+    chart = torch.from_numpy(np.concatenate(charts))[None].float() / 255
+    ui = {"latentsync_score": [facts]}
+    return io.NodeOutput(found.confidence, found.offset, found.correlation, chart, *numbers, ui=ui)

@@ -103,6 +103,16 @@ def tiny_whisper(dim: int = 384, layers: int = 4, seed: int = 2) -> WhisperEncod
     return WhisperEncoder(lively(Encoder(config), seed).state_dict()).eval().requires_grad_(False)
 
 
+def whisper_file(path: Path) -> Path:
+    """tiny_whisper() with one layer, in Whisper's own layout; its name decides what it is found as."""
+    from safetensors.torch import save_file
+
+    state = {f"encoder.{key}": value for key, value in tiny_whisper(layers=1).encoder.state_dict().items()}
+    norm = {"encoder.layer_norm.weight": torch.ones(384), "encoder.layer_norm.bias": torch.zeros(384)}
+    save_file(state | norm, path)
+    return path
+
+
 def any_whisper() -> WhisperEncoder:
     """Whisper tiny.en where it is at hand, else random weights of its shape."""
     path = find_model("tiny.en")

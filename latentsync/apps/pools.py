@@ -3,17 +3,22 @@
 import pickle
 import platform
 import shutil
+import signal
+import sys
 import tempfile
+from _thread import interrupt_main
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .workers import Call, ModelSpec, Outcome, SetupError, Worker
+from .workers import Call, Hand, Outcome, SetupError, Worker
 
 if TYPE_CHECKING:
     from .split import Plan
@@ -22,6 +27,9 @@ GRACE = 10.0
 """Seconds that a worker gets to clean up after itself before it is killed."""
 QUEUED = 2
 """Calls given to a worker at a time when they are short: the second waits while the first is computed."""
+
+Make = Callable[[Any], Hand]
+"""Makes a worker of what it is told, in its own process. Workers hold models by the name of ModelSpec."""
 
 
 class Pool(Protocol):
@@ -146,7 +154,7 @@ class Here:
 
     size = 1
 
-    def __init__(self, spec: ModelSpec, make: Callable[[ModelSpec], Worker] = Worker) -> None:
+    def __init__(self, spec: Any, make: Make = Worker) -> None:
         self._worker = make(spec)
         self._given: deque[tuple[int, Call]] = deque()
         self._tickets = 0
@@ -178,7 +186,7 @@ class Here:
 class Processes:
     """A pool of processes on this machine; one that dies is replaced."""
 
-    def __init__(self, spec: ModelSpec, size: int, make: Callable[[ModelSpec], Worker] = Worker) -> None:
+    def __init__(self, spec: Any, size: int, make: Make = Worker) -> None:
         self.size, self._spec, self._make = size, spec, make
         self._children: list[_Child | None] = [None] * size
         self._folder = Path(tempfile.mkdtemp(prefix="latentsync-"))
@@ -245,7 +253,7 @@ class Processes:
 class _Child:
     """One process of the pool, and the tickets of the calls that it has, oldest first."""
 
-    def __init__(self, spec: ModelSpec, make: Callable[[ModelSpec], Worker]) -> None:
+    def __init__(self, spec: Any, make: Make) -> None:
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, spec, make), daemon=True)
@@ -270,15 +278,25 @@ class _Child:
         self.pipe.close()
 
 
-def _serve(pipe: Any, spec: ModelSpec, make: Callable[[ModelSpec], Worker]) -> None:
+def _serve(pipe: Any, spec: Any, make: Make) -> None:
     """The life of a process. Ctrl-C reaches the whole group: the parent decides, and terminates, which cleans up."""
-    import signal
-    import sys
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    worker = make(spec)
-    with suppress(EOFError, OSError):
-        while True:
-            ticket, method, args = pipe.recv()
-            pipe.send((ticket, worker.call(ticket, method, *args)))
+    given: SimpleQueue[Any] = SimpleQueue()
+    Thread(target=_receive, args=(pipe, given), daemon=True).start()
+    with closing(make(spec)) as worker:
+        while (handed := given.get()) is not None:
+            ticket, method, args = handed
+            with suppress(OSError):  # nobody listens: _receive ends it
+                pipe.send((ticket, worker.call(ticket, method, *args)))
+
+
+def _receive(pipe: Any, given: "SimpleQueue[Any]") -> None:
+    """Calls wait here, so that who sends them never does; a parent that is gone, however it died, ends the work."""
+    try:
+        with suppress(EOFError, OSError):
+            while True:
+                given.put(pipe.recv())
+    finally:
+        given.put(None)
+        interrupt_main(signal.SIGTERM)

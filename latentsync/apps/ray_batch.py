@@ -3,14 +3,14 @@
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .pools import GRACE
-from .workers import Call, ModelSpec, Outcome, Worker
+from .pools import GRACE, Make
+from .workers import Call, Outcome, Worker
 
 if TYPE_CHECKING:
     from .split import Plan
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Actor = Any
 MODELS = "LATENTSYNC_MODELS"
 """Where the models are; what this process was told holds for the actors too."""
+PATIENCE = 20.0
+"""Seconds that calls wait for a new actor to be placed while another one idles; a node may be gone, or in use."""
 
 
 def connect(address: str | None = None) -> None:
@@ -94,12 +96,12 @@ class RayPool:
 
     def __init__(
         self,
-        spec: ModelSpec,
+        spec: Any,
         size: int,
         *,
         gpus: float = 0.0,
         cpus: int = 1,
-        make: Callable[[ModelSpec], Worker] = Worker,
+        make: Make = Worker,
         environment: tuple[str, ...] = (),
     ) -> None:
         self.size, self._spec, self._make = size, spec, make
@@ -112,6 +114,7 @@ class RayPool:
             "runtime_env": {"env_vars": handed},
         }
         self._actors: list[Actor | None] = [None] * size
+        self._coming: dict[int, Any] = {}  # actors that have not answered yet: number -> what they will answer
         self._calls: list[deque[tuple[int, Any]]] = [deque() for _ in range(size)]
         self._tickets = 0
 
@@ -126,25 +129,43 @@ class RayPool:
                 actor.forget.remote()
 
     def start(self, call: Call, depth: int) -> int | None:
-        number = min(range(self.size), key=lambda i: len(self._calls[i]))
+        number = min(range(self.size), key=lambda i: (len(self._calls[i]), not self._is_up(i)))
         if len(self._calls[number]) >= depth:
             return None
         actor = self._actors[number]
         if actor is None:
             actor = self._actors[number] = _actor_class().options(**self._options).remote(self._make, self._spec)
+            self._coming[number] = actor.forget.remote()
         self._tickets += 1
         self._calls[number].append((self._tickets, actor.call.remote(self._tickets, call.method, *call.args)))
         return self._tickets
 
+    def _is_up(self, number: int) -> bool:
+        return self._actors[number] is not None and number not in self._coming
+
     def wait(self) -> list[tuple[int, Outcome]]:
         import ray
 
-        done, _ = ray.wait([ref for calls in self._calls for _, ref in calls], num_returns=1)
         told: list[tuple[int, Outcome]] = []
-        for number in range(self.size):
-            if any(ref in done for _, ref in self._calls[number]):
-                told += self._hear(number)
+        while not told:
+            idle = any(self._is_up(i) and not self._calls[i] for i in range(self.size))
+            refs = [ref for calls in self._calls for _, ref in calls]
+            timeout = PATIENCE if idle and self._coming else None
+            done, _ = ray.wait([*refs, *self._coming.values()], num_returns=1, timeout=timeout)
+            for number in [i for i, ref in self._coming.items() if ref in done or not done]:
+                del self._coming[number]
+                told += [] if done else self._withdraw(number)
+            for number in range(self.size):
+                if any(ref in done for _, ref in self._calls[number]):
+                    told += self._hear(number)
         return told
+
+    def _withdraw(self, number: int) -> list[tuple[int, Outcome]]:
+        """The calls of an actor that is dead, or was never placed while others are free."""
+        self._kill(number)
+        lost = [(ticket, Outcome("lost")) for ticket, _ in self._calls[number]]
+        self._calls[number].clear()
+        return lost
 
     def _hear(self, number: int) -> list[tuple[int, Outcome]]:
         """The oldest call's outcome; of a dead actor, all of its calls'."""
@@ -157,16 +178,14 @@ class RayPool:
         except RayTaskError as error:
             return [(ticket, Outcome("failed", error=" ".join(str(error.cause).split())))]
         except RayError as error:
-            self._kill(number)
             said = type(error).__name__ + ": " + " ".join(str(error).split())[:200]
-            lost = [(other, Outcome("lost")) for other, _ in self._calls[number]]
-            self._calls[number].clear()
-            return [(ticket, Outcome("died", error=said)), *lost]
+            return [(ticket, Outcome("died", error=said)), *self._withdraw(number)]
 
     def _kill(self, number: int) -> None:
         import ray
 
         actor, self._actors[number] = self._actors[number], None
+        self._coming.pop(number, None)
         if actor is not None:
             with suppress(Exception):  # it is dead already, or the cluster is
                 ray.kill(actor)
@@ -209,7 +228,7 @@ def _actor_class() -> Any:
     class Holder:
         """A worker as an actor. Calls come one by one; stop has a thread of its own."""
 
-        def __init__(self, make: Callable[[ModelSpec], Worker], spec: ModelSpec) -> None:
+        def __init__(self, make: Make, spec: Any) -> None:
             self.worker = make(spec)
 
         def call(self, ticket: int, method: str, *args: Any) -> Outcome:

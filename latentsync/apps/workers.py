@@ -61,7 +61,7 @@ def _stamped(name: Any) -> Any:
 
 @dataclass(frozen=True)
 class Call:
-    """A method of Worker and its arguments. leaves: the output whose unfinished file must not survive a dead worker."""
+    """A worker's method and its arguments. leaves: the output whose unfinished file must not survive a dead worker."""
 
     method: str
     args: tuple[Any, ...] = ()
@@ -86,27 +86,24 @@ class Stopped(BaseException):
     """Raised out of a step of a call that is no longer wanted; nothing but Worker.call catches it."""
 
 
-class Worker:
-    """Loads the models with its first call and keeps them. Its methods give things that can be sent."""
+class Hand:
+    """What a pool drives, here or in another process: it takes calls of its methods, which give things to be sent."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: Any) -> None:
         self.spec = spec
-        self.load_seconds = 0.0
-        self._models: Models | None = None
-        self._segments: Segments | None = None
         self._ticket, self._unwanted = 0, 0
+
+    def ready(self) -> None:
+        """Before every call; what is raised here means that no call can run."""
+
+    def forget(self) -> None:
+        """The last plan that was shared is done with."""
+
+    def close(self) -> None: ...
 
     @property
     def place(self) -> str:
         return f"{platform.node()}:{os.getpid()}"
-
-    @property
-    def models(self) -> "Models":
-        if self._models is None:
-            start = time.perf_counter()
-            self._models = self.spec.load()
-            self.load_seconds = time.perf_counter() - start
-        return self._models
 
     def stop(self, ticket: int) -> None:
         """Calls up to this one are to end at their next step; comes from another thread."""
@@ -117,7 +114,7 @@ class Worker:
         self._ticket = ticket
         try:
             self._check()
-            _ = self.models
+            self.ready()
         except Stopped:
             return Outcome("stopped", place=self.place)
         except Exception as error:
@@ -132,6 +129,29 @@ class Worker:
     def _check(self, step: "Step | None" = None) -> None:
         if self._ticket <= self._unwanted:
             raise Stopped
+
+
+class Worker(Hand):
+    """Loads the models with its first call and keeps them."""
+
+    spec: ModelSpec
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        self.load_seconds = 0.0
+        self._models: Models | None = None
+        self._segments: Segments | None = None
+
+    def ready(self) -> None:
+        _ = self.models
+
+    @property
+    def models(self) -> "Models":
+        if self._models is None:
+            start = time.perf_counter()
+            self._models = self.spec.load()
+            self.load_seconds = time.perf_counter() - start
+        return self._models
 
     def describe(self) -> dict[str, Any]:
         from ..device import short_name

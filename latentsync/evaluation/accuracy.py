@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..audio import load_audio
 from ..errors import UserError
 from ..models.syncnet import ChungSyncNet, StableSyncNet
-from ..video import VideoReader, probe
+from ..video import VideoInfo, VideoReader, probe
 from .clips import margin_of
 from .lse import FPS, StableJudge, Vae
 
@@ -61,25 +62,28 @@ def syncnet_accuracy(
     seed: int = 1247,
     pairs: int = PAIRS,
     held_out: float = 1.0,
+    held_at: float = 0.5,
     least: int = 1,
     vae: Vae | None = None,
     on_clip: OnClip | None = None,
 ) -> Accuracy:
     """On aligned clips of 25 frames a second. Deterministic: the same seed and clips give the same pairs.
 
-    pairs: of each clip. held_out: only the last share of every clip is asked about, the sound included. least: frames
-    by which shifted pairs are shifted at least; where to is drawn among all places of the same clip. UserError: Chung's
-    SyncNet (it has no likelihood), no clip that is long enough.
+    pairs: of each clip. held_out: only this share of every clip is asked about, the sound included; held_at: where it
+    lies, 0 at the clip's beginning, 1 at its end (as training.syncdata.held_out). least: frames by which shifted pairs
+    are shifted at least; where to is drawn among all these places. UserError: Chung's SyncNet (it has no likelihood),
+    no clip that is long enough.
     """
     if isinstance(net, ChungSyncNet):
         raise UserError(
             "Accuracy at a threshold is asked of a StableSyncNet; Chung's gives distances: use `eval sync`."
         )
+    low = 1 - held_out
     found, left_out = [], {}
     for n, path in enumerate(paths):
         random = np.random.default_rng((seed, n))
         try:
-            found.append(_pairs(net, path, random, pairs, held_out, least, vae))
+            found.append(_pairs(net, path, random, pairs, (low, low + held_out), least, vae))
         except UserError as error:
             left_out[path.stem] = str(error)
         if on_clip:
@@ -91,26 +95,46 @@ def syncnet_accuracy(
 
 @torch.no_grad()
 def _pairs(
-    net: StableSyncNet, path: Path, random: np.random.Generator, pairs: int, share: float, least: int, vae: Vae | None
+    net: StableSyncNet,
+    path: Path,
+    random: np.random.Generator,
+    pairs: int,
+    part: tuple[float, float],
+    least: int,
+    vae: Vae | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) likelihoods, (N,) bool in sync."""
+    """(N,) likelihoods, (N,) bool in sync. part: shares of the clip between which windows lie."""
     info = probe(path)
     if not info.has_audio or info.fps != FPS:
         raise UserError(f"{path} is no prepared clip: 25 frames a second with sound are needed.")
     judge = StableJudge(net, load_audio(path, info.start).waveform, vae)
-    first = info.frames - int(info.frames * share)
-    stop = min(info.frames - judge.window + 1, judge.sounds)
+    first, end = (round(share * info.frames) for share in part)
+    stop = min(end - judge.window + 1, judge.sounds)
     if stop - first <= least:
         raise UserError(f"{path} has {max(0, stop - first)} windows to draw from; at least {least + 1} are needed.")
     seen = random.integers(first, stop, pairs)
     heard = np.array([i if n % 2 == 0 else _elsewhere(random, first, stop, i, least) for n, i in enumerate(seen)])
-    likely, margin = [], margin_of(path)
-    inner = slice(margin, -margin or None)
-    with VideoReader(info) as reader:
-        for a, b in zip(seen.tolist(), heard.tolist(), strict=True):
-            frames = torch.stack([judge.frame(f[inner, inner]) for f in reader.read(range(a, a + judge.window))])
-            likely.append(1 - float(judge.distance(judge.see(frames), judge.hear(b, b + 1))))
+    pictures = _seen(judge, info, set(seen.tolist()))
+    likely = [
+        1 - float(judge.distance(pictures[a], judge.hear(b, b + 1)))
+        for a, b in zip(seen.tolist(), heard.tolist(), strict=True)
+    ]
     return np.array(likely), seen == heard
+
+
+def _seen(judge: StableJudge, info: VideoInfo, places: set[int]) -> dict[int, Tensor]:
+    """Vectors (1, D) of the windows that begin there; every frame is read once."""
+    margin = margin_of(info.path)
+    inner = slice(margin, -margin or None)
+    held: dict[int, Tensor] = {}
+    vectors = {}
+    with VideoReader(info) as reader:
+        for place in sorted(places):
+            held = {i: frame for i, frame in held.items() if i >= place}
+            missing = [i for i in range(place, place + judge.window) if i not in held]
+            held |= zip(missing, (judge.frame(f[inner, inner]) for f in reader.read(missing)), strict=True)
+            vectors[place] = judge.see(torch.stack([held[place + i] for i in range(judge.window)]))
+    return vectors
 
 
 def _elsewhere(random: np.random.Generator, first: int, stop: int, here: int, least: int) -> int:

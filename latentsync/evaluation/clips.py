@@ -1,6 +1,6 @@
 """A clip from a file as the measures want it: one face followed, at any frame rate, with its sound."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -21,6 +21,9 @@ from ..settings import Settings
 from ..video import VideoInfo, VideoReader, is_image, probe
 from .lse import FPS, OnStep, StableJudge, SyncScore, Vae, chung_crops, sync_offset
 
+Read = Callable[[Sequence[int]], Iterator[np.ndarray]]
+"""A clip's frames by their numbers, ascending: (H, W, 3) uint8 RGB."""
+
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m4v")
 
 
@@ -39,27 +42,24 @@ class Followed:
 
     def frames(self) -> Iterator[np.ndarray]:
         """(H, W, 3) uint8 RGB, one after the other."""
-        with VideoReader(self.info) as reader:
-            yield from reader.read(self.shown)
+        return self.read(range(len(self.shown)))
 
-    def crops(self, side: int) -> Iterator[np.ndarray]:
-        """The aligned face; where there is none, the place where it was last."""
-        return FaceClip.whole(self.track, side).crops(self.frames())
+    def read(self, numbers: Iterable[int]) -> Iterator[np.ndarray]:
+        """Some of them, by their numbers in this clip."""
+        with VideoReader(self.info) as reader:
+            yield from reader.read(self.shown[i] for i in numbers)
 
     def at(self, fps: Fraction) -> "Followed":
         """The same at another rate: every frame is the latest at or before its time."""
-        if fps == self.fps:
-            return self
-        count = max(1, int(len(self.shown) * fps / self.fps))
-        picked = np.array([int(i * self.fps / fps) for i in range(count)])
+        picked = _moments(len(self.shown), self.fps, fps)
         return replace(self, track=_picked(self.track, picked), shown=[self.shown[i] for i in picked], fps=fps)
 
     def speech(self, audio: Path | None = None) -> Tensor:
         """(T,) at 16 kHz from the first frame on; audio: another sound, which begins with it."""
-        if audio is not None:
+        if audio is not None and audio.resolve() != self.path.resolve():
             return load_audio(audio).waveform
         if not self.info.has_audio:
-            raise UserError(f"{self.path} has no sound; give the speech by --audio.")
+            raise UserError(f"{self.path} has no sound; give the speech as well.")
         return load_audio(self.path, self.info.start).waveform
 
 
@@ -80,16 +80,22 @@ def follow(
     return Followed(info, choose(tracks, face), range(info.frames), info.fps)
 
 
-def _picked(track: FaceTrack, picked: np.ndarray) -> FaceTrack:
+def _moments(count: int, fps: Fraction, wanted: Fraction) -> list[int]:
+    """Which of so many frames show at another rate: each the latest at or before its time."""
+    return [int(i * wanted / fps) for i in range(max(1, int(count * wanted / fps)))]
+
+
+def _picked(track: FaceTrack, picked: Sequence[int]) -> FaceTrack:
     def moved(frame: int) -> int:
         return int(np.searchsorted(picked, frame))
 
     segments = tuple((moved(a), moved(b)) for a, b in track.segments)
+    rows = np.asarray(picked)
     return replace(
         track,
-        points=track.points[picked],
-        landmarks=track.landmarks[picked],
-        present=track.present[picked],
+        points=track.points[rows],
+        landmarks=track.landmarks[rows],
+        present=track.present[rows],
         segments=tuple((a, b) for a, b in segments if a < b),
         cuts=tuple(sorted({moved(c) for c in track.cuts} - {len(picked)})),
     )
@@ -104,14 +110,30 @@ def sync_clip(
     batch: int = 16,
     on_step: OnStep | None = None,
 ) -> SyncScore:
-    """A SyncNet's verdict on a followed face, at 25 frames a second."""
-    clip = clip.at(FPS)
+    """A SyncNet's verdict on a followed face of a file."""
+    return sync_track(net, clip.track, clip.read, speech, clip.fps, vae=vae, batch=batch, on_step=on_step)
+
+
+def sync_track(
+    net: SyncNet,
+    track: FaceTrack,
+    read: Read,
+    speech: Tensor,
+    fps: Fraction,
+    *,
+    vae: Vae | None = None,
+    batch: int = 16,
+    on_step: OnStep | None = None,
+) -> SyncScore:
+    """The same wherever the frames are from. speech: (T,) at 16 kHz, begins with the first frame."""
+    shown = _moments(track.frames, fps, FPS)
+    track = _picked(track, shown)
     if isinstance(net, ChungSyncNet):
-        faces = chung_crops(clip.frames(), clip.track)
+        faces = chung_crops(read(shown), track)
     else:
-        faces = clip.crops(StableJudge(net, speech, vae).side)
-    counted = _Counted(faces, len(clip.shown))
-    return sync_offset(net, counted, speech, segments=clip.track.segments, vae=vae, batch=batch, on_step=on_step)
+        faces = FaceClip.whole(track, StableJudge(net, speech, vae).side).crops(read(shown))
+    counted = _Counted(faces, len(shown))
+    return sync_offset(net, counted, speech, segments=track.segments, vae=vae, batch=batch, on_step=on_step)
 
 
 def sync_aligned(
@@ -158,12 +180,25 @@ def videos(folder: str | Path) -> dict[str, Path]:
     return {p.relative_to(folder).with_suffix("").as_posix(): p for p in found}
 
 
-def prepared_clips(place: str | Path) -> list[Path]:
+def prepared_clips(place: str | Path, only: Sequence[str] = (), without: Sequence[str] = ()) -> list[Path]:
     """Of a prepared folder, a file list (one path a line, relative ones from the list's folder), or any folder of
-    aligned clips."""
+    aligned clips. only, without: beginnings of the names of recordings to take, and to leave out; where there is no
+    manifest, of the clips."""
     place = Path(place)
-    if not place.is_file():
-        return kept_clips(place) if (place / MANIFEST).is_file() else list(videos(place).values())
+    if place.is_dir() and (place / MANIFEST).is_file():
+        return kept_clips(place, _patterns(only), _patterns(without))
+    paths = list(videos(place).values()) if not place.is_file() else _listed(place)
+    found = [p for p in paths if p.name.startswith(tuple(only) or "") and not p.name.startswith(tuple(without))]
+    if not found:
+        raise UserError(f"None of the {len(paths)} clips of {place} has a name that was asked for.")
+    return found
+
+
+def _patterns(names: Sequence[str]) -> list[str]:
+    return [pattern for name in names for pattern in (f"*{name}*",)]
+
+
+def _listed(place: Path) -> list[Path]:
     lines = [line.strip() for line in place.read_text(encoding="utf-8").splitlines()]
     paths = [place.parent / line for line in lines if line and not line.startswith("#")]
     missing = [path for path in paths if not path.is_file()]

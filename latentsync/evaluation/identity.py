@@ -6,7 +6,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..face.align import resample
-from .quality import Network, pixels
+from .networks import Network
+from .quality import pixels
 
 SIDE = 112
 FIVE = np.array([(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)])
@@ -46,7 +47,7 @@ class Identity:
         """Faces of face_112() to unit vectors (N, D)."""
         out = self.network(pixels(faces) / 127.5 - 1)
         if out.ndim != 2 or len(out) != len(faces):
-            raise UserError(f"{self.network.path} gave {tuple(out.shape)}; one vector for each face is needed.")
+            raise UserError(f"{self.network.name} gave {tuple(out.shape)}; one vector for each face is needed.")
         return out / out.norm(dim=1, keepdim=True).clamp(min=1e-12)
 
     def similarity(self, made: np.ndarray, true: np.ndarray) -> float:

@@ -13,9 +13,9 @@ from .clips import Followed, sync_clip
 from .identity import Identity, face_112, thumbnail_likeness
 from .lse import OnStep, SyncScore, Vae
 from .motion import compare_motion
+from .networks import Lpips
 from .quality import (
     Frechet,
-    Lpips,
     flicker,
     gradient_similarity,
     lips_region,
@@ -62,8 +62,8 @@ METRICS = {
     "sharpness_ratio": Metric("sharpness, made / true", "", "", 3),
     "flicker_skin": Metric("flicker outside the lips", "grey levels", "lower", 2),
     "flicker_lips": Metric("flicker inside the lips", "grey levels", "", 2),
-    "flicker_skin_true": Metric("the same of the truth, outside", "grey levels", "", 2),
-    "flicker_lips_true": Metric("the same of the truth, inside", "grey levels", "", 2),
+    "flicker_skin_true": Metric("flicker outside, of the truth", "grey levels", "", 2),
+    "flicker_lips_true": Metric("flicker inside, of the truth", "grey levels", "", 2),
     "fid": Metric("FID", "", "lower", 2, "--fid-network"),
     "fvd": Metric("FVD", "", "lower", 2, "--fvd-network"),
 }

@@ -5,8 +5,7 @@ Pictures are (H, W, 3) uint8 RGB, masks (H, W) bool; every mean over a mask is o
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -25,8 +24,6 @@ FVD_FRAMES = 16
 """Frames of one sample of the FVD."""
 LIPS = slice(48, 60)
 """Outer lips among the 68 points."""
-LPIPS_FILES = {"alex": "alexnet-", "vgg": "vgg16-", "squeeze": "squeezenet1_1-"}
-"""What torchvision calls the weights."""
 
 
 def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
@@ -145,35 +142,12 @@ def _root(matrix: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
 
 
-class Network:
-    """A TorchScript file that the user trusts: the program in it is run.
+class Features(Protocol):
+    """Pictures (N, 3, H, W), or windows of them (N, 3, frames, H, W), in 0 … 255, to features (N, D)."""
 
-    Its forward is told `return_features`, `rescale` and `resize` where it has such arguments, as the public Inception
-    and I3D files do.
-    """
-
-    EXTRAS = ("return_features", "rescale", "resize")
-
-    def __init__(self, path: str | Path, device: str = "cpu") -> None:
-        self.path, self.device = Path(path), device
-        if not self.path.is_file():
-            raise UserError(f"There is no file {path}; give a TorchScript network (torch.jit.save).")
-        try:
-            self.module: Any = torch.jit.load(str(path), map_location=device).eval()
-        except (RuntimeError, ValueError) as error:
-            raise UserError(f"{path} is no TorchScript network; export one by torch.jit.save.") from error
-        known = {argument.name for argument in self.module.forward.schema.arguments}
-        self.extras = {name: True for name in self.EXTRAS if name in known}
-
-    @torch.no_grad()
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        try:
-            out = self.module(*(x.to(self.device) for x in inputs), **self.extras)
-        except RuntimeError as error:
-            shape = " and ".join("×".join(map(str, x.shape)) for x in inputs)
-            last = str(error).strip().splitlines()[-1]
-            raise UserError(f"{self.path} cannot take pictures of {shape} ({last}); see docs/evaluation.md.") from error
-        return out.float().cpu()
+    @property
+    def name(self) -> str: ...
+    def __call__(self, pictures: Tensor, /) -> Tensor: ...
 
 
 def pixels(pictures: Iterable[np.ndarray]) -> Tensor:
@@ -184,7 +158,7 @@ def pixels(pictures: Iterable[np.ndarray]) -> Tensor:
 class Frechet:
     """Features of two sets of pictures, or of windows of them, as they pass by. span: frames of a window, 1 for FID."""
 
-    def __init__(self, network: Network, span: int = 1, batch: int = 8) -> None:
+    def __init__(self, network: Features, span: int = 1, batch: int = 8) -> None:
         self.network, self.span, self.room = network, span, batch * span
         self.sides = (Moments(), Moments())
         self._held: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
@@ -209,7 +183,7 @@ class Frechet:
                 x = x.unflatten(0, (-1, self.span)).transpose(1, 2)
             features = self.network(x)
             if features.ndim < 2 or len(features) != whole // self.span:
-                raise UserError(f"{self.network.path} gave {tuple(features.shape)}; features (N, D) are needed.")
+                raise UserError(f"{self.network.name} gave {tuple(features.shape)}; features (N, D) are needed.")
             self.sides[side].add(features.flatten(1).numpy())
         held.clear()
 
@@ -219,36 +193,3 @@ class Frechet:
 
     def distance(self) -> float:
         return frechet(*self.sides)
-
-
-class Lpips:
-    """LPIPS (Zhang et al. 2018): "alex", "vgg" or "squeeze" by torchmetrics, or a TorchScript file that takes two
-    (N, 3, H, W) in [-1, 1] and gives N distances. 0 … about 1, 0 where equal."""
-
-    def __init__(self, name_or_path: str, device: str = "cpu") -> None:
-        self.device = device
-        known = name_or_path in LPIPS_FILES
-        self._net: Any = _torchmetrics_lpips(name_or_path, device) if known else Network(name_or_path, device)
-
-    @torch.no_grad()
-    def __call__(self, a: np.ndarray, b: np.ndarray) -> float:
-        x, y = (pixels([p]) / 127.5 - 1 for p in (a, b))
-        return float(self._net(x.to(self.device), y.to(self.device)).mean())
-
-
-def _torchmetrics_lpips(name: str, device: str) -> Any:
-    """Only with weights that are here: nothing is fetched behind the user's back."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    if not list(folder.glob(LPIPS_FILES[name] + "*.pth")):
-        raise UserError(
-            f"LPIPS {name} needs torchvision's {LPIPS_FILES[name]}*.pth in {folder}, which is not there; fetch it, or"
-            " give a TorchScript file by --lpips, or leave --lpips out."
-        )
-    try:
-        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-    except ImportError as error:
-        raise UserError('LPIPS needs torchmetrics; install it by pip install "latentsync[eval]".') from error
-    try:
-        return LearnedPerceptualImagePatchSimilarity(net_type=name).to(device).eval()  # type: ignore[arg-type]
-    except (ImportError, ModuleNotFoundError) as error:
-        raise UserError(f"LPIPS by torchmetrics needs torchvision ({error}); install it beside torch.") from error

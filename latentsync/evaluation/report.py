@@ -22,15 +22,21 @@ PALE = (196, 200, 208)
 
 @dataclass(frozen=True)
 class Summary:
-    """Several results together: metric to mean, sample standard deviation, clips that have it."""
+    """Several results together: metric to mean, sample standard deviation, clips that have it. in_step: of an offset,
+    clips whose one is at most a frame."""
 
     clips: int
     values: dict[str, tuple[float, float, int]]
+    in_step: dict[str, int]
     frechet: dict[str, tuple[float, int]]
     left_out: dict[str, str]
 
     def as_dict(self) -> dict[str, Any]:
-        values = {k: {"mean": round(m, 6), "sd": round(s, 6), "clips": n} for k, (m, s, n) in self.values.items()}
+        values: dict[str, dict[str, float]] = {
+            k: {"mean": round(m, 6), "sd": round(s, 6), "clips": n} for k, (m, s, n) in self.values.items()
+        }
+        for key, count in self.in_step.items():
+            values[key]["within_1_frame"] = count
         frechet = {k: {"value": round(v, 6), "samples": n} for k, (v, n) in self.frechet.items()}
         return {"clips": self.clips, "values": values, **frechet, "left_out": self.left_out}
 
@@ -39,11 +45,13 @@ def summarise(
     results: Sequence[Result], left_out: Mapping[str, str], frechets: Mapping[str, Frechet | None] | None = None
 ) -> Summary:
     """frechets: "fid" and "fvd" to what gathered features; one with fewer than two samples is left out, saying so."""
-    values = {}
+    values, in_step = {}, {}
     for key in METRICS:
         found = np.array([r.values[key] for r in results if key in r.values and np.isfinite(r.values[key])])
         if len(found):
             values[key] = (float(found.mean()), float(found.std(ddof=1)) if len(found) > 1 else 0.0, len(found))
+        if len(found) and key.endswith("_offset"):
+            in_step[key] = int((abs(found) <= 1).sum())
     absent = dict(left_out)
     distances = {}
     for key, gathered in (frechets or {}).items():
@@ -51,7 +59,7 @@ def summarise(
             distances[key] = (gathered.distance(), gathered.samples)
         elif gathered:
             absent[key] = f"{gathered.samples} samples; two or more are needed"
-    return Summary(len(results), values, distances, absent)
+    return Summary(len(results), values, in_step, distances, absent)
 
 
 def number(key: str, value: float) -> str:
@@ -89,7 +97,8 @@ def summary_rows(summary: Summary) -> list[tuple[str, str, str, str]]:
         if key in summary.values:
             mean, spread, count = summary.values[key]
             plain = f"{mean:.{max(1, metric.digits)}f} ± {spread:.{max(1, metric.digits)}f} {metric.unit}".rstrip()
-            out.append((metric.title, plain, metric.better, f"{count} clips"))
+            over = f", {summary.in_step[key]} within 1 frame" if key in summary.in_step else ""
+            out.append((metric.title, plain, metric.better, f"{count} clips{over}"))
         if key in summary.frechet:
             value, samples = summary.frechet[key]
             out.append((metric.title, f"{value:.{metric.digits}f}", metric.better, f"{samples} samples a side"))

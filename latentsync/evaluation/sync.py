@@ -115,7 +115,7 @@ def score(
 
     face: as in Settings. UserError: no face, silent or broken sound, less than a second of both.
     """
-    speech = _speech(waveform, sample_rate)
+    speech = checked_speech(waveform, sample_rate)
     rate, total = exact_rate(fps), length_hint(frames)
 
     def step(done: int) -> None:
@@ -224,7 +224,8 @@ def _checked(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         yield frame
 
 
-def _speech(waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
+def checked_speech(waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
+    """(T,) at 16 kHz. UserError: silent or broken sound, or less than a second of it."""
     speech = to_mono_16k(waveform, sample_rate)
     if len(speech) < FEWEST_SECONDS * SAMPLE_RATE:
         raise UserError(

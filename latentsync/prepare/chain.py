@@ -95,11 +95,8 @@ class Outcome:
 
 def run_chain(steps: Sequence[Step], shop: "Shop", item: Item, state: Path) -> Outcome:
     """Take the steps that are not yet written down in the file `state`, or no longer hold."""
-    keys = _keys(steps, shop, item)
-    outcome = Outcome(item, _valid(steps, shop, item, read_json(state) or [], keys))
-    if outcome.drop:
-        return outcome
-    for step, key in list(zip(steps, keys, strict=True))[len(outcome.steps) :]:
+    outcome, left = known(steps, shop, item, state)
+    for step, key in left:
         start = time.perf_counter()
         facts, drop = _take(step, shop, item, outcome.facts)
         outcome.seconds[step.name] = time.perf_counter() - start
@@ -108,6 +105,13 @@ def run_chain(steps: Sequence[Step], shop: "Shop", item: Item, state: Path) -> O
         if drop:
             break
     return outcome
+
+
+def known(steps: Sequence[Step], shop: "Shop", item: Item, state: Path) -> tuple[Outcome, Sequence[tuple[Step, str]]]:
+    """What is written down and holds, and the steps that are left, with their keys."""
+    keys = _keys(steps, shop, item)
+    outcome = Outcome(item, _valid(steps, shop, item, read_json(state) or [], keys))
+    return outcome, () if outcome.drop else list(zip(steps, keys, strict=True))[len(outcome.steps) :]
 
 
 def _take(step: Step, shop: "Shop", item: Item, facts: Facts) -> tuple[Facts, list[str] | None]:

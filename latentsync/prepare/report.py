@@ -11,7 +11,7 @@ from .settings import STEPS
 from .worker import CHUNG_CONFIDENCE
 
 KEPT, DROPPED, LIMIT, FAINT = "#2f7d5b", "#d9a08c", "#2d3036", "#787c84"
-BINS = 30
+BINS, COLUMNS = 30, 3
 
 Record = dict[str, Any]
 
@@ -35,28 +35,35 @@ def times(report: Report, wall: float, workers: int) -> str:
 
 
 def draw(report: Report) -> Path:
-    """report.png: histograms of what was measured, and minutes by reason. UserError where matplotlib is missing."""
+    """report.png: minutes by reason, and histograms of what was measured. UserError where matplotlib is missing."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UserError('The picture needs matplotlib; pip install "latentsync[prepare]" or add --no-chart.') from error
-    figure = Figure(figsize=(12, 6.6), dpi=110, layout="constrained")
+    measured = [m for m in _measures(report) if any(_value(r, m[0]) is not None for r in report.records)]
+    lines = -(-(1 + len(measured)) // COLUMNS)
+    figure = Figure(figsize=(4 * COLUMNS, 0.6 + 3 * lines), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 3)
-    minutes = sum(r["stop"] - r["start"] for r in report.kept) / 60
-    dropped = len(report.records) - len(report.kept)
-    figure.suptitle(
-        f"{len(report.kept)} clips kept ({minutes:.1f} min), {dropped} dropped", fontsize=13, x=0.01, ha="left"
-    )
-    _reasons(axes[0, 0], report)
-    for panel, (name, title, limits) in zip(axes.flat[1:], _measures(report), strict=True):
-        _histogram(panel, report.records, name, title, limits)
+    figure.suptitle(_headline(report), fontsize=13, x=0.01, ha="left")
+    panels = figure.subplots(lines, COLUMNS, squeeze=False).flat
+    _reasons(next(panels), report)
+    for name, title, limits in measured:
+        _histogram(next(panels), report.records, name, title, limits)
+    for empty in panels:
+        empty.set_axis_off()
     path = report.out / REPORT
     part = path.with_name(f".{path.name}.part.png")
     figure.savefig(part, metadata={"Software": None})
     part.replace(path)
     return path
+
+
+def _headline(report: Report) -> str:
+    minutes = sum(r["stop"] - r["start"] for r in report.kept) / 60
+    said = f"{len(report.kept)} clips kept ({minutes:.1f} min), {len(report.records) - len(report.kept)} dropped"
+    left_out = ", ".join(name for name in STEPS if name in report.settings.skip)
+    return f"{said}; left out: {left_out}" if left_out else said
 
 
 def _measures(report: Report) -> list[tuple[str, str, Sequence[float]]]:
@@ -88,10 +95,6 @@ def _histogram(panel: Any, records: Sequence[Record], name: str, title: str, lim
     ]
     _plain(panel, title)
     every = [v for group in groups for v in group]
-    if not every:
-        panel.text(0.5, 0.5, "not measured", transform=panel.transAxes, ha="center", va="center", color=FAINT)
-        panel.set(xticks=[], yticks=[])
-        return
     low, high = min([*every, *limits]), max([*every, *limits])
     whole = name == "offset"
     room = 0.5 if whole else 0.02 * (high - low) + 1e-6

@@ -23,6 +23,11 @@ VIDEOS = frozenset((
 ))
 # fmt: on
 """Endings of files that are looked at; all others are only counted."""
+NETWORKS = {
+    "sync": "--syncnet FILE (Chung's syncnet_v2.model, or a StableSyncNet)",
+    "quality": "--quality FILE (TorchScript: pictures (N, 3, H, W) in 0 … 1 to scores)",
+}
+"""What the steps that cannot do without one are given."""
 MANIFEST, SUMMARY, REPORT = "manifest.jsonl", "summary.json", "report.png"
 
 FIELDS = ("path", "fps", "frames", "resolution", "margin", "face_px", "offset", "confidence", "quality")
@@ -142,9 +147,7 @@ def list_sources(source: Path, out: Path, only: Sequence[str] = ()) -> tuple[Pat
 
 def make_plan(root: Path, out: Path, settings: PrepareSettings, threads: int = 0) -> Plan:
     """Checks that everything the steps need is here, by loading it once."""
-    for file in (settings.syncnet, settings.quality):
-        if file is not None and not Path(file).is_file():
-            raise UserError(f"There is no file {file}; give the path of a network, or leave its step out by --skip.")
+    _check_networks({"sync": settings.syncnet, "quality": settings.quality}, settings.skip)
     Shop(Plan(root, out, settings, Path())).load("source")
     face_model = find("face_landmarker.task").resolve()
     marks = [mark(settings.syncnet), mark(settings.quality)]
@@ -155,6 +158,18 @@ def make_plan(root: Path, out: Path, settings: PrepareSettings, threads: int = 0
     finally:
         shop.close()
     return plan
+
+
+def _check_networks(given: dict[str, Path | None], skip: Sequence[str]) -> None:
+    missing = [name for name, file in given.items() if file is None and name not in skip]
+    if missing:
+        wanted = " and ".join(NETWORKS[name] for name in missing)
+        left_out = " ".join(f"--skip {name}" for name in missing)
+        which = f"The step{'s' * (len(missing) > 1)} {' and '.join(missing)} cannot judge without a network"
+        raise UserError(f"{which}; give {wanted}, or add {left_out}.")
+    for file in filter(None, given.values()):
+        if not file.is_file():
+            raise UserError(f"There is no file {file}; give the path of a network, or leave its step out by --skip.")
 
 
 def make_folders(out: Path) -> None:

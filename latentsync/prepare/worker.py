@@ -3,6 +3,7 @@
 import errno
 import hashlib
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..video import VideoInfo, VideoReader, probe
 from . import piece, source
-from .chain import Item, Outcome, run_chain
+from .chain import Item, Outcome, Step, known, run_chain
 from .settings import PrepareSettings
 
 if TYPE_CHECKING:
@@ -104,11 +105,7 @@ class Shop:
     def syncnet(self) -> "SyncNet":
         from ..models.syncnet import load_syncnet
 
-        if self.settings.syncnet is None:
-            raise UserError(
-                "No SyncNet is given to measure how far sound and picture are apart; give --syncnet FILE"
-                " (Chung's syncnet_v2.model, or a StableSyncNet), or leave the step out by --skip sync."
-            )
+        assert self.settings.syncnet  # make_plan() saw to that
         return load_syncnet(self.settings.syncnet)
 
     @cached_property
@@ -133,11 +130,6 @@ class Shop:
         import torch
 
         path = self.settings.quality
-        if path is None:
-            raise UserError(
-                "No network is given that judges the picture's quality; give --quality FILE (TorchScript, pictures"
-                " (N, 3, H, W) in 0 … 1 to scores), or leave the step out by --skip quality."
-            )
         try:
             return torch.jit.load(str(path), map_location="cpu").eval()
         except (RuntimeError, ValueError, OSError) as error:
@@ -182,9 +174,9 @@ class Worker:
         return {"json": self.run(Item(**_parsed(row["json"]))).to_json()}
 
     def run(self, item: Item) -> Outcome:
-        steps = source.STEPS if self.kind == "source" else piece.STEPS
         try:
-            outcome = run_chain(steps, self.shop, item, self.shop.state(self.kind, item))
+            outcome = run_chain(steps(self.kind), self.shop, item, self.shop.state(self.kind, item))
+            return cleared(self.shop, self.kind, outcome)
         except OSError as error:
             if error.errno in NO_ROOM:
                 stop = f"{self.shop.out} cannot be written ({error.strerror}); make room and run again."
@@ -192,13 +184,30 @@ class Worker:
             return Outcome(item, error=f"{type(error).__name__}: {error}")
         except Exception as error:  # one item must not end the work on the others; it is counted and shown
             return Outcome(item, error=f"{type(error).__name__}: {error}")
-        if outcome.drop and self.kind == "piece":
-            for left in (self.shop.clip(item), self.shop.clip(item).with_suffix(".npz")):
-                left.unlink(missing_ok=True)
-        return outcome
 
     def close(self) -> None:
         self.shop.close()
+
+
+def steps(kind: str) -> tuple[Step, ...]:
+    return source.STEPS if kind == "source" else piece.STEPS
+
+
+def settled(shop: Shop, kind: str, item: Item) -> Outcome | None:
+    """What became of an item in an earlier run, where nothing is left to do."""
+    with suppress(OSError):
+        outcome, left = known(steps(kind), shop, item, shop.state(kind, item))
+        return None if left else cleared(shop, kind, outcome)
+    return None
+
+
+def cleared(shop: Shop, kind: str, outcome: Outcome) -> Outcome:
+    """No clip stays of a piece that was dropped."""
+    if outcome.drop and kind == "piece":
+        clip = shop.clip(outcome.item)
+        for left in (clip, clip.with_suffix(".npz")):
+            left.unlink(missing_ok=True)
+    return outcome
 
 
 def _parsed(text: str) -> dict[str, Any]:

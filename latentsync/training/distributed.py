@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from ..errors import UserError
 
@@ -33,6 +34,14 @@ def make_accelerator(precision: str, accumulate: int, *, cpu: bool = False) -> "
         cpu=cpu,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
+
+
+def prepare(accelerator: "Accelerator", network: nn.Module, optimizer: torch.optim.Optimizer, batch: int) -> Any:
+    """Network and optimiser as the processes share them. batch: samples at once in each."""
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    if plugin is not None:  # ZeRO wants to know, and sees no loader of accelerate's
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = batch
+    return accelerator.prepare(network, optimizer)
 
 
 def any_rank(accelerator: "Accelerator", *flags: bool) -> list[bool]:

@@ -18,6 +18,8 @@ Verdict = Literal["step", "skip", "roll back", "give up"]
 CHECKPOINTS = "checkpoints"
 STATE = "trainer.pt"
 BEST = "best.json"
+SHARDS = "sharded"
+"""Folder in a checkpoint: what each of several processes holds alone."""
 MOST_ROLLBACKS = 3
 """To the same checkpoint, one after the other; then the run ends."""
 
@@ -64,6 +66,11 @@ class Checkpoints:
 
     def place(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
+
+    @property
+    def shards(self) -> Path:
+        """Where processes put them before there is a checkpoint to hold them."""
+        return self.folder / f".{SHARDS}.part"
 
     def steps(self) -> list[int]:
         """Ascending."""

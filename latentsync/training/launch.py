@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from ..errors import UserError
@@ -13,7 +14,7 @@ from ..models.syncnet import StableSyncNet, load_syncnet
 from ..models.vae import VAE, load_vae
 from ..models.whisper import WhisperEncoder, load_whisper
 from ..weights import recognise
-from .dataset import ClipDataset, ClipFile, ClipStore, UNetWindows, find_clips, fingerprint, split
+from .dataset import ClipDataset, ClipFile, ClipStore, UNetWindows, draw_windows, find_clips, fingerprint, split
 from .diffusion import Judges, UNetTask
 from .distributed import make_accelerator
 from .judges import load_lpips, load_videomae
@@ -61,11 +62,17 @@ def run_unet(
     whisper = load_whisper(files.whisper or ("tiny.en" if _bundle(files.init) else "tiny"))
     vae = load_vae(files.vae or _bundle(files.init) or STANDARD_VAE)
     start = start_from(files.init, recipe, size=files.size, audio_dim=whisper.dim, channels=vae.channels)
+    if recipe.lora and start.new:
+        raise UserError(
+            f"A LoRA adds to a finished network, but {files.init} lacks {start.new[0]} and more that this stage adds;"
+            " take --stage 1 for a network without motion modules."
+        )
     recipe = _settled(recipe, start, own_resolution)
     _check_hearing(start, whisper)
     train, held = split(find_clips(data), recipe.held_share, recipe.hold_out, recipe.seed)
-    tell(_summary(train, held))
     store = ClipStore(files.cache or default_cache(data, out), recipe.resolution, whisper)
+    held = long_enough(store, held, recipe.frames)
+    tell(_summary(train, held))
     judges = load_judges(recipe, files, accelerator.device, DTYPES[str(accelerator.mixed_precision)])
     kind = f"latents-{fingerprint(vae.state_dict())}-{recipe.resolution}" if recipe.cache_latents else None
     make = UNetWindows(
@@ -127,6 +134,25 @@ def _summary(train: Sequence[ClipFile], held: Sequence[ClipFile]) -> str:
     return f"{text}, from {recordings} recordings{few}"
 
 
+def long_enough(store: ClipStore, held: Sequence[ClipFile], frames: int) -> list[ClipFile]:
+    """Without the ends of clips that hold no window. Whole clips stay: what is wrong with them is told later."""
+    kept = [clip for clip in held if clip.part == (0.0, 1.0) or _has_window(store, clip, frames)]
+    if held and not kept:
+        raise UserError(
+            f"What is held out of each clip is shorter than a window of {frames} frames; set held_share higher, 0 for"
+            " no validation, or --hold-out source."
+        )
+    return kept
+
+
+def _has_window(store: ClipStore, clip: ClipFile, frames: int) -> bool:
+    try:
+        draw_windows(np.random.default_rng(0), *clip.span(store.info(clip).frames), frames)
+    except (UserError, OSError):
+        return False
+    return True
+
+
 def default_cache(data: Path, out: Path) -> Path:
     """Beside the clips, so that the next run finds it; with a list of files, in the run's folder."""
     return data / "cache" if data.is_dir() else out / "cache"
@@ -134,7 +160,7 @@ def default_cache(data: Path, out: Path) -> Path:
 
 def load_judges(recipe: UNetRecipe, files: Files, device: torch.device, dtype: torch.dtype) -> Judges:
     """A SyncNet also judges where it has no weight: validation tells its confidence."""
-    syncnet = None if files.sync_net is None else load_syncnet(files.sync_net)
+    syncnet = None if files.sync_net is None else load_syncnet(locate(str(files.sync_net)))
     if syncnet is not None and not isinstance(syncnet, StableSyncNet):
         raise UserError(f"{files.sync_net} is the SyncNet of Chung & Zisserman; a StableSyncNet is needed here.")
     lpips = load_lpips(recipe.lpips, device) if recipe.lpips_weight else None

@@ -297,7 +297,8 @@ class SyncTask:
         if heads:
             write_safetensors(folder / HEADS, heads, {"kind": "heads of a SyncNet in training"})
         if self.recipe.public_form:
-            torch.save({"global_step": step, "state_dict": own}, folder / PUBLIC)
+            plain = {key: tensor.detach().cpu() for key, tensor in own.items()}
+            torch.save({"global_step": step, "state_dict": plain}, folder / PUBLIC)
 
     def load(self, folder: Path) -> None:
         state = {f"syncnet.{key}": value for key, value in read_tensors(folder / RESULT).items()}
@@ -337,10 +338,7 @@ def run_syncnet(
         out.mkdir(parents=True, exist_ok=True)
         write_recipe(out / RECIPE, dataclasses.replace(task.recipe, network=_facts(config)))
     accelerator.wait_for_everyone()
-    reason = Trainer(task, task.recipe, out, accelerator, say).fit()
-    if accelerator.is_main_process and recipe.public_form:
-        torch.save({"state_dict": dict(read_tensors(out / RESULT))}, out / PUBLIC)
-    return reason
+    return Trainer(task, task.recipe, out, accelerator, say).fit()
 
 
 def sync_task(

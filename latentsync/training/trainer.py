@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .charts import Journal, draw_charts
 from .dataset import ClipDataset, Feed, Numbers, Sample, collate, to_device
-from .distributed import any_rank, from_main, is_sharded, mean_over_ranks
-from .guard import Checkpoints, Guard, Patience, load_state, save_state
+from .distributed import any_rank, from_main, is_sharded, mean_over_ranks, prepare
+from .guard import SHARDS, Checkpoints, Guard, Patience, load_state, save_state
 from .loop import MovingAverage, set_rate
 from .stages import RunSettings
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 RECIPE = "recipe.yaml"
+PUBLIC_FORM = ".pt"
+"""Ending of the weight file that the public code reads, which a task may write beside its own."""
 
 
 class Task(Protocol):
@@ -95,7 +97,7 @@ class Trainer:
             raise UserError("A moving average of sharded weights (FSDP, ZeRO) is not kept; set average to 0.")
         self.task.to(accelerator.device)
         optimizer = make_optimizer(settings, self.parameters)
-        self.model, self.optimizer = accelerator.prepare(self.task.network, optimizer)
+        self.model, self.optimizer = prepare(accelerator, self.task.network, optimizer, settings.batch)
         self.average = self._new_average() if settings.average else None
         self.journal = Journal(self.run, main=self.main)
         self.checkpoints = Checkpoints(self.run, settings.keep)
@@ -135,7 +137,7 @@ class Trainer:
                 self.accelerator.backward(losses["total"])
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(loss.detach()) / self.settings.accumulate
-        norm: Any = self.accelerator.clip_grad_norm_(self.parameters, self.settings.clip)
+        norm: Any = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         return sums, 0.0 if norm is None else float(norm)
 
     def next_batch(self) -> Sample:
@@ -264,21 +266,30 @@ class Trainer:
             return
         self.guard.saved()
         with self.averaged() as own:
-            weights: Any = (
-                self.accelerator.get_state_dict(self.model) if self.sharded else self.task.network.state_dict()
-            )
+            weights: Any = self.task.network.state_dict()
+            if self.sharded:
+                weights = self.accelerator.get_state_dict(self.model)
+                self._save_shards()
             if self.main:
                 self.checkpoints.save(self.step, lambda folder: self._write(folder, weights, own))
-        if self.sharded:
-            self.accelerator.save_state(str(self.checkpoints.place(self.step) / "sharded"))
         if self.main and improved:
             self.checkpoints.set_best(self.step, self.patience.best)
         if self.main:
             self.checkpoints.prune()
         self.accelerator.wait_for_everyone()
 
+    def _save_shards(self) -> None:
+        """Every process its own, into a hidden folder that the checkpoint takes in: it is complete or not there."""
+        if self.main:
+            shutil.rmtree(self.checkpoints.shards, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(self.checkpoints.shards))
+        self.accelerator.wait_for_everyone()
+
     def _write(self, folder: Path, weights: dict[str, Tensor], own: list[Tensor] | None) -> None:
         self.task.save(folder, weights, self.step)
+        if self.sharded:
+            self.checkpoints.shards.rename(folder / SHARDS)
         scaler, average = self.accelerator.scaler, self.average
         save_state(
             folder,
@@ -309,7 +320,7 @@ class Trainer:
         place = self.checkpoints.place(step)
         state = load_state(place)
         if self.sharded:
-            self.accelerator.load_state(str(place / "sharded"))
+            self.accelerator.load_state(str(place / SHARDS))
         else:
             self.task.load(place)
             self.optimizer.load_state_dict(state["optimizer"])
@@ -361,7 +372,10 @@ class Trainer:
             chosen = self.checkpoints.best()
             chosen = self.checkpoints.latest() if chosen is None else chosen
             assert chosen is not None
-            publish(self.checkpoints.place(chosen) / self.task.result, self.run / self.task.result)
+            place, result = self.checkpoints.place(chosen), Path(self.task.result)
+            publish(place / result, self.run / result)
+            if (place / (public := result.with_suffix(PUBLIC_FORM))).is_file():
+                publish(place / public, self.run / public)
             with suppress(FileNotFoundError, UserError):  # a run that had nothing to do has no curves
                 draw_charts(self.run)
         self.journal.close()

@@ -15,13 +15,26 @@ from .files import (
     video_of,
 )
 from .finder import face_finder
-from .models import changed, checkpoints, download, download_sizes, downloads, load, resolution_of
-from .progress import Stages, graph, routes
+from .models import (
+    NO_SYNCNET,
+    changed,
+    checkpoints,
+    download,
+    download_sizes,
+    downloads,
+    load,
+    resolution_of,
+    syncnet,
+    syncnets,
+)
+from .progress import Stages, blocked, graph, routes
 from .sampling import OneNoise, engine_models, engine_steps, sample
 
 __all__ = [
+    "NO_SYNCNET",
     "OneNoise",
     "Stages",
+    "blocked",
     "changed",
     "checkpoints",
     "download",
@@ -44,6 +57,8 @@ __all__ = [
     "sample",
     "shown",
     "sound_file",
+    "syncnet",
+    "syncnets",
     "temp_path",
     "video_file",
     "video_of",

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from ...latentsync.audio import encode_audio, to_mono_16k
 from ...latentsync.download import download as get_file
 from ...latentsync.errors import UserError
+from ...latentsync.models.syncnet import StableSyncNet, SyncNet, load_syncnet
 from ...latentsync.models.vae import VAE, load_vae
 from ...latentsync.models.whisper import WhisperEncoder, load_whisper
 from ...latentsync.registry import ENTRIES
@@ -31,6 +34,7 @@ from ..windows import FrameConditions, FrameUNet
 from .files import MODEL_FOLDER, find_file
 from .progress import Stages
 
+NO_SYNCNET = "none"
 SD_WIDTH = 320
 """Channels of Stable Diffusion's first level, for which ComfyUI's estimate of memory holds."""
 
@@ -209,13 +213,35 @@ def checkpoints() -> list[str]:
     return [*known, *folder_paths.get_filename_list(MODEL_FOLDER)]
 
 
+def syncnets() -> list[str]:
+    """What the score offers: none, the known judges of lip sync, then every file of our folder."""
+    known = [entry.name for entry in ENTRIES if entry.kind == "syncnet"]
+    return [NO_SYNCNET, *known, *folder_paths.get_filename_list(MODEL_FOLDER)]
+
+
+@contextmanager
+def syncnet(name: str) -> Iterator[SyncNet | None]:
+    """A judge that `syncnets` offers, on its device for as long as it is needed."""
+    if name == NO_SYNCNET:
+        yield None
+        return
+    net = load_syncnet(checkpoint_path(name))
+    if isinstance(net, StableSyncNet) and net.config.space == "latent":
+        raise UserError(f"{name} judges VAE latents; choose a SyncNet that sees pixels.")
+    patcher = comfy.model_patcher.ModelPatcher(
+        nn.Sequential(net), load_device=memory.get_torch_device(), offload_device=memory.unet_offload_device()
+    )
+    memory.load_models_gpu([patcher], force_full_load=True)
+    yield net
+
+
 def checkpoint_path(name: str) -> Path:
-    """The file of a name that `checkpoints` offers."""
+    """The file of a name that `checkpoints` or `syncnets` offers."""
     if name in {entry.name for entry in ENTRIES}:
         return find_file(name)
     path = folder_paths.get_full_path(MODEL_FOLDER, name)
     if path is None:
-        raise UserError(f"There is no {name} in models/{MODEL_FOLDER}; choose another checkpoint from the list.")
+        raise UserError(f"There is no {name} in models/{MODEL_FOLDER}; choose another file from the list.")
     return Path(path)
 
 

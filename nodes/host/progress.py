@@ -4,7 +4,7 @@ from typing import Any
 
 import comfy.model_management
 import comfy.utils
-from comfy_execution.graph_utils import GraphBuilder
+from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder
 from PIL import Image
 from server import PromptServer
 
@@ -36,3 +36,8 @@ def routes() -> Any:
 def graph() -> Any:
     """A builder for the nodes that a node stands for."""
     return GraphBuilder()
+
+
+def blocked(why: str) -> Any:
+    """An output without a value: what is connected to it does not run, and says why."""
+    return ExecutionBlocker(why)

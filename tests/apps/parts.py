@@ -1,24 +1,28 @@
 """Small jobs for small models, and workers that die on purpose. Importable by the processes and actors of a pool."""
 
 import os
+import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
-from latentsync.apps.workers import ModelSpec, Worker
+from latentsync.apps.workers import Hand, ModelSpec, Worker
 
 DIE = "LATENTSYNC_TEST_DIE"
 """Names a file; the worker that can create it dies in the middle of its work."""
 
 
-class Plain(Worker):
+class Plain(Hand):
     """A worker without models, for calls that need none."""
-
-    models = None  # type: ignore[assignment]
 
     def double(self, number):
         return 2 * number
+
+    def later(self, number):
+        time.sleep(0.5)
+        return number
 
     def fail(self):
         raise KeyError("why")
@@ -35,10 +39,10 @@ class Plain(Worker):
         os._exit(3)
 
     def wait(self, path: Path):
-        import time
-
+        """Five minutes, or until it is stopped."""
+        path.with_suffix(".begun").touch()
         try:
-            for _ in range(600):
+            for _ in range(6000):
                 self._check()
                 time.sleep(0.05)
         finally:
@@ -46,9 +50,15 @@ class Plain(Worker):
 
 
 class Unready(Plain):
-    @property
-    def models(self):
+    def ready(self):
         raise ValueError("no such weights")
+
+
+class Unreadable:
+    """Goes through the pipe as something that cannot be made again."""
+
+    def __reduce__(self):
+        return __import__, ("not_on_this_machine",)
 
 
 class Mortal(Worker):
@@ -56,12 +66,8 @@ class Mortal(Worker):
 
     @property
     def place(self):
-        try:
-            import ray
-
-            return ray.get_runtime_context().get_node_id()
-        except Exception:
-            return super().place
+        ray = sys.modules.get("ray")  # an actor has it
+        return ray.get_runtime_context().get_node_id() if ray and ray.is_initialized() else super().place
 
     def _check(self, step=None):
         super()._check(step)

@@ -99,6 +99,7 @@ def test_bad_lists_and_places_are_told_before_anything_is_loaded(jobs, spec, tmp
     assert not list(tmp_path.rglob("*.mp4"))
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_in_the_middle_loses_no_job(jobs, spec, material, tmp_path, monkeypatch):
     """Two processes; the first that paints a mouth dies. All is made, the same as by a plain run."""
     monkeypatch.setenv(DIE, str(tmp_path / "marker"))
@@ -135,28 +136,54 @@ def test_records_are_there_as_soon_as_a_job_is(jobs, spec, tmp_path):
     assert sorted(p.name for p in out.iterdir()) == ["a.mp4", "r.jsonl"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
-@pytest.mark.parametrize("workers", [1, 2])
+posix = pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
+
+
+@posix
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ctrl_c_leaves_no_partial_file(jobs, spec, material, tmp_path, workers):
     """The real command, interrupted while it paints; what was whole stays."""
     rows = "".join(f"a.mp4,say.wav,long{i}.mp4,900,1,hold\n" for i in range(workers))
     jobs.write_text("video,audio,out,steps,guidance,fit\n" + rows)
     out = tmp_path / "out"
     arguments = command(jobs, spec, "--out", out, "--workers", workers)
-    # as a background job of a shell, Python would not hear Ctrl-C
-    script = tmp_path / "run.py"
-    script.write_text(
-        f"import signal, sys\nsys.path.insert(0, {str(ROOT)!r})\nif __name__ == '__main__':\n"
-        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "    from latentsync.cli import main\n    main()\n"
-    )
-    process = subprocess.Popen([sys.executable, script, *arguments], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    process = started(tmp_path, arguments)
     wait_until(lambda: len(list(out.glob(".*.part.mp4"))) == workers, process)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert "interrupted" in said
     assert not [p for p in out.iterdir() if p.suffix != ".jsonl"]
+
+
+@posix
+@pytest.mark.slow
+def test_killed_by_force_it_goes_on(jobs, spec, material, tmp_path):
+    """The workers of a killed command end and clear away; what it had written down is not done again."""
+    jobs.write_text("video,audio,out,steps,guidance\na.mp4,say.wav,short.mp4,1,1\na.mp4,say.wav,long.mp4,600,1\n")
+    out, arguments = tmp_path / "out", command(jobs, spec, "--out", tmp_path / "out", "--workers", 2)
+    process = started(tmp_path, arguments)
+    wait_until(lambda: (out / "short.mp4").exists() and list(out.glob(".long*.part.mp4")), process)
+    wait_until((out / "jobs.report.jsonl").exists, process)
+    process.kill()
+    process.communicate(timeout=300)  # its workers hold the other end until they have ended
+    assert sorted(path.name for path in out.iterdir()) == ["jobs.report.jsonl", "short.mp4"]
+    made = (out / "short.mp4").stat().st_mtime_ns
+    told = CliRunner().invoke(app, arguments)
+    assert "1 done, 1 skipped, 0 failed of 2 jobs" in told.output
+    assert sorted(p.name for p in out.iterdir()) == ["jobs.report.json", "jobs.report.jsonl", "long.mp4", "short.mp4"]
+    assert (out / "short.mp4").stat().st_mtime_ns == made
+
+
+def started(folder, arguments):
+    """The command in a process of its own that hears Ctrl-C, which Python as a shell's background job would not."""
+    script = folder / "run.py"
+    script.write_text(
+        f"import signal, sys\nsys.path.insert(0, {str(ROOT)!r})\nif __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "    from latentsync.cli import main\n    main()\n"
+    )
+    return subprocess.Popen([sys.executable, script, *arguments], stderr=subprocess.PIPE, text=True, cwd=folder)
 
 
 def wait_until(true, process):

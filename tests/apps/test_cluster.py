@@ -21,9 +21,11 @@ ray = pytest.importorskip(
     "ray", reason='Ray is not here (pip install "latentsync[ray]"): batches on clusters are not tested'
 )
 
+from latentsync.apps import ray_batch  # noqa: E402
 from latentsync.apps.ray_batch import RayPool, connect, idle, room, share_of_node  # noqa: E402
 
 pytestmark = pytest.mark.slow
+NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 LIST = """video,audio,out,steps,guidance
 a.mp4,,a.mp4,1,1
 grey.mp4,,grey.mp4,1,1
@@ -38,9 +40,8 @@ def cluster():
 
     mode = os.environ.get("RAY_AUTH_MODE")
     os.environ["RAY_AUTH_MODE"] = "disabled"
-    memory = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args=memory | {"include_dashboard": False})
-    cluster.add_node(**memory)
+    cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+    cluster.add_node(**NODE)
     connect(cluster.address)
     cluster.wait_for_nodes()
     yield cluster
@@ -133,6 +134,19 @@ def test_a_clip_split_over_two_nodes(cluster, material, spec, tmp_path, monkeypa
     row = json.loads((tmp_path / "split" / "split.report.json").read_text())["jobs"][0]
     assert row["stretches"] == [[0, 30], [30, 50], [54, 70]]
     assert {"faces", "sample", "write"} <= row["stages"].keys()
+
+
+def test_a_node_that_is_gone_costs_no_call(cluster, plain_pool, monkeypatch):
+    """And a worker that finds no place any more leaves its calls to those that have one."""
+    monkeypatch.setattr(ray_batch, "PATIENCE", 2.0)
+    node = next(node for node in cluster.list_all_nodes() if node is not cluster.head_node)
+    told, calls = [], [Call("later", (n,)) for n in range(12)]
+    for handed, outcome in spread(calls, plain_pool):
+        told.append((handed.number, outcome.status, outcome.value))
+        if len(told) == 3:
+            cluster.remove_node(node, allow_graceful=False)
+    cluster.add_node(**NODE)
+    assert sorted(told) == [(n, "done", n) for n in range(12)]
 
 
 def test_without_ray(monkeypatch):

@@ -1,8 +1,12 @@
 """Handing calls out: every call has one outcome, whatever becomes of the workers."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +14,10 @@ from latentsync.apps.pools import QUEUED, Here, Processes, spread
 from latentsync.apps.workers import Call, ModelSpec, SetupError
 from latentsync.errors import UserError
 
-from .parts import Plain, Unready
+from .parts import Plain, Unreadable, Unready
 
 SPEC = ModelSpec()
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +108,43 @@ def test_who_stops_listening_stops_the_work(processes, tmp_path):
     assert time.monotonic() - start < 20
     assert (tmp_path / "0.txt").read_text() == "cleaned up"
     assert [o.value for _, o in spread(doubles([5]), processes)] == [10]
+
+
+def test_a_call_that_cannot_be_read_is_a_failure(processes):
+    told = list(spread([Call("double", (Unreadable(),)), Call("double", (3,))], processes, retries=0, ordered=True))
+    assert [(outcome.status, outcome.value) for _, outcome in told] == [("failed", None), ("done", 6)]
+
+
+ORPHANS = """
+import sys
+from pathlib import Path
+from latentsync.apps.pools import Processes
+from latentsync.apps.workers import Call
+from tests.apps.parts import Plain
+if __name__ == "__main__":
+    pool = Processes(None, 2, Plain)
+    for name in "01":
+        pool.start(Call("wait", (Path(sys.argv[1]) / name,)), 1)
+    pool.wait()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
+def test_workers_of_a_killed_parent_clean_up_and_end(tmp_path):
+    (script := tmp_path / "script.py").write_text(ORPHANS)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen([sys.executable, script, tmp_path], env=environment, stderr=subprocess.PIPE)
+    files = [tmp_path / f"{n}.begun" for n in "01"]
+    _until(lambda: all(file.exists() for file in files))
+    parent.kill()
+    _until(lambda: all((tmp_path / n).exists() for n in "01"))
+    assert [(tmp_path / n).read_text() for n in "01"] == ["cleaned up"] * 2
+    parent.communicate(timeout=100)  # its workers hold the other end until they have ended
+
+
+def _until(true):
+    for _ in range(1200):
+        if true():
+            return
+        time.sleep(0.1)
+    pytest.fail("that never happened")

@@ -106,10 +106,10 @@ def still_pool(still_spec):
 CASES = [
     # a moving or a held reference; the sound (None: the clip's own); settings
     ("pool", "long.wav", {"fit": "loop", "window_batch": 2, "guidance": 2.0}),
-    ("pool", "long.wav", {"fit": "hold"}),
-    ("pool", None, {"paste": "reference"}),
-    ("still_pool", None, {}),
-    ("still_pool", "long.wav", {}),
+    ("still_pool", None, {"mark": "picture"}),
+    pytest.param("pool", "long.wav", {"fit": "hold"}, marks=pytest.mark.slow),
+    pytest.param("pool", None, {"paste": "reference"}, marks=pytest.mark.slow),
+    pytest.param("still_pool", "long.wav", {}, marks=pytest.mark.slow),
 ]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from latentsync import pipeline, sampling
 from latentsync.errors import UserError
-from latentsync.settings import FITS, PASTES, SOLVERS, Settings
+from latentsync.settings import FITS, MARKS, PASTES, SOLVERS, Settings
 
 GOOD = [
     ("steps", (1, 20, 1000)),
@@ -18,6 +18,7 @@ GOOD = [
     ("fit", FITS),
     ("solver", SOLVERS),
     ("paste", PASTES),
+    ("mark", MARKS),
 ]
 BAD = [
     ("steps", (0, -1, 1001)),
@@ -28,6 +29,7 @@ BAD = [
     ("fit", ("", "Loop", "cut")),
     ("solver", ("euler", "DDIM")),
     ("paste", ("whole", "")),
+    ("mark", ("yes", "")),
 ]
 
 

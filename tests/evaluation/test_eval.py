@@ -14,7 +14,8 @@ from latentsync.errors import UserError
 from latentsync.evaluation.accuracy import best_threshold, syncnet_accuracy
 from latentsync.evaluation.clips import follow, prepared_clips, sync_aligned
 from latentsync.evaluation.measure import METRICS, Tools, compare, measure
-from latentsync.evaluation.quality import Frechet, Network
+from latentsync.evaluation.networks import Network
+from latentsync.evaluation.quality import Frechet
 from latentsync.evaluation.report import draw_accuracy, draw_comparison, draw_many, draw_sync, summarise, summary_rows
 from latentsync.face.detect import FaceFinder
 from latentsync.models.syncnet import ChungSyncNet, save_syncnet
@@ -198,6 +199,8 @@ def test_held_out_time_is_all_that_is_asked(prepared):
     paths = prepared_clips(prepared)
     found = syncnet_accuracy(learnt(), paths, held_out=0.25)
     assert len(found.likelihoods) == 48
+    ends = [syncnet_accuracy(learnt(), paths, held_out=0.25, held_at=at).likelihoods for at in (0, 1)]
+    assert not np.array_equal(*ends)
     with pytest.raises(UserError, match=r"c0.mp4 has 0 windows to draw from; at least 2"):
         syncnet_accuracy(learnt(), paths, held_out=0.05)
     with pytest.raises(UserError, match="Chung"):
@@ -214,6 +217,21 @@ def test_file_lists_and_plain_folders(prepared, tmp_path):
     (tmp_path / "list.txt").write_text(f"{prepared}/clips/c0.mp4\n\n# a remark\n{prepared}/clips/c3.mp4\n")
     assert [p.stem for p in prepared_clips(tmp_path / "list.txt")] == ["c0", "c3"]
     assert len(prepared_clips(prepared / "clips")) == 6
+
+
+def test_some_recordings_only(prepared):
+    def names(place, *which):
+        return [p.stem for p in prepared_clips(place, *which)]
+
+    assert names(prepared, ["1", "3"]) == ["c1", "c3"]  # the recordings are 0.mp4 …, their clips c0.mp4 …
+    assert names(prepared, [], ["1", "2.mp4", "5"]) == ["c0", "c3", "c4"]
+    assert names(prepared / "clips", ["c1", "c2"], ["c2"]) == ["c1"]
+    for place in (prepared, prepared / "clips"):
+        with pytest.raises(UserError, match=r"No clip|None of the 6 clips"):
+            prepared_clips(place, ["nobody"])
+
+
+def test_lists_name_what_is_missing(prepared, tmp_path):
     (tmp_path / "list.txt").write_text("gone.mp4")
     with pytest.raises(UserError, match="1 clips, 1 of which are not there"):
         prepared_clips(tmp_path / "list.txt")
@@ -266,14 +284,17 @@ def test_two_folders_by_name(run, folder, tmp_path):
     assert run("compare", made, folder / "true.mp4").exit_code == 2
 
 
-def test_a_folder_alone(run, folder, tmp_path):
+def test_a_folder_or_one_clip_without_a_truth(run, folder, tmp_path):
     for name in ("soft", "true"):
         (tmp_path / f"{name}.mp4").write_bytes((folder / f"{name}.mp4").read_bytes())
-    done = run("folder", tmp_path, "--picture", tmp_path / "p.png")
+    done = run("measure", tmp_path, "--picture", tmp_path / "p.png")
     assert done.exit_code == 0, done.output
     assert "2 clips" in done.output
     assert "flicker outside the lips" in done.output
-    assert run("folder", tmp_path / "none").exit_code == 2
+    assert "within 1 frame" in done.output
+    alone = run("measure", tmp_path / "soft.mp4", "--json", "-")
+    assert json.loads(alone.stdout)["clips"][0]["values"]["flicker_skin"] > 0
+    assert run("measure", tmp_path / "none").exit_code == 2
 
 
 def test_sync_of_a_video_and_of_an_aligned_crop(run, folder, prepared, tmp_path):

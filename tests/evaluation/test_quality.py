@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 from latentsync.errors import UserError
 from latentsync.evaluation.identity import FIVE, Identity, face_112, thumbnail_likeness
 from latentsync.evaluation.motion import compare_motion, correlation, upright
+from latentsync.evaluation.networks import INCEPTION_FILE, Inception, Lpips, Network, fid_network, fvd_network
 from latentsync.evaluation.quality import (
     FVD_FRAMES,
     MOST_DB,
     Frechet,
-    Lpips,
     Moments,
-    Network,
     flicker,
     frechet,
     gradient_similarity,
@@ -27,6 +26,8 @@ from latentsync.evaluation.quality import (
     ssim,
 )
 from latentsync.face.track import FaceTrack
+
+from ..training.parts import tiny_videomae
 
 data = pytest.importorskip("skimage.data", reason="scikit-image brings the portrait")
 
@@ -236,6 +237,41 @@ def test_fvd_windows_are_16_frames_and_end_with_the_clip(script, portrait):
         gathered.finish()
     assert gathered.samples == 6
     assert gathered.distance() >= 0
+
+
+def test_fvd_by_a_videomae_that_is_here(tmp_path, portrait):
+    tiny_videomae().save_pretrained(tmp_path / "mae")
+    network = fvd_network(str(tmp_path / "mae"))
+    gathered = Frechet(network, FVD_FRAMES, batch=1)
+    for seed in range(48):
+        gathered.add(noisy(portrait, 5, seed), np.roll(portrait, 2 * (seed % 16), 1))
+    gathered.finish()
+    assert gathered.samples == 3
+    assert gathered.distance() > 0
+    still = network(torch.zeros(1, 3, FVD_FRAMES, 64, 64))
+    assert still.shape == (1, 16)
+    assert not torch.allclose(still, network(torch.full((1, 3, FVD_FRAMES, 64, 64), 255.0)))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no VideoMAE"):
+        fvd_network(str(tmp_path / "empty"))
+
+
+def test_fid_by_inception_only_from_weights_that_are_here(tmp_path, portrait, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(UserError, match=rf"{INCEPTION_FILE} in .* not there"):
+        fid_network("inception")
+    fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3", exc_type=ImportError)
+    (tmp_path / "checkpoints").mkdir()
+    with monkeypatch.context() as patch:  # its class with random weights, to have a file of their shapes
+        patch.setattr(fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+        patch.setattr(torch, "load", lambda *_, **__: {})
+        state = fidelity.FeatureExtractorInceptionV3("random", ["2048"], "none").state_dict()
+    torch.save(state, tmp_path / "checkpoints" / INCEPTION_FILE)
+    network = fid_network("inception")
+    assert isinstance(network, Inception)
+    features = network(torch.from_numpy(np.stack((portrait, portrait // 2))).permute(0, 3, 1, 2).float())
+    assert features.shape == (2, 2048)
+    assert not torch.equal(features[0], features[1])
 
 
 def test_networks_that_are_none_are_named(script, tmp_path, portrait):

@@ -36,5 +36,7 @@ NODES = {
         "filename_prefix [model] [vae] [audio_encoder]",
         "VIDEO",
     ),
-    "LatentSyncScore": Promise("Score", "[video] [images] [audio] fps face", "FLOAT INT FLOAT IMAGE"),
+    "LatentSyncScore": Promise(
+        "Score", "[video] [images] [audio] fps face [syncnet]", "FLOAT INT FLOAT IMAGE FLOAT FLOAT INT"
+    ),
 }

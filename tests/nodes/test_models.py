@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 
 from latentsync.audio import load_audio
+from latentsync.training.lora import targets
+from latentsync.training.merge import merge_files
+from latentsync.weights import load_unet
 
 from ..tiny import pan, tiny_checkpoint
+from ..training.parts import BASE, write_clips
 from .clips import VOICE
 from .server import ROOT, Installation
 
@@ -94,6 +98,51 @@ def test_any_checkpoint_and_solver_equals_the_engine(comfyui, clip, tmp_path, pr
     path = tiny_checkpoint(tmp_path / "own.safetensors", prediction_type=prediction, reference=reference)
     settings = {"steps": 4, "seed": 2, "guidance": 2.0, "solver": solver}
     job = {"clip": str(clip), "checkpoint": path.name, "folder": str(tmp_path), "settings": settings}
+    found = inside(comfyui, "parts.py", **job)
+    assert found["latents"] < 1e-3
+    assert found["pictures"] <= 1
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint to start from and three clips to train on."""
+    folder = tmp_path_factory.mktemp("trained")
+    tiny_checkpoint(folder / "base.safetensors")
+    write_clips(folder / "data", 3)
+    return folder
+
+
+def trained(base: Path, name: str, **recipe: Any) -> Path:
+    """What `latentsync train unet` leaves after two steps that change much, beside the checkpoint."""
+    from typer.testing import CliRunner
+
+    from latentsync.cli import app
+
+    brief = BASE | {"rate": 0.02, "steps": 2, "batch": 1, "sample_clips": 0, "validate_windows": 1, "drop_audio": 0.0}
+    judges = {"sync_weight": 0.0, "lpips": "off", "trepa_weight": 0.0, "hold_out": "source"}
+    (base / f"{name}.yaml").write_text(json.dumps(brief | judges | recipe))  # JSON is YAML
+    files = [base / "data", "--init", base / "base.safetensors", "--config", base / f"{name}.yaml", "-o", base / name]
+    done = CliRunner().invoke(app, ["train", "unet", "--stage", "2", "--cpu", *map(str, files)])
+    assert done.exit_code == 0, done.output
+    made = Path(done.stdout.splitlines()[-1])
+    return made.rename(base / f"{name}.safetensors")
+
+
+def test_a_lora_of_our_training_loads_by_comfyuis_own_node(comfyui, clip, base):
+    """LoraLoaderModelOnly gives what the engine makes of the merged file."""
+    lora = trained(base, "lora", lora=4)
+    merge_files(str(base / "base.safetensors"), lora, base / "merged.safetensors")
+    job = {"clip": str(clip), "checkpoint": "base.safetensors", "folder": str(base), "settings": SETTINGS}
+    found = inside(comfyui, "parts.py", **job, lora=lora.name, merged="merged.safetensors")
+    assert found["patches"] == len(targets(load_unet(base / "base.safetensors")))
+    assert found["lora"] > 0.01
+    assert found["latents"] < 1e-3
+    assert found["pictures"] <= 1
+
+
+def test_a_checkpoint_of_our_training_loads_by_our_node(comfyui, clip, base):
+    made = trained(base, "own")
+    job = {"clip": str(clip), "checkpoint": made.name, "folder": str(base), "settings": SETTINGS}
     found = inside(comfyui, "parts.py", **job)
     assert found["latents"] < 1e-3
     assert found["pictures"] <= 1

@@ -1,11 +1,19 @@
 """LatentSync: Score on the real server: a video, its pictures and sound, and every wrong way of connecting it."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from latentsync.evaluation.clips import follow, sync_clip
+from latentsync.face.detect import FaceFinder
+from latentsync.models.syncnet import PUBLISHED, ChungSyncNet, StableSyncNet, save_syncnet
+
+from ..evaluation.talking import TINY
+from ..tiny import face_model
 from .clips import VOICE, cut, portrait
 from .graphs import Graph
 
@@ -72,6 +80,101 @@ def test_wrong_connections_are_one_sentence(comfy, tmp_path, inputs, said):
     run = comfy.queue(g)
     assert run.status == "error"
     assert said in run.failure.message
+
+
+@pytest.fixture(scope="module")
+def judges(comfy):
+    """In models/latentsync: a small StableSyncNet of ours and Chung's under its public name, random weights."""
+    torch.manual_seed(5)
+    folder = comfy.models / "latentsync"
+    folder.mkdir(exist_ok=True)
+    own, public = folder / "mine" / "judge.safetensors", folder / "syncnet_v2.model"
+    own.parent.mkdir()
+    save_syncnet(own, StableSyncNet(TINY), {})
+    torch.save(ChungSyncNet().state_dict(), public)
+    yield {"mine/judge.safetensors": own, "syncnet-v2": public}
+    own.unlink()
+    own.parent.rmdir()
+    public.unlink()
+
+
+def of_the_engine(clip: Path, net: Path):
+    """What `latentsync eval sync` would say."""
+    from latentsync.models.syncnet import load_syncnet
+
+    with FaceFinder(face_model()) as finder:
+        followed = follow(clip, finder)
+    return sync_clip(load_syncnet(net), followed, followed.speech())
+
+
+@pytest.mark.parametrize("name", ["mine/judge.safetensors", "syncnet-v2"])
+def test_a_syncnet_judges_as_the_command_line_does(comfy, speaker, judges, name):
+    g = Graph()
+    video = g.node("LoadVideo", file=speaker)
+    found = g.node("LatentSyncScore", "score", video=video, fps=25.0, face="largest", syncnet=name)
+    for output in (4, 5, 6):
+        g.node("PreviewAny", f"output {output}", source=found[output])
+    g.node("PreviewImage", images=found[3])
+    run = comfy.queue(g).check()
+    facts = run.outputs["score"]["latentsync_score"][0]["syncnet"]
+    wanted = of_the_engine(comfy.input / speaker, judges[name])
+    assert facts["name"] == name
+    assert facts["offset"] == wanted.offset
+    assert facts["lse_c"] == pytest.approx(wanted.confidence, abs=1e-3)
+    assert facts["distances"] == pytest.approx(wanted.distances.tolist(), abs=1e-3)
+    shown = [float(run.outputs[f"output {output}"]["text"][0]) for output in (4, 5, 6)]
+    assert shown == pytest.approx([facts["lse_c"], facts["lse_d"], facts["offset"]], abs=1e-4)
+    (preview,) = run.shown("PreviewImage", "images")
+    assert np.asarray(Image.open(comfy.path(preview))).shape == (634 + 622, 960, 3)
+    assert any(text.startswith("asking the SyncNet") for text in run.stages()["score"])
+
+
+def test_pictures_and_another_rate_are_judged_too(comfy, speaker, judges):
+    g = Graph()
+    parts = g.node("GetVideoComponents", video=g.node("LoadVideo", file=speaker))
+    for name, fps in (("same", 25.0), ("slower", 20.0)):
+        wires = {"images": parts, "audio": parts[1], "fps": fps, "face": "largest"}
+        g.node("LatentSyncScore", name, **wires, syncnet="mine/judge.safetensors")
+    run = comfy.queue(g).check()
+    same, slower = (run.outputs[name]["latentsync_score"][0]["syncnet"] for name in ("same", "slower"))
+    wanted = of_the_engine(comfy.input / speaker, judges["mine/judge.safetensors"])
+    assert same["frames"] == 50
+    assert same["distances"] == pytest.approx(wanted.distances.tolist(), abs=0.02)
+    assert slower["frames"] == 62  # 50 frames last 2.5 s at 20 a second: 62 at 25
+
+
+def test_without_a_syncnet_its_numbers_are_unknown_and_say_so(comfy, speaker):
+    g = Graph()
+    video = g.node("LoadVideo", file=speaker)
+    g.node("PreviewAny", "unknown", source=g.node("LatentSyncScore", video=video, fps=25.0, face="largest")[4])
+    run = comfy.queue(g)
+    assert run.status == "error"
+    assert "choose one on LatentSync: Score" in run.failure.message
+
+
+def test_judges_that_cannot_be_used_are_one_sentence(comfy, speaker, tmp_path):
+    folder = comfy.models / "latentsync"
+    folder.mkdir(exist_ok=True)
+    latent = PUBLISHED["16_latent"]
+    files = {"latent.safetensors": "sees pixels", "none.pt": "none.pt"}
+    small = dict.fromkeys(("audio", "visual"))
+    for side in small:
+        part = getattr(latent, side)
+        widths = (*(32,) * (len(part.widths) - 1), 64)
+        small[side] = type(part)(part.in_channels, widths, part.factors, part.attention)
+    save_syncnet(folder / "latent.safetensors", StableSyncNet(type(latent)(**small, space="latent", size=(32, 32))), {})
+    (folder / "none.pt").write_text("no network")
+    try:
+        for name, said in {**files, "syncnet-1.5": "Download Model"}.items():
+            g = Graph()
+            g.node("LatentSyncScore", video=g.node("LoadVideo", file=speaker), fps=25.0, face="largest", syncnet=name)
+            run = comfy.queue(g)
+            assert run.failure is not None, name
+            assert run.failure.exception == "UserError"
+            assert said in run.failure.message
+    finally:
+        for name in files:
+            (folder / name).unlink()
 
 
 def test_too_short_and_no_such_face(comfy, portrait_clip, speaker):

@@ -1,19 +1,15 @@
-"""Small talking videos made for tests, and a worker that kills its process."""
+"""Small talking videos made for tests, and runs over them."""
 
-import os
-import signal
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from latentsync.prepare.chain import Item, Outcome
 from latentsync.prepare.local import run_local
 from latentsync.prepare.run import prepare
 from latentsync.prepare.settings import PrepareSettings
-from latentsync.prepare.worker import Plan, Worker
+from latentsync.prepare.worker import Plan
 
 from ..tiny import pan, write_clip, write_speech
 
@@ -27,6 +23,12 @@ def inline(plan: Plan, kind: str, items):
 
 def run(source: Path, out: Path, execute=inline, **changes):
     return prepare(source, out, PrepareSettings(**(UNMEASURED | changes)), execute)
+
+
+def results(out: Path) -> dict[str, bytes]:
+    """All that later programs read, but no partial files, which killed runs leave."""
+    paths = [out / "manifest.jsonl", out / "summary.json", *sorted((out / "clips").glob("[!.]*"))]
+    return {path.name: path.read_bytes() for path in paths}
 
 
 def moved(picture: np.ndarray, frames: int) -> np.ndarray:
@@ -56,21 +58,3 @@ def footage(folder: Path) -> Path:
     (folder / "text.mp4").write_text("not a video", encoding="utf-8")
     (folder / "notes.txt").write_text("not looked at", encoding="utf-8")
     return folder
-
-
-class Deadly(Worker):
-    """Dies at every piece of a source whose path says so; at others once, where the file `once` lies in the folder."""
-
-    def run(self, item: Item) -> Outcome:
-        once = self.shop.out / "once"
-        if item.source.startswith("b/x") or once.exists():
-            once.unlink(missing_ok=True)
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().run(item)
-
-
-def deadly(workers: int) -> Callable:
-    def execute(plan: Plan, kind: str, items):
-        return run_local(plan, kind, items, workers, build=Deadly if kind == "piece" else Worker)
-
-    return execute

@@ -15,6 +15,8 @@ from .test_run import heard, manifest
 
 pytest.importorskip("scenedetect", reason="PySceneDetect, of the extra `prepare`")
 
+pytestmark = [pytest.mark.slow, pytest.mark.media]
+
 REAL = {
     "clips/grid/pA_brbk7n.mpg": "kept",  # interlaced-looking MPEG-1
     "edge/mpegts_start_time_not_zero.ts": "kept",  # times begin at 1.48 s
@@ -61,24 +63,20 @@ def out(prepared, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.media
 def test_each_file_has_its_true_reason(out):
     found = {r["source"]: r["reason"] or r["status"] for r in manifest(out) if r["source"] in REAL}
     assert found == REAL
 
 
-@pytest.mark.media
 def test_two_people_one_after_the_other_are_two_clips(out):
     pieces = [(r["start"], r["stop"], r["status"]) for r in manifest(out) if r["source"] == "cut.mp4"]
     assert pieces == [(0.0, 4.0, "kept"), (4.0, 8.0, "kept")]
 
 
-@pytest.mark.media
 def test_a_face_that_leaves_is_lost(out):
     assert {r["reason"] for r in manifest(out) if r["source"] == "gone.mp4"} == {"face_lost"}
 
 
-@pytest.mark.media
 def test_clips_of_any_source_run_at_25_with_sound_of_the_same_length(out):
     kept = [r for r in manifest(out) if r["status"] == "kept"]
     for record in kept:
@@ -89,7 +87,6 @@ def test_clips_of_any_source_run_at_25_with_sound_of_the_same_length(out):
     assert facts["kept"]["clips"] == len(kept)
 
 
-@pytest.mark.media
 def test_report_draws(out, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib, of the extra `prepare`")
     from latentsync.prepare.report import draw

@@ -13,7 +13,7 @@ from latentsync.prepare.run import prepare
 from latentsync.prepare.settings import PrepareSettings
 
 from ..tiny import face_model
-from .scenes import UNMEASURED, footage, run
+from .scenes import UNMEASURED, footage, results, run
 
 pytestmark = pytest.mark.slow
 
@@ -37,11 +37,6 @@ def two_nodes():
     yield cluster
     ray.shutdown()
     cluster.shutdown()
-
-
-def results(out: Path) -> dict[str, bytes]:
-    paths = [out / "manifest.jsonl", out / "summary.json", *sorted((out / "clips").iterdir())]
-    return {path.name: path.read_bytes() for path in paths}
 
 
 def actors() -> list[int]:

@@ -224,6 +224,24 @@ def test_pictures_are_the_files_own(store, clip):
     assert (small.float().mean() - wanted.mean()).abs() < 1
 
 
+def test_the_margin_of_prepare_is_cut_off(clips, tmp_path):
+    """A clip of 80 pixels with 8 around the crop is one of 64, also when it comes from a list."""
+    folder = tmp_path / "wide"
+    (folder / "clips").mkdir(parents=True)
+    sound = write_speech(tmp_path / "a.wav", 1.6)
+    path = write_clip(folder / "clips" / "w.mp4", faces(40, 3, 80), FPS, audio=sound)
+    record = {"id": "w", "source": "film", "status": "kept", "path": "clips/w.mp4", "margin": 8}
+    (folder / "manifest.jsonl").write_text(json.dumps(record) + "\n")
+    (tmp_path / "list.txt").write_text(f"{path}\n")
+    with VideoReader(probe(path)) as reader:
+        wanted = np.stack(list(reader.read(range(4, 20))))[:, 8:-8, 8:-8]
+    for place in (folder, tmp_path / "list.txt", folder / "clips"):
+        (wide,) = find_clips(place)
+        assert wide.source == "film"
+        seen = ClipStore(tmp_path, SIDE).pixels(wide, 4)
+        assert np.array_equal(seen.permute(0, 2, 3, 1).numpy(), wanted)
+
+
 def test_sound_is_what_the_engine_hears(store, clip):
     waveform, rate = load_audio(clip.path, probe(clip.path).start)
     wanted = audio_windows(encode_audio(waveform, rate, store.whisper), FPS, 60)[20:36]

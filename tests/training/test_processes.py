@@ -1,4 +1,4 @@
-"""Real processes: two that train together, and one that is killed."""
+"""Real processes: two that train together, and some that are killed."""
 
 import os
 import random
@@ -14,31 +14,57 @@ import torch
 from latentsync.training.charts import LOG, read_log
 from latentsync.training.launch import Files, run_unet
 from latentsync.training.stages import UNetRecipe, build
+from latentsync.weights import load_unet
 
 from .parts import write_files
-from .test_trainer import alike, curves, events
-from .two_processes import gradients
+from .test_trainer import alike, curves, events, plain, trainer_of
+from .two_processes import KILLED, SHARDED, gradients
 
-pytestmark = pytest.mark.slow
+__all__ = ["plain"]
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "tests.training.two_processes"
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m")
 
 
 def environment():
     return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
 
 
-@pytest.fixture(scope="module")
-def together(clips, tmp_path_factory):
-    """Two processes by torchrun with gloo."""
-    out = tmp_path_factory.mktemp("together")
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", MODULE]
-    done = subprocess.run(
-        [*run, clips, out], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False, timeout=600
+def run(*words):
+    """A module with all processes that it starts; none of them outlives a failure."""
+    command = [sys.executable, "-m", *map(str, words)]
+    started = subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    try:
+        said = started.communicate(timeout=900)[1]
+    except subprocess.TimeoutExpired:
+        os.killpg(started.pid, signal.SIGKILL)
+        raise
+    assert started.returncode == 0, said[-3000:]
+
+
+@pytest.fixture(scope="module")
+def forked(clips, tmp_path_factory):
+    if not hasattr(os, "fork"):
+        pytest.skip("this system does not fork; the same is tested with torchrun by -m slow")
+    out = tmp_path_factory.mktemp("forked")
+    run(MODULE, clips, out)
     return out
+
+
+@pytest.fixture(scope="module")
+def torchrun(clips, tmp_path_factory):
+    out = tmp_path_factory.mktemp("torchrun")
+    run(*TORCHRUN, MODULE, clips, out)
+    return out
+
+
+@pytest.fixture(scope="module", params=["forked", pytest.param("torchrun", marks=pytest.mark.slow)])
+def together(request):
+    """What two processes with gloo have left."""
+    return request.getfixturevalue(request.param)
 
 
 def test_two_processes_have_the_gradients_of_one_with_twice_the_batch(clips, together):
@@ -62,6 +88,30 @@ def test_trouble_in_one_process_does_not_stop_the_other(together):
     assert [line["step"] for line in read_log(together / "run") if "loss/total" in line] == [1, 2, 4]
 
 
+@pytest.mark.slow
+def test_weights_that_are_shared_out_learn_the_same(clips, torchrun, tmp_path, plain):
+    """By FSDP, stopped and resumed once: losses of one process with twice the batch, and a file that loads."""
+    trainer = trainer_of(clips, tmp_path, "2", steps=4, batch=2, **SHARDED)
+    trainer.fit()
+    names = ("step", "loss/total", "gradient", "validation/total")
+    ours, theirs = ([{k: v for k, v in line.items() if k in names} for line in read_log(run)] for run in (
+        tmp_path, torchrun / "sharded"))  # fmt: skip
+    alike(ours, theirs, 1e-4)
+    saved = load_unet(torchrun / "sharded" / "checkpoints" / "step-00000004" / "unet.safetensors").state_dict()
+    for name, tensor in trainer.task.network.state_dict().items():
+        assert torch.allclose(saved[name], tensor, atol=1e-3), name
+    assert not list((torchrun / "sharded" / "checkpoints").glob(".*"))
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(clips, forked, tmp_path, plain):
+    """SIGKILL at a random moment; the resumed run's losses are those of a run that was left alone, to 1e-6."""
+    steps = last_step(forked / "killed") + 2
+    for run in (forked / "killed", tmp_path / "whole"):
+        assert trainer_of(clips, run, steps=steps, **KILLED).fit() == f"{steps} steps are done"
+    alike(curves(forked / "killed"), curves(tmp_path / "whole"))
+    assert "resumed" in {e["event"] for e in events(forked / "killed")}
+
+
 SETTINGS = """
 resolution: 64
 steps: 12
@@ -79,8 +129,9 @@ checkpointing: false
 """
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(clips, tmp_path):
-    """SIGKILL at a random step; the resumed run's losses are those of a run that was left alone, to 1e-6."""
+@pytest.mark.slow
+def test_a_killed_command_goes_on_as_if_nothing_had_happened(clips, tmp_path):
+    """The same with the command line, killed from outside."""
     files = write_files(tmp_path)
     config = tmp_path / "settings.yaml"
     config.write_text(SETTINGS)

@@ -35,8 +35,6 @@ from latentsync.training.syncnet import (
 )
 from latentsync.training.syncscore import Score, score, windows_of
 
-pytestmark = pytest.mark.slow
-
 TINY = {
     "frames": 5,
     "size": [16, 32],
@@ -278,6 +276,12 @@ def test_latents_come_from_the_vae_and_their_size_is_checked(clips, tmp_path):
         CropStore(tmp_path, network_from(facts))
 
 
+@pytest.fixture
+def plain(monkeypatch):
+    """Runs without their pictures of curves, which take longer than these networks do."""
+    monkeypatch.setattr("latentsync.training.trainer.draw_charts", lambda run: None)
+
+
 # ---- learning --------------------------------------------------------------------------------------------------------
 
 
@@ -300,7 +304,7 @@ def test_every_loss_has_a_gradient_and_a_fixed_batch_is_learnt(clips, tmp_path):
         assert ("sharpness" in moved) == (name == "contrast")
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
     first = task.losses(net, batch)
-    for _ in range(30):
+    for _ in range(20):
         losses = task.losses(net, batch)
         optimizer.zero_grad()
         losses["total"].backward()
@@ -317,34 +321,34 @@ def test_nothing_is_there_that_is_not_trained(clips, tmp_path):
     assert all(p.grad is not None for p in task.network.parameters())
 
 
-def test_a_run_resumes_exactly_and_its_result_loads(clips, tmp_path):
+def test_a_run_resumes_exactly_and_its_result_loads(clips, tmp_path, plain):
     with_openings(clips)
-    recipe = tiny_recipe(opening=0.5, average=0.9, steps=6, public_form=True)
+    recipe = tiny_recipe(opening=0.5, average=0.9, public_form=True)
     config, cache = network_from(TINY), tmp_path / "cache"
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run_syncnet(clips, whole, config, recipe, cache=cache, cpu=True)
-    for steps in (2, 4, 6):
+    for steps in (2, 4):
         run_syncnet(clips, parts, config, dataclasses.replace(recipe, steps=steps), cache=cache, cpu=True)
     ours, theirs = ({line["step"]: line for line in read_log(run) if "loss/total" in line} for run in (whole, parts))
-    assert [ours[n]["loss/total"] for n in range(1, 7)] == pytest.approx(
-        [theirs[n]["loss/total"] for n in range(1, 7)], abs=1e-6
+    assert [ours[n]["loss/total"] for n in range(1, 5)] == pytest.approx(
+        [theirs[n]["loss/total"] for n in range(1, 5)], abs=1e-6
     )
+    assert not (whole / "events.jsonl").read_text().count("clip replaced")
     net, other = (load_syncnet(run / "syncnet.safetensors") for run in (whole, parts))
     for a, b in zip(net.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
     assert net.config == config
     public = load_syncnet(whole / "syncnet.pt", config=config)
     torch.testing.assert_close(public.state_dict(), net.state_dict())
-    assert (whole / "charts.png").stat().st_size > 10_000
     assert (whole / "samples" / "time.png").is_file()
     assert {"time/accuracy", "time/auc", "validation/total"} <= set().union(*map(set, read_log(whole)))
     assert "frames: 5" in (whole / "recipe.yaml").read_text()
-    changed = dataclasses.replace(recipe, opening=0.0, steps=8)
+    changed = dataclasses.replace(recipe, opening=0.0, steps=6)
     with pytest.raises(UserError, match="another network or recipe"):
         run_syncnet(clips, parts, config, changed, cache=cache, cpu=True)
 
 
-def test_the_best_weights_are_kept(clips, tmp_path, monkeypatch):
+def test_the_best_weights_are_kept(clips, tmp_path, monkeypatch, plain):
     values = iter([0.5, 0.9, 0.8])
 
     def said(self):
@@ -398,5 +402,6 @@ def test_the_command(clips, tmp_path):
     assert done.exit_code == 0, done.output
     assert done.stdout.strip().endswith("syncnet.safetensors")
     assert any("people/accuracy" in line for line in read_log(tmp_path / "run"))
+    assert (tmp_path / "run" / "charts.png").stat().st_size > 10_000
     wrong = CliRunner().invoke(app, [*command, "--preset", "huge"])
     assert wrong.exit_code != 0

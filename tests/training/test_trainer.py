@@ -2,24 +2,24 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from latentsync.errors import UserError
 from latentsync.training.charts import EVENTS, PICTURE, read_log
-from latentsync.training.dataset import collate
+from latentsync.training.dataset import ClipStore, collate, find_clips, split
 from latentsync.training.diffusion import Judges, UNetTask
 from latentsync.training.distributed import make_accelerator
-from latentsync.training.launch import Files, run_unet
+from latentsync.training.launch import Files, long_enough, run_unet
 from latentsync.training.trainer import Trainer
 from latentsync.weights import load_unet, recognise
 
 from .parts import all_judges, recipe, tiny_task, tiny_vae, write_files
 
-pytestmark = pytest.mark.slow
-
-STAGES = ("1", "2", "2-efficient")
+STEPS = {"1": 6, "2": 10, "2-efficient": 14}
+"""That take the loss of a fixed batch below half."""
 TRAINED = {"1": ("",), "2": ("motion_modules.", "attentions."), "2-efficient": ("motion_modules.", "attn2")}
 TERMS = {"1": {"noise"}, "2": {"noise", "sync", "lpips", "trepa"}, "2-efficient": {"noise", "sync", "lpips"}}
 NO_PIXELS = {"sync_weight": 0.0, "lpips_weight": 0.0, "trepa_weight": 0.0}
@@ -31,6 +31,12 @@ def trainer_of(data, run, stage="1", task=None, **settings):
     return Trainer(task or tiny_task(data, chosen), chosen, run, accelerator)
 
 
+@pytest.fixture
+def plain(monkeypatch):
+    """Runs without their pictures of curves, which take longer than these networks do."""
+    monkeypatch.setattr("latentsync.training.trainer.draw_charts", lambda run: None)
+
+
 def events(run):
     path = run / EVENTS
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -39,7 +45,7 @@ def events(run):
 # ---- acceptance 2 ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", STEPS)
 def test_exactly_the_stages_parameters_move_and_the_loss_falls(clips, stage):
     """One fixed batch with fixed noise; every tensor of the network, VAE and judges is compared."""
     task = tiny_task(clips, recipe(stage))
@@ -47,7 +53,7 @@ def test_exactly_the_stages_parameters_move_and_the_loss_falls(clips, stage):
     before = copy.deepcopy([part.state_dict() for part in (network, *others)])
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=5e-3)
     batch, totals = collate([task.data[0]]), []
-    for _ in range(22):
+    for _ in range(STEPS[stage] + 1):
         losses = task.losses(network, batch)
         assert losses.keys() == TERMS[stage] | {"total"}
         totals.append(float(losses["total"].detach()))
@@ -73,7 +79,9 @@ def test_every_loss_term_has_a_gradient(clips, checkpointing):
     losses = task.losses(task.network, collate([task.data[0]]))
     recipe_weights = {"noise": 1.0, "sync": 0.05, "lpips": 0.1, "trepa": 10.0}
     for name in recipe_weights:
-        gradients = torch.autograd.grad(losses[name], parameters, retain_graph=True, allow_unused=True)
+        task.network.zero_grad()
+        losses[name].backward(retain_graph=True)  # not autograd.grad, which wants none of the input: see losses()
+        gradients = [p.grad for p in parameters]
         assert all(g is not None and g.isfinite().all() for g in gradients), name
         assert all(g.abs().sum() > 0 for g in gradients if g.ndim > 1), name
     total = sum(weight * losses[name] for name, weight in recipe_weights.items())
@@ -88,6 +96,16 @@ def test_checkpointing_changes_no_number(clips):
         results.append({n: p.grad for n, p in task.network.named_parameters() if p.requires_grad})
     for name, gradient in results[0].items():
         assert torch.allclose(gradient, results[1][name], atol=1e-6), name
+
+
+def test_parts_of_a_step_add_up(clips, tmp_path):
+    """Two batches of one clip are one of two."""
+    results = []
+    for batch, accumulate in ((2, 1), (1, 2)):
+        trainer = trainer_of(clips, tmp_path, batch=batch, accumulate=accumulate, clip=1e9)
+        trainer.gradients()
+        results.append([p.grad for p in trainer.parameters])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*results, strict=True))
 
 
 def test_lpips_may_see_fewer_frames(clips):
@@ -183,6 +201,8 @@ def test_the_result_is_a_model_that_loads(finished):
     assert content["global_step"] == 4
     assert content["state_dict"].keys() == unet.state_dict().keys()
     assert recognise(public).kind == "unet"
+    best_public = torch.load(trainer.run / "unet.pt", weights_only=True)["state_dict"]
+    assert all(torch.equal(best_public[key], tensor) for key, tensor in unet.state_dict().items())
 
 
 def test_what_is_saved_is_the_average(finished):
@@ -216,19 +236,19 @@ def alike(a, b, tolerance=1e-6):
         assert one == pytest.approx(other, abs=tolerance)
 
 
-SETTINGS = {"accumulate": 2, "average": 0.9, "validate_every": 3, "save_every": 2, "log_every": 2, "sample_clips": 0}
+SETTINGS = {"accumulate": 2, "average": 0.9, "validate_every": 2, "save_every": 2, "log_every": 2, "sample_clips": 0}
 
 
-def test_a_run_in_two_parts_is_the_run_in_one(clips, tmp_path):
-    trainer_of(clips, tmp_path / "whole", steps=7, **SETTINGS).fit()
-    part = trainer_of(clips, tmp_path / "parts", steps=7, **SETTINGS)
-    stop_after(part, 5)
+def test_a_run_in_two_parts_is_the_run_in_one(clips, tmp_path, plain):
+    trainer_of(clips, tmp_path / "whole", steps=3, **SETTINGS).fit()
+    part = trainer_of(clips, tmp_path / "parts", steps=3, **SETTINGS)
+    stop_after(part, 1)
     assert part.fit() == "asked to"
-    assert part.checkpoints.latest() == 5  # between two lines of the log
-    rest = trainer_of(clips, tmp_path / "parts", steps=7, **SETTINGS)
+    assert part.checkpoints.latest() == 1  # between two lines of the log
+    rest = trainer_of(clips, tmp_path / "parts", steps=3, **SETTINGS)
     rest.fit()
     alike(curves(tmp_path / "parts"), curves(tmp_path / "whole"), 0)
-    ends = [load_unet(tmp_path / name / "checkpoints/step-00000007/unet.safetensors") for name in ("whole", "parts")]
+    ends = [load_unet(tmp_path / name / "checkpoints/step-00000003/unet.safetensors") for name in ("whole", "parts")]
     assert all(torch.equal(a, b) for a, b in zip(ends[0].parameters(), ends[1].parameters(), strict=True))
 
 
@@ -243,7 +263,7 @@ def stop_after(trainer, step):
     trainer.gradients = gradients
 
 
-def test_patience_ends_a_run(clips, tmp_path):
+def test_patience_ends_a_run(clips, tmp_path, plain):
     trainer = trainer_of(clips, tmp_path, steps=50, validate_every=1, patience=2, sample_clips=0)
     trainer._held_losses = lambda: {"validation/total": 1.0}
     assert "no better validation in the last 2" in trainer.fit()
@@ -274,7 +294,7 @@ def poisoned(clips, run, numbers, **settings):
     return trainer_of(clips, run, task=task, validate_every=100, **settings)
 
 
-def test_a_bad_step_is_left_out(clips, tmp_path):
+def test_a_bad_step_is_left_out(clips, tmp_path, plain):
     trainer = poisoned(clips, tmp_path, {2}, steps=4, save_every=100)
     trainer.fit()
     assert [e["step"] for e in events(tmp_path) if e["event"] == "step skipped"] == [2]
@@ -282,7 +302,7 @@ def test_a_bad_step_is_left_out(clips, tmp_path):
     assert [line["step"] for line in read_log(tmp_path) if "loss/total" in line] == [1, 2, 4]
 
 
-def test_many_bad_steps_lead_back_to_the_last_checkpoint(clips, tmp_path):
+def test_many_bad_steps_lead_back_to_the_last_checkpoint(clips, tmp_path, plain):
     trainer = poisoned(clips, tmp_path, {3, 4}, steps=6, save_every=2, bad_steps=2)
     trainer.fit()
     said = [(e["event"], e["step"]) for e in events(tmp_path)]
@@ -292,7 +312,7 @@ def test_many_bad_steps_lead_back_to_the_last_checkpoint(clips, tmp_path):
     assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_run_that_cannot_recover_ends_with_a_word(clips, tmp_path):
+def test_a_run_that_cannot_recover_ends_with_a_word(clips, tmp_path, plain):
     trainer = poisoned(clips, tmp_path, set(), steps=6, bad_steps=1)
     trainer.task.losses = lambda network, batch, validating=False: {
         "total": sum(p.sum() for p in network.parameters()) * float("nan")
@@ -302,13 +322,16 @@ def test_a_run_that_cannot_recover_ends_with_a_word(clips, tmp_path):
     assert trainer.checkpoints.steps() == [0]
 
 
-def test_a_broken_clip_is_replaced_and_named_once(clips, tmp_path):
-    chosen = recipe("1", steps=6, hold_out="time", sample_clips=0)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_broken_clip_is_replaced_and_named_once(clips, tmp_path, plain, batch):
+    """Also where it comes with a good one, of which nothing is said."""
+    settings = {"steps": 6 // batch, "batch": batch, "hold_out": "time", "sample_clips": 0}
+    chosen = recipe("1", **settings)
     task = tiny_task(clips, chosen)
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
     task.data.clips.append(type(task.data.clips[0])(broken, "broken"))
-    trainer = trainer_of(clips, tmp_path / "run", task=task, steps=6, sample_clips=0)
+    trainer = trainer_of(clips, tmp_path / "run", task=task, **settings)
     trainer.fit()
     named = [e["why"] for e in events(tmp_path / "run") if e["event"] == "clip replaced"]
     assert len(named) == 1
@@ -331,6 +354,7 @@ def command(*words):
     return CliRunner().invoke(app, list(map(str, words)))
 
 
+@pytest.mark.slow
 def test_two_stages_by_command(clips, files, tmp_path):
     """Stage 1 from nothing with cached latents, then stage 2 on it with a SyncNet; the result says the mouth."""
     shared = ("--vae", files["vae"], "--whisper", files["whisper"], "--cpu", "--precision", "fp32", "--workers", 0,
@@ -356,6 +380,7 @@ def test_two_stages_by_command(clips, files, tmp_path):
     assert again.exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_lora_by_command(clips, files, tmp_path):
     from ..tiny import tiny_checkpoint
 
@@ -375,6 +400,15 @@ def test_a_lora_by_command(clips, files, tmp_path):
     moved = {k for k, t in load_unet(base).state_dict().items() if not torch.equal(t, changed[k])}
     assert moved
     assert all(".attn2." in key or ".attention_blocks." in key for key in moved)
+
+
+def test_a_lora_is_for_a_finished_network(clips, files, tmp_path):
+    from ..tiny import tiny_checkpoint
+
+    base = tiny_checkpoint(tmp_path / "base.safetensors", audio_dim=64, motion="none")
+    files = Files(init=str(base), whisper=str(files["whisper"]))
+    with pytest.raises(UserError, match=r"lacks .*motion_modules.* take --stage 1"):
+        run_unet(clips, tmp_path / "run", recipe("2", lora=4, **NO_PIXELS), files, cpu=True)
 
 
 @pytest.mark.parametrize(
@@ -401,6 +435,15 @@ def test_ears_must_fit(clips, files, tmp_path):
     files = Files(init=str(base), whisper=str(files["whisper"]))
     with pytest.raises(UserError, match="64 numbers per token and the U-Net takes 384"):
         run_unet(clips, tmp_path / "run", recipe("2", **NO_PIXELS), files, cpu=True)
+
+
+def test_held_out_ends_must_hold_a_window(clips, files, tmp_path):
+    given = Files(size="tiny", vae=str(files["vae"]), whisper=str(files["whisper"]), cache=tmp_path)
+    with pytest.raises(UserError, match="shorter than a window of 16 frames; set held_share higher"):
+        run_unet(clips, tmp_path / "run", recipe("1", held_share=0.2), given, cpu=True)
+    _, held = split(find_clips(clips), 0.4, "time")
+    short = replace(held[0], part=(0.9, 1.0))
+    assert long_enough(ClipStore(tmp_path, 64), [short, *held[1:]], 16) == held[1:]
 
 
 def test_the_judges_of_the_tests_are_real(clips):

@@ -242,7 +242,12 @@ def score() -> Sheet:
     g = Flow()
     video = g.add("LoadVideo", "Video to score", file="face.mp4")
     found = g.add(
-        "LatentSyncScore", "LatentSync: Score", video=video, fps=float(Settings.still_fps), face=Settings.face
+        "LatentSyncScore",
+        "LatentSync: Score",
+        video=video,
+        fps=float(Settings.still_fps),
+        face=Settings.face,
+        syncnet="none",
     )
     chart = g.add("PreviewImage", "Chart", images=found[3])
     note = (

@@ -8,7 +8,8 @@ const HIGH = 200;
 
 /**
  * score: {fps, step, offset, confidence, correlation, chance, sure, opening, loudness, lags, by_lag}; offset and lags
- * in frames, one value of opening and loudness for every step-th frame, chance: what unrelated curves reach.
+ * in frames, one value of opening and loudness for every step-th frame, chance: what unrelated curves reach; with a
+ * SyncNet also syncnet: {name, lse_c, lse_d, offset}.
  */
 export function showScore(element, score) {
   element.classList.add("latentsync-score");
@@ -22,7 +23,17 @@ function summary(score) {
     correlation: plain(score.correlation),
     offset: score.offset,
   });
-  return make("header", {}, make("strong", {}, verdict(score)), make("span", {}, numbers));
+  const lines = [numbers, ...(score.syncnet ? [bySyncNet(score.syncnet)] : [])];
+  return make("header", {}, make("strong", {}, verdict(score)), ...lines.map((line) => make("span", {}, line)));
+}
+
+function bySyncNet({ name, lse_c, lse_d, offset }) {
+  return say("syncnet", "LSE-C {confidence} · LSE-D {distance} · offset {offset} frames by {name}", {
+    confidence: plain(lse_c),
+    distance: plain(lse_d),
+    offset,
+    name,
+  });
 }
 
 export function verdict({ offset, sure }) {

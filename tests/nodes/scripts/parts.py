@@ -26,6 +26,7 @@ if checkpoint != "nano":  # a file is offered by its name in our folder
     import folder_paths
 
     folder_paths.add_model_folder_path("latentsync", JOB["folder"])
+    folder_paths.add_model_folder_path("loras", JOB["folder"])
 
 
 def engine() -> tuple[torch.Tensor, np.ndarray]:
@@ -38,7 +39,7 @@ def engine() -> tuple[torch.Tensor, np.ndarray]:
         return made[-1]
 
     pipeline.denoise_window = spy
-    path = "nano" if checkpoint == "nano" else f"{JOB['folder']}/{checkpoint}"
+    path = "nano" if checkpoint == "nano" else f"{JOB['folder']}/{JOB.get('merged', checkpoint)}"
     with pipeline.load_models(path, vae=path, whisper="tiny.en") as models:
         result = pipeline.lipsync(frames, wave, rate, Fraction(25), models=models, settings=settings)
     pipeline.denoise_window = original
@@ -78,6 +79,11 @@ def apart(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 model, vae, encoder = host.load(checkpoint, None, None)
+plain = model
+if "lora" in JOB:  # as a user does it: the file in models/loras, its name on ComfyUI's node
+    import nodes
+
+    (model,) = nodes.LoraLoaderModelOnly().load_lora_model_only(model, JOB["lora"], 1.0)
 images, track, conditioned = conditions(model, vae, encoder)
 made = sampled(model, conditioned)
 wanted, pictures = engine()
@@ -91,6 +97,9 @@ facts = {
     "memory": {n: float(inner.memory_required([n, 8, 20, 20])) for n in (16, 32, 320, 3200)},
     "cast": sum(getattr(m, "comfy_cast_weights", False) for m in inner.diffusion_model.modules()),
 }
+if "lora" in JOB:
+    facts["patches"] = len(model.patches)
+    facts["lora"] = apart(sampled(plain, conditioned)["samples"], made["samples"])
 if not JOB.get("deep"):
     answer(**facts)
     raise SystemExit

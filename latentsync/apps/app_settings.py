@@ -1,0 +1,66 @@
+"""How the web app is set up, and what one visitor may ask of it. Written once, here."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..settings import Settings
+
+VARIABLE = "LATENTSYNC_APP"
+"""Environment variable that hands the setup from `latentsync app` to the page that Streamlit runs."""
+
+QUALITIES: Mapping[str, int] = {"Quick look": 8, "Good": Settings.steps, "Finest": 40}
+"""What a beginner chooses, and the solver steps that it means."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one visitor may ask for, and what the app holds for all of them.
+
+    megabytes: of one upload. seconds: of a clip, of a recording, and so of a result. pixels: of a picture or a frame.
+    rate: frames a second. steps: solver steps. waiting: runs in the queue. keep: seconds that the files of
+    somebody who has left are kept, in case they come back.
+    """
+
+    megabytes: int = 200
+    seconds: float = 120.0
+    pixels: int = 4096 * 2304
+    rate: int = 60
+    steps: int = 60
+    waiting: int = 20
+    keep: float = 180.0
+
+
+@dataclass(frozen=True)
+class AppSettings:
+    """folder: where sessions keep their files (None: a temporary one of its own). samples: a folder whose files may be
+    chosen. checkpoints: more of them, beside those that are found by name. local: whether this machine computes.
+    server, headers: a ComfyUI that computes instead, and what goes along with every request to it."""
+
+    limits: Limits = field(default_factory=Limits)
+    folder: str | None = None
+    samples: str | None = None
+    checkpoints: tuple[str, ...] = ()
+    device: str = "auto"
+    dtype: str = "auto"
+    local: bool = True
+    server: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def to_text(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> "AppSettings":
+        said: dict[str, Any] = json.loads(text)
+        limits, more = Limits(**said.pop("limits")), tuple(said.pop("checkpoints"))
+        return cls(limits=limits, checkpoints=more, **said)
+
+    @classmethod
+    def handed_over(cls) -> "AppSettings":
+        """What `latentsync app` says; the defaults where Streamlit was started by other means."""
+        text = os.environ.get(VARIABLE)
+        return cls.from_text(text) if text else cls()

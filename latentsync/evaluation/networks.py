@@ -1,0 +1,136 @@
+"""Networks that measures ask and that are the user's to bring: TorchScript files, or known libraries' with weights that
+are on this machine. Nothing is fetched here."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .quality import FVD_FRAMES, Features, pixels
+
+LPIPS_FILES = {"alex": "alexnet-", "vgg": "vgg16-", "squeeze": "squeezenet1_1-"}
+"""What torchvision calls the weights."""
+INCEPTION, INCEPTION_FILE = "inception", "weights-inception-2015-12-05-6726825d.pth"
+"""torch-fidelity's copy of the network of the published FID."""
+
+
+class Network:
+    """A TorchScript file that the user trusts: the program in it is run.
+
+    Its forward is told `return_features`, `rescale` and `resize` where it has such arguments, as the public Inception
+    and I3D files do.
+    """
+
+    EXTRAS = ("return_features", "rescale", "resize")
+
+    def __init__(self, path: str | Path, device: str = "cpu") -> None:
+        self.name, self.device = str(path), device
+        if not Path(path).is_file():
+            raise UserError(f"There is no file {path}; give a TorchScript network (torch.jit.save).")
+        try:
+            self.module: Any = torch.jit.load(str(path), map_location=device).eval()
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"{path} is no TorchScript network; export one by torch.jit.save.") from error
+        known = {argument.name for argument in self.module.forward.schema.arguments}
+        self.extras = {name: True for name in self.EXTRAS if name in known}
+
+    @torch.no_grad()
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        try:
+            out = self.module(*(x.to(self.device) for x in inputs), **self.extras)
+        except RuntimeError as error:
+            shape = " and ".join("×".join(map(str, x.shape)) for x in inputs)
+            last = str(error).strip().splitlines()[-1]
+            raise UserError(f"{self.name} cannot take pictures of {shape} ({last}); see docs/evaluation.md.") from error
+        return out.float().cpu()
+
+
+def fid_network(name: str, device: str = "cpu") -> Features:
+    """ "inception", or a TorchScript file."""
+    return Inception(device) if name == INCEPTION else Network(name, device)
+
+
+def fvd_network(name: str, device: str = "cpu") -> Features:
+    """A folder with a VideoMAE, or a TorchScript file (I3D)."""
+    return VideoMae(Path(name), device) if Path(name).is_dir() else Network(name, device)
+
+
+class Inception:
+    """2048 numbers of Inception v3 as the published FID takes them (Heusel et al. 2017), by torchmetrics."""
+
+    name = INCEPTION
+
+    def __init__(self, device: str = "cpu") -> None:
+        file = _hub_file(INCEPTION_FILE, "FID's Inception", "--fid-network")
+        try:
+            from torchmetrics.image.fid import NoTrainInceptionV3
+
+            self.module: Any = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(file)).to(device)
+        except ImportError as error:
+            raise UserError(
+                f'FID by torchmetrics needs torch-fidelity ({error}); install it by pip install "latentsync[eval]".'
+            ) from error
+        self.device = device
+
+    @torch.no_grad()
+    def __call__(self, pictures: Tensor, /) -> Tensor:
+        return self.module(pictures.round().clamp(0, 255).to(self.device, torch.uint8)).float().cpu()
+
+
+class VideoMae:
+    """The mean of VideoMAE's last states over a window; FVD on it follows motion more than I3D's (Ge et al. 2024)."""
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        from ..training.judges import load_videomae
+
+        self.name, self.device = str(folder), device
+        self.features = load_videomae(folder, device, FVD_FRAMES)
+
+    @torch.no_grad()
+    def __call__(self, pictures: Tensor, /) -> Tensor:
+        from ..training.losses import videomae_input
+
+        frames = pictures.to(self.device).transpose(1, 2) / 127.5 - 1
+        return self.features(videomae_input(frames)).float().cpu()
+
+
+class Lpips:
+    """LPIPS (Zhang et al. 2018): "alex", "vgg" or "squeeze" by torchmetrics, or a TorchScript file that takes two
+    (N, 3, H, W) in [-1, 1] and gives N distances. 0 … about 1, 0 where equal."""
+
+    def __init__(self, name_or_path: str, device: str = "cpu") -> None:
+        self.device = device
+        known = name_or_path in LPIPS_FILES
+        self._net: Any = _torchmetrics_lpips(name_or_path, device) if known else Network(name_or_path, device)
+
+    @torch.no_grad()
+    def __call__(self, a: np.ndarray, b: np.ndarray) -> float:
+        x, y = (pixels([p]) / 127.5 - 1 for p in (a, b))
+        return float(self._net(x.to(self.device), y.to(self.device)).mean())
+
+
+def _torchmetrics_lpips(name: str, device: str) -> Any:
+    _hub_file(LPIPS_FILES[name] + "*.pth", f"LPIPS {name}", "--lpips")
+    try:
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+        return LearnedPerceptualImagePatchSimilarity(net_type=name).to(device).eval()  # type: ignore[arg-type]
+    except ImportError as error:
+        raise UserError(
+            f'LPIPS needs torchmetrics and torchvision ({error}); install them by pip install "latentsync[eval]".'
+        ) from error
+
+
+def _hub_file(pattern: str, what: str, option: str) -> Path:
+    """Weights where PyTorch's libraries keep theirs; UserError says which and where."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    found = sorted(folder.glob(pattern))
+    if not found:
+        raise UserError(
+            f"{what} needs the file {pattern} in {folder}, which is not there; fetch it, or give a TorchScript file by"
+            f" {option}, or leave {option} out."
+        )
+    return found[0]

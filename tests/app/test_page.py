@@ -1,0 +1,165 @@
+"""The page as Streamlit draws it, without a browser: what is there in which state, and that nothing raises."""
+
+import pytest
+
+from latentsync.apps import app_sessions
+from latentsync.apps.app_faces import look
+from latentsync.apps.app_jobs import CANCELLED, FAILED
+from latentsync.apps.app_media import take_face, take_voice
+from latentsync.apps.app_settings import AppSettings, Limits
+from latentsync.apps.app_studio import Studio
+
+from .test_jobs import wait_until
+
+testing = pytest.importorskip("streamlit.testing.v1", reason="Streamlit draws the page: pip install latentsync[app]")
+LIMITS = Limits(megabytes=7, seconds=9)
+
+
+def page():
+    from latentsync.apps.streamlit_app import main
+
+    main()
+
+
+@pytest.fixture
+def studio(tiny, tmp_path, monkeypatch):
+    samples = tmp_path / "samples"
+    samples.mkdir()
+    settings = AppSettings(
+        limits=LIMITS, folder=str(tmp_path / "app"), checkpoints=(tiny,), device="cpu", samples=str(samples)
+    )
+    (tmp_path / "app").mkdir()
+    studio = Studio(settings, lambda session: True)
+    app_sessions.studio.cache_clear()
+    monkeypatch.setattr(app_sessions, "studio", lambda: studio)
+    monkeypatch.setattr(app_sessions, "session_id", lambda: "anna")
+    yield studio
+    studio.close()
+
+
+@pytest.fixture
+def screen(studio):
+    return testing.AppTest.from_function(page, default_timeout=120)
+
+
+def shown(screen):
+    screen.run()
+    assert not screen.exception, screen.exception
+    return screen
+
+
+def text(screen):
+    kinds = (screen.title, screen.subheader, screen.markdown, screen.caption, screen.error, screen.info, screen.warning)
+    return "\n".join(str(element.value) for kind in kinds for element in kind)
+
+
+def button(screen, label):
+    return next(one for one in screen.button if one.label == label)
+
+
+def give(studio, material, face="couple.png", voice="say.wav"):
+    anna = studio.visitors.get("anna")
+    with (material / face).open("rb") as stream:
+        anna.face = take_face(stream, face, anna.folder, LIMITS)
+    with (material / voice).open("rb") as stream:
+        anna.voice = take_voice(stream, voice, anna.folder, LIMITS)
+    return anna
+
+
+def test_an_empty_page_says_what_to_do(screen):
+    shown(screen)
+    assert [one.value for one in screen.subheader] == ["1 · The face", "2 · The voice", "3 · Model and quality"]
+    assert "At most 9 seconds long." in text(screen)
+    assert "Give a face first." in text(screen)
+    assert button(screen, "Make the video").disabled
+
+
+def test_the_sample_voice_is_two_clicks_away(screen, studio):
+    shown(screen)
+    next(one for one in screen.radio if one.key == "voice-from").set_value("Example").run()
+    button(screen, "Take this one").click().run()
+    assert not screen.exception
+    assert studio.visitors.get("anna").voice.name == "voice.flac"
+    assert "voice\\.flac" in text(screen)
+
+
+def test_faces_can_be_chosen_by_buttons_too(screen, studio, material):
+    anna = give(studio, material)
+    shown(screen)
+    assert "Who speaks?" in text(screen)
+    picked = anna.picked
+    button(screen, ["Face 2 (right)", "Face 1 (left)"][picked]).click().run()
+    assert not screen.exception
+    assert anna.picked == 1 - picked
+    assert not button(screen, "Make the video").disabled
+    assert "agreed to say" in text(screen)
+
+
+def test_without_a_face_nothing_can_be_made(screen, studio, material, tmp_path):
+    import cv2
+    import numpy as np
+
+    cv2.imwrite(str(tmp_path / "grey.png"), np.full((100, 100, 3), 120, np.uint8))
+    give(studio, tmp_path, "grey.png", str(material / "say.wav"))
+    shown(screen)
+    assert "No face was found here" in text(screen)
+    assert button(screen, "Make the video").disabled
+
+
+def test_the_run_gets_what_was_chosen(screen, studio, material, monkeypatch):
+    anna = give(studio, material)
+    orders = []
+    monkeypatch.setattr(studio, "start", lambda visitor, order: orders.append((visitor, order)))
+    shown(screen)
+    next(one for one in screen.radio if one.label == "Quality").set_value("Quick look").run()
+    next(one for one in screen.selectbox if one.key == "fit").set_value("hold").run()
+    button(screen, "Face 2 (right)").click().run()
+    button(screen, "Make the video").click().run()
+    ((visitor, order),) = orders
+    assert visitor is anna
+    assert (order.backend, order.checkpoint, order.own_sound) == ("local", "nano", False)
+    assert (order.settings.steps, order.settings.fit) == (8, "hold")
+    assert order.settings.face == look(anna.face).point(1)
+
+
+def test_why_a_run_ended_is_said(screen, studio, material):
+    anna = give(studio, material)
+
+    def wrong(job):
+        from latentsync.errors import UserError
+
+        raise UserError("The *sound* is silent; give [another](x).")
+
+    anna.run = studio._queues["local"].submit(wrong)
+    assert wait_until(lambda: anna.run.over)
+    assert anna.run.state == FAILED
+    assert r"The \*sound\* is silent; give \[another\]\(x\)\." in text(shown(screen))
+    anna.run = studio._queues["local"].submit(lambda job: job.cancel() or job.tell(""))
+    assert wait_until(lambda: anna.run.state == CANCELLED)
+    assert "Cancelled; nothing was kept." in text(shown(screen))
+
+
+def test_while_it_runs_nothing_can_be_changed(screen, studio, material):
+    import threading
+
+    anna, go = give(studio, material), threading.Event()
+
+    def work(job):
+        job.tell("mouth", 3, 12)
+        go.wait(60)
+
+    anna.run = studio._queues["local"].submit(work)
+    assert wait_until(lambda: anna.run.done == 3)
+    shown(screen)
+    assert button(screen, "Cancel") is not None
+    assert all(one.disabled for one in screen.button if one.label in ("Change", "Face 1 (left)"))
+    assert all(one.disabled for one in [*screen.selectbox, *screen.radio])
+    assert not [one for one in screen.button if one.label == "Make the video"]
+    button(screen, "Cancel").click().run()
+    assert anna.run.stopping
+    go.set()
+
+
+def test_a_refused_file_is_named(screen, studio):
+    studio.visitors.get("anna").note["face"] = "notes.mp4 is not a video."
+    assert r"notes\.mp4 is not a video\." in text(shown(screen))
