@@ -4,8 +4,9 @@ Lip-syncs a short piece of a clip (or a picture) again and again, changing one s
 each: a row is a value, a column a moment; the first row is the source. Beside each row stand figures over all its
 frames: how far the mouth opens (inner lips over the height of the face: from, to, and the correlation with the
 source's where the sound is the source's own), and how much the repainted pixels differ from the row marked *, in grey
-levels. "fit" shows which source frame is seen when, with four steps and guidance 1. Without --clip: the astronaut
-portrait of scikit-image says the sample voice. settings.json beside the grids has the figures of all rows.
+levels. "fit" shows which source frame is seen when, in a longer piece, shrunk, with four steps and guidance 1.
+Without --clip: the astronaut portrait of scikit-image says the sample voice. settings.json beside the grids has the
+figures of all rows.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from hashlib import sha256
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,8 @@ FACE, TOP = 170, 0.36
 """Side of the upright face in pixels, and where its lower part, which is shown, begins."""
 FILM, ROOM = 150, 2.2
 """Side of the frames in the grid of fit, and how many heights of the face they show."""
+FIT_SECONDS, FIT_SIDE = 2.5, 720
+"""Of that grid: its piece, and its frames' longer side; what counts is which frame is seen."""
 MARGIN, LINE = 175, 18
 PAPER, INK, FAINT, SOUND = (255, 255, 255), (40, 40, 40), (120, 120, 120), (150, 170, 200)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -165,6 +169,7 @@ def fit_grid(piece: Piece, models: Models, usual: Settings) -> tuple[np.ndarray,
         "picture longer than sound": piece.cut(whole, short / piece.fps),
     }
     pictures, facts = [], []
+    piece = shrunk(piece)
     for title, case in cases.items():
         columns, alike = evenly(whole, COLUMNS), {}
         track = follow(case.frames, models)
@@ -174,13 +179,21 @@ def fit_grid(piece: Piece, models: Models, usual: Settings) -> tuple[np.ndarray,
             line = fit_timeline(case.fps, len(case.frames), seconds, fit)
             shown = [line.source_index(i) if i < len(frames) else None for i in columns]
             tiles = [film(frames, i, n, track, i / case.fps < seconds) for i, n in zip(columns, shown, strict=True)]
-            alike.setdefault(frames.tobytes(), ([], tiles, len(frames)))[0].append(fit)
+            alike.setdefault(sha256(frames.tobytes()).hexdigest(), ([], tiles, len(frames)))[0].append(fit)
             facts.append({"case": title, "fit": fit, "frames": len(frames), "shown": shown})
         lengths = f"{title}: {len(case.frames) / float(case.fps):.2f} s of picture, {float(seconds):.2f} s of sound"
         rows = [Row([*fits, f"lasts {n / float(case.fps):.2f} s"], tiles) for fits, tiles, n in alike.values()]
         times = [f"{i / float(case.fps):.2f} s" for i in columns]
         pictures.append(draw(rows, times, lengths))
     return np.concatenate(pictures), facts
+
+
+def shrunk(piece: Piece) -> Piece:
+    height, width = piece.frames.shape[1:3]
+    scale = min(1.0, FIT_SIDE / max(height, width))
+    size = (2 * round(width * scale / 2), 2 * round(height * scale / 2))
+    frames = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in piece.frames]
+    return replace(piece, frames=np.stack(frames))
 
 
 def film(frames: np.ndarray, i: int, source: int | None, track: FaceTrack, sounds: bool) -> np.ndarray:
@@ -243,7 +256,8 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    piece = read_piece(arguments.clip, arguments.audio, arguments.start, arguments.seconds)
+    given = (arguments.clip, arguments.audio, arguments.start)
+    piece = read_piece(*given, arguments.seconds)
     place = arguments.out / "settings.json"
     facts: dict[str, Any] = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
     with load_models(arguments.checkpoint, device=arguments.device) as models:
@@ -253,8 +267,10 @@ def main() -> None:
             if name == "fit" and len(piece.frames) == 1:
                 print("fit: left out, a picture is always as long as the sound")
                 continue
-            drawn = fit_grid if name == "fit" else lambda *rest, name=name: grid(name, *rest)
-            picture, facts[name] = drawn(piece, models, Settings())
+            if name == "fit":
+                picture, facts[name] = fit_grid(read_piece(*given, FIT_SECONDS), models, Settings())
+            else:
+                picture, facts[name] = grid(name, piece, models, Settings())
             path = arguments.out / f"{name}.jpg"
             cv2.imwrite(str(path), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
             print(path, *facts[name], sep="\n  ")

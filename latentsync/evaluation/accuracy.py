@@ -78,7 +78,7 @@ def syncnet_accuracy(
         raise UserError(
             "Accuracy at a threshold is asked of a StableSyncNet; Chung's gives distances: use `eval sync`."
         )
-    low = 1 - held_out
+    low = held_at * (1 - held_out)
     found, left_out = [], {}
     for n, path in enumerate(paths):
         random = np.random.default_rng((seed, n))

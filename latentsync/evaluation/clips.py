@@ -82,7 +82,7 @@ def follow(
 
 def _moments(count: int, fps: Fraction, wanted: Fraction) -> list[int]:
     """Which of so many frames show at another rate: each the latest at or before its time."""
-    return [int(i * wanted / fps) for i in range(max(1, int(count * wanted / fps)))]
+    return [int(i * fps / wanted) for i in range(max(1, int(count * wanted / fps)))]
 
 
 def _picked(track: FaceTrack, picked: Sequence[int]) -> FaceTrack:
@@ -195,7 +195,7 @@ def prepared_clips(place: str | Path, only: Sequence[str] = (), without: Sequenc
 
 
 def _patterns(names: Sequence[str]) -> list[str]:
-    return [pattern for name in names for pattern in (f"*{name}*",)]
+    return [pattern for name in names for pattern in (f"{name}*", f"*/{name}*")]
 
 
 def _listed(place: Path) -> list[Path]:

@@ -13,6 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from latentsync.apps.app_faces import look
+from latentsync.apps.app_media import take_face
+from latentsync.apps.app_settings import Limits
+
 from ..tiny import find_model
 from ..web.stage import two_people
 from ..workflows.browser import ARGUMENTS, find_browser
@@ -196,6 +200,13 @@ def made_by_the_command(folder: Path, face: Path, voice: Path | None, *options: 
     command = [sys.executable, "-m", "latentsync", "run", kind, str(face), *sound, "--out", str(out), *options]
     subprocess.run(command, env=environment(folder), check=True, capture_output=True)
     return out.read_bytes()
+
+
+def point(path: Path, face: int | None, folder: Path) -> str:
+    """What the engine is told when this face, or else the largest, is clicked in the first frame."""
+    with path.open("rb") as stream:
+        shot = look(take_face(stream, path.name, folder, Limits()))
+    return shot.point(shot.largest if face is None else face)
 
 
 def couple_clip(target: Path, frames: int = 30) -> Path:

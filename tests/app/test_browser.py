@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from latentsync.apps.app_faces import look
-from latentsync.apps.app_media import take_face
-from latentsync.apps.app_settings import Limits
 from latentsync.video import probe
 
 from .parts import portrait
-from .stage import NARROW, PATIENCE, STEPS, App, Visitor, chromium, couple_clip, made_by_the_command, spoken
+from .stage import NARROW, PATIENCE, STEPS, App, Visitor, chromium, couple_clip, made_by_the_command, point, spoken
 from .test_jobs import wait_until
 
 if TYPE_CHECKING:
@@ -45,12 +42,6 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A clip with two people, and a voice of a little more than a second."""
     folder = tmp_path_factory.mktemp("given")
     return couple_clip(folder / "two people.mp4"), spoken(folder / "voice.wav", SECONDS)
-
-
-def point(path: Path, face: int, folder: Path) -> str:
-    """What the engine is told when this face is clicked in the first frame."""
-    with path.open("rb") as stream:
-        return look(take_face(stream, path.name, folder, Limits())).point(face)
 
 
 PLAYS = """() => {
@@ -128,7 +119,7 @@ def test_two_at_once(browser: "Browser", app: App, given: tuple[Path, Path], tmp
         hers, his = anna.download(tmp_path / "hers.mp4"), ben.download(tmp_path / "his.mp4")
         folder = tmp_path / "look"
         folder.mkdir()
-        picked = point(clip, look_largest(clip, folder), folder), point(face, 0, folder)
+        picked = point(clip, None, folder), point(face, 0, folder)
         assert hers == made_by_the_command(tmp_path, clip, None, "--steps", "2", "--face", picked[0])
         assert his == made_by_the_command(tmp_path, face, voice, "--steps", "2", "--face", picked[1])
         sources = "[...document.querySelectorAll('video, audio, img')].map(media => media.currentSrc || media.src)"
@@ -141,11 +132,6 @@ def test_two_at_once(browser: "Browser", app: App, given: tuple[Path, Path], tmp
         assert "face.png" not in anna.page.content()
         assert clip.name not in ben.page.content()
     assert wait_until(lambda: not app.visitors(), 60), "their files go with them"
-
-
-def look_largest(path: Path, folder: Path) -> int:
-    with path.open("rb") as stream:
-        return look(take_face(stream, path.name, folder, Limits())).largest
 
 
 def test_what_is_too_large_or_not_what_it_says_is_refused(browser: "Browser", app: App, tmp_path: Path) -> None:

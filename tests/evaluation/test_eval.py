@@ -228,7 +228,7 @@ def test_some_recordings_only(prepared):
     assert names(prepared / "clips", ["c1", "c2"], ["c2"]) == ["c1"]
     for place in (prepared, prepared / "clips"):
         with pytest.raises(UserError, match=r"No clip|None of the 6 clips"):
-            prepared_clips(place, ["nobody"])
+            prepared_clips(place, ["mp4"])
 
 
 def test_lists_name_what_is_missing(prepared, tmp_path):
