@@ -47,7 +47,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "seed": (1247, 1, 2, 3),
 }
 FEW_STEPS = 5
-"""Of the grid of solvers: with many, all end up alike."""
+"""Of the grid of solvers."""
 COLUMNS = 6
 FACE, TOP = 170, 0.36
 """Side of the upright face in pixels, and where its lower part, which is shown, begins."""
@@ -114,29 +114,36 @@ def follow(frames: np.ndarray, models: Models) -> FaceTrack:
     return choose(find_tracks(iter(frames), models.finder), "largest")
 
 
+def variants(name: str, usual: Settings) -> tuple[dict[str, Settings], str]:
+    """What is drawn, by the words beside each row, and the row that the others are compared with."""
+    if name == "solver":  # with few steps, where they part, against what many steps agree on
+        few = {f"{one}, {FEW_STEPS} steps": replace(usual, solver=one, steps=FEW_STEPS) for one in VALUES[name]}
+        many = max(VALUES["steps"])
+        return few | {f"{usual.solver}, {many} steps": replace(usual, steps=many)}, f"{usual.solver}, {many} steps"
+    settings = {f"{name} {value:g}": replace(usual, **{name: value}) for value in VALUES[name]}
+    return settings, f"steps {max(VALUES[name])}" if name == "steps" else f"{name} {getattr(usual, name):g}"
+
+
 def grid(name: str, piece: Piece, models: Models, usual: Settings) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """The picture, and the figures of each row."""
-    if name == "solver":
-        usual = replace(usual, steps=FEW_STEPS)
-    settings = [replace(usual, **{name: value}) for value in VALUES[name]]
-    made = {getattr(one, name): make(piece, models, one) for one in settings}
-    standard = max(VALUES[name]) if name == "steps" else getattr(usual, name)
+    settings, standard = variants(name, usual)
+    made = {label: make(piece, models, one) for label, one in settings.items()}
     count = len(made[standard][0])
     source = piece.frames if len(piece.frames) > 1 else np.repeat(piece.frames, count, 0)
     track = follow(source, models)
     truth = mouth_opening(track.landmarks)
     columns = evenly(count, COLUMNS)
-    rows, facts = [Row([*opened(truth, "source")], faces(source, track, columns))], []
-    for value, (frames, mask) in made.items():
+    rows, facts = [Row(opened(truth, "source"), faces(source, track, columns))], []
+    for label, (frames, mask) in made.items():
         opening = mouth_opening(follow(frames, models).landmarks)
         differs = difference(frames, made[standard][0], mask)
-        told = {name: value, "opening": [round(float(x), 3) for x in (opening.min(), opening.max())]}
+        told = {"row": label, "opening": [round(float(x), 3) for x in (opening.min(), opening.max())]}
         told["differs"] = round(differs, 2)
-        words = opened(opening, f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
+        words = opened(opening, label)
         if piece.own:
             told["correlation"] = round(float(np.corrcoef(opening, truth)[0, 1]), 2)
             words.append(f"as the source's: {told['correlation']:.2f}")
-        words.append("*" if value == standard else f"differs by {differs:.1f}")
+        words.append("*" if label == standard else f"differs by {differs:.1f}")
         rows.append(Row(words, faces(frames, track, columns)))
         facts.append(told)
     times = [f"{i / float(piece.fps):.2f} s" for i in columns]
@@ -216,7 +223,7 @@ def film(frames: np.ndarray, i: int, source: int | None, track: FaceTrack, sound
 def draw(rows: Sequence[Row], times: Sequence[str], title: str = "") -> np.ndarray:
     """The grid with its words: (H, W, 3) uint8 RGB."""
     gap, (high, wide) = 4, rows[0].tiles[0].shape[:2]
-    head = 2 * LINE if title else LINE + 6
+    head = 2 * LINE + 6 if title else LINE + 6
     out = np.full((head + len(rows) * (high + gap), MARGIN + len(times) * (wide + gap), 3), PAPER, np.uint8)
     say(out, title, 8, LINE - 3, INK)
     for x, time in enumerate(times):

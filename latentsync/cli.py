@@ -1,5 +1,6 @@
 """The command line. It parses, calls the engine and prints; everything heavy is imported inside the commands."""
 
+import io
 import os
 import signal
 import sys
@@ -59,6 +60,9 @@ app = typer.Typer(
 def main() -> None:
     """The console script. A run that is told to terminate cleans up like an interrupted one."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a sign that a console of Windows lacks is no reason to fail
     app()
 
 

@@ -9,6 +9,7 @@ from . import options
 from .apps.app_settings import AppSettings, Limits
 from .cli_queue import Header, parse_header
 from .errors import UserError
+from .settings import MARKS, Settings
 
 _WHERE, _LIMITS, _WHO = "Where it is to be found", "What visitors may do", "Who computes"
 
@@ -52,6 +53,14 @@ Keep = Annotated[
         rich_help_panel=_LIMITS,
     ),
 ]
+Mark = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help=f"How every result says that its lips were made ({', '.join(MARKS)}); none leaves it to the visitors.",
+        rich_help_panel=_LIMITS,
+    ),
+]
 Samples = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="Files that visitors may choose from.", rich_help_panel=_LIMITS),
@@ -87,6 +96,7 @@ def app(
     waiting: Waiting = Limits.waiting,
     keep: Keep = Limits.keep,
     samples: Samples = None,
+    mark: Mark = Settings.mark,
     checkpoints: Checkpoints = None,
     server: Server = None,
     header: Header = None,
@@ -116,6 +126,7 @@ def app(
         local=local,
         server=server,
         headers=dict(map(parse_header, header or ())),
+        mark=Settings(mark=mark).mark,
     )
     code = serve(settings, Place(host, port, base, share), typer.echo, lambda url: _ready(url, browser))
     raise typer.Exit(code)

@@ -1,5 +1,6 @@
 """`latentsync train`: it parses, calls training/ and prints."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -136,7 +137,13 @@ def unet(
     own = resolution is not None or (config is not None and "resolution" in read_yaml(config))
     files = Files(init, size, vae, whisper, sync_net, videomae, cache)
     run_unet(data, out, recipe, files, own_resolution=own, cpu=cpu, say=lambda line: typer.echo(line, err=True))
-    typer.echo(str(out / ("lora.safetensors" if recipe.lora else "unet.safetensors")))
+    _tell_result(out / ("lora.safetensors" if recipe.lora else "unet.safetensors"))
+
+
+def _tell_result(path: Path) -> None:
+    """Once, however many processes there are."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(str(path))
 
 
 _SETTINGS = (
@@ -249,7 +256,7 @@ def syncnet(
     run_syncnet(
         data, out, network, recipe, cache=cache, encode=encode, cpu=cpu, say=lambda line: typer.echo(line, err=True)
     )
-    typer.echo(str(out / RESULT))
+    _tell_result(out / RESULT)
 
 
 _SYNC_SETTINGS = (

@@ -1,5 +1,6 @@
 """A real LatentSync small enough for tests: random weights in our own file format, and the models made from it."""
 
+import shutil
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,14 @@ def face_model() -> Path:
     if path is None:
         pytest.skip("face_landmarker.task is neither in LATENTSYNC_MODELS nor beside the repository")
     return path
+
+
+def link(at: Path, to: Path) -> None:
+    """What lies at `to` lies at `at` too: as a link, or copied where a user may make none (Windows)."""
+    try:
+        at.symlink_to(to)
+    except OSError:
+        shutil.copyfile(to, at)
 
 
 def tiny_models(folder: Path, *, whisper: WhisperEncoder | None = None, **checkpoint: object) -> Models:

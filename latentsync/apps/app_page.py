@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..registry import ASSETS
-from ..settings import FITS, SOLVERS, Settings
+from ..settings import FITS, MARKS, SOLVERS, Settings
 from .app_faces import first_look, look, shown_frames
 from .app_jobs import CANCELLED, DONE, FAILED, WAITING, Job
 from .app_media import FACE_ENDINGS, VOICE_ENDINGS, Media, sample_files, take_face, take_file, take_voice
@@ -37,6 +37,11 @@ FIT_WORDS = {
     "hold": "Hold the last picture until the voice ends",
     "trim": "End with the shorter of the two",
     "silence": "Keep all of the video, silent after the voice",
+}
+MARK_WORDS = {
+    "none": "None",
+    "file": "In the file, where players and other programs can read it",
+    "picture": "In the file, and in a corner of the picture",
 }
 STAGES = {
     "": "Starting",
@@ -312,9 +317,15 @@ class Page:
             "Solver", list(SOLVERS), disabled=busy,
             help="How the noise is taken away. ddim is the usual one; the others manage with fewer steps.",
         )  # fmt: skip
+        mark = self.studio.settings.mark
+        if mark == "none":
+            mark = st.selectbox(
+                "Mark that the lips were made by a machine", list(MARKS), key="mark",
+                format_func=MARK_WORDS.__getitem__, disabled=busy,
+            )  # fmt: skip
         shot = visitor.shot
         face = shot.point(visitor.picked) if shot is not None and shot.boxes else usual.face
-        return Settings(int(steps), float(guidance), solver, int(seed), fit, face)
+        return Settings(int(steps), float(guidance), solver, int(seed), fit, face, mark=mark)
 
     # 4 · the run
 

@@ -173,6 +173,8 @@ class ComfyServer:
         if wish.voice is not None:
             files["Voice.audio"] = wish.voice
         async with self._client() as client:
+            if wish.settings.mark != "none":
+                await _check_marks(client)
             result = await client.run(prompt_for(wish), inputs=files, on_event=_Listener(job))
             video = next((one for one in result.files if one.title == "Result"), None)
             if video is None:
@@ -183,6 +185,15 @@ class ComfyServer:
 
     def close(self) -> None:
         """The server is not ours."""
+
+
+async def _check_marks(client: "ComfyClient") -> None:
+    """A result without the mark that was asked for would be worse than none."""
+    from ..workflow import declared
+
+    info = await client.describe(["LatentSyncVideo"])
+    if "mark" not in declared(info, "LatentSyncVideo"):
+        raise UserError("The nodes of this ComfyUI cannot mark a video; choose no mark, or let this computer do it.")
 
 
 def prompt_for(wish: Wish) -> "Prompt":
@@ -206,6 +217,8 @@ def prompt_for(wish: Wish) -> "Prompt":
         "save_to": "temp",
         "filename_prefix": "video/LatentSync",
     }
+    if how.mark != "none":
+        make["mark"] = how.mark
     save = {"video": ["3", 0], "filename_prefix": "video/LatentSync", "format": "auto", "codec": "auto"}
     prompt: Prompt = {
         "1": face | {"_meta": {"title": "Face"}},

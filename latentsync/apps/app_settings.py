@@ -38,7 +38,8 @@ class Limits:
 class AppSettings:
     """folder: where sessions keep their files (None: a temporary one of its own). samples: a folder whose files may be
     chosen. checkpoints: more of them, beside those that are found by name. local: whether this machine computes.
-    server, headers: a ComfyUI that computes instead, and what goes along with every request to it."""
+    server, headers: a ComfyUI that computes instead, and what goes along with every request to it. mark: every result
+    gets this mark; "none" leaves it to the visitors."""
 
     limits: Limits = field(default_factory=Limits)
     folder: str | None = None
@@ -49,6 +50,7 @@ class AppSettings:
     local: bool = True
     server: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    mark: str = Settings.mark
 
     def to_text(self) -> str:
         return json.dumps(dataclasses.asdict(self))

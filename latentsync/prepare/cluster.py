@@ -1,6 +1,7 @@
 """The same work placed by Ray Data: one map over the items, each actor with its own models."""
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ def connected(address: str | None) -> Iterator[Any]:
     mine = not ray.is_initialized()
     if mine:
         try:
-            ray.init(address=address, log_to_driver=False, runtime_env=_package())
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=_package())
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"No Ray answers at {address} ({error}); start it by `ray start --head`.") from error
     try:
@@ -56,12 +57,13 @@ def run_ray(plan: Plan, kind: str, items: Sequence[Item], workers: int, address:
     with connected(address) as ray:
         actors = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells every user how it plans
         rows = [{"json": json.dumps(asdict(item))} for item in items]
         blocks = min(len(rows), max(FEWEST_BLOCKS, BLOCKS * actors))
         done = ray.data.from_items(rows, override_num_blocks=blocks).map(
             Worker,
             fn_constructor_args=(plan, kind),
-            concurrency=min(actors, len(items)),
+            compute=ray.data.ActorPoolStrategy(size=min(actors, len(items))),
             num_cpus=LEAST_CPUS,
         )
         for row in done.iter_rows():

@@ -88,6 +88,8 @@ def _board(folder: Path) -> Any:
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run. A last line that was cut off by a kill is left out."""
+    if not (folder / LOG).is_file():
+        raise UserError(f"{folder} has no {LOG}; give the folder of a run that has begun.")
     lines = []
     for text in (folder / LOG).read_text(encoding="utf-8").splitlines():
         try:
@@ -158,6 +160,7 @@ def _panel(axes: Any, subject: str, curves: Sequence[tuple[str, list[int], list[
         axes.set_yscale("log")
     axes.set_title(subject, fontsize=10)
     axes.set_xlabel("step", fontsize=8)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.tick_params(which="both", labelsize=8)
     axes.grid(alpha=0.3)
     if len(curves) > 1:

@@ -38,7 +38,7 @@ class Stretch:
 def show_samples(task: "UNetTask", folder: Path, step: int) -> dict[str, float]:
     """Sample the first held-out clips; the first one's video and sheet go into folder as step-….mp4 and .png.
 
-    Gives "sync confidence/made" and "…/true": the SyncNet's mean cosine similarity, where there is a SyncNet.
+    Gives "made/sync confidence" and "true/…": the SyncNet's mean cosine similarity, where there is a SyncNet.
     """
     scores: dict[str, list[float]] = {"made": [], "true": []}
     for number, stretch in enumerate(_stretches(task)):
@@ -49,7 +49,7 @@ def show_samples(task: "UNetTask", folder: Path, step: int) -> dict[str, float]:
             _write_sheet(folder / f"step-{step:08d}.png", stretch, made)
         for name, pixels in (("made", made), ("true", stretch.true)):
             scores[name] += list(_confidences(task, stretch, pixels))
-    return {f"sync confidence/{name}": float(np.mean(values)) for name, values in scores.items() if values}
+    return {f"{name}/sync confidence": float(np.mean(values)) for name, values in scores.items() if values}
 
 
 def _stretches(task: "UNetTask") -> Iterator[Stretch]:

@@ -284,7 +284,13 @@ class Trainer:
             shutil.rmtree(self.checkpoints.shards, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(self.checkpoints.shards))
+        self._forget_first_step()
         self.accelerator.wait_for_everyone()
+
+    def _forget_first_step(self) -> None:
+        """PyTorch makes an optimiser's state, to save it, by a step without gradients, which Adam would count."""
+        if self.step == 0:
+            self.optimizer.state.clear()
 
     def _write(self, folder: Path, weights: dict[str, Tensor], own: list[Tensor] | None) -> None:
         self.task.save(folder, weights, self.step)
@@ -325,6 +331,8 @@ class Trainer:
             self.task.load(place)
             self.optimizer.load_state_dict(state["optimizer"])
         self._restore(state)
+        if self.sharded:
+            self._forget_first_step()
         set_rate(self.optimizer, self.settings.rate)  # the recipe's, should it have been changed
         if self.main:
             self.checkpoints.drop_after(step)
@@ -376,7 +384,7 @@ class Trainer:
             publish(place / result, self.run / result)
             if (place / (public := result.with_suffix(PUBLIC_FORM))).is_file():
                 publish(place / public, self.run / public)
-            with suppress(FileNotFoundError, UserError):  # a run that had nothing to do has no curves
+            with suppress(UserError):  # a run that had nothing to do has no curves
                 draw_charts(self.run)
         self.journal.close()
         self.accelerator.wait_for_everyone()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ..tiny import face_model, tiny_checkpoint, tiny_whisper, write_speech
+from ..tiny import face_model, link, tiny_checkpoint, tiny_whisper, write_speech
 from .parts import clip, couple, portrait
 
 
@@ -17,7 +17,7 @@ def material(tmp_path_factory):
     state = {f"encoder.{key}": value for key, value in tiny_whisper(layers=1).encoder.state_dict().items()}
     norm = {"encoder.layer_norm.weight": torch.ones(384), "encoder.layer_norm.bias": torch.zeros(384)}
     save_file(state | norm, folder / "whisper-tiny.en.safetensors")
-    (folder / "face_landmarker.task").symlink_to(face_model())
+    link(folder / "face_landmarker.task", face_model())
     clip(folder / "clip.mp4", 30)
     portrait(folder / "face.png", width=160, height=140)
     couple(folder / "couple.png")

@@ -1,5 +1,7 @@
 """The page as Streamlit draws it, without a browser: what is there in which state, and that nothing raises."""
 
+import dataclasses
+
 import pytest
 
 from latentsync.apps import app_sessions
@@ -113,13 +115,25 @@ def test_the_run_gets_what_was_chosen(screen, studio, material, monkeypatch):
     shown(screen)
     next(one for one in screen.radio if one.label == "Quality").set_value("Quick look").run()
     next(one for one in screen.selectbox if one.key == "fit").set_value("hold").run()
+    next(one for one in screen.selectbox if one.key == "mark").set_value("file").run()
     button(screen, "Face 2 (right)").click().run()
     button(screen, "Make the video").click().run()
     ((visitor, order),) = orders
     assert visitor is anna
     assert (order.backend, order.checkpoint, order.own_sound) == ("local", "nano", False)
-    assert (order.settings.steps, order.settings.fit) == (8, "hold")
+    assert (order.settings.steps, order.settings.fit, order.settings.mark) == (8, "hold", "file")
     assert order.settings.face == look(anna.face).point(1)
+
+
+def test_the_mark_of_the_house_leaves_no_choice(screen, studio, material, monkeypatch):
+    give(studio, material)
+    orders = []
+    monkeypatch.setattr(studio, "settings", dataclasses.replace(studio.settings, mark="picture"))
+    monkeypatch.setattr(studio, "start", lambda visitor, order: orders.append(order))
+    shown(screen)
+    assert "mark" not in [one.key for one in screen.selectbox]
+    button(screen, "Make the video").click().run()
+    assert orders[0].settings.mark == "picture"
 
 
 def test_why_a_run_ended_is_said(screen, studio, material):

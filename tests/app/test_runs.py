@@ -156,6 +156,15 @@ def test_a_run_on_the_server_is_withdrawn(queue, material, tmp_path):
         assert not server.asked("POST", "/interrupt"), "somebody else's run goes on"
 
 
+def test_a_mark_that_the_server_does_not_know_is_not_left_out(queue, material, tmp_path):
+    marked = wish(material, tmp_path / "made.mp4", checkpoint="nano", settings=Settings(mark="file"))
+    with FakeComfy(answers=ANSWERS) as server:
+        job = ended(queue.submit(lambda job: ComfyServer(server.url).make(marked, job)))
+        assert "cannot mark" in job.error
+        assert not server.uploads
+    assert prompt_for(marked)["3"]["inputs"]["mark"] == "file"
+
+
 @pytest.mark.parametrize(
     ("answers", "says"),
     [

@@ -1,5 +1,7 @@
 """The whole app without its page: two visitors, their files, their runs, what is refused."""
 
+import dataclasses
+
 import pytest
 
 from latentsync.apps.app_faces import first_look, look, shown_frames
@@ -119,6 +121,9 @@ def test_what_is_missing_or_too_much_is_said(hall, material):
             hall.studio.start(anna, hall.order(checkpoint=name))
     with pytest.raises(UserError, match="no such model"):
         hall.studio.start(anna, hall.order(backend="elsewhere"))
+    hall.studio.settings = dataclasses.replace(hall.studio.settings, mark="file")
+    with pytest.raises(UserError, match="is marked here"):
+        hall.studio.start(anna, hall.order(Settings(steps=1)))
     assert anna.run is None
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ..tiny import face_model
+from ..tiny import face_model, link
 from .parts import make_clip, make_faces, make_models
 
 
@@ -10,7 +10,7 @@ from .parts import make_clip, make_faces, make_models
 def material(tmp_path_factory):
     """A folder: scenes.mp4, long.wav, a.mp4, b.mp4, face.png, grey.mp4, say.wav; the face model beside them."""
     folder = tmp_path_factory.mktemp("material")
-    (folder / "face_landmarker.task").symlink_to(face_model())
+    link(folder / "face_landmarker.task", face_model())
     make_clip(folder)
     make_faces(folder)
     return folder

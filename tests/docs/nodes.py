@@ -13,8 +13,9 @@ from ..nodes.table import NODES
 PAGE = ROOT / "docs" / "nodes.md"
 HEAD = """# The nodes
 
-*Made from the nodes' schemas by `python -m tests.docs.nodes`; a test holds it to them. What each node is for, with pictures: its help
-page, linked below and shown in ComfyUI by the ⓘ above a selected node. What the settings do: [settings.md](settings.md).*
+*Made from the nodes' schemas by `python -m tests.docs.nodes`; a test holds it to them. What each node is for, with
+pictures: its help page, linked below and shown in ComfyUI by the ⓘ above a selected node. What the settings do, with
+pictures: [settings.md](settings.md).*
 
 Sockets are in capitals. An input in *italics* may stay unconnected. All sockets but FACE_TRACK are ComfyUI's own.
 """

@@ -24,8 +24,8 @@ COMMANDS = commands()
 PACKAGES = {"torch", "opencv-contrib-python", "scenedetect", "lpips"}
 """What pip is asked for by name, besides this package."""
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-FOREIGN = {"--max-upload-size", "--lowvram", "--novram", "--cpu", "--no-deps", "--extra-index-url", "--num_processes"}
-"""Options of ComfyUI, pip and accelerate that the pages speak of."""
+FOREIGN = {"--max-upload-size", "--lowvram", "--novram", "--cpu", "--no-deps", "--extra-index-url"}
+"""Options of ComfyUI and pip that the pages speak of; accelerate's have an underline, ours have none."""
 
 
 def told(words):
@@ -102,7 +102,9 @@ def test_options_that_are_spoken_of_exist():
         known |= set(re.findall(r"\"(--[a-z][a-z-]*)\"", path.read_text(encoding="utf-8")))
     for code in all_code():
         option = re.match(r"--[a-z][\w-]*", code.text) if code.language == "inline" else None
-        assert option is None or option[0] in known, f"{code.page}:{code.line}: there is no {code.text}"
+        assert option is None or "_" in option[0] or option[0] in known, (
+            f"{code.page}:{code.line}: there is no {code.text}"
+        )
 
 
 class ParsedError(Exception):
@@ -157,6 +159,12 @@ def check_pip(words):
 def test_pip_is_asked_for_what_there_is(command):
     if command.whole or len(command.words) > 2:
         check_pip(command.words[1:])
+
+
+def test_messages_name_extras_that_exist():
+    for path in (ROOT / "latentsync").rglob("*.py"):
+        for asked in re.findall(r"latentsync\[([\w,]+)\]", path.read_text(encoding="utf-8")):
+            assert set(asked.split(",")) <= extras(), f"{path.name} names the extra {asked}"
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.words[0] == "make"], ids=str)

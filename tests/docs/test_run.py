@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from latentsync import cli
 
 from ..app.parts import clip, portrait
-from ..tiny import face_model, tiny_checkpoint, whisper_file, write_speech
+from ..tiny import face_model, link, tiny_checkpoint, whisper_file, write_speech
 from .pages import commands
 from .test_commands import parse, told
 
@@ -57,7 +57,7 @@ def samples(tmp_path_factory):
     write_speech(folder / SOUND, 0.4)
     tiny_checkpoint(folder / WEIGHTS)
     (folder / LIST).write_text(f"video,audio,out,steps\n{FILM},{SOUND},made.mp4,1\n", encoding="utf-8")
-    (folder / "face_landmarker.task").symlink_to(face_model())
+    link(folder / "face_landmarker.task", face_model())
     whisper_file(folder / "whisper-tiny.en.safetensors")
     return folder
 

@@ -24,7 +24,7 @@ from latentsync.settings import Settings
 from latentsync.sheet import Curve, compose, evenly, write_picture
 from latentsync.weights import recognise
 
-from ..tiny import face_model, find_model, tiny_checkpoint
+from ..tiny import face_model, find_model, link, tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 VOICE = ROOT / "latentsync" / "assets" / "voice.flac"
@@ -70,7 +70,7 @@ def models(monkeypatch, tmp_path) -> Path:
     if whisper is None:
         pytest.skip("whisper-tiny.en is not in LATENTSYNC_MODELS; `make test` fetches it")
     for path in (whisper, face_model()):
-        (folder / path.name).symlink_to(path)
+        link(folder / path.name, path)
     monkeypatch.setenv("LATENTSYNC_MODELS", str(folder))
     return folder
 
@@ -249,7 +249,7 @@ def test_doctor_on_a_bare_machine(no_network, monkeypatch, tmp_path):
 def test_doctor_where_all_is_well(no_network, models, tiny, monkeypatch, tmp_path):
     assets = tmp_path / "assets"
     assets.mkdir()
-    (assets / registry.NANO_FILE).symlink_to(tiny)
+    link(assets / registry.NANO_FILE, tiny)
     monkeypatch.setattr(registry, "ASSETS", assets)
     result = call("doctor", "--json")
     found = json.loads(result.stdout)

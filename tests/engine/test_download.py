@@ -344,7 +344,8 @@ def test_find_by_our_metadata(tmp_path):
 
 
 def test_model_folders_create_nothing(tmp_path, monkeypatch):
-    monkeypatch.delenv("LATENTSYNC_MODELS", raising=False)
+    for name in ("LATENTSYNC_MODELS", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert model_folders() == [tmp_path / "latentsync", registry.ASSETS]
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")

@@ -76,8 +76,12 @@ EXTRAS = {
     "yaml",
     "tensorboard",
     "bitsandbytes",
+    "librosa",
+    "streamlit",
+    "PIL",
+    "pyngrok",
 }
-"""What only parts of the product need, which say so when it is missing."""
+"""What only parts of the product need, which say so when it is missing (PIL comes with Streamlit)."""
 
 
 def test_requirements_are_pinned_and_used():

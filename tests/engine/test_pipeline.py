@@ -20,7 +20,18 @@ from latentsync.settings import FITS, Settings
 from latentsync.timeline import fit_timeline
 from latentsync.video import VideoReader, VideoWriter, audio_duration, probe
 
-from ..tiny import RATE, face_model, pan, speech, tiny_checkpoint, tiny_models, tiny_whisper, write_clip, write_speech
+from ..tiny import (
+    RATE,
+    face_model,
+    link,
+    pan,
+    speech,
+    tiny_checkpoint,
+    tiny_models,
+    tiny_whisper,
+    write_clip,
+    write_speech,
+)
 
 QUICK = Settings(steps=1, guidance=1)
 
@@ -488,7 +499,7 @@ def test_load_models(tmp_path, monkeypatch):
     save_file(
         {f"encoder.{k}": v for k, v in whisper.encoder.state_dict().items()} | _final_norm(), tmp_path / "w.safetensors"
     )
-    (tmp_path / "face_landmarker.task").symlink_to(face_model())
+    link(tmp_path / "face_landmarker.task", face_model())
     monkeypatch.setenv("LATENTSYNC_MODELS", str(tmp_path))
     path = tiny_checkpoint(tmp_path / "tiny.safetensors", resolution=64)
     with load_models(path, whisper=tmp_path / "w.safetensors") as models:

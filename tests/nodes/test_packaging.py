@@ -19,7 +19,7 @@ else:
 
 KEPT = ("LICENSE", "README.md", "__init__.py", "install.py", "pyproject.toml", "requirements.txt")
 KEPT_BELOW = ("nodes", "latentsync", "web", "example_workflows", "locales")
-DROPPED = ("tests", "benchmarks", ".ci", "docs/demo.png", "Makefile", "constraints.txt")
+DROPPED = ("tests", "benchmarks", "notebooks", ".ci", ".github", "docs/demo.png", "docs/screens", "Makefile")
 LARGEST = 40_000_000
 """Bytes of the archive: the built-in model and little else."""
 

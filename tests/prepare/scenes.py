@@ -15,6 +15,9 @@ from ..tiny import pan, write_clip, write_speech
 
 SETTINGS = {"min_seconds": 0.6, "max_seconds": 1.2, "min_face": 40.0, "resolution": 64}
 UNMEASURED = SETTINGS | {"skip": ("quality", "sync")}
+WORDS = [word for name, value in SETTINGS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+WORDS += ["--skip", "sync", "--skip", "quality"]
+"""The same for the command."""
 
 
 def inline(plan: Plan, kind: str, items):

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from latentsync import cli
 
 from ..tiny import face_model
-from .scenes import footage, results, run
+from .scenes import WORDS, footage, results, run
 
 pytest.importorskip("scenedetect", reason="PySceneDetect, of the extra `prepare`")
 pytestmark = [
@@ -21,8 +21,6 @@ pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX"),
 ]
 ROOT = Path(__file__).resolve().parents[2]
-LENGTHS = "--min-seconds 0.6 --max-seconds 1.2 --min-face 40 --resolution 64"
-NO_MORE = "--skip sync --skip quality --no-chart --workers 2"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,7 +93,7 @@ def test_killed_before_any_file_gets_its_name(videos, tmp_path):
 def test_a_killed_command_takes_its_workers_along_and_goes_on(videos, tmp_path):
     run(videos, tmp_path / "whole")
     out = tmp_path / "out"
-    words = ["prepare", str(videos), str(out), *LENGTHS.split(), *NO_MORE.split()]
+    words = ["prepare", str(videos), str(out), *WORDS, "--no-chart", "--workers", "2"]
     command = subprocess.Popen(
         [sys.executable, "-m", "latentsync", *words], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )

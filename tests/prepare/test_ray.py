@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from latentsync import cli
 from latentsync.prepare.run import prepare
 from latentsync.prepare.settings import PrepareSettings
 
 from ..tiny import face_model
-from .scenes import UNMEASURED, footage, results, run
+from .scenes import UNMEASURED, WORDS, footage, results, run
 
 pytestmark = pytest.mark.slow
 
@@ -96,5 +98,7 @@ def test_two_nodes_give_the_same_and_a_killed_actor_loses_nothing(two_nodes, tmp
     assert killer.killed, "no actor was there to be killed"
     assert results(out) == results(tmp_path / "local")
     shutil.rmtree(out / "work" / "piece")
-    assert not prepare(videos, out, PrepareSettings(**UNMEASURED), execute, threads=1).errors
+    words = ["prepare", str(videos), str(out), *WORDS, "--no-chart", "--ray", "--workers", "2"]
+    done = CliRunner().invoke(cli.app, words)
+    assert done.exit_code == 0, done.output
     assert results(out) == results(tmp_path / "local")

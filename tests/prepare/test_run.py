@@ -24,7 +24,7 @@ from latentsync.video import VideoReader, probe
 
 from ..tiny import face_model
 from .deadly import deadly
-from .scenes import UNMEASURED, footage, results, run
+from .scenes import UNMEASURED, WORDS, footage, results, run
 
 pytest.importorskip("scenedetect", reason="PySceneDetect, of the extra `prepare`")
 
@@ -354,8 +354,7 @@ def call(*words: object):
 
 def test_the_command_shows_what_it_did(videos, out, whole):
     pytest.importorskip("matplotlib", reason="matplotlib, of the extra `prepare`")
-    words = "--min-seconds 0.6 --max-seconds 1.2 --min-face 40 --resolution 64 --skip sync --skip quality --workers 1"
-    done = call("prepare", videos, out, *words.split())
+    done = call("prepare", videos, out, *WORDS, "--workers", "1")
     assert done.exit_code == 0, done.output
     assert results(out).keys() == results(whole).keys()
     assert results(out)["manifest.jsonl"] == results(whole)["manifest.jsonl"]

@@ -167,7 +167,7 @@ def test_a_run_leaves_curves_samples_and_weights(finished):
     assert [line["step"] for line in lines if "loss/total" in line] == [1, 2, 3, 4]
     held = [line for line in lines if "validation/total" in line]
     assert [line["step"] for line in held] == [2, 4]
-    wanted = {"validation/sync", "validation/lpips", "sync confidence/made", "sync confidence/true"}
+    wanted = {"validation/sync", "validation/lpips", "made/sync confidence", "true/sync confidence"}
     assert wanted <= held[0].keys()
     assert all(0 <= line["waiting for data"] <= 1 for line in lines if "waiting for data" in line)
     assert {p.name for p in (run / "samples").iterdir()} == {
@@ -373,7 +373,7 @@ def test_two_stages_by_command(clips, files, tmp_path):
     done = command(*two, *judged, *shared)
     assert done.exit_code == 0, done.output
     last = [line for line in read_log(tmp_path / "two") if "validation/total" in line][-1]
-    assert {"validation/sync", "sync confidence/made"} <= last.keys()
+    assert {"validation/sync", "made/sync confidence"} <= last.keys()
     assert load_unet(tmp_path / "two" / "unet.safetensors").config.motion == "decoder"
     assert "sync_weight: 0.05" in (tmp_path / "two" / "recipe.yaml").read_text()
     again = command("train", "charts", tmp_path / "two")
