@@ -140,7 +140,8 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals are those of POSI
 
 
 @posix
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_leaves_no_partial_file(jobs, spec, material, tmp_path, workers):
     """The real command, interrupted while it paints; what was whole stays."""
     rows = "".join(f"a.mp4,say.wav,long{i}.mp4,900,1,hold\n" for i in range(workers))

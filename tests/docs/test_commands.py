@@ -4,17 +4,19 @@ import argparse
 import ast
 import importlib
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
 import sys
 from dataclasses import fields
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 import pytest
 import typer
 
 from latentsync import cli
+from latentsync.registry import is_known
 from latentsync.settings import Settings
 
 from .pages import OTHERS, OURS, ROOT, all_code, commands, extras, is_shell, pages
@@ -89,6 +91,22 @@ def test_mentioned_commands_and_options_exist(command):
         assert not [word for word in rest if not word.startswith("-")], f"no such command: {rest}"
     unknown = {word.split("=")[0] for word in rest if re.match(r"--?[a-z]", word)} - options(found)
     assert not unknown
+
+
+@pytest.mark.parametrize("command", [c for c in OWN if told(c.words)[:1] == ("download",)], ids=str)
+def test_downloads_are_known(command):
+    names = takewhile(lambda word: not word.startswith("-"), told(command.words)[1:])
+    assert not [name for name in names if not is_known(name)]
+
+
+@pytest.mark.parametrize("command", [c for c in OWN if c.whole and told(c.words)[:1] == ("queue",)], ids=str)
+def test_workflows_have_the_nodes_that_are_named(command):
+    context = parse(told(command.words))
+    prompt = json.loads((ROOT / context.params["workflow"]).read_text(encoding="utf-8"))
+    titles = {node["_meta"]["title"]: node["inputs"] for node in prompt.values()}
+    for place in [*(context.params["inputs"] or ()), *(context.params["values"] or ())]:
+        node, _, name = place.split("=")[0].rpartition(".")
+        assert name in titles[node], place
 
 
 def test_options_that_are_spoken_of_exist():

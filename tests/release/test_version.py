@@ -179,8 +179,8 @@ def test_what_a_workflow_runs_is_there(path):
             assert (ROOT / name).exists(), line
         for name in re.findall(r"^latentsync (\w+)", line, re.MULTILINE):
             assert name in commands, line
-        for extra in re.findall(r"\[(\w+)\]", line):
-            assert extra in PROJECT["optional-dependencies"], line
+        for extras in re.findall(r"\[([\w,]+)\]", line):
+            assert set(extras.split(",")) <= set(PROJECT["optional-dependencies"]), line
 
 
 def test_systems_and_pythons():

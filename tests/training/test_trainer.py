@@ -18,7 +18,7 @@ from latentsync.weights import load_unet, recognise
 
 from .parts import all_judges, recipe, tiny_task, tiny_vae, write_files
 
-STEPS = {"1": 6, "2": 10, "2-efficient": 14}
+STEPS = {"1": 5, "2": 7, "2-efficient": 12}
 """That take the loss of a fixed batch below half."""
 TRAINED = {"1": ("",), "2": ("motion_modules.", "attentions."), "2-efficient": ("motion_modules.", "attn2")}
 TERMS = {"1": {"noise"}, "2": {"noise", "sync", "lpips", "trepa"}, "2-efficient": {"noise", "sync", "lpips"}}
@@ -322,10 +322,9 @@ def test_a_run_that_cannot_recover_ends_with_a_word(clips, tmp_path, plain):
     assert trainer.checkpoints.steps() == [0]
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-def test_a_broken_clip_is_replaced_and_named_once(clips, tmp_path, plain, batch):
-    """Also where it comes with a good one, of which nothing is said."""
-    settings = {"steps": 6 // batch, "batch": batch, "hold_out": "time", "sample_clips": 0}
+def test_a_broken_clip_is_replaced_and_named_once(clips, tmp_path, plain):
+    """It comes with a good one, of which nothing is said."""
+    settings = {"steps": 3, "batch": 2, "hold_out": "time", "sample_clips": 0}
     chosen = recipe("1", **settings)
     task = tiny_task(clips, chosen)
     broken = tmp_path / "broken.mp4"
@@ -422,6 +421,7 @@ def test_a_lora_is_for_a_finished_network(clips, files, tmp_path):
 )
 def test_what_cannot_be_done_is_said_in_a_line(clips, files, tmp_path, words, says):
     shared = ("--vae", files["vae"], "--whisper", files["whisper"], "--cpu", "--size", "tiny", "--lpips", "off")
+    shared += ("--hold-out", "source")
     done = command("train", "unet", clips, "-o", tmp_path / "run", *shared, *words)
     assert done.exit_code == 2
     assert says in done.output
