@@ -57,3 +57,16 @@ def test_files_that_are_named_exist():
     for code in all_code():
         if code.language == "inline" and PLACE.match(code.text) and code.text.split("/")[0] in tops:
             assert list(ROOT.glob(code.text.rstrip("/"))), f"{code.page}:{code.line}: there is no {code.text}"
+
+
+@pytest.mark.parametrize("page", pages())
+def test_tables_have_as_many_cells_in_every_row(page):
+    """A forge splits cells at every bar that has no backslash, in code too."""
+    cells = 0
+    for number, line in enumerate(pages()[page].splitlines(), 1):
+        if not line.startswith("|"):
+            cells = 0
+            continue
+        count = len(re.findall(r"(?<!\\)\|", line))
+        cells = cells or count
+        assert count == cells, f"{page}:{number}: {count - 1} cells where the table has {cells - 1}"
