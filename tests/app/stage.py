@@ -175,11 +175,11 @@ class Visitor:
         done.wait_for(timeout=5000)
         return said
 
-    def download(self, target: Path) -> bytes:
+    def download(self, target: Path) -> Path:
         with self.page.expect_download() as waiting:
             self.page.get_by_role("button", name="Download the video").click()
         waiting.value.save_as(target)
-        return target.read_bytes()
+        return target
 
     def screen(self, name: str, *, height: int | None = None) -> None:
         """A picture for docs/screens, taken only where LATENTSYNC_SCREENS asks for it."""
@@ -192,14 +192,14 @@ class Visitor:
             self.page.set_viewport_size(before)
 
 
-def made_by_the_command(folder: Path, face: Path, voice: Path | None, *options: str) -> bytes:
-    """The same wish through `latentsync run`."""
+def made_by_the_command(folder: Path, face: Path, voice: Path | None, *options: str) -> Path:
+    """The same wish through `latentsync run`: the video."""
     out = folder / f"wanted-{len(list(folder.glob('wanted-*')))}.mp4"
     kind = "--image" if face.suffix in (".png", ".jpg") else "--video"
     sound = ["--audio", str(voice)] if voice else []
     command = [sys.executable, "-m", "latentsync", "run", kind, str(face), *sound, "--out", str(out), *options]
     subprocess.run(command, env=environment(folder), check=True, capture_output=True)
-    return out.read_bytes()
+    return out
 
 
 def point(path: Path, face: int | None, folder: Path) -> str:

@@ -179,7 +179,7 @@ def session(folder: Path, path: Path | None = None, **values: object) -> Iterato
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m latentsync "$@"\n', encoding="utf-8")
     command.chmod(0o755)
-    programs = [str(command.parent), *([str(path)] if path else []), os.environ["PATH"]]
+    programs = [str(command.parent), str(path or Path(sys.executable).parent), os.environ["PATH"]]
     environment = os.environ | {"PATH": os.pathsep.join(programs), "IPYTHONDIR": str(folder / "ipython")}
     place = {"metadata": {"path": str(folder)}}
     client = nbclient.NotebookClient(notebook, timeout=900, kernel_name="python3", resources=place)
