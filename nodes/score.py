@@ -161,7 +161,7 @@ def _of_video(
 def _of_images(
     images: Tensor, audio: Any, fps: float, face: str, finder: FaceFinder, on_step: Callable[[int, int], None]
 ) -> Iterator[_Talk]:
-    frames, speech, rate = frames_of(images), checked_speech(*speech_of(audio)), rate_of(fps)
+    rate, frames, speech = rate_of(fps), frames_of(images), checked_speech(*speech_of(audio))
     tracks = find_tracks(frames, finder, on_step=lambda done: on_step(done, len(frames)))
     yield _Talk(choose(tracks, face), frames.read, speech, rate)
 

@@ -37,6 +37,12 @@ def app(tmp_path_factory: pytest.TempPathFactory, browser: "Browser") -> Iterato
     assert not list(folder.glob("latentsync-app-*")), "nothing is left when the app ends"
 
 
+@pytest.fixture(autouse=True)
+def alone(app: App) -> None:
+    """Those of the test before have gone."""
+    assert wait_until(lambda: not app.visitors(), 60)
+
+
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A clip with two people, and a voice of a little more than a second."""
