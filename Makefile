@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # More for pip, say a package index with torch for the CPU only: make demo PIP_ARGS='--extra-index-url …'
 PIP_ARGS ?=
-# The versions that were tested; PINS= takes the newest that fit (needed for a Python other than 3.11)
-PINS ?= -c constraints.txt
+# The versions that were tested, on the Python that they were tested on; any other, or PINS=, takes the newest that fit
+PINS ?= $(shell $(BIN)/python -c 'import sys; print("-c constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 CHECKPOINT ?= nano
 # More for `latentsync run`, say RUN_ARGS='--steps 10'
 RUN_ARGS ?=

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,8 +95,8 @@ def run(
     sheet: options.Sheet = None,
     mark: options.Mark = Settings.mark,
     checkpoint: options.Checkpoint = "nano",
-    steps: options.Steps = Settings.steps,
-    guidance: options.Guidance = Settings.guidance,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
     solver: options.Solver = Settings.solver,
     seed: options.Seed = Settings.seed,
     resolution: options.Resolution = None,
@@ -116,7 +117,7 @@ def run(
       latentsync run -i face.png -a speech.wav -o talking.mp4
 
     \b
-    A video is dubbed with LatentSync 1.5 (get it by: latentsync download 1.5 vae whisper-tiny):
+    A video is dubbed with LatentSync 1.5 (get it by: latentsync download 1.5 vae whisper-tiny face-landmarker):
       latentsync run -v clip.mp4 -a speech.wav -o dubbed.mp4 -c 1.5
 
     \b
@@ -126,9 +127,10 @@ def run(
     """
     from .screen import show_json, show_result, write_json
 
+    wishes = {"steps": steps, "guidance": guidance}
+    asked: dict[str, Any] = {name: wish for name, wish in wishes.items() if wish is not None}
     settings = Settings(
-        steps=steps,
-        guidance=guidance,
+        **asked,
         solver=solver,
         seed=seed,
         fit=fit,
@@ -144,6 +146,8 @@ def run(
     start = time.perf_counter()
     with _models(checkpoint, vae, whisper, resolution, device, dtype) as models:
         loading = time.perf_counter() - start
+        usual: dict[str, Any] = {"steps": models.usual.steps, "guidance": models.usual.guidance}
+        settings = replace(settings, **(usual | asked))
         done = _lipsync(source, audio, out, models, settings)
         if sheet is not None:
             _draw_sheet(out, sheet, models, settings)
@@ -280,7 +284,7 @@ def info(
 
 @app.command()
 def download(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="What to get.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="What to get.")] = None,
     to: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where to, instead of LATENTSYNC_MODELS or the cache.")
     ] = None,

@@ -128,8 +128,9 @@ def batch(
     from .apps.jobs import read_jobs
     from .apps.records import Records
     from .apps.workers import ModelSpec
+    from .weights import usual_settings
 
-    listed = read_jobs(jobs, out)
+    listed = read_jobs(jobs, out, usual_settings(checkpoint))
     place = _report_place(jobs, out, report)
     spec = ModelSpec(_known(checkpoint), _known(vae), _known(whisper), resolution, device, dtype)
     records, start = Records(place.with_suffix(".jsonl")), time.perf_counter()

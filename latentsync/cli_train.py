@@ -11,7 +11,7 @@ _WHAT = "Train networks of your own from prepared clips: the U-Net in its stages
 train = typer.Typer(no_args_is_help=True, help=_WHAT, rich_markup_mode="rich")
 
 _RUN, _STEP, _LOSS, _CHECK = "The run", "How it learns", "What judges the mouths", "Checkpoints and validation"
-_PRESET = "the stage's"
+_PRESET = "the recipe's"
 
 
 def _option(panel: str, help: str, metavar: str | None = None, names: str = "", **rest: Any) -> Any:
@@ -179,7 +179,9 @@ _NETWORK, _HELD = "What it is", "What it is judged on"
 Preset = Annotated[
     str, _option(_NETWORK, "16_pixel, 16_pixel_attn, 16_latent (the public ones), or small (two CPU cores).", "NAME")
 ]
-SyncConfig = Annotated[Path | None, _option(_NETWORK, "Settings that differ, as YAML or JSON; see docs.", "FILE")]
+SyncConfig = Annotated[
+    Path | None, _option(_NETWORK, "Settings that differ, as YAML or JSON: docs/syncnet.md.", "FILE")
+]
 SyncVae = Annotated[str | None, _option(_NETWORK, "The VAE, for a SyncNet on latents.", "NAME|FILE")]
 Pairs = Annotated[int | None, _setting(_STEP, "Clips at once on each GPU.", names="--batch")]
 Windows = Annotated[int | None, _setting(_STEP, "Windows of each clip; 1: a pair, in sync or shifted.")]

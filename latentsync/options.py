@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .settings import FITS, MARKS, PASTES, SOLVERS
+from .settings import FITS, MARKS, PASTES, SOLVERS, Settings
 
 _IN = "What goes in and out"
 _LOOK = "How the mouth is made"
@@ -49,15 +49,21 @@ Checkpoint = Annotated[
     ),
 ]
 Steps = Annotated[
-    int,
-    _option(_LOOK, "--steps", "Solver steps. More is finer and slower in proportion: 10 for a look, 20 to 50 to keep."),
+    int | None,
+    _option(
+        _LOOK,
+        "--steps",
+        "Solver steps. More is finer and slower in proportion: 10 for a look, 20 to 50 to keep; nano needs few.",
+        show_default=f"{_THEIRS}, else {Settings.steps}",
+    ),
 ]
 Guidance = Annotated[
-    float,
+    float | None,
     _option(
         _LOOK,
         "--guidance",
         "How strongly the mouth follows the sound. More moves it wider and, past 3, distorts; 1 is twice as fast.",
+        show_default=f"{_THEIRS}, else {Settings.guidance}",
     ),
 ]
 Solver = Annotated[

@@ -29,7 +29,7 @@ from .sampling import denoise_window, one_noise
 from .settings import WINDOW, Settings
 from .timeline import Timeline, Window, exact_rate, fit_timeline, windows
 from .video import AudioTrack, Colour, VideoReader, VideoWriter, is_image, probe, read_image
-from .weights import find, load_unet
+from .weights import find, load_unet, usual_settings
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ class Models:
     @property
     def dtype(self) -> torch.dtype:
         return next(self.unet.parameters()).dtype
+
+    @property
+    def usual(self) -> Settings:
+        """The settings that suit the checkpoint."""
+        return usual_settings(self.unet.info.path) if self.unet.info else Settings()
 
     @property
     def still_reference(self) -> bool:
@@ -193,7 +198,7 @@ def lipsync(
     waveform: (T,) or (channels, T) float in [-1, 1] at sample_rate Hz. fps: frames per second, a Fraction for rates
     like 30000/1001. UserError when no face is found, the sound is empty or silent, or a setting is out of range.
     """
-    settings = settings or Settings()
+    settings = settings or models.usual
     report = Report(settings=settings)
     frames = _checked_frames(frames)
     speech, seconds = _checked_speech(waveform, sample_rate)
@@ -216,7 +221,7 @@ def lipsync_file(
     audio None takes the video's own sound. The output appears under its name only when it is complete; the sound is
     the user's own, copied where the container can hold it.
     """
-    settings = settings or Settings()
+    settings = settings or models.usual
     report = Report(settings=settings, out=str(out))
 
     def tell(source: Source, timeline: Timeline, speech: Tensor) -> Iterator[Painted]:
@@ -403,7 +408,7 @@ class Painter:
         self.keep = torch.from_numpy(mouth_mask(models.resolution)).to(models.device)
         cells = torch.from_numpy(latent_mask(models.resolution, models.vae.factor))
         self.cells = cells.to(models.device, models.dtype)
-        self.noise = one_noise(settings.seed, models.vae.channels, *cells.shape).to(models.device, models.dtype)
+        self.noise = one_noise(settings.seed, models.vae.channels, *cells.shape).to(models.device)
         self.latents: Recent[Tensor] = Recent()
         self.still: Tensor | None = None
         self.done = 0
@@ -473,7 +478,7 @@ class Painter:
                 self.models.unet,
                 noise,
                 conditions,
-                audio.to(noise),
+                audio.to(conditions),
                 steps=self.settings.steps,
                 guidance=self.settings.guidance,
                 solver=self.settings.solver,
@@ -482,7 +487,7 @@ class Painter:
         kept = [frames[:, w.keep - w.start :] for frames, w in zip(latents, group, strict=True)]
         # window by window, as they are encoded: rounding then never depends on the group
         with self.report.timed("decode"):
-            pixels = torch.cat([self.models.vae.decode(frames.transpose(0, 1)) for frames in kept])
+            pixels = torch.cat([self.models.vae.decode(frames.transpose(0, 1).to(conditions)) for frames in kept])
             return ((pixels.float().clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1).cpu()
 
     def _conditions(self, window: Window) -> Tensor:

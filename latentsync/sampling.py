@@ -129,14 +129,18 @@ def denoise_window(
     solver: str = Settings.solver,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Denoise windows together. noise (B, C, F, h, w); conditions (B, 2C + 1, F, h, w) = mask, masked, reference."""
+    """Denoise windows together. noise (B, C, F, h, w); conditions (B, 2C + 1, F, h, w) = mask, masked, reference.
+
+    The network computes in the conditions' format; the latents keep that of the noise, which should be fp32: in bf16
+    the rounding of every step would add up.
+    """
     Settings(steps=steps, guidance=guidance, solver=solver)  # bad numbers end here, in one sentence
     prediction = prediction_type(unet)
     plan = ddim(steps, prediction) if solver == "ddim" else multistep(solver, steps, prediction)
     latents = noise
     for done, (t, update) in enumerate(plan, 1):
-        output = guided(unet, torch.cat((latents, conditions), 1), t, audio, guidance)
-        latents, clean = update(output, latents)
+        output = guided(unet, torch.cat((latents.to(conditions), conditions), 1), t, audio, guidance)
+        latents, clean = update(output.to(latents), latents)
         if on_step:
             on_step(done, steps, clean)
     return latents

@@ -13,6 +13,8 @@ Our safetensors files carry these metadata, all of them text (readers must bear 
     vae_groups       GroupNorm groups of the VAE and of the U-Net where they are not 32, which shapes do not tell
     unet_groups
     reference        "still" where one reference frame serves a whole stretch of frames; else each frame is its own
+    usual_steps      solver steps and guidance that suit the weights, where they are not the usual ones
+    usual_guidance
     latent_rgb       JSON, a row (R, G, B) for each latent channel and one for the bias: latents to a rough picture in
                      [-1, 1], for previews
     config           the U-Net's UNetConfig as JSON, for readers; loading goes by the tensors
@@ -40,6 +42,7 @@ from .checkpoint import (
     Shape,
     count_mismatches,
     mismatch,
+    our_metadata,
     read_header,
     read_tensors,
     shapes_of,
@@ -51,6 +54,7 @@ from .errors import UserError
 from .models.unet import UNet, UNetConfig, config_from_tensors
 from .models.vae import find_prefix, is_original
 from .registry import ENTRIES, Entry, find, get, is_known, model_folders
+from .settings import Settings
 
 __all__ = [
     "DTYPES",
@@ -126,6 +130,17 @@ def check_is_unet(info: FileInfo) -> None:
         raise UserError(info.problem)
     if info.kind not in ("unet", "nano"):
         raise UserError(f"{info.path} is {info.title}, not a LatentSync U-Net; {_WANTED}.")
+
+
+def usual_settings(checkpoint: str | os.PathLike[str]) -> Settings:
+    """The defaults, with the steps and the guidance that a checkpoint asks for if it is on this machine."""
+    usual = Settings()
+    try:
+        said = our_metadata(_locate(checkpoint))
+        steps, guidance = said.get("usual_steps", usual.steps), said.get("usual_guidance", usual.guidance)
+        return dataclasses.replace(usual, steps=int(steps), guidance=float(guidance))
+    except ValueError:  # a UserError is one
+        return usual
 
 
 def load_unet(

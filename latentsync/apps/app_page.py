@@ -7,13 +7,14 @@ from typing import Any
 from ..errors import UserError
 from ..registry import ASSETS
 from ..settings import FITS, MARKS, SOLVERS, Settings
+from ..weights import usual_settings
 from .app_faces import first_look, look, shown_frames
 from .app_jobs import CANCELLED, DONE, FAILED, WAITING, Job
 from .app_media import FACE_ENDINGS, VOICE_ENDINGS, Media, sample_files, take_face, take_file, take_voice
 from .app_parts import face_names, face_picker, play_together
 from .app_runs import Made
 from .app_sessions import forget_upload
-from .app_settings import QUALITIES
+from .app_settings import QUALITIES, quality_steps
 from .app_studio import Order, Studio
 from .app_visitors import Visitor
 
@@ -204,7 +205,7 @@ class Page:
         with st.container(key=f"{what}-box"):
             upload = st.file_uploader(label, type=endings, key=self._key(what))
             with st.container(key=f"{what}-too-large"):
-                st.error(f"This file was not taken: at most {most.megabytes} MB, and of a kind that is named above.")
+                st.error(f"This file was not taken: at most {most.megabytes} MB, and one of {', '.join(endings)}.")
         if upload is not None:
             self._take(what, lambda folder: take(upload, upload.name, folder, most), upload)
         if not self._refusal(what):
@@ -256,17 +257,20 @@ class Page:
         st, busy = self.st, self.visitor.busy
         st.subheader("3 · Model and quality", anchor=False)
         backend, checkpoint = self._machine(busy)
+        usual = usual_settings(checkpoint or "nano")
+        steps = {name: quality_steps(name, usual.steps, self.limits.steps) for name in QUALITIES}
         quality = st.radio(
             "Quality",
-            list(QUALITIES),
+            list(steps),
             index=1,
             horizontal=True,
-            captions=[f"{steps} steps" for steps in QUALITIES.values()],
+            captions=[f"{number} step" + "s" * (number != 1) for number in steps.values()],
             disabled=busy,
+            key="quality",
             help="More steps are finer and take longer in proportion.",
         )
         with st.expander("More settings"):
-            settings = self._settings(quality, busy)
+            settings = self._settings(usual, steps[quality], busy)
         if checkpoint is None:
             return None
         return Order(backend, checkpoint, settings, own_sound)
@@ -294,11 +298,12 @@ class Page:
             )
         return backend, checkpoint
 
-    def _settings(self, quality: str, busy: bool) -> Settings:
-        st, visitor, usual = self.st, self.visitor, Settings()
+    def _settings(self, usual: Settings, steps: int, busy: bool) -> Settings:
+        """usual: what suits the checkpoint. steps: those of the quality, unless told otherwise."""
+        st, visitor = self.st, self.visitor
         one, two, three = st.columns(3)
         steps = one.number_input(
-            "Steps", 1, self.limits.steps, min(QUALITIES[quality], self.limits.steps), key=f"steps-{quality}",
+            "Steps", 1, self.limits.steps, steps, key=f"steps-{steps}",
             disabled=busy, help="Of the solver. Time grows with them.",
         )  # fmt: skip
         guidance = two.slider(
@@ -383,7 +388,7 @@ class Page:
                 st.rerun()
 
     def _result(self, made: Made) -> None:
-        st, face = self.st, self.visitor.face
+        st = self.st
         st.subheader("Your video", anchor=False)
         left, right = st.columns(2, gap="large")
         with left, st.container(key="before"):
@@ -395,11 +400,10 @@ class Page:
         if not made.wish.still:
             with left:
                 play_together(st)
-        stem = Path(face.name).stem if face is not None else "video"
         right.download_button(
             "Download the video",
             made.video.read_bytes(),
-            f"{stem}_latentsync.mp4",
+            f"{Path(made.name).stem}_latentsync.mp4",
             "video/mp4",
             type="primary",
             on_click="ignore",

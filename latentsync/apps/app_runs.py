@@ -43,13 +43,17 @@ class Wish:
 
 @dataclass(frozen=True)
 class Made:
-    """A finished run: the video, what was asked for, how long it took, and for comparing what browsers can play."""
+    """A finished run: the video, what was asked for, how long it took, and for comparing what browsers can play.
+
+    name: what the face's owner calls it; the face itself may have been changed since.
+    """
 
     video: Path
     wish: Wish
     seconds: float
     before: Path
     by: str
+    name: str
 
 
 class Backend(Protocol):

@@ -61,6 +61,8 @@ def command(place: Place, settings: AppSettings) -> list[str]:
         "runner.postScriptGC": "false",
         "browser.gatherUsageStats": "false",
         "client.showErrorDetails": "none",
+        # which would print what went wrong on the page to stdout, with the greeting
+        "logger.enableRich": "false",
         "client.toolbarMode": "minimal",
     }
     told = [part for name, value in options.items() for part in (f"--{name}", str(value))]

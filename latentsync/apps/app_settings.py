@@ -12,8 +12,13 @@ from ..settings import Settings
 VARIABLE = "LATENTSYNC_APP"
 """Environment variable that hands the setup from `latentsync app` to the page that Streamlit runs."""
 
-QUALITIES: Mapping[str, int] = {"Quick look": 8, "Good": Settings.steps, "Finest": 40}
-"""What a beginner chooses, and the solver steps that it means."""
+QUALITIES: Mapping[str, float] = {"Quick look": 0.4, "Good": 1.0, "Finest": 2.0}
+"""What a beginner chooses, and how many times the solver steps that suit the checkpoint it means."""
+
+
+def quality_steps(quality: str, usual: int, most: int) -> int:
+    """Solver steps of a quality. usual: those that suit the checkpoint; most: those that are allowed."""
+    return min(most, max(1, round(usual * QUALITIES[quality])))
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def _make(backend: Backend, wish: Wish, given: Sequence[Media], job: Job[Made]) 
         before = wish.face if wish.still else browser_copy(given[0], wish.out.parent, job.tell)
     except UserError as error:
         raise UserError(_without_paths(str(error), wish, given)) from error
-    return Made(wish.out, wish, job.seconds, before, backend.title)
+    return Made(wish.out, wish, job.seconds, before, backend.title, given[0].name)
 
 
 def _without_paths(text: str, wish: Wish, given: Sequence[Media]) -> str:

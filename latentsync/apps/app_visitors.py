@@ -5,6 +5,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,23 +41,33 @@ class Visitor:
 
     @property
     def busy(self) -> bool:
+        """A video is being made, and nothing may change meanwhile."""
+        return self.run is not None and self.run.busy
+
+    @property
+    def working(self) -> bool:
+        """Something uses the files."""
         return any(job.busy for job in self.jobs)
 
     def drop(self, what: str) -> None:
-        """The face or the voice is no longer wanted."""
+        """The face or the voice is no longer wanted; one that the last result is shown beside stays until tidy()."""
         media: Media | None = getattr(self, what)
         setattr(self, what, None)
-        if media is not None:
+        made = None if self.run is None else self.run.value
+        if media is not None and (made is None or made.before != media.path):
             media.path.unlink(missing_ok=True)
         if what == "face":
             self.shot, self.picked = None, 0
 
     def tidy(self) -> None:
         """Forget the last run and remove what it left in the folder: everything that was not given."""
+        for job in self.jobs:
+            job.cancel()
         self.run = self.score = None
         given = {media.path for media in (self.face, self.voice) if media is not None}
         for path in set(self.folder.iterdir()) - given:
-            path.unlink(missing_ok=True)
+            with suppress(PermissionError):  # Windows keeps a file that is still being measured; it goes next time
+                path.unlink(missing_ok=True)
 
 
 class Visitors:
@@ -112,7 +123,7 @@ class Visitors:
         self._leaving.append(visitor)
 
     def _remove(self, force: bool) -> None:
-        gone = [visitor for visitor in self._leaving if force or not visitor.busy]
+        gone = [visitor for visitor in self._leaving if force or not visitor.working]
         for visitor in gone:
             shutil.rmtree(visitor.folder, ignore_errors=True)
         self._leaving = [visitor for visitor in self._leaving if visitor not in gone]

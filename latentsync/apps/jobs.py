@@ -43,11 +43,12 @@ class Job:
         return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:16]
 
 
-def read_jobs(path: Path, out: Path | None = None) -> list[Job]:
+def read_jobs(path: Path, out: Path | None = None, usual: Settings | None = None) -> list[Job]:
     """The jobs of a .csv (with a header) or .jsonl file, checked.
 
     Relative inputs are seen from the list's folder, relative outputs from `out` (without it, from there too). A job
-    without an output is named after its video, .mp4. UserError tells up to five faults, with their lines.
+    without an output is named after its video, .mp4. usual: what a job does not say. UserError tells up to five
+    faults, with their lines.
     """
     rows = list(_rows(path))
     if not rows:
@@ -57,7 +58,7 @@ def read_jobs(path: Path, out: Path | None = None) -> list[Job]:
     jobs, faults = [], []
     for line, row in rows:
         try:
-            jobs.append(_job(line, row, folder, folder if out is None else out.resolve()))
+            jobs.append(_job(line, row, folder, folder if out is None else out.resolve(), usual or Settings()))
         except UserError as error:
             faults.append((line, str(error)))
     faults += _faults(jobs, out)
@@ -110,7 +111,7 @@ def _known_columns(path: Path, named: set[str]) -> None:
         raise UserError(f"{path} has a column {unknown[0]!r}, which is not known; known are {', '.join(COLUMNS)}.")
 
 
-def _job(line: int, row: Mapping[str, Any], folder: Path, out: Path) -> Job:
+def _job(line: int, row: Mapping[str, Any], folder: Path, out: Path, usual: Settings) -> Job:
     given = {name: value for name, value in row.items() if value not in (None, "")}
     for name in FILES:
         if not isinstance(given.get(name, ""), str):
@@ -120,7 +121,7 @@ def _job(line: int, row: Mapping[str, Any], folder: Path, out: Path) -> Job:
     video = folder / given["video"]
     audio = folder / given["audio"] if "audio" in given else None
     settings = {name: _value(name, given[name]) for name in SETTINGS if name in given}
-    return Job(line, video, audio, out / given.get("out", f"{video.stem}.mp4"), Settings(**settings))
+    return Job(line, video, audio, out / given.get("out", f"{video.stem}.mp4"), dataclasses.replace(usual, **settings))
 
 
 def _value(name: str, value: Any) -> Any:

@@ -1,14 +1,12 @@
 """`python -m latentsync.training`: the recipe of the built-in model, one command per stage."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich import print as show
-
-from ..settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 Media = Annotated[Path, typer.Argument(help="Folder with clips/ (see the model card for what lies there).")]
@@ -67,35 +65,44 @@ def export(run: Run, out: Path) -> None:
 def evaluate(
     media: Media,
     checkpoint: str = "nano",
-    steps: int = Settings.steps,
+    steps: int | None = None,
+    guidance: float | None = None,
     only: str = "*",
+    strangers: bool = False,
     out: Path | None = None,
     sheet: Path | None = None,
+    videos: Path | None = None,
 ) -> None:
     """Held-out time: mouth opening with the clip's own and with another's speech, against the truth.
 
-    --only takes a pattern of clip names; --out writes the scores (JSON), --sheet a picture of truth, own and other.
+    --only takes a pattern of clip names; --strangers judges by people that were not trained on. --out writes the
+    scores (JSON), --sheet a picture of truth, own and other, --videos what `latentsync eval compare` takes.
     """
     import cv2
     import numpy as np
 
     from ..pipeline import load_models
-    from .evaluate import HeldOut, Score, score_all, strip
-    from .nano import clip_paths
+    from .evaluate import HeldOut, Score, score_all, strip, write_videos
+    from .nano import CLIPS, STRANGERS, clip_paths
 
     strips: list[np.ndarray] = []
 
     def on_clip(score: Score, clip: HeldOut, own: np.ndarray, wrong: np.ndarray) -> None:
         show(score)
         strips.append(strip(clip, own, wrong))
+        if videos:
+            write_videos(videos, clip, own)
 
-    paths = [path for path in clip_paths(media) if path.match(only)]
+    paths = [path for path in clip_paths(media, STRANGERS if strangers else CLIPS) if path.match(only)]
     with load_models(checkpoint) as models:
-        scores = score_all(paths, models, Settings(steps=steps), on_clip=on_clip)
+        usual = models.usual
+        settings = replace(usual, steps=steps or usual.steps, guidance=usual.guidance if guidance is None else guidance)
+        scores = score_all(paths, models, settings, on_clip=on_clip)
     medians = {name: float(np.median([getattr(s, name) for s in scores])) for name in ("own", "other", "sharpness")}
     show({"clips": len(scores), **medians})
     if out:
-        out.write_text(json.dumps({**medians, "steps": steps, "clips": [asdict(s) for s in scores]}, indent=1))
+        how = {"steps": settings.steps, "guidance": settings.guidance}
+        out.write_text(json.dumps({**medians, **how, "clips": [asdict(s) for s in scores]}, indent=1))
     if sheet:
         cv2.imwrite(str(sheet), np.concatenate(strips)[..., ::-1])
 

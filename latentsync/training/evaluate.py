@@ -17,19 +17,23 @@ from ..face.detect import mouth_opening
 from ..face.track import FaceTrack, choose, find_tracks
 from ..pipeline import Models, lipsync
 from ..settings import Settings
-from ..video import VideoReader, probe
+from ..video import AudioTrack, VideoReader, VideoWriter, probe
 from .data import HELD_OUT
+from .nano import DELAYS
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The last quarter of a clip: frames (F, H, W, 3) uint8, speech (T,) at 16 kHz, fps, and where the face is."""
+    """The last quarter of a clip: frames (F, H, W, 3) uint8, speech (T,) at 16 kHz, fps, and where the face is.
+
+    sound: the same speech in the clip's file."""
 
     name: str
     frames: np.ndarray
     speech: Tensor
     fps: Fraction
     track: FaceTrack
+    sound: AudioTrack
 
 
 @dataclass(frozen=True)
@@ -43,15 +47,17 @@ class Score:
 
 
 def held_out(path: Path, models: Models, rate: int = 16000) -> HeldOut:
-    """Read the part of a clip that training never saw."""
+    """Read the part of a clip that training never saw, its sound moved to where it belongs."""
     info = probe(path)
     first = int(info.frames * (1 - HELD_OUT))
     with VideoReader(info) as reader:
         frames = np.stack(list(reader.read(range(first, info.frames))))
     speech = load_audio(path).waveform
-    begin, length = int(first / info.fps * rate), int(len(frames) / info.fps * rate)
+    start = first / info.fps + Fraction(str(DELAYS.get(path.stem, 0)))
+    begin, length = int(start * rate), int(len(frames) / info.fps * rate)
     part = torch.nn.functional.pad(speech[begin : begin + length], (0, max(0, begin + length - len(speech))))
-    return HeldOut(path.stem, frames, part, info.fps, choose(find_tracks(frames, models.finder), "largest"))
+    track = choose(find_tracks(frames, models.finder), "largest")
+    return HeldOut(path.stem, frames, part, info.fps, track, AudioTrack(path, info.start + start))
 
 
 def score(clip: HeldOut, other: HeldOut, models: Models, settings: Settings) -> tuple[Score, np.ndarray, np.ndarray]:
@@ -82,6 +88,17 @@ def lip_sharpness(frames: np.ndarray, track: FaceTrack, models: Models, every: i
         crop = cv2.cvtColor(crop_face(frames[i], matrices[i], side), cv2.COLOR_RGB2GRAY)
         values.append(cv2.Laplacian(crop[rows, columns], cv2.CV_64F).var())
     return float(np.mean(values))
+
+
+def write_videos(folder: Path, clip: HeldOut, own: np.ndarray) -> None:
+    """The truth and what was made of its own speech, for `latentsync eval compare`: folder/true, folder/made."""
+    for kind, frames in (("true", clip.frames), ("made", own)):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        height, width = frames.shape[1:3]
+        path = folder / kind / f"{clip.name}.mp4"
+        with VideoWriter(path, width, height, clip.fps, audio=clip.sound, crf=8) as writer:
+            for frame in frames:
+                writer.write(frame)
 
 
 def strip(clip: HeldOut, own: np.ndarray, wrong: np.ndarray, *, columns: int = 12, side: int = 128) -> np.ndarray:

@@ -17,7 +17,7 @@ class Gate:
 
     def __call__(self, job):
         self.begun.set()
-        assert self.go.wait(30)
+        assert self.go.wait(240)
         job.tell("past the gate")
         return self
 

@@ -8,9 +8,13 @@ from latentsync.apps import app_sessions
 from latentsync.apps.app_faces import look
 from latentsync.apps.app_jobs import CANCELLED, FAILED
 from latentsync.apps.app_media import take_face, take_voice
+from latentsync.apps.app_runs import Made, Wish
 from latentsync.apps.app_settings import AppSettings, Limits
 from latentsync.apps.app_studio import Studio
+from latentsync.settings import Settings
+from latentsync.weights import usual_settings
 
+from ..tiny import link
 from .test_jobs import wait_until
 
 testing = pytest.importorskip("streamlit.testing.v1", reason="Streamlit draws the page: pip install latentsync[app]")
@@ -121,8 +125,30 @@ def test_the_run_gets_what_was_chosen(screen, studio, material, monkeypatch):
     ((visitor, order),) = orders
     assert visitor is anna
     assert (order.backend, order.checkpoint, order.own_sound) == ("local", "nano", False)
-    assert (order.settings.steps, order.settings.fit, order.settings.mark) == (8, "hold", "file")
+    assert order.settings.steps == round(0.4 * usual_settings("nano").steps)
+    assert (order.settings.fit, order.settings.mark) == ("hold", "file")
     assert order.settings.face == look(anna.face).point(1)
+
+
+def test_the_settings_are_those_that_suit_the_checkpoint(screen, studio, material, monkeypatch, tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    with safe_open(material / "tiny.safetensors", "pt") as file:
+        said = {**(file.metadata() or {}), "usual_steps": "5", "usual_guidance": "1.2"}
+    save_file(load_file(material / "tiny.safetensors"), tmp_path / "fast.safetensors", said)
+    monkeypatch.setattr(studio.backends["local"], "_more", (str(tmp_path / "fast.safetensors"),))
+    give(studio, material)
+    orders = []
+    monkeypatch.setattr(studio, "start", lambda visitor, order: orders.append(order.settings))
+    shown(screen)
+    next(one for one in screen.radio if one.key == "quality").set_value("Finest").run()
+    for name in (str(tmp_path / "fast.safetensors"), "nano"):
+        next(one for one in screen.selectbox if one.label == "Model").set_value(name).run()
+        button(screen, "Make the video").click().run()
+    assert (orders[0].steps, orders[0].guidance) == (10, 1.2)
+    usual = usual_settings("nano")
+    assert (orders[1].steps, orders[1].guidance) == (2 * usual.steps, usual.guidance)
 
 
 def test_the_mark_of_the_house_leaves_no_choice(screen, studio, material, monkeypatch):
@@ -172,6 +198,24 @@ def test_while_it_runs_nothing_can_be_changed(screen, studio, material):
     button(screen, "Cancel").click().run()
     assert anna.run.stopping
     go.set()
+
+
+@pytest.mark.parametrize("face", ["face.png", "clip.mp4"])
+def test_a_result_stays_when_the_face_is_changed(screen, studio, material, face):
+    anna = give(studio, material, face)
+    video, given = anna.folder / "made.mp4", anna.face.path
+    link(video, material / "clip.mp4")
+    wish = Wish(given, anna.voice.path, video, "nano", Settings(), still=face.endswith(".png"))
+    anna.run = studio._queues["local"].submit(lambda job: Made(video, wish, 1, given, "this computer", face))
+    assert wait_until(lambda: anna.run.over)
+    assert "**Before**" in text(shown(screen))
+    next(one for one in screen.button if one.key == "face-change").click().run()
+    assert not screen.exception, screen.exception
+    assert anna.face is None
+    assert "**Before**" in text(screen)
+    assert given.exists(), "shown beside the result"
+    anna.tidy()
+    assert list(anna.folder.iterdir()) == [anna.voice.path]
 
 
 def test_a_refused_file_is_named(screen, studio):

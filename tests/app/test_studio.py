@@ -14,7 +14,7 @@ from latentsync.pipeline import lipsync_file, load_models
 from latentsync.settings import Settings
 
 from .parts import FPS, alike, clip
-from .test_jobs import wait_until
+from .test_jobs import Gate, wait_until
 
 LIMITS = Limits(steps=30, waiting=3, keep=0.2)
 
@@ -102,6 +102,21 @@ def test_a_second_run_takes_the_place_of_the_first(hall, material):
         files.append(set(anna.folder.iterdir()))
     assert len(files[1]) == len(files[0]) == 3, "the clip, its copy for browsers, the result"
     assert files[0] & files[1] == {anna.face.path}
+
+
+def test_nobody_waits_for_a_measurement_to_make_another(hall, material):
+    anna, gate = hall.come("anna", material / "clip.mp4"), Gate()
+    hall.studio._measuring.submit(gate)
+    hall.studio.start(anna, hall.order(own_sound=True))
+    assert ended(anna.run).state == DONE
+    first = anna.score
+    assert not first.over
+    assert not anna.busy
+    hall.studio.start(anna, hall.order(own_sound=True))
+    assert ended(anna.run).state == DONE
+    gate.go.set()
+    assert ended(first).state == CANCELLED
+    assert ended(anna.score).state == DONE
 
 
 def test_what_is_missing_or_too_much_is_said(hall, material):

@@ -1,5 +1,6 @@
 """The documents as the tests read them: headings, links, code, and the commands in it."""
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -53,9 +54,18 @@ class Command:
 
 @cache
 def pages() -> dict[str, str]:
-    """Name below the repository: text, of every document for users."""
+    """Name below the repository: text, of every document for users; of a notebook its prose alone."""
     found = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "web" / "docs").rglob("*.md")]
-    return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(found)}
+    found += (ROOT / "notebooks").glob("*.ipynb")
+    return {path.relative_to(ROOT).as_posix(): _text(path) for path in sorted(found)}
+
+
+def _text(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        return text
+    cells = json.loads(text)["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
 
 
 @cache

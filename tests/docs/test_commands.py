@@ -4,6 +4,7 @@ import argparse
 import ast
 import importlib
 import importlib.util
+import inspect
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ from itertools import pairwise, takewhile
 import pytest
 import typer
 
+import latentsync
 from latentsync import cli
 from latentsync.registry import is_known
 from latentsync.settings import Settings
@@ -27,7 +29,8 @@ PACKAGES = {"torch", "opencv-contrib-python", "scenedetect", "lpips"}
 """What pip is asked for by name, besides this package."""
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 FOREIGN = {"--max-upload-size", "--lowvram", "--novram", "--cpu", "--no-deps", "--extra-index-url"}
-"""Options of ComfyUI and pip that the pages speak of; accelerate's have an underline, ours have none."""
+"""Options of ComfyUI and pip that the pages speak of; accelerate's have an underline, ours have none, and its commands
+are given to its own parser below."""
 
 
 def told(words):
@@ -43,9 +46,9 @@ def told(words):
 OWN = [command for command in COMMANDS if told(command.words) is not None]
 
 
-def parse(words):
+def parse(words, command=APP):
     """The innermost command's context, as `latentsync` itself would see these words; SystemExit-like Exits pass."""
-    command, context, name, rest = APP, None, "latentsync", list(words)
+    context, name, rest = None, "latentsync", list(words)
     while True:
         context = command.make_context(name, rest, parent=context)
         if not hasattr(command, "commands"):
@@ -81,7 +84,8 @@ def test_latentsync_takes_these_words(command):
             return
         pytest.fail(getattr(error, "format_message", error.__str__)())
     if context.command.name == "run":
-        Settings(**{field.name: context.params[field.name] for field in fields(Settings)})
+        given = {field.name: context.params[field.name] for field in fields(Settings)}
+        Settings(**{name: value for name, value in given.items() if value is not None})
 
 
 @pytest.mark.parametrize("command", [c for c in OWN if not c.whole], ids=str)
@@ -135,7 +139,7 @@ def test_modules_exist_and_take_these_words(command, monkeypatch):
     name = words[0]
     if name == "pip":
         return check_pip(words[1:])
-    if name in ("pytest", "ruff"):
+    if name in ("pytest", "ruff", "venv"):
         missing = [word for word in words[1:] if "/" in word and not (ROOT / word.split("::")[0]).exists()]
         assert not missing
         return None
@@ -152,10 +156,29 @@ def test_modules_exist_and_take_these_words(command, monkeypatch):
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only_parse)
     monkeypatch.setattr(sys, "argv", [name, *words[1:]])
     module = importlib.import_module(name)
-    if command.whole and "argparse" in vars(module):
+    if not command.whole:
+        return None
+    if isinstance(getattr(module, "app", None), typer.Typer):
+        parse(words[1:], typer.main.get_command(module.app))
+    elif "argparse" in vars(module):
         with pytest.raises(ParsedError):
             module.main()
     return None
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.words[0] in ("accelerate", "torchrun")], ids=str)
+def test_launchers_take_their_own_words(command):
+    """Theirs stand before `-m latentsync`; what stands behind is parsed above."""
+    if command.words == ("accelerate", "config"):
+        pytest.importorskip("accelerate.commands.config")
+        return
+    words = list(command.words[1 : command.words.index("-m") + 2])
+    if command.words[0] == "torchrun":
+        assert importlib.import_module("torch.distributed.run").get_args_parser().parse_args(words).training_script
+        return
+    launch = pytest.importorskip("accelerate.commands.launch")
+    assert words.pop(0) == "launch"
+    assert launch.launch_command_parser().parse_args(words).training_script == "latentsync"
 
 
 def check_pip(words):
@@ -217,6 +240,20 @@ def test_python_blocks_import_what_there_is():
                 module = importlib.import_module(str(node.module))
                 missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
                 assert not missing, f"{code.page}:{code.line}: {node.module} has no {missing}"
+
+
+def test_signatures_are_the_real_ones():
+    """Of docs/python.md: the whole clips' functions and all settings with their defaults."""
+    page = "docs/python.md"
+    texts = [code.text for code in all_code() if code.page == page and " -> " in code.text.split("\n")[0]]
+    told_of = [ast.parse(f"def {text}: ...").body[0] for text in texts]
+    assert {node.name for node in told_of} == {"load_models", "lipsync", "lipsync_file"}
+    for node in told_of:
+        real = inspect.signature(getattr(latentsync, node.name)).parameters
+        assert [one.arg for one in (*node.args.args, *node.args.kwonlyargs)] == list(real), node.name
+    (call,) = (ast.parse(said).body[0].value for said in re.findall(r"`(Settings\([^`]+\))`", pages()[page]))
+    given = {one.arg: ast.literal_eval(one.value) for one in call.keywords}
+    assert given == {field.name: field.default for field in fields(Settings)}
 
 
 def test_environment_variables_are_ours():

@@ -21,6 +21,13 @@ def test_there_are_pages_and_links():
     assert sum(len(links(page)) for page in pages()) > 50
 
 
+def test_every_page_is_found_from_the_handbook():
+    handbook = {(ROOT / "docs" / link.partition("#")[0]).resolve() for link in links("docs/README.md")}
+    others = {path.resolve() for path in (ROOT / "docs").glob("*.md")} - {ROOT / "docs" / "README.md"}
+    elsewhere = {ROOT / "CHANGELOG.md", *(ROOT / "notebooks").glob("*.ipynb")}
+    assert others | elsewhere <= handbook
+
+
 @pytest.mark.parametrize("page", pages())
 def test_links_inside_lead_somewhere(page):
     for link in set(links(page)) - set(outward(page)):

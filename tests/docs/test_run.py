@@ -1,6 +1,7 @@
 """The commands of README and docs that take seconds are run as they stand, in a folder with the files that they name.
 
-Only the model is another: a tiny one of random weights, one step.
+Only the model is another: a tiny one of random weights, one step. Why a command is not run here stands below, beside
+the test that runs it; that it takes the words on the page is checked of every command (test_commands.py).
 """
 
 import shutil
@@ -13,7 +14,7 @@ from latentsync import cli
 
 from ..app.parts import clip, portrait
 from ..tiny import face_model, link, tiny_checkpoint, whisper_file, write_speech
-from .pages import commands
+from .pages import ROOT, commands
 from .test_commands import parse, told
 
 FILM, PICTURE, SOUND, WEIGHTS, LIST = "film.mp4", "picture.png", "sound.wav", "weights.safetensors", "list.csv"
@@ -32,20 +33,54 @@ RUN = {
     "measure": [],
 }
 """Commands that are run, with what is added to them."""
-NOT_HERE = {"ray", "ray_address", "split", "syncnet", "lpips", "fid_network", "names", "to"}
-"""Parameters that need a cluster, the network or files that are not ours."""
+NOT_HERE = {
+    "ray_address": "a cluster: tests/apps/test_cluster.py",
+    "syncnet": "a trained SyncNet: tests/evaluation/test_eval.py",
+    "lpips": "weights that are not ours: tests/evaluation/test_quality.py",
+    "names": "the network: tests/engine/test_download.py",
+}
+"""Parameters with which a command of RUN is left out."""
+ELSEWHERE = {
+    "app": "a server that runs on: tests/app/test_browser.py",
+    "queue": "a ComfyUI: tests/nodes/test_queue.py, tests/workflows/test_workflows.py",
+    "prepare": "footage and PySceneDetect: tests/prepare/test_run.py",
+    "filelist": "prepared footage: tests/prepare/test_run.py",
+    "sync": "a trained SyncNet: tests/evaluation/test_eval.py",
+    "syncnet-accuracy": "a trained SyncNet: tests/evaluation/test_eval.py",
+    "unet": "minutes to weeks: tests/training/test_trainer.py, tests/training/test_processes.py",
+    "merge-lora": "a trained LoRA: tests/training/test_trainer.py",
+    "charts": "a run to draw: tests/training/test_trainer.py",
+    "syncnet": "minutes to weeks: tests/training/test_syncnet_training.py",
+}
+"""Commands that are not run here: what they need, and the tests that run them."""
 
 
-def runnable():
-    """(as it stands in the page, context): once each, wherever it stands."""
+def every():
+    """(as it stands in the page, name, parameters) of each command that is no mere mention, wherever it stands."""
     seen = {}
     for command in commands():
         words = told(command.words)
-        if words and command.whole and words[0] in ("run", "batch", "info", "convert", "doctor", "download", "eval"):
+        if words and command.whole:
             context = parse(words)
-            if context.info_name in RUN and not any(context.params.get(name) for name in NOT_HERE):
-                seen.setdefault(words, (command, context.info_name, context.params))
+            seen.setdefault(words, (command, context.info_name, context.params))
     return list(seen.values())
+
+
+def runnable():
+    return [
+        (command, name, given)
+        for command, name, given in every()
+        if name in RUN and not any(given.get(parameter) for parameter in NOT_HERE)
+    ]
+
+
+def test_what_is_not_run_here_has_a_reason():
+    left = {name for _, name, _ in every()} - set(RUN)
+    assert left <= set(ELSEWHERE), "run these here, or say why not and where they are run"
+    assert not set(ELSEWHERE) & set(RUN)
+    for reason in (*NOT_HERE.values(), *ELSEWHERE.values()):
+        for path in reason.split(": ")[1].split(", "):
+            assert (ROOT / path).is_file(), reason
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from dataclasses import fields
 
 import pytest
 
+from latentsync import weights
 from latentsync.settings import FITS, MARKS, PASTES, SOLVERS, Settings
 
 from .pages import ROOT, pages
@@ -38,3 +39,11 @@ def test_every_setting_is_explained_with_its_default(field):
 def test_every_choice_is_explained():
     page = pages()["docs/settings.md"]
     assert not [word for word in (*FITS, *MARKS, *PASTES, *SOLVERS) if f"`{word}`" not in page]
+
+
+def test_all_metadata_of_weight_files_are_explained():
+    """The table of docs/weights.md and the list in the module that reads them."""
+    table = pages()["docs/weights.md"].split("## Metadata")[1]
+    rows = re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)
+    read = re.findall(r"^    (\w+)(?: {2,}|$)", weights.__doc__ or "", re.MULTILINE)
+    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(read)

@@ -96,6 +96,15 @@ def test_requirements_are_pinned_and_used():
     assert {name for name in used if name not in known} <= EXTRAS
 
 
+def test_extras_are_pinned():
+    section = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[project.optional-dependencies]")[1]
+    wanted = names_in("\n".join(re.findall(r'"([^"]+)"', section.split("\n[")[0])))
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    untested = set(re.findall(r"torch-fidelity|torchvision", pins))  # constraints.txt says why
+    assert len(wanted) > 15
+    assert wanted <= names_in(pins) | untested
+
+
 def test_the_sample_voice():
     from latentsync.audio import load_audio, loudness
 

@@ -309,6 +309,34 @@ def test_windows(clips, variants):
         assert 0.4 < window["noise"].std() < 1.6
 
 
+def test_how_a_window_is_heard(clips, variants):
+    """As it was spoken or in another voice of the same clip, with noise of up to the given strength."""
+    loud = [[dataclasses.replace(c, audio=c.audio + i) for c in variant] for i, variant in enumerate(variants)]
+    heard = {}
+    for own in (0.0, 1.0):
+        quiet = dataclasses.replace(UNET, drop_audio=0, own_voice=own, audio_noise=0)
+        trainer = UNetTrainer(loud, clips, quiet, decode)
+        trainer.whitening = torch.eye(384)
+        known = {(i, float(c.audio.float().mean())) for i, variant in enumerate(loud) for c in variant}
+        means = [float(trainer.window()["audio"].mean()) for _ in range(20)]
+        heard[own] = {min(known, key=lambda k: abs(k[1] - mean))[0] for mean in means}
+    assert heard == {0.0: set(range(len(loud))), 1.0: {0}}
+    trainer.settings = dataclasses.replace(trainer.settings, audio_noise=100.0)
+    spreads = [float(trainer.window()["audio"].std()) for _ in range(20)]
+    assert min(spreads) < 30 < 70 < max(spreads) <= 101
+
+
+@pytest.mark.parametrize("held", [0.0, 1.0])
+def test_the_masked_picture_may_be_held(clips, variants, held):
+    moving = [[dataclasses.replace(c, masked=c.clean) for c in variant] for variant in variants]
+    trainer = UNetTrainer(moving, clips, dataclasses.replace(UNET, held_picture=held), decode)
+    for _ in range(10):
+        window = trainer.window()
+        moves = (window["masked"] - window["masked"][:, :1]).abs().amax()
+        assert (moves == 0) == bool(held)
+        assert (window["clean"] - window["clean"][:, :1]).abs().amax() > 0
+
+
 def test_whitening_can_be_folded_into_the_weights(clips, variants):
     """What the trainer feeds whitened, the finished file hears plain."""
     whitening = audio_whitening(variants)

@@ -20,7 +20,8 @@ from latentsync import checkpoint, registry, weights
 from latentsync.checkpoint import mismatch, read_header, read_tensors, write_safetensors
 from latentsync.errors import UserError
 from latentsync.models.unet import UNet, UNetConfig
-from latentsync.weights import check_is_unet, convert, load_state, load_unet, recognise, save_model
+from latentsync.settings import Settings
+from latentsync.weights import check_is_unet, convert, load_state, load_unet, recognise, save_model, usual_settings
 
 STAGES = {
     "unet_stage1": ("none", "stage 1 (no motion modules), 850.0 M numbers"),
@@ -564,6 +565,25 @@ def test_the_built_in_model_is_whole():
     assert (info.kind, info.version) == ("nano", "nano")
     assert info.resolution
     assert info.bytes <= 24_000_000
+
+
+@pytest.mark.parametrize(
+    ("said", "steps", "guidance"),
+    [
+        ({}, Settings.steps, Settings.guidance),
+        ({"usual_steps": 3}, 3, Settings.guidance),
+        ({"usual_steps": 3, "usual_guidance": 1.0}, 3, 1.0),
+        ({"usual_steps": "many", "usual_guidance": 1.0}, Settings.steps, Settings.guidance),
+        ({"usual_steps": 0}, Settings.steps, Settings.guidance),
+    ],
+)
+def test_a_file_may_say_which_steps_and_guidance_suit_it(tmp_path, said, steps, guidance):
+    path = save_model(tmp_path / "own.safetensors", small_state(), metadata=said)
+    assert usual_settings(path) == Settings(steps=steps, guidance=guidance)
+
+
+def test_what_is_not_here_gets_the_usual_settings(tmp_path):
+    assert usual_settings(tmp_path / "none.safetensors") == usual_settings("no-such") == Settings()
 
 
 def test_unknown_names_and_absent_models(tmp_path, monkeypatch):
