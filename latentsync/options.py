@@ -121,5 +121,7 @@ Device = Annotated[
 ]
 Dtype = Annotated[
     str,
-    _option(_MACHINE, "--dtype", "auto, fp32, fp16 or bf16. auto: fp16 on a GPU, else fp32, the most exact.", "NAME"),
+    _option(
+        _MACHINE, "--dtype", "auto, fp32, fp16 or bf16. auto: fp16 on a GPU, bf16 on a CPU with AMX, else fp32.", "NAME"
+    ),
 ]

@@ -48,7 +48,7 @@ OnStep = Callable[[Step], None]
 
 @dataclass(frozen=True)
 class Models:
-    """The networks of one checkpoint, on one device."""
+    """The networks of one checkpoint, on one device. usual: settings that suit it."""
 
     unet: UNet
     vae: VAE
@@ -56,6 +56,7 @@ class Models:
     finder: FaceFinder
     resolution: int
     name: str = ""
+    usual: Settings = field(default_factory=Settings)
 
     def __enter__(self) -> "Models":
         return self
@@ -70,11 +71,6 @@ class Models:
     @property
     def dtype(self) -> torch.dtype:
         return next(self.unet.parameters()).dtype
-
-    @property
-    def usual(self) -> Settings:
-        """The settings that suit the checkpoint."""
-        return usual_settings(self.unet.info.path) if self.unet.info else Settings()
 
     @property
     def still_reference(self) -> bool:
@@ -180,7 +176,8 @@ def load_models(
             f" {unet.config.audio_dim}; LatentSync 1.5 and 1.6 go with Whisper tiny."
         )
     finder = FaceFinder(find("face_landmarker.task"))
-    return Models(unet, loaded_vae, encoder, finder, info.resolution, info.version or Path(checkpoint).stem)
+    name = info.version or Path(checkpoint).stem
+    return Models(unet, loaded_vae, encoder, finder, info.resolution, name, usual_settings(info.path))
 
 
 def lipsync(

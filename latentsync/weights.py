@@ -12,6 +12,7 @@ Our safetensors files carry these metadata, all of them text (readers must bear 
     vae_shift        "0.0"
     vae_groups       GroupNorm groups of the VAE and of the U-Net where they are not 32, which shapes do not tell
     unet_groups
+    unet_residual    "reference" where the U-Net's output is to be added to the reference's latents
     reference        "still" where one reference frame serves a whole stretch of frames; else each frame is its own
     usual_steps      solver steps and guidance that suit the weights, where they are not the usual ones
     usual_guidance
@@ -63,6 +64,7 @@ __all__ = [
     "Entry",
     "FileInfo",
     "check_is_unet",
+    "config_of",
     "convert",
     "download",
     "find",
@@ -72,6 +74,7 @@ __all__ = [
     "model_folders",
     "recognise",
     "save_model",
+    "usual_settings",
 ]
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -163,9 +166,7 @@ def load_unet(
     if resolution is not None:
         info = dataclasses.replace(info, resolution=resolution)
     state = _unet_part(read_tensors(path))
-    config = config_from_tensors(shapes_of(state))
-    if "unet_groups" in info.metadata:
-        config = dataclasses.replace(config, groups=int(info.metadata["unet_groups"]))
+    config = config_of(state, info)
     small = sum(tensor.numel() * tensor.element_size() for tensor in state.values()) < _COPY_BELOW
     state = {key: tensor.to(device, dtype, copy=small) for key, tensor in state.items()}
     with torch.device("meta"):
@@ -173,6 +174,13 @@ def load_unet(
     load_state(unet, state)
     object.__setattr__(unet, "info", info)
     return unet.eval().requires_grad_(False)
+
+
+def config_of(state: Mapping[str, Tensor], info: FileInfo) -> UNetConfig:
+    """The architecture: from names and shapes of the tensors, and from the metadata what these do not tell."""
+    config = config_from_tensors(shapes_of(state))
+    groups = int(info.metadata.get("unet_groups", config.groups))
+    return dataclasses.replace(config, groups=groups, residual="unet_residual" in info.metadata)
 
 
 def load_state(unet: torch.nn.Module, state: Mapping[str, Tensor]) -> None:

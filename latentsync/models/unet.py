@@ -28,7 +28,11 @@ Ops = ModuleType | Any
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Everything that differs between LatentSync U-Nets. cross: which down blocks attend (up blocks mirror them)."""
+    """Everything that differs between LatentSync U-Nets. cross: which down blocks attend (up blocks mirror them).
+
+    residual: what it predicts is added to the reference's latents. The published ones do not; a small one that does
+    keeps the looks of people it has never seen.
+    """
 
     widths: tuple[int, ...] = (320, 640, 1280, 1280)
     layers: int = 2
@@ -37,6 +41,7 @@ class UNetConfig:
     latent_channels: int = 4
     motion: Motion = "all"
     groups: int = GROUPS
+    residual: bool = False
 
     @property
     def in_channels(self) -> int:
@@ -394,7 +399,8 @@ class UNet(nn.Module):
         for up in self.up_blocks:
             x = cast(UpBlock, up)(x, skips, time, audio, frames)
         x = self.conv_out(F.silu(window_norm(self.conv_norm_out, x, frames)))
-        return x.unflatten(0, (batch, frames)).transpose(1, 2)
+        x = x.unflatten(0, (batch, frames)).transpose(1, 2)
+        return x + sample[:, -self.config.latent_channels :] if self.config.residual else x
 
     def _check(self, sample: Tensor, audio: Tensor) -> None:
         batch, channels, frames, height, width = sample.shape

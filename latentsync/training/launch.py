@@ -174,6 +174,7 @@ def _facts(start: Start, vae: VAE, out: Path, recipe: UNetRecipe) -> dict[str, A
     facts = {
         "version": out.absolute().name,
         "unet_groups": start.unet.config.groups,
+        "unet_residual": "reference" if start.unet.config.residual else None,
         "vae_groups": vae.model.config.norm_num_groups,
         "reference": "still" if recipe.still_reference else None,
         "latent_rgb": start.latent_rgb,

@@ -37,7 +37,7 @@ def trained_vae(checkpoint: Path, clips: list[Clip]) -> VAE:
     settings = VAETraining(**parts["settings"])
     model = build_vae(settings)
     model.load_state_dict(parts["average"])
-    model = model.eval().requires_grad_(False)
+    model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return VAE(model, scaling=latent_scale(model, clips, settings)).eval()
 
 
@@ -72,7 +72,7 @@ def export(vae: VAE, unet_checkpoint: Path, path: Path, clips: list[Clip]) -> Pa
         "vae_shift": vae.shift,
         "vae_groups": vae.model.config.norm_num_groups,
         "unet_groups": settings.norm_groups,
-        "reference": "still",
+        "unet_residual": "reference",
         "latent_rgb": latent_rgb(vae, _pictures(clips, settings.resolution)),
         "licence": "Apache-2.0",
         "steps": parts["step"],

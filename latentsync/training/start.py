@@ -13,7 +13,7 @@ from ..checkpoint import read_tensors, shapes_of
 from ..errors import UserError
 from ..models.unet import UNet, UNetConfig, config_from_tensors
 from ..registry import find, is_known, model_folders
-from ..weights import FileInfo, check_is_unet, recognise
+from ..weights import FileInfo, check_is_unet, config_of, recognise
 from .stages import UNetRecipe, unet_config
 
 SD15_FILES = ("v1-5-pruned-emaonly.safetensors", "v1-5-pruned.safetensors", "sd15.safetensors")
@@ -97,9 +97,7 @@ def _from_latentsync(info: FileInfo, recipe: UNetRecipe) -> Start:
     bundle = info.kind == "nano"
     state = {k.removeprefix("unet."): v for k, v in tensors.items() if not (bundle and k.startswith("vae."))}
     state = {_plain(key): value for key, value in state.items()}
-    config = config_from_tensors(shapes_of(state))
-    if "unet_groups" in info.metadata:
-        config = dataclasses.replace(config, groups=int(info.metadata["unet_groups"]))
+    config = config_of(state, info)
     if config.motion not in ("none", recipe.motion):
         raise UserError(
             f"{info.path} has motion modules ({config.motion}) that this stage ({recipe.motion}) would throw away; take"

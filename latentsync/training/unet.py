@@ -25,6 +25,8 @@ from .vae import clip_chances
 
 Encode = Callable[[Tensor], Tensor]
 """Pixels (N, 3, R, R) in [-1, 1] to scaled latents (N, C, h, w)."""
+LAGS = range(5, 31)
+"""Frames between a picture and its reference."""
 Decode = Callable[[Tensor], Tensor]
 """The way back, through which gradients flow."""
 
@@ -38,7 +40,8 @@ class UNetTraining:
     how much noise, in standard deviations, the tokens get: a few minutes of speech are else learnt by heart (a small
     network told the opening of held-out time with a correlation of 0.46 without, 0.64 with it).
     held_picture: chance that the masked picture of one frame serves the whole window. Cheeks tell what the mouth says;
-    a network that reads them follows the words of the source rather than the speech that it is given.
+    a network that reads them follows the words of the source rather than the speech that it is given. held_reference:
+    the same for the reference, as with a still.
     noise_bias: timesteps are 999 · u^noise_bias; small keeps them where speech, not the noisy picture, tells the mouth.
     shared: chance that one noise frame serves the whole window, as it does when sampling.
     noisiest: chance of the noisiest timestep. judge_from: share of the steps after which decoded mouths are judged,
@@ -60,6 +63,7 @@ class UNetTraining:
     own_voice: float = 0.5
     audio_noise: float = 3.0
     held_picture: float = 0.7
+    held_reference: float = 0.3
     shared: float = 0.6
     keep_weight: float = 0.05
     lips_weight: float = 5.0
@@ -79,7 +83,9 @@ class UNetTraining:
 
     @property
     def config(self) -> UNetConfig:
-        return UNetConfig(self.widths, self.layers, self.cross, 384, self.latent_channels, "none", self.norm_groups)
+        return UNetConfig(
+            self.widths, self.layers, self.cross, 384, self.latent_channels, "none", self.norm_groups, residual=True
+        )
 
 
 @dataclass(frozen=True)
@@ -205,32 +211,38 @@ class UNetTrainer:
         self.middle = output
 
     def window(self) -> dict[str, Tensor]:
-        """One training window. Its reference is one frame from outside of it, held still.
-
-        A moving reference is a trap for a small network: it learns to copy that mouth rather than to hear the speech.
-        """
+        """One training window."""
         frames = self.settings.frames
         clips = self.variants[int(self.random.integers(len(self.variants)))]
         which = int(self.random.choice(len(clips), p=self.chances))
         clip = clips[which]
         start = int(self.random.integers(len(clip.clean) - frames + 1))
         span = slice(start, start + frames)
-        others = [i for i in range(len(clip.clean)) if not start - frames <= i < start + 2 * frames] or [start]
-        reference = clip.clean[others[int(self.random.integers(len(others)))]].expand_as(clip.clean[span])
         audio = self._voice(which).audio[span].float() @ self.whitening.T
         audio = audio + self.settings.audio_noise * self.random.random() * torch.randn_like(audio)
         if self.random.random() < self.settings.drop_audio:
             audio = torch.zeros_like(audio)
-        masked = clip.masked[span]
-        if self.random.random() < self.settings.held_picture:
-            masked = masked[int(self.random.integers(frames))].expand_as(masked)
-        parts = {"clean": clip.clean[span], "masked": masked, "reference": reference}
+        parts = {"clean": clip.clean[span], "masked": self._held(clip.masked[span], self.settings.held_picture)}
+        parts["reference"] = self._held(self._reference(clip, start), self.settings.held_reference)
         return {k: v.float().transpose(0, 1) for k, v in parts.items()} | {
             "audio": audio,
             "noise": self._noise(clip),
             "opening": self.openings[which][span],
             "mouth": clip.mouth[span],
         }
+
+    def _held(self, latents: Tensor, chance: float) -> Tensor:
+        if self.random.random() < chance:
+            return latents[int(self.random.integers(len(latents)))].expand_as(latents)
+        return latents
+
+    def _reference(self, clip: LatentClip, start: int) -> Tensor:
+        """The same face a little earlier or later: in nearly the same pose, but with a mouth that says nothing about
+        this one. With the very frames, as when sampling, the network would copy that mouth and not hear the speech."""
+        last = len(clip.clean) - self.settings.frames
+        starts = [i for i in range(last + 1) if LAGS.start <= abs(i - start) < LAGS.stop] or [0, last]
+        picked = int(self.random.choice(starts))
+        return clip.clean[picked : picked + self.settings.frames]
 
     def _voice(self, which: int) -> LatentClip:
         own = self.random.random() < self.settings.own_voice

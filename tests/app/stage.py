@@ -22,7 +22,7 @@ from ..web.stage import two_people
 from ..workflows.browser import ARGUMENTS, find_browser
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Browser, Locator, Page, WebSocket
 
 ROOT = Path(__file__).resolve().parents[2]
 SCREENS = os.environ.get("LATENTSYNC_SCREENS") == "1"
@@ -119,14 +119,33 @@ class Visitor:
         self.context = browser.new_context(viewport=WIDE, permissions=["microphone"], **context)
         self.page: Page = self.context.new_page()
         self.page.set_default_timeout(120_000)
+        self.said: list[str] = []
+        self._listen()
         self.page.goto(app.url)
         self.page.locator("input[type=file]").nth(1).wait_for(state="attached")
 
     def __enter__(self) -> "Visitor":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            sys.stderr.write(f"The page:\n{self.page.locator('body').inner_text(timeout=10_000)}\n")
+            sys.stderr.write("The browser:\n" + "\n".join(self.said[-40:]) + "\n")
         self.context.close()
+
+    def _listen(self) -> None:
+        """Keep what the browser says: complaints of the page, and connections that come and go."""
+        page, say = self.page, self.said.append
+        page.on("console", lambda message: say(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: say(f"error: {error}"))
+        page.on("crash", lambda _: say("the page crashed"))
+
+        def connected(socket: "WebSocket") -> None:
+            say(f"connected to {socket.url}")
+            socket.on("close", lambda _: say("the connection was closed"))
+            socket.on("socketerror", lambda error: say(f"the connection broke: {error}"))
+
+        page.on("websocket", connected)
 
     @property
     def progress(self) -> "Locator":

@@ -24,7 +24,8 @@ class Hall:
 
     def __init__(self, tiny, folder, **rest):
         self.here = {"anna", "ben"}
-        settings = AppSettings(limits=LIMITS, folder=str(folder), checkpoints=(tiny,), device="cpu", **rest)
+        usual = {"limits": LIMITS, "device": "cpu", "dtype": "fp32"}
+        settings = AppSettings(**usual, folder=str(folder), checkpoints=(tiny,), **rest)
         self.studio = Studio(settings, self.here.__contains__)
         self.tiny = tiny
 

@@ -337,6 +337,28 @@ def test_the_masked_picture_may_be_held(clips, variants, held):
         assert (window["clean"] - window["clean"][:, :1]).abs().amax() > 0
 
 
+@pytest.mark.parametrize("held", [0.0, 1.0])
+def test_a_reference_is_of_another_time(clips, variants, held):
+    def numbered(clip):
+        count = torch.arange(len(clip.clean)).view(-1, 1, 1, 1)
+        return dataclasses.replace(clip, clean=count.expand_as(clip.clean).half())
+
+    settings = dataclasses.replace(UNET, held_reference=held)
+    trainer = UNetTrainer([[numbered(c) for c in variant] for variant in variants], clips, settings, decode)
+    seen = set()
+    for _ in range(40):
+        window = trainer.window()
+        shown, reference = (window[name][0, :, 0, 0] for name in ("clean", "reference"))
+        if held:
+            assert len(set(reference.tolist())) == 1
+        else:
+            lags = set((reference - shown).tolist())
+            assert len(lags) == 1
+            assert 5 <= abs(lags.pop()) <= 30
+        seen |= set((reference - shown).sign().tolist())
+    assert {-1.0, 1.0} <= seen
+
+
 def test_whitening_can_be_folded_into_the_weights(clips, variants):
     """What the trainer feeds whitened, the finished file hears plain."""
     whitening = audio_whitening(variants)
@@ -404,7 +426,7 @@ def test_more_latent_channels_start_from_few(variants, clips):
     audio = torch.randn(1, 2, 50, 384)
     made = wide(torch.cat(parts, 1), 500, audio)
     assert torch.allclose(made[:, :4], narrow(torch.cat(few, 1), 500, audio), atol=1e-5)
-    assert (made[:, 4:] == 0).all()
+    assert torch.equal(made[:, 4:], parts[-1][:, 4:]), "the reference, to which nothing is added"
 
 
 def test_other_voices_say_the_same_at_the_same_time():

@@ -15,7 +15,7 @@ from latentsync.checkpoint import shapes_of
 from latentsync.errors import UserError
 from latentsync.models import unet as module
 from latentsync.models.unet import POSITIONS, UNet, UNetConfig, config_from_tensors, position_code, timestep_embedding
-from latentsync.weights import load_unet
+from latentsync.weights import config_of, load_unet, save_model
 
 from ..tiny import lively, tiny_config
 
@@ -149,6 +149,21 @@ def test_order_of_frames_matters_with_motion_modules_only():
         sample, audio = inputs(unet.config)
         turned = unet(sample.flip(2), 500, audio.flip(1)).flip(2)
         assert ((turned - unet(sample, 500, audio)).abs().max() < 1e-5) == same
+
+
+@torch.inference_mode()
+def test_a_residual_one_adds_the_reference(tmp_path):
+    """And the file's metadata makes it one, in the host's form of the network too."""
+    plain = tiny()
+    sample, audio = inputs(plain.config)
+    wanted = plain(sample, 500, audio) + sample[:, -plain.config.latent_channels :]
+    facts = {"unet_residual": "reference", "prediction_type": "sample"}
+    loaded = load_unet(save_model(tmp_path / "own.safetensors", plain.state_dict(), metadata=facts))
+    assert torch.allclose(loaded(sample, 500, audio), wanted, atol=1e-5)
+    assert config_of(plain.state_dict(), loaded.info).residual
+    facts.pop("unet_residual")
+    other = load_unet(save_model(tmp_path / "other.safetensors", plain.state_dict(), metadata=facts))
+    assert torch.allclose(other(sample, 500, audio), plain(sample, 500, audio), atol=1e-5)
 
 
 def test_size_and_shape():
