@@ -61,6 +61,9 @@ def command(place: Place, settings: AppSettings) -> list[str]:
         "runner.postScriptGC": "false",
         "browser.gatherUsageStats": "false",
         "client.showErrorDetails": "none",
+        # a browser that had thrown away a frame which Streamlit then only refers to would lose its connection for
+        # good: so it went when a run ended just after it was cancelled
+        "global.maxCachedMessageAge": 1_000_000,
         # which would print what went wrong on the page to stdout, with the greeting
         "logger.enableRich": "false",
         "client.toolbarMode": "minimal",

@@ -41,7 +41,8 @@ class UNetTraining:
     network told the opening of held-out time with a correlation of 0.46 without, 0.64 with it).
     held_picture: chance that the masked picture of one frame serves the whole window. Cheeks tell what the mouth says;
     a network that reads them follows the words of the source rather than the speech that it is given. held_reference:
-    the same for the reference, as with a still.
+    the same for the reference, as with a still. disguise: how strongly the latents of a window are changed, all in the
+    same way, in their own unit.
     noise_bias: timesteps are 999 · u^noise_bias; small keeps them where speech, not the noisy picture, tells the mouth.
     shared: chance that one noise frame serves the whole window, as it does when sampling.
     noisiest: chance of the noisiest timestep. judge_from: share of the steps after which decoded mouths are judged,
@@ -64,6 +65,7 @@ class UNetTraining:
     audio_noise: float = 3.0
     held_picture: float = 0.7
     held_reference: float = 0.3
+    disguise: float = 0.4
     shared: float = 0.6
     keep_weight: float = 0.05
     lips_weight: float = 5.0
@@ -222,14 +224,28 @@ class UNetTrainer:
         audio = audio + self.settings.audio_noise * self.random.random() * torch.randn_like(audio)
         if self.random.random() < self.settings.drop_audio:
             audio = torch.zeros_like(audio)
-        parts = {"clean": clip.clean[span], "masked": self._held(clip.masked[span], self.settings.held_picture)}
-        parts["reference"] = self._held(self._reference(clip, start), self.settings.held_reference)
-        return {k: v.float().transpose(0, 1) for k, v in parts.items()} | {
+        masked = self._held(clip.masked[span], self.settings.held_picture).float()
+        reference = self._held(self._reference(clip, start), self.settings.held_reference)
+        gain, offset = self._disguise(clip)
+        shown = {"clean": clip.clean[span], "masked": masked, "reference": reference}
+        parts = {name: latents.float() * gain + offset for name, latents in shown.items()}
+        parts["masked"] = parts["masked"] * self.mask + masked * (1 - self.mask)  # grey stays grey
+        return {k: v.transpose(0, 1) for k, v in parts.items()} | {
+            "gain": gain.transpose(0, 1),
+            "offset": offset.transpose(0, 1),
             "audio": audio,
             "noise": self._noise(clip),
             "opening": self.openings[which][span],
             "mouth": clip.mouth[span],
         }
+
+    def _disguise(self, clip: LatentClip) -> tuple[Tensor, Tensor]:
+        """Gain (1, C, 1, 1) and offset (1, C, h, w), slowly changing over the picture, that a window's latents all get:
+        a face that nobody has. So the network learns to change the reference's, not to remember a few people's."""
+        c, h, w = clip.clean.shape[1:]
+        gain = torch.exp(torch.randn(1, c, 1, 1) * self.settings.disguise / 2)
+        coarse = torch.randn(1, c, 4, 4) * self.settings.disguise
+        return gain, F.interpolate(coarse, (h, w), mode="bicubic", align_corners=False)
 
     def _held(self, latents: Tensor, chance: float) -> Tensor:
         if self.random.random() < chance:
@@ -273,7 +289,7 @@ class UNetTrainer:
         total = losses["clean"] + settings.motion_weight * losses["motion"]
         total = total + settings.opening_weight * losses["opening"]
         if self.judging:
-            judged = self.judged(made, data["mouth"])
+            judged = self.judged((made - data["offset"]) / data["gain"], data["mouth"])
             losses |= judged
             total = total + settings.picture_weight * self._verdict(judged, made)
         self.optimizer.zero_grad(set_to_none=True)

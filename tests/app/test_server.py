@@ -36,6 +36,7 @@ def test_it_listens_to_this_computer_alone_unless_told():
     assert options()["--server.address"] == "127.0.0.1"
     assert options()["--server.enableXsrfProtection"] == "true"
     assert options()["--client.showErrorDetails"] == "none", "no paths and no code in a visitor's browser"
+    assert int(options()["--global.maxCachedMessageAge"]) > 100_000, "or a page may die when its run is cancelled"
     assert options()["--logger.enableRich"] == "false", "which would tell stdout what goes wrong on the page: nobody"
     assert options()["--browser.gatherUsageStats"] == "false"
     assert options()["--runner.postScriptGC"] == "false", "or a page that is watched starves the run in its process"

@@ -329,12 +329,33 @@ def test_how_a_window_is_heard(clips, variants):
 @pytest.mark.parametrize("held", [0.0, 1.0])
 def test_the_masked_picture_may_be_held(clips, variants, held):
     moving = [[dataclasses.replace(c, masked=c.clean) for c in variant] for variant in variants]
-    trainer = UNetTrainer(moving, clips, dataclasses.replace(UNET, held_picture=held), decode)
+    trainer = UNetTrainer(moving, clips, dataclasses.replace(UNET, held_picture=held, disguise=0), decode)
     for _ in range(10):
         window = trainer.window()
         moves = (window["masked"] - window["masked"][:, :1]).abs().amax()
         assert (moves == 0) == bool(held)
         assert (window["clean"] - window["clean"][:, :1]).abs().amax() > 0
+
+
+def test_a_disguise_is_taken_off_again(clips, variants):
+    """It changes all latents of a window alike, but not the grey of the mask."""
+    masked = [[dataclasses.replace(c, masked=c.clean) for c in variant] for variant in variants]
+    bare, worn = (
+        UNetTrainer(masked, clips, dataclasses.replace(UNET, disguise=how, held_picture=0, held_reference=0), decode)
+        for how in (0.0, 0.5)
+    )
+    for seed in range(5):
+        windows = []
+        for trainer in (bare, worn):
+            trainer.random = np.random.default_rng(seed)
+            windows.append(trainer.window())
+        plain, other = windows
+        assert not torch.allclose(other["clean"], plain["clean"], atol=0.1)
+        for name in ("clean", "reference"):
+            assert torch.allclose((other[name] - other["offset"]) / other["gain"], plain[name], atol=1e-5)
+        change = (other["masked"] - plain["masked"]).abs().amax((0, 1))
+        assert ((change > 0) == (worn.mask > 0.5)).float().mean() > 0.9
+        assert (change[worn.mask < 0.5] == 0).all()
 
 
 @pytest.mark.parametrize("held", [0.0, 1.0])
@@ -343,7 +364,7 @@ def test_a_reference_is_of_another_time(clips, variants, held):
         count = torch.arange(len(clip.clean)).view(-1, 1, 1, 1)
         return dataclasses.replace(clip, clean=count.expand_as(clip.clean).half())
 
-    settings = dataclasses.replace(UNET, held_reference=held)
+    settings = dataclasses.replace(UNET, held_reference=held, disguise=0)
     trainer = UNetTrainer([[numbered(c) for c in variant] for variant in variants], clips, settings, decode)
     seen = set()
     for _ in range(40):
