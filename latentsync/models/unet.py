@@ -7,6 +7,7 @@ the motion modules look across frames. Parameter names are those of the publishe
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import ModuleType
 from typing import Any, Literal, cast
 
@@ -30,8 +31,8 @@ Ops = ModuleType | Any
 class UNetConfig:
     """Everything that differs between LatentSync U-Nets. cross: which down blocks attend (up blocks mirror them).
 
-    residual: what it predicts is added to the reference's latents. The published ones do not; a small one that does
-    keeps the looks of people it has never seen.
+    residual: what it predicts is added to the reference's latents, and around the lips only. The published ones do not;
+    a small one that does keeps the looks of people it has never seen.
     """
 
     widths: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -51,6 +52,16 @@ class UNetConfig:
     @property
     def time_width(self) -> int:
         return 4 * self.widths[0]
+
+
+@lru_cache
+def lips_window(height: int, width: int) -> Tensor:
+    """(h, w) float32: 1 at the lips and the chin of an aligned crop, falling smoothly to 0 at the cheeks."""
+    rows, columns = ((torch.arange(n) + 0.5) / n for n in (height, width))
+    # the ellipse on which it is 0: the mouth of an aligned face lies at 0.66 of its height
+    distance = (((rows - 0.68) / 0.32)[:, None] ** 2 + ((columns - 0.5) / 0.32) ** 2).sqrt()
+    inside = ((1 - distance) / 0.45).clamp(0, 1)
+    return inside * inside * (3 - 2 * inside)
 
 
 def config_from_tensors(shapes: Mapping[str, tuple[int, ...]]) -> UNetConfig:
@@ -400,7 +411,9 @@ class UNet(nn.Module):
             x = cast(UpBlock, up)(x, skips, time, audio, frames)
         x = self.conv_out(F.silu(window_norm(self.conv_norm_out, x, frames)))
         x = x.unflatten(0, (batch, frames)).transpose(1, 2)
-        return x + sample[:, -self.config.latent_channels :] if self.config.residual else x
+        if not self.config.residual:
+            return x
+        return sample[:, -self.config.latent_channels :] + lips_window(*x.shape[-2:]).to(x) * x
 
     def _check(self, sample: Tensor, audio: Tensor) -> None:
         batch, channels, frames, height, width = sample.shape

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,9 +129,11 @@ class Visitor:
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is not None:
-            sys.stderr.write(f"The page:\n{self.page.locator('body').inner_text(timeout=10_000)}\n")
             sys.stderr.write("The browser:\n" + "\n".join(self.said[-40:]) + "\n")
-        self.context.close()
+            with suppress(Exception):  # a page that is gone shows nothing; why the test failed matters more
+                sys.stderr.write(f"The page:\n{self.page.locator('body').inner_text(timeout=10_000)}\n")
+        with suppress(Exception) if kind else nullcontext():
+            self.context.close()
 
     def _listen(self) -> None:
         """Keep what the browser says: complaints of the page, and connections that come and go."""
@@ -172,14 +174,21 @@ class Visitor:
     def choose(self, group: str, label: str) -> None:
         self.page.get_by_role("radiogroup", name=group).get_by_text(label, exact=True).click()
 
+    def settle(self) -> None:
+        """Wait until the page is drawn: what still moves is missed by a click, whatever the browser thinks of it."""
+        self.page.wait_for_timeout(500)
+        self.page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
+
     def steps(self, number: int) -> None:
+        self.settle()
         self.page.get_by_text("More settings").click()
         field = self.page.get_by_label("Steps", exact=True)
         field.fill(str(number))
         field.press("Enter")
-        self.page.wait_for_timeout(1500)
+        self.settle()
 
     def start(self) -> None:
+        self.settle()
         self.page.get_by_role("button", name="Make the video").click()
         self.progress.wait_for()
 

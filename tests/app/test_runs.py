@@ -38,7 +38,7 @@ def queue():
 
 @pytest.fixture
 def engine(tiny):
-    engine = LocalEngine((tiny,), device="cpu")
+    engine = LocalEngine((tiny,), device="cpu", dtype="fp32")
     yield engine
     engine.close()
 
