@@ -69,7 +69,7 @@ def sampling() -> list[Any]:
             min=1,
             max=1000,
             step=1,
-            tooltip="Solver steps; time grows with them. 20 to 50 for LatentSync 1.5 and 1.6, 8 will do for nano.",
+            tooltip="Solver steps; time grows with them. 20 to 50 for LatentSync 1.5 and 1.6, 1 is enough for nano.",
         ),
         io.Float.Input(
             "guidance",

@@ -311,7 +311,7 @@ SAMPLERS = {
     ),
     "a VAE of other channels": (
         {"vae": lambda g, _: g.node("VAELoader", vae_name="pixel_space")},
-        ("VAE gave latents with 3 channels and the model takes 8",),
+        ("VAE gave latents with 3 channels and the model takes 16",),
     ),
     "another encoder's speech": (
         {"heard": lambda g, _: g.node("OddHearing", layers=25, width=1024, samples=16000)[1]},
@@ -319,7 +319,7 @@ SAMPLERS = {
     ),
     "another latent": (
         {"latent": lambda g, _: g.node("EmptyLatentImage", width=160, height=160, batch_size=6)},
-        ("(6, 4, 20, 20)", "(6, 8, 20, 20)"),
+        ("(6, 4, 20, 20)", "(6, 16, 20, 20)"),
     ),
     "a prompt in words": ({"positive": alien}, ("CONDITIONING was not made for LatentSync",)),
     "a negative prompt in words": ({"negative": alien}, ("CONDITIONING was not made for LatentSync",)),
@@ -370,7 +370,7 @@ def test_a_size_that_is_not_the_models(comfy, clip):
     ("name", "other", "words"),
     [
         ("model", lambda g: g.node("OddModel"), ("MODEL is a BaseModel",)),
-        ("vae", lambda g: g.node("VAELoader", vae_name="pixel_space"), ("VAE has 3 latent channels", "takes 8")),
+        ("vae", lambda g: g.node("VAELoader", vae_name="pixel_space"), ("VAE has 3 latent channels", "takes 16")),
         (
             "audio_encoder",
             lambda g: g.node("OddHearing", layers=5, width=384, samples=9),

@@ -10,8 +10,8 @@ from ..nodes.graphs import Graph, Node
 
 SAMPLING = {
     "seed": Settings.seed,
-    "steps": Settings.steps,
-    "guidance": Settings.guidance,
+    "steps": 1,  # what nano asks for
+    "guidance": 2.0,
     "solver": Settings.solver,
 }
 HOW = {"checkpoint": "nano", "fit": Settings.fit, "face": Settings.face, **SAMPLING, "paste": Settings.paste}
@@ -261,7 +261,7 @@ def score() -> Sheet:
 
 MODELS = (
     "\n\nThe checkpoint **nano** is built in. For **1.5** or **1.6**, and for files that a node asks for, run the node"
-    " **LatentSync: Download Model** once."
+    " **LatentSync: Download Model** once. nano wants 1 step and guidance 2; 1.5 and 1.6 want 20 and 1.5."
 )
 FACE_FILE = "\n\nIf the node asks for face-landmarker, run the node **LatentSync: Download Model** once."
 PARTS_NOTE = (
