@@ -41,7 +41,7 @@ from latentsync.video import VideoReader, is_image, probe, read_image
 ROOT = Path(__file__).resolve().parents[1]
 VOICE = ROOT / "latentsync" / "assets" / "voice.flac"
 VALUES: dict[str, tuple[Any, ...]] = {
-    "guidance": (1.0, 1.5, 2.5, 4.0),
+    "guidance": (1.0, 1.5, 2.0, 3.0),
     "steps": (1, 2, 5, 10, 20, 50),
     "solver": ("ddim", "dpm++", "unipc", "deis"),
     "seed": (1247, 1, 2, 3),
@@ -277,7 +277,7 @@ def main() -> None:
             if name == "fit":
                 picture, facts[name] = fit_grid(read_piece(*given, FIT_SECONDS), models, Settings())
             else:
-                picture, facts[name] = grid(name, piece, models, Settings())
+                picture, facts[name] = grid(name, piece, models, models.usual)
             path = arguments.out / f"{name}.jpg"
             cv2.imwrite(str(path), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
             print(path, *facts[name], sep="\n  ")

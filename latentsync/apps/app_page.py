@@ -14,7 +14,7 @@ from .app_media import FACE_ENDINGS, VOICE_ENDINGS, Media, sample_files, take_fa
 from .app_parts import face_names, face_picker, play_together
 from .app_runs import Made
 from .app_sessions import forget_upload
-from .app_settings import QUALITIES, quality_steps
+from .app_settings import GOOD, qualities
 from .app_studio import Order, Studio
 from .app_visitors import Visitor
 
@@ -258,11 +258,11 @@ class Page:
         st.subheader("3 · Model and quality", anchor=False)
         backend, checkpoint = self._machine(busy)
         usual = usual_settings(checkpoint or "nano")
-        steps = {name: quality_steps(name, usual.steps, self.limits.steps) for name in QUALITIES}
+        steps = qualities(usual.steps, self.limits.steps)
         quality = st.radio(
             "Quality",
             list(steps),
-            index=1,
+            index=list(steps).index(GOOD),
             horizontal=True,
             captions=[f"{number} step" + "s" * (number != 1) for number in steps.values()],
             disabled=busy,

@@ -12,13 +12,15 @@ from ..settings import Settings
 VARIABLE = "LATENTSYNC_APP"
 """Environment variable that hands the setup from `latentsync app` to the page that Streamlit runs."""
 
-QUALITIES: Mapping[str, float] = {"Quick look": 0.4, "Good": 1.0, "Finest": 2.0}
+GOOD = "Good"
+QUALITIES: Mapping[str, float] = {"Quick look": 0.4, GOOD: 1.0, "Finest": 2.0}
 """What a beginner chooses, and how many times the solver steps that suit the checkpoint it means."""
 
 
-def quality_steps(quality: str, usual: int, most: int) -> int:
-    """Solver steps of a quality. usual: those that suit the checkpoint; most: those that are allowed."""
-    return min(most, max(1, round(usual * QUALITIES[quality])))
+def qualities(usual: int, most: int) -> dict[str, int]:
+    """Solver steps by quality, each number once. usual: what suits the checkpoint; most: what is allowed."""
+    steps = {name: min(most, max(1, round(usual * times))) for name, times in QUALITIES.items()}
+    return {name: number for name, number in steps.items() if name == GOOD or number != steps[GOOD]}
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,10 @@ class Studio:
 
     def __init__(self, settings: AppSettings, is_here: Callable[[str], bool]) -> None:
         self.settings, self.limits = settings, settings.limits
+        self.backends = _backends(settings)
         self._own_folder = settings.folder is None
         self.folder = Path(settings.folder or tempfile.mkdtemp(prefix="latentsync-app-"))
         self.visitors = Visitors(self.folder, is_here, self.limits.keep)
-        self.backends = _backends(settings)
         self._queues = {key: Queue(one.lanes, self.limits.waiting) for key, one in self.backends.items()}
         self._measuring = Queue(room=10 * self.limits.waiting)
         self._closed = threading.Event()

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 SCREENS = os.environ.get("LATENTSYNC_SCREENS") == "1"
-"""Take the pictures of docs/screens: with more steps, which takes minutes."""
-STEPS = 20 if SCREENS else 2
+"""Take the pictures of docs/screens."""
+STEPS = 2
 PATIENCE = 900_000
 """Milliseconds for what computes; a machine may be busy with other things."""
 MICROPHONE = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]

@@ -71,7 +71,6 @@ def test_from_two_files_to_a_video(browser: "Browser", app: App, given: tuple[Pa
         me.steps(STEPS)
         me.start()
         me.page.get_by_text("painting the mouth").wait_for(timeout=PATIENCE)
-        me.screen("running", height=1050)
         said = " ".join(me.watch())
         assert re.search(rf"painting the mouth · \d+ of {2 * STEPS}", said), said
         me.page.get_by_role("button", name="Play both in step").click()
@@ -110,6 +109,7 @@ def test_cancelling_on_a_slow_line(browser: "Browser", app: App, given: tuple[Pa
         me.steps(60)
         me.start()
         me.page.get_by_text("painting the mouth").wait_for(timeout=PATIENCE)
+        me.screen("running", height=1050)
         me.page.evaluate(LATE)
         me.page.get_by_role("button", name="Cancel").click()
         cancelled, lost = (me.page.get_by_text(said) for said in ("Cancelled; nothing was kept.", "Connection error"))

@@ -64,6 +64,7 @@ def test_cancelling_withdraws_the_run(browser: "Browser", app: App, comfy: Comfy
     clip = couple_clip(tmp_path / "two.mp4", 20)
     with Visitor(browser, app) as me:
         me.give(clip, None)
+        me.steps(60)
         me.start()
         me.page.get_by_text("painting the mouth").wait_for(timeout=PATIENCE)
         me.page.get_by_role("button", name="Cancel").click()

@@ -217,6 +217,8 @@ def test_settings_travel_as_text(monkeypatch):
     assert AppSettings.handed_over() == AppSettings()
 
 
-def test_somebody_must_compute():
+def test_somebody_must_compute(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(UserError, match="Nobody would compute"):
         Studio(AppSettings(local=False), lambda session: True)
+    assert not list(tmp_path.iterdir())

@@ -432,7 +432,10 @@ def test_decoded_mouths_are_judged_in_the_second_half(clips, variants):
 
 def _own_and_other_mouths(trainer):
     windows = [trainer.window() for _ in range(2)]
-    clean, mouth = (torch.stack([window[name] for window in windows]) for name in ("clean", "mouth"))
+    clean, mouth, gain, offset = (
+        torch.stack([w[name] for w in windows]) for name in ("clean", "mouth", "gain", "offset")
+    )
+    clean = (clean - offset) / gain
     return (clean, mouth), (clean, 255 - mouth)
 
 

@@ -14,7 +14,15 @@ from torch import nn
 from latentsync.checkpoint import shapes_of
 from latentsync.errors import UserError
 from latentsync.models import unet as module
-from latentsync.models.unet import POSITIONS, UNet, UNetConfig, config_from_tensors, position_code, timestep_embedding
+from latentsync.models.unet import (
+    POSITIONS,
+    UNet,
+    UNetConfig,
+    config_from_tensors,
+    lips_window,
+    position_code,
+    timestep_embedding,
+)
 from latentsync.weights import config_of, load_unet, save_model
 
 from ..tiny import lively, tiny_config
@@ -156,7 +164,8 @@ def test_a_residual_one_adds_the_reference(tmp_path):
     """And the file's metadata makes it one, in the host's form of the network too."""
     plain = tiny()
     sample, audio = inputs(plain.config)
-    wanted = plain(sample, 500, audio) + sample[:, -plain.config.latent_channels :]
+    window = lips_window(*sample.shape[-2:])
+    wanted = window * plain(sample, 500, audio) + sample[:, -plain.config.latent_channels :]
     facts = {"unet_residual": "reference", "prediction_type": "sample"}
     loaded = load_unet(save_model(tmp_path / "own.safetensors", plain.state_dict(), metadata=facts))
     assert torch.allclose(loaded(sample, 500, audio), wanted, atol=1e-5)
@@ -164,6 +173,13 @@ def test_a_residual_one_adds_the_reference(tmp_path):
     facts.pop("unet_residual")
     other = load_unet(save_model(tmp_path / "other.safetensors", plain.state_dict(), metadata=facts))
     assert torch.allclose(other(sample, 500, audio), plain(sample, 500, audio), atol=1e-5)
+
+
+def test_what_is_added_is_around_the_lips_alone():
+    window = lips_window(20, 20)
+    assert (window[13, 10], window[15, 10]) == (1, 1)
+    assert window[:6].max() == window[:, :3].max() == window[:, -3:].max() == 0
+    assert (window - window.flip(1)).abs().max() < 1e-6
 
 
 def test_size_and_shape():

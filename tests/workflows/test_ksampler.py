@@ -64,7 +64,7 @@ def test_ksampler_is_near_ours(comfy, files):
     inputs = api("ksampler").prompt[the(api("ksampler"), "KSampler")]["inputs"]
     assert (Settings.solver, Settings.steps, Settings.guidance) == ("ddim", 20, inputs["cfg"])
     assert (inputs["sampler_name"], inputs["scheduler"], inputs["steps"]) == ("ddim", "ddim_uniform", 20)
-    v = Variants(fit="silence")
+    v = Variants(steps=Settings.steps, guidance=Settings.guidance, fit="silence")
     ours = made_by(comfy, v, v.ours)
     v = Variants(fit="silence")
     theirs = made_by(comfy, v, stock(v))
