@@ -48,7 +48,7 @@ def unet(run: Run, steps: int | None = None) -> None:
     clips = load_clips(run / "clips")
     encoder = trained_vae(run / "vae.pt", clips)
     variants = encode_clips(clips, encoder.encode, settings, lambda i: show(f"variant {i} encoded"))
-    train_unet(variants, clips, run, settings, encoder.decode, on_report=show)
+    train_unet(variants, clips, run, settings, encoder, on_report=show)
 
 
 @app.command()

@@ -63,6 +63,7 @@ def _pictures(clips: list[Clip], side: int) -> Tensor:
 def export(vae: VAE, unet_checkpoint: Path, path: Path, clips: list[Clip]) -> Path:
     """Write U-Net and VAE as one fp16 file with all that the loader must know."""
     parts = torch.load(unet_checkpoint, weights_only=True)
+    vae.model.decoder.load_state_dict(parts["average_decoder"])
     settings = UNetTraining(**parts["settings"])
     metadata: dict[str, Any] = {
         "version": "nano",

@@ -7,6 +7,7 @@ some point on the decoded mouths are judged too, by a critic among others, so th
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..face.align import latent_mask, mouth_mask
-from ..models.unet import UNet, UNetConfig
+from ..models.unet import UNet, UNetConfig, lips_window
+from ..models.vae import VAE
 from ..sampling import alpha_bars
 from .data import Clip, plain, random_augmentation
 from .loop import Log, MovingAverage, learning_rate, save_checkpoint, set_rate
@@ -27,8 +29,6 @@ Encode = Callable[[Tensor], Tensor]
 """Pixels (N, 3, R, R) in [-1, 1] to scaled latents (N, C, h, w)."""
 LAGS = range(5, 31)
 """Frames between a picture and its reference."""
-Decode = Callable[[Tensor], Tensor]
-"""The way back, through which gradients flow."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class UNetTraining:
     noise_bias: timesteps are 999 · u^noise_bias; small keeps them where speech, not the noisy picture, tells the mouth.
     shared: chance that one noise frame serves the whole window, as it does when sampling.
     noisiest: chance of the noisiest timestep. judge_from: share of the steps after which decoded mouths are judged,
-    `decoded` frames a step. critic_weight: as for the VAE.
+    `decoded` frames a step. critic_weight: as for the VAE. decoder_rate: how fast the VAE's decoder learns, over the
+    U-Net's rate: it gets used to what a U-Net can tell, which is less than what an encoder can.
     """
 
     resolution: int = 160
@@ -72,13 +73,15 @@ class UNetTraining:
     motion_weight: float = 4.0
     opening_weight: float = 0.3
     noise_bias: float = 0.2
-    noisiest: float = 0.5
+    noisiest: float = 0.7
     judge_from: float = 0.5
     decoded: int = 8
     picture_weight: float = 0.5
-    texture_weight: float = 5.0
+    texture_weight: float = 40.0
+    kept_weight: float = 3.0
     feature_weight: float = 0.25
-    critic_weight: float = 0.3
+    critic_weight: float = 0.5
+    decoder_rate: float = 2.0
     audio_rate: float = 3.0
     seed: int = 1247
     report_every: int = 50
@@ -181,10 +184,13 @@ class UNetTrainer:
     """Holds the network and takes steps. Deterministic for a seed on one machine."""
 
     def __init__(
-        self, variants: Sequence[Sequence[LatentClip]], clips: Sequence[Clip], settings: UNetTraining, decode: Decode
+        self, variants: Sequence[Sequence[LatentClip]], clips: Sequence[Clip], settings: UNetTraining, vae: VAE
     ) -> None:
         torch.manual_seed(settings.seed)
-        self.settings, self.variants, self.decode = settings, variants, decode
+        self.settings, self.variants, self.vae = settings, variants, vae
+        self.decoder = vae.model.decoder.requires_grad_(True)
+        self.average_decoder = MovingAverage(self.decoder)
+        self.first_vae = deepcopy(vae)
         self.sharpener = Sharpener()
         self.random = np.random.default_rng(settings.seed)
         self.chances = clip_chances(clips)
@@ -201,10 +207,12 @@ class UNetTrainer:
             {"params": rest, "scale": 1.0},
             {"params": heard, "scale": settings.audio_rate},
             {"params": [*self.head.parameters()], "scale": 3.0},
+            {"params": [*self.decoder.parameters()], "scale": settings.decoder_rate},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98), weight_decay=0.01)
         self.weights = cell_weights(settings)
         self.mask = torch.from_numpy(latent_mask(settings.resolution, 8))
+        self.seen = (3 * lips_window(settings.resolution, settings.resolution)).clamp(max=1)
         self.whitening = audio_whitening(variants)
         self.alpha_bars = alpha_bars()
         self.step = 0
@@ -295,8 +303,10 @@ class UNetTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(self.decoder.parameters(), 1.0)
         self.optimizer.step()
         self.average.update(self.unet)
+        self.average_decoder.update(self.decoder)
         self.step += 1
         return {name: loss.detach() for name, loss in losses.items()}
 
@@ -311,23 +321,29 @@ class UNetTrainer:
         return self.step >= self.settings.judge_from * self.settings.steps
 
     def judged(self, made: Tensor, mouths: Tensor) -> dict[str, Tensor]:
-        """Losses of some of the frames, decoded. made: (B, C, F, h, w); mouths: (B, F, 3, H, W) uint8."""
+        """Losses of some of the frames, decoded. made: (B, C, F, h, w); mouths: (B, F, 3, H, W) uint8.
+
+        Around the lips only: elsewhere made is the reference, another moment, and the decoder shall show it as before.
+        """
         picked = self.random.choice(made.shape[0] * made.shape[2], self.settings.decoded, replace=False)
         latents = made.transpose(1, 2).flatten(0, 1)[picked]
         rows, columns = mouth_box(self.settings.resolution)
         with torch.autocast("cpu", torch.bfloat16):
-            pictures = self.decode(latents)
-        pictures = pictures.float()[:, :, rows, columns]
+            pictures = self.vae.decode(latents)
+            with torch.no_grad():
+                before = self.first_vae.decode(latents)
+        kept = ((pictures - before).float().abs() * (1 - self.seen)).mean()
         true = mouths.flatten(0, 1)[picked].float() / 127.5 - 1
+        pictures = torch.lerp(true, pictures.float()[:, :, rows, columns], self.seen[rows, columns])
         layout = {"memory_format": torch.channels_last}
         pictures, true = pictures.contiguous(**layout), true.contiguous(**layout)
-        return plain_losses(pictures, true) | self.sharpener.losses(pictures, true)
+        return plain_losses(pictures, true) | self.sharpener.losses(pictures, true) | {"kept": kept}
 
     def _verdict(self, judged: dict[str, Tensor], made: Tensor) -> Tensor:
         """One number of the losses of pictures, the critic's balanced with the others' where they meet: in made."""
         settings = self.settings
         total = judged["l1"] + judged["edges"] + settings.texture_weight * judged["texture"]
-        total = total + settings.feature_weight * judged["features"]
+        total = total + settings.feature_weight * judged["features"] + settings.kept_weight * judged["kept"]
         judged["pull"] = balance(total, judged, made)
         return total + settings.critic_weight * judged["pull"] * judged["fool"]
 
@@ -351,6 +367,8 @@ class UNetTrainer:
             count=self.average.count,
             whitening=self.whitening,
             unet=self.unet.state_dict(),
+            decoder=self.decoder.state_dict(),
+            average_decoder=self.average_decoder.state,
             head=self.head.state_dict(),
             critic=self.sharpener.critic.state_dict(),
             critic_optimizer=self.sharpener.optimizer.state_dict(),
@@ -365,6 +383,8 @@ class UNetTrainer:
         self.average.state, self.average.count = parts["average"], parts["count"]
         self.whitening = parts["whitening"]  # the weights belong to it, whatever the clips are now
         self.unet.load_state_dict(parts["unet"])
+        self.decoder.load_state_dict(parts["decoder"])
+        self.average_decoder.state, self.average_decoder.count = parts["average_decoder"], parts["count"]
         self.head.load_state_dict(parts["head"])
         self.sharpener.critic.load_state_dict(parts["critic"])
         self.sharpener.optimizer.load_state_dict(parts["critic_optimizer"])
@@ -394,13 +414,16 @@ def train_unet(
     clips: Sequence[Clip],
     folder: Path,
     settings: UNetTraining,
-    decode: Decode,
+    vae: VAE,
     *,
     init: Path | None = None,
     on_report: Callable[[str], None] | None = None,
 ) -> UNetTrainer:
-    """Train, or go on from folder/unet.pt; a checkpoint every 5 reports. init: weights that a new run starts from."""
-    trainer = UNetTrainer(variants, clips, settings, decode)
+    """Train, or go on from folder/unet.pt; a checkpoint every 5 reports. init: weights that a new run starts from.
+
+    The decoder of vae learns too.
+    """
+    trainer = UNetTrainer(variants, clips, settings, vae)
     checkpoint, log = folder / "unet.pt", Log(folder / "unet.jsonl")
     if checkpoint.exists():
         trainer.load(checkpoint)
@@ -409,6 +432,9 @@ def train_unet(
         start_from(trainer.unet, parts["unet"])
         trainer.whitening = parts["whitening"]
         trainer.average = MovingAverage(trainer.unet, trainer.average.decay)
+        trainer.decoder.load_state_dict(parts["decoder"])
+        trainer.average_decoder = MovingAverage(trainer.decoder)
+        trainer.sharpener.critic.load_state_dict(parts["critic"])
     while trainer.step < settings.steps:
         log.add(**trainer.train_step())
         last = trainer.step == settings.steps
