@@ -23,8 +23,7 @@ help:
 
 demo: $(VENV)/.demo assets
 	@mkdir -p out
-	@$(BIN)/python -c "from skimage import data, io; io.imsave('out/face.png', data.astronaut(), check_contrast=False)"
-	$(BIN)/latentsync run --image out/face.png --audio latentsync/assets/voice.flac --checkpoint $(CHECKPOINT) \
+	$(BIN)/latentsync run --image latentsync/assets/portrait.jpg --audio latentsync/assets/voice.flac --checkpoint $(CHECKPOINT) \
 		--out out/demo.mp4 --sheet out/demo.png --json out/demo.json $(RUN_ARGS)
 	@echo "Look at out/demo.mp4 and out/demo.png; all of it took $$(( $$(date +%s) - $(START) )) s."
 

@@ -12,7 +12,7 @@ Our safetensors files carry these metadata, all of them text (readers must bear 
     vae_shift        "0.0"
     vae_groups       GroupNorm groups of the VAE and of the U-Net where they are not 32, which shapes do not tell
     unet_groups
-    unet_residual    "reference" where the U-Net's output is to be added to the reference's latents
+    unet_residual    "reference" where the U-Net's output is to be added to the reference's latents, around the lips
     reference        "still" where one reference frame serves a whole stretch of frames; else each frame is its own
     usual_steps      solver steps and guidance that suit the weights, where they are not the usual ones
     usual_guidance

@@ -74,7 +74,7 @@ class LatentSyncSampler(io.ComfyNode):
             display_name="LatentSync: Sampler",
             category="LatentSync",
             description="Repaints the mouths, in windows of 16 frames, exactly as the command line does. ComfyUI's"
-            " KSampler (ddim, ddim_uniform, cfg = guidance) does nearly the same with the same sockets.",
+            " KSampler (ddim, ddim_uniform; simple for a single step; cfg = guidance) does nearly the same.",
             inputs=[
                 io.Model.Input("model", tooltip="From LatentSync: Load Model, patched (LoRA, …) if you like."),
                 io.Conditioning.Input("positive", tooltip="From LatentSync: Condition."),

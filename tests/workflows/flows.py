@@ -164,10 +164,10 @@ def _ksampler(g: Flow, loader: Node, asked: Node) -> Node:
         "KSampler",
         model=loader,
         seed=Settings.seed,
-        steps=Settings.steps,
-        cfg=Settings.guidance,
+        steps=SAMPLING["steps"],
+        cfg=SAMPLING["guidance"],
         sampler_name="ddim",
-        scheduler="ddim_uniform",
+        scheduler="simple",  # its one step is the noisiest; that of ddim_uniform, which fits 20, is the last of them
         positive=asked,
         negative=asked[1],
         latent_image=asked[2],
@@ -270,8 +270,9 @@ PARTS_NOTE = (
     " again."
 )
 KSAMPLER_NOTE = (
-    "### ComfyUI's own KSampler\n\nChoose your **video** and your **speech**, then press **Run**. Sampler **ddim** with"
-    " scheduler **ddim_uniform** does nearly the same as LatentSync: Sampler; cfg is the guidance."
+    "### ComfyUI's own KSampler\n\nChoose your **video** and your **speech**, then press **Run**. Sampler **ddim**"
+    " does nearly the same as LatentSync: Sampler: with scheduler **simple** for nano's one step, with **ddim_uniform**"
+    " for the 20 steps of 1.5 and 1.6; cfg is the guidance."
 )
 
 FLOWS: dict[str, Callable[[], Sheet]] = {
