@@ -64,7 +64,7 @@ class UNetTraining:
     drop_audio: float = 0.1
     own_voice: float = 0.5
     audio_noise: float = 3.0
-    held_picture: float = 0.7
+    held_picture: float = 0.85
     held_reference: float = 0.3
     disguise: float = 0.4
     shared: float = 0.6
