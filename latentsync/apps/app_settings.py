@@ -18,7 +18,12 @@ QUALITIES: Mapping[str, float] = {"Quick look": 0.4, GOOD: 1.0, "Finest": 2.0}
 
 
 def qualities(usual: int, most: int) -> dict[str, int]:
-    """Solver steps by quality, each number once. usual: what suits the checkpoint; most: what is allowed."""
+    """Solver steps by quality, each number once. usual: what suits the checkpoint; most: what is allowed.
+
+    A checkpoint that is made for a single step gains nothing by more.
+    """
+    if usual == 1:
+        return {GOOD: 1}
     steps = {name: min(most, max(1, round(usual * times))) for name, times in QUALITIES.items()}
     return {name: number for name, number in steps.items() if name == GOOD or number != steps[GOOD]}
 
