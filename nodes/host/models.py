@@ -166,7 +166,8 @@ class LatentSyncVAE(comfy.sd.VAE):
         self.latent_channels = vae.channels
         self.downscale_ratio = self.upscale_ratio = vae.factor
         self.process_input = lambda image: image * 2.0 - 1.0
-        self.process_output = lambda image: ((image + 1.0) / 2.0).clamp(0.0, 1.0)
+        # in place: ComfyUI 0.18 and newer ignore what this returns, older ones use it
+        self.process_output = lambda image: image.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
         width = vae.model.config.block_out_channels[0]
         # feature maps at full size, four at once, of four bytes; twice that for what goes on around them
         self.memory_used_encode = lambda shape, dtype: 32 * width * shape[2] * shape[3]
