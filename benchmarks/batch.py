@@ -33,7 +33,7 @@ from latentsync.audio import SAMPLE_RATE, SpeechFeatures, load_audio
 from latentsync.face.track import find_tracks
 from latentsync.models.unet import UNet, UNetConfig
 from latentsync.pipeline import Models, lipsync, load_models
-from latentsync.settings import WINDOW, Settings
+from latentsync.settings import GUIDANCE, STEPS, WINDOW, Settings
 from latentsync.video import VideoReader, VideoWriter, probe
 
 VOICE = Path(__file__).resolve().parents[1] / "latentsync" / "assets" / "voice.flac"
@@ -173,8 +173,8 @@ def main() -> None:
     parser.add_argument("--count", action="store_true", help="count operations instead")
     parser.add_argument("--list", type=int, metavar="JOBS", help="measure a list of jobs instead")
     parser.add_argument("--frames", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=Settings.steps)
-    parser.add_argument("--guidance", type=float, default=Settings.guidance)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

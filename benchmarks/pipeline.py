@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from latentsync.device import pick_device, pick_dtype, short_name
 from latentsync.pipeline import lipsync_file, load_models
-from latentsync.settings import Settings
+from latentsync.settings import GUIDANCE, STEPS, Settings
 from latentsync.sheet import write_picture
 
 VOICE = Path(__file__).resolve().parents[1] / "latentsync" / "assets" / "voice.flac"
@@ -102,8 +102,8 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="nano")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--steps", type=int, default=Settings.steps)
-    parser.add_argument("--guidance", type=float, default=Settings.guidance)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
     parser.add_argument("--window-batch", type=int, default=Settings.window_batch)
     parser.add_argument("--threads", type=int, help="of torch; its own choice without")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")

@@ -62,11 +62,12 @@ class Audio:
         return iter((self.waveform, self.sample_rate))
 
 
-def load_audio(path: str | os.PathLike[str], start: Fraction | None = None) -> Audio:
+def load_audio(path: str | os.PathLike[str], start: Fraction | None = None, duration: Fraction | None = None) -> Audio:
     """Decode any file with sound to mono at 16 kHz; channels are mixed so that the level stays below full scale.
 
     start: time on the file's own clock (seconds) at which the waveform begins, as in AudioTrack (VideoInfo.start keeps
     a video's own sound in step); None is the first sample. A sound track that begins later is led by silence.
+    duration: seconds from there on at most.
     Raises UserError for a missing or unreadable file, no audio stream, no or too little sound, NaN or infinity.
     """
     from av.error import FFmpegError
@@ -82,7 +83,10 @@ def load_audio(path: str | os.PathLike[str], start: Fraction | None = None) -> A
     if not audio.seconds:
         raise UserError(f"{path} has an audio stream without sound in it; give a recording of speech.")
     moved = torch.nn.functional.pad(audio.waveform, (max(round(late * SAMPLE_RATE), -len(audio.waveform)), 0))
-    audio = Audio(moved, SAMPLE_RATE, max(audio.seconds + late, Fraction(0)))
+    left = max(audio.seconds + late, Fraction(0))
+    if duration is not None and duration < left:
+        moved, left = moved[: math.ceil(duration * SAMPLE_RATE)], duration
+    audio = Audio(moved, SAMPLE_RATE, left)
     _check(audio.waveform, audio.seconds, str(path))
     return audio
 

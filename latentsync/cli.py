@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,8 +94,8 @@ def run(
     sheet: options.Sheet = None,
     mark: options.Mark = Settings.mark,
     checkpoint: options.Checkpoint = "nano",
-    steps: options.Steps = None,
-    guidance: options.Guidance = None,
+    steps: options.Steps = Settings.steps,
+    guidance: options.Guidance = Settings.guidance,
     solver: options.Solver = Settings.solver,
     seed: options.Seed = Settings.seed,
     resolution: options.Resolution = None,
@@ -127,10 +126,9 @@ def run(
     """
     from .screen import show_json, show_result, write_json
 
-    wishes = {"steps": steps, "guidance": guidance}
-    asked: dict[str, Any] = {name: wish for name, wish in wishes.items() if wish is not None}
     settings = Settings(
-        **asked,
+        steps=steps,
+        guidance=guidance,
         solver=solver,
         seed=seed,
         fit=fit,
@@ -146,8 +144,6 @@ def run(
     start = time.perf_counter()
     with _models(checkpoint, vae, whisper, resolution, device, dtype) as models:
         loading = time.perf_counter() - start
-        usual: dict[str, Any] = {"steps": models.usual.steps, "guidance": models.usual.guidance}
-        settings = replace(settings, **(usual | asked))
         done = _lipsync(source, audio, out, models, settings)
         if sheet is not None:
             _draw_sheet(out, sheet, models, settings)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .settings import FITS, MARKS, PASTES, SOLVERS, Settings
+from .settings import FITS, MARKS, PASTES, SOLVERS
 
 _IN = "What goes in and out"
 _LOOK = "How the mouth is made"
@@ -49,21 +49,21 @@ Checkpoint = Annotated[
     ),
 ]
 Steps = Annotated[
-    int | None,
+    int,
     _option(
         _LOOK,
         "--steps",
-        "Solver steps. More is finer and slower in proportion: 10 for a look, 20 to 50 to keep; nano needs few.",
-        show_default=f"{_THEIRS}, else {Settings.steps}",
+        "Solver steps. More is finer and slower in proportion: 10 for a look, 20 to 50 to keep; nano needs one.",
+        show_default=f"0: {_THEIRS}",
     ),
 ]
 Guidance = Annotated[
-    float | None,
+    float,
     _option(
         _LOOK,
         "--guidance",
         "How strongly the mouth follows the sound. More moves it wider and, past 3, distorts; 1 is twice as fast.",
-        show_default=f"{_THEIRS}, else {Settings.guidance}",
+        show_default=f"0: {_THEIRS}",
     ),
 ]
 Solver = Annotated[

@@ -3,10 +3,11 @@
 import dataclasses
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -20,15 +21,16 @@ from .errors import UserError
 from .face.align import latent_mask, mouth_mask
 from .face.clip import FaceClip, stretches
 from .face.detect import FaceFinder
-from .face.track import FaceTrack, choose, find_tracks
+from .face.track import FaceTrack, Tracks, choose, find_tracks
 from .mark import COMMENT, drawn
 from .models.unet import UNet
 from .models.vae import VAE, load_vae
 from .models.whisper import WhisperEncoder, load_whisper
 from .sampling import denoise_window, one_noise
-from .settings import WINDOW, Settings
-from .timeline import Timeline, Window, exact_rate, fit_timeline, windows
-from .video import AudioTrack, Colour, VideoReader, VideoWriter, is_image, probe, read_image
+from .settings import GUIDANCE, STEPS, WINDOW, Settings
+from .soundtrack import AudioTrack, sound_start
+from .timeline import Cut, Timeline, Window, exact_rate, fit_timeline, windows
+from .video import Colour, VideoReader, VideoWriter, is_image, probe, read_image
 from .weights import find, load_unet, usual_settings
 
 
@@ -56,7 +58,7 @@ class Models:
     finder: FaceFinder
     resolution: int
     name: str = ""
-    usual: Settings = field(default_factory=Settings)
+    usual: Settings = field(default_factory=partial(Settings, steps=STEPS, guidance=GUIDANCE))
 
     def __enter__(self) -> "Models":
         return self
@@ -195,7 +197,7 @@ def lipsync(
     waveform: (T,) or (channels, T) float in [-1, 1] at sample_rate Hz. fps: frames per second, a Fraction for rates
     like 30000/1001. UserError when no face is found, the sound is empty or silent, or a setting is out of range.
     """
-    settings = settings or models.usual
+    settings = (settings or models.usual).resolved(models.usual)
     report = Report(settings=settings)
     frames = _checked_frames(frames)
     speech, seconds = _checked_speech(waveform, sample_rate)
@@ -211,43 +213,67 @@ def lipsync_file(
     *,
     models: Models,
     settings: Settings | None = None,
+    cut: Cut | None = None,
+    tracks: MutableMapping[int, Tracks] | None = None,
+    metadata: Mapping[str, str] | None = None,
     on_step: OnStep | None = None,
 ) -> Report:
     """The same from file to file, streamed: memory does not grow with length. video may be a still image.
 
+    cut: the part of picture and sound that is used. tracks: the faces found in this part of the video before, by the
+    number of frames looked at; what is found now is added. metadata: more fields for the file.
+
     audio None takes the video's own sound. The output appears under its name only when it is complete; the sound is
     the user's own, copied where the container can hold it.
     """
-    settings = settings or models.usual
+    settings = (settings or models.usual).resolved(models.usual)
     report = Report(settings=settings, out=str(out))
 
     def tell(source: Source, timeline: Timeline, speech: Tensor) -> Iterator[Painted]:
-        return _told(source, timeline, speech, models, settings, report, on_step)
+        return _told(source, timeline, speech, models, settings, report, on_step, tracks)
 
-    write_story(video, audio, out, tell, report)
+    write_story(video, audio, out, tell, report, cut, metadata)
     return report
 
 
-def write_story(video: str | Path, audio: str | Path | None, out: str | Path, tell: Story, report: Report) -> None:
+def write_story(
+    video: str | Path,
+    audio: str | Path | None,
+    out: str | Path,
+    tell: Story,
+    report: Report,
+    cut: Cut | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """All of lipsync_file but the making of the frames, which `tell` does."""
-    still = is_image(video)
+    still, cut = is_image(video), cut or Cut()
     if audio is None and still:
         raise UserError(f"{video} is a picture and has no sound; give a speech as well.")
-    with _open(video, report.settings, still) as (source, shown):
-        # the video's own sound stays where it is against the picture; another begins with the first frame
-        own = audio is None or Path(audio).resolve() == Path(video).resolve()
-        start = shown.start if own else None
-        speech = load_audio(audio or video, start)
+    with _open(video, report.settings, still, cut) as (source, shown):
+        start, length = _sound_part(video, audio, shown, cut)
+        speech = load_audio(audio or video, start, length)
         check_speech(speech.waveform, str(audio or video))
         timeline = fit_timeline(shown.fps, shown.frames, speech.seconds, report.settings.fit, still=still)
-        track = AudioTrack(audio or video, start, pad_to=_padding(timeline, speech.seconds))
+        track = AudioTrack(audio or video, start, length, _padding(timeline, speech.seconds))
         # the encoder is opened before anything is computed: a bad output path costs no time
-        comment = "" if report.settings.mark == "none" else COMMENT
-        look: Any = {"colour": shown.colour, "aspect": shown.aspect, "comment": comment}
+        said = ({} if report.settings.mark == "none" else {"comment": COMMENT}) | dict(metadata or {})
+        look: Any = {"colour": shown.colour, "aspect": shown.aspect, "metadata": said}
         with VideoWriter(out, shown.width, shown.height, shown.fps, audio=track, **look) as writer:
             for frame, _ in tell(source, timeline, speech.waveform):
                 with report.timed("write"):
                     writer.write(frame)
+
+
+def _sound_part(
+    video: str | Path, audio: str | Path | None, shown: "_Shown", cut: Cut
+) -> tuple[Fraction | None, Fraction | None]:
+    """Start on the sound file's own clock and length in seconds of what is heard; None: from the first, to the last."""
+    own = audio is None or Path(audio).resolve() == Path(video).resolve()
+    if own and not cut.audio_start:
+        # the video's own sound stays where it is against the picture, and ends with it
+        return shown.start, None if cut.duration is None else shown.frames / shown.fps
+    # another sound begins with the first frame
+    return sound_start(audio or video) + cut.audio_start if cut.audio_start else None, cut.audio_duration
 
 
 def _padding(timeline: Timeline, seconds: Fraction) -> Fraction | None:
@@ -268,15 +294,29 @@ class _Shown:
     aspect: Fraction = Fraction(1)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A source from one of its frames on."""
+
+    whole: Source
+    first: int
+
+    def read(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
+        return self.whole.read(self.first + i for i in indices)
+
+
 @contextmanager
-def _open(video: str | Path, settings: Settings, still: bool) -> Iterator[tuple[Source, _Shown]]:
+def _open(video: str | Path, settings: Settings, still: bool, cut: Cut) -> Iterator[tuple[Source, _Shown]]:
     if still:
         image = read_image(video)
         yield ArraySource([image]), _Shown(image.shape[1], image.shape[0], Fraction(settings.still_fps), 1)
         return
     info = probe(video)
+    first, frames = cut.frames(info.fps, info.frames)
+    start = info.start + first / info.fps
     with VideoReader(info) as reader:
-        yield reader, _Shown(info.width, info.height, info.fps, info.frames, info.start, info.colour, info.aspect)
+        source = _Part(reader, first) if first else reader
+        yield source, _Shown(info.width, info.height, info.fps, frames, start, info.colour, info.aspect)
 
 
 def _checked_frames(frames: Sequence[np.ndarray] | np.ndarray) -> Sequence[np.ndarray] | np.ndarray:
@@ -312,23 +352,33 @@ def _told(
     settings: Settings,
     report: Report,
     on_step: OnStep | None,
+    tracks: MutableMapping[int, Tracks] | None = None,
 ) -> Iterator[Painted]:
     """Every output frame with its mask, in order."""
     say = on_step or (lambda step: None)
-    track = follow(source, timeline, models.finder, report, say)
+    track = follow(source, timeline, models.finder, report, say, {} if tracks is None else tracks)
     report.checkpoint = models.name
     painter = Painter(timeline, track, speech, models, settings, report, say)
     yield from in_order(source, timeline, report, painter.stretch)
 
 
-def follow(source: Source, timeline: Timeline, finder: FaceFinder, report: Report, say: OnStep) -> FaceTrack:
-    """The chosen face through the clip, which is read once; the report learns what was found."""
+def follow(
+    source: Source,
+    timeline: Timeline,
+    finder: FaceFinder,
+    report: Report,
+    say: OnStep,
+    tracks: MutableMapping[int, Tracks],
+) -> FaceTrack:
+    """The chosen face through the clip, which is read once, if at all; the report learns what was found."""
     used = min(timeline.source_frames, timeline.frames)
     with report.timed("faces"):
-        tracks = find_tracks(source.read(range(used)), finder, on_step=lambda n: say(Step("faces", n, used)))
-        track = choose(tracks, report.settings.face)
+        if used not in tracks:
+            seen = source.read(range(used))
+            tracks[used] = find_tracks(seen, finder, on_step=lambda n: say(Step("faces", n, used)))
+        track = choose(tracks[used], report.settings.face)
     report.frames, report.fps, report.size = timeline.frames, timeline.fps, track.size
-    report.source_frames, report.faces = timeline.source_frames, len(tracks.faces)
+    report.source_frames, report.faces = timeline.source_frames, len(tracks[used].faces)
     report.stretches = stretches(timeline, track)
     return track
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UserError
-from .settings import WINDOW, Settings
+from .settings import GUIDANCE, STEPS, WINDOW, Settings
 from .timeline import windows
 
 TRAIN_STEPS = 1000
@@ -124,8 +124,8 @@ def denoise_window(
     conditions: Tensor,
     audio: Tensor,
     *,
-    steps: int = Settings.steps,
-    guidance: float = Settings.guidance,
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
     solver: str = Settings.solver,
     on_step: OnStep | None = None,
 ) -> Tensor:
@@ -135,6 +135,8 @@ def denoise_window(
     the rounding of every step would add up.
     """
     Settings(steps=steps, guidance=guidance, solver=solver)  # bad numbers end here, in one sentence
+    if steps < 1:
+        raise UserError("steps is 0; it must be at least 1 here, where no checkpoint says how many.")
     prediction = prediction_type(unet)
     plan = ddim(steps, prediction) if solver == "ddim" else multistep(solver, steps, prediction)
     latents = noise
@@ -155,8 +157,8 @@ def denoise(
     reference: Tensor,
     audio: Tensor,
     *,
-    steps: int = Settings.steps,
-    guidance: float = Settings.guidance,
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
     solver: str = Settings.solver,
     on_step: OnStep | None = None,
 ) -> Tensor:

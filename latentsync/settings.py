@@ -1,6 +1,6 @@
 """Every default of the product, written once; nodes, command line and app read them from here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from .errors import UserError
@@ -15,6 +15,9 @@ PASTES: tuple[str, ...] = get_args(Paste)
 SOLVERS: tuple[str, ...] = get_args(Solver)
 MARKS: tuple[str, ...] = get_args(Mark)
 
+STEPS, GUIDANCE = 20, 1.5
+"""What the published weights are used with, and what a checkpoint gets that states nothing of its own."""
+
 WINDOW = 16
 """Frames that the network sees together (all published LatentSync weights)."""
 
@@ -23,7 +26,8 @@ WINDOW = 16
 class Settings:
     """How one lip sync is made.
 
-    steps: solver steps, 1 to 1000. guidance: 1 = follow the audio as trained, larger = more strongly (0 to 20).
+    steps: solver steps, up to 1000. guidance: 1 = follow the audio as trained, larger = more strongly (up to 20).
+    0 for either is the checkpoint's own, see `resolved`.
     solver: one of SOLVERS. seed: 0 to 2**63 - 1. fit: what to do when sound and picture differ in length, one of FITS.
     face: "largest", "left", "right", a track index ("0", "1", …) or a point "x,y,frame" in pixels of the source.
     paste: "mouth" repaints the mouth region only; "reference" pastes as the public code does (parity tests).
@@ -32,8 +36,8 @@ class Settings:
     mark: "file" says in the file's metadata that the lips were made, "picture" also in a corner of every frame.
     """
 
-    steps: int = 20
-    guidance: float = 1.5
+    steps: int = 0
+    guidance: float = 0.0
     solver: str = "ddim"
     seed: int = 1247
     fit: str = "pingpong"
@@ -44,7 +48,7 @@ class Settings:
     mark: str = "none"
 
     def __post_init__(self) -> None:
-        _within("steps", self.steps, 1, 1000)
+        _within("steps", self.steps, 0, 1000)
         _within("guidance", self.guidance, 0.0, 20.0)
         _within("seed", self.seed, 0, 2**63 - 1)
         _within("window_batch", self.window_batch, 1, 64)
@@ -53,6 +57,10 @@ class Settings:
         _one_of("fit", self.fit, FITS)
         _one_of("paste", self.paste, PASTES)
         _one_of("mark", self.mark, MARKS)
+
+    def resolved(self, defaults: "Settings") -> "Settings":
+        """These settings for one checkpoint: its own steps and guidance where they are 0."""
+        return replace(self, steps=self.steps or defaults.steps, guidance=self.guidance or defaults.guidance)
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

@@ -103,6 +103,12 @@ def audio_duration(path: str | Path) -> Fraction:
         return seconds if stated is None else min(seconds, stated)
 
 
+def sound_start(path: str | Path) -> Fraction:
+    """When the first sample of a file's sound is heard, on the file's clock, in seconds."""
+    with open_audio(path) as container:
+        return audio_origin(container.streams.audio[0])
+
+
 def _stated_duration(container: Any, stream: Any) -> Fraction | None:
     """MP4 and MOV state the length to the sample; elsewhere it is an estimate or the decoder trims by itself."""
     if "mp4" not in container.format.name.split(",") or not stream.duration:
@@ -158,10 +164,18 @@ def open_soundtrack(track: AudioTrack, output: Any) -> Soundtrack:
     form = output.format.name
     if codec in PCM.get(form, ()):
         return EncodedAudio(track, output, codec)
-    padded = track.pad_to is not None and audio_duration(track.path) < track.pad_to
+    padded = track.pad_to is not None and _length(track) < track.pad_to
     if codec in COPIED[form] and not padded:
         return CopiedAudio(track, output)
     return EncodedAudio(track, output, "libopus" if form == "webm" else "aac")
+
+
+def _length(track: AudioTrack) -> Fraction:
+    """Seconds of sound from the track's start on."""
+    seconds = audio_duration(track.path)
+    if track.start is not None:
+        seconds += sound_start(track.path) - track.start
+    return seconds if track.duration is None else min(seconds, track.duration)
 
 
 class CopiedAudio(Soundtrack):

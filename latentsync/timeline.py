@@ -49,6 +49,38 @@ class Timeline:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """Which part of a video and of its speech is used, in seconds from the beginning of each; None: all the rest.
+
+    A video's own sound goes with its picture. The audio_ fields are for another recording, or, where audio_start is
+    above 0, for the own sound against its picture.
+    """
+
+    start: Fraction = Fraction(0)
+    duration: Fraction | None = None
+    audio_start: Fraction = Fraction(0)
+    audio_duration: Fraction | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("start", self.start), ("audio_start", self.audio_start)):
+            if value < 0:
+                raise UserError(f"{name} is {float(value):g} s; it must be 0 or more.")
+        for name, value in (("duration", self.duration), ("audio_duration", self.audio_duration)):
+            if value is not None and value <= 0:
+                raise UserError(f"{name} is {float(value):g} s; it must be above 0.")
+
+    def frames(self, fps: Fraction, frames: int) -> tuple[int, int]:
+        """First frame and number of frames, of so many."""
+        first = round(self.start * fps)
+        if first >= frames:
+            raise UserError(
+                f"start is {float(self.start):g} s and the video lasts {float(frames / fps):.2f} s; start earlier."
+            )
+        rest = frames - first
+        return first, rest if self.duration is None else min(rest, max(1, round(self.duration * fps)))
+
+
+@dataclass(frozen=True)
 class Window:
     """Frames start … stop-1 are computed together; those before keep belong to the window before."""
 

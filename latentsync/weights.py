@@ -55,7 +55,7 @@ from .errors import UserError
 from .models.unet import UNet, UNetConfig, config_from_tensors
 from .models.vae import find_prefix, is_original
 from .registry import ENTRIES, Entry, find, get, is_known, model_folders
-from .settings import Settings
+from .settings import GUIDANCE, STEPS, Settings
 
 __all__ = [
     "DTYPES",
@@ -74,6 +74,7 @@ __all__ = [
     "model_folders",
     "recognise",
     "save_model",
+    "settings_of",
     "usual_settings",
 ]
 
@@ -137,13 +138,21 @@ def check_is_unet(info: FileInfo) -> None:
 
 def usual_settings(checkpoint: str | os.PathLike[str]) -> Settings:
     """The defaults, with the steps and the guidance that a checkpoint asks for if it is on this machine."""
-    usual = Settings()
     try:
-        said = our_metadata(_locate(checkpoint))
-        steps, guidance = said.get("usual_steps", usual.steps), said.get("usual_guidance", usual.guidance)
-        return dataclasses.replace(usual, steps=int(steps), guidance=float(guidance))
+        return settings_of(our_metadata(_locate(checkpoint)))
+    except UserError:
+        return settings_of({})
+
+
+def settings_of(metadata: Mapping[str, Any]) -> Settings:
+    """The same from a checkpoint's metadata; what makes no sense there counts as not stated."""
+    try:
+        stated = Settings(
+            steps=int(metadata.get("usual_steps", STEPS)), guidance=float(metadata.get("usual_guidance", GUIDANCE))
+        )
     except ValueError:  # a UserError is one
-        return usual
+        stated = Settings()
+    return stated.resolved(Settings(steps=STEPS, guidance=GUIDANCE))
 
 
 def load_unet(

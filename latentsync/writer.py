@@ -1,7 +1,7 @@
 """Writing a video file: exact size, rate, colour and sound, and never half a file under the final name."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from math import ceil, lcm
@@ -22,6 +22,9 @@ VP9_OPTIONS = {"b": "0", "row-mt": "1", "cpu-used": "4", "deadline": "good"}
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """File name endings that can be written, and their containers."""
 
+STANDARD = {"comment"}
+"""Metadata for which every container has a field of its own."""
+
 
 class VideoWriter:
     """Writes uint8 RGB frames (H, W, 3) with a sound track; a context manager.
@@ -30,7 +33,7 @@ class VideoWriter:
     express them. The encoder and the file are opened at once. The file bears a hidden partial name until close();
     after an error nothing is left, and a file of that name from before is untouched.
     colour: how to store the colours, VideoInfo.colour for those of the source. aspect: VideoInfo.aspect.
-    comment: for the metadata field of that name.
+    metadata: fields for the container, such as comment.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class VideoWriter:
         colour: Colour | None = None,
         aspect: Fraction = Fraction(1),
         crf: int = 16,
-        comment: str = "",
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         self.path, self.fps, self.frames = Path(path), Fraction(fps), 0
         self._shape = (height, width, 3)
@@ -54,20 +57,22 @@ class VideoWriter:
         self._sound: Any = None
         with self._guard():
             form = FORMATS[self.path.suffix.lower()]
-            self._container = av.open(str(self._part), "w", format=form, options=self._options(form, audio))
+            own = not set(metadata or ()) <= STANDARD
+            self._container = av.open(str(self._part), "w", format=form, options=self._options(form, audio, own))
             self._stream = self._add_picture(form, crf, aspect)
             self._sound = None if audio is None else open_soundtrack(audio, self._container)
-            if comment:
-                self._container.metadata["comment"] = comment
+            self._container.metadata.update(metadata or {})
             self._container.start_encoding()
 
-    def _options(self, form: str, audio: AudioTrack | None) -> dict[str, str]:
+    def _options(self, form: str, audio: AudioTrack | None, own: bool) -> dict[str, str]:
         if form not in ("mp4", "mov"):
             return {}
         rate = 1 if audio is None else sample_rate(audio.path)
         # A clock on which both lengths are whole numbers; on FFmpeg's of 1 ms they are not
         clock = lcm(self.fps.numerator, rate)
-        return {"movflags": "+faststart", "movie_timescale": str(clock * ceil(1000 / clock) if clock < 2**31 else rate)}
+        # MP4 has fields of its own for some names, and keeps others only in this form
+        flags = "+faststart+use_metadata_tags" if own else "+faststart"
+        return {"movflags": flags, "movie_timescale": str(clock * ceil(1000 / clock) if clock < 2**31 else rate)}
 
     def _add_picture(self, form: str, crf: int, aspect: Fraction) -> Any:
         height, width, _ = self._shape

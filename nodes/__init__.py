@@ -4,7 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import host
 from .audio import LatentSyncEncodeAudio
-from .faces import LatentSyncComposite, LatentSyncFindFaces
+from .faces import LatentSyncComposite, LatentSyncFaceRegions, LatentSyncFindFaces
 from .fit import LatentSyncFitLength
 from .lipsync import LatentSyncLipSync, LatentSyncVideo
 from .loaders import LatentSyncDownload, LatentSyncLoader
@@ -28,6 +28,7 @@ class LatentSyncExtension(ComfyExtension):
             LatentSyncNoise,
             LatentSyncSampler,
             LatentSyncComposite,
+            LatentSyncFaceRegions,
             LatentSyncLipSync,
             LatentSyncVideo,
             LatentSyncScore,

@@ -12,10 +12,9 @@ from .images import speech_of
 class LatentSyncEncodeAudio(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return host.schema(
             node_id="LatentSyncEncodeAudio",
             display_name="LatentSync: Encode Audio",
-            category="LatentSync",
             description="Encodes speech for the U-Net, with any number of channels at any sample rate. The same as"
             " ComfyUI's Audio Encoder Encode with our AUDIO_ENCODER, with a check of the sound before.",
             inputs=[

@@ -1,30 +1,35 @@
 """Faces out of the pictures, and new mouths back into them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..latentsync.errors import UserError
 from ..latentsync.face.clip import UNTIMED, FaceClip
+from ..latentsync.face.composite import Layer, Look
 from ..latentsync.face.preview import boxes_at, numbered
 from ..latentsync.face.track import Tracks, choose, find_tracks
 from ..latentsync.video import VideoReader, probe
 from . import host, inputs
-from .images import Frames, check_crops, check_frames, frames_of, put_pixels
+from .images import Frames, check_crops, check_frames, check_track, fitted_mask, frames_of, lay
+from .regions import GivenFaces, as_boxes, as_masks, held, within
+
+RULES = ("largest", "left", "right")
+"""Choices of a face that a region limits; a number or a point says it all."""
 
 
 class LatentSyncFindFaces(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return host.schema(
             node_id="LatentSyncFindFaces",
             display_name="LatentSync: Find Faces",
-            category="LatentSync",
             description="Follows every face through the pictures, chooses one and cuts it out of each frame, upright"
             " and steady. The preview shows all faces with their numbers. Find faces in the source, before Fit Length:"
             " they are then not found again when only the sound changes.",
@@ -45,6 +50,7 @@ class LatentSyncFindFaces(io.ComfyNode):
                     min=0,
                     max=1024,
                     step=8,
+                    extra_dict=host.ADVANCED,
                     tooltip="Side of the crops in pixels. 0: the model's. Only without a model: 160 for nano, 256 for"
                     " LatentSync 1.5, 512 for 1.6.",
                 ),
@@ -54,8 +60,22 @@ class LatentSyncFindFaces(io.ComfyNode):
                     min=0,
                     max=10**6,
                     step=1,
+                    extra_dict=host.ADVANCED,
                     tooltip="Number of the frame that the preview shows, from 0. Best is one in which everybody is"
                     " seen.",
+                ),
+                io.MultiType.Input(
+                    "region",
+                    types=[io.Mask, inputs.BOUNDING_BOX, inputs.BBOX, inputs.SEGS],
+                    optional=True,
+                    tooltip="Only faces in here count: a MASK, ComfyUI's BOUNDING_BOX, a BBOX (x, y, width, height) or"
+                    " Impact Pack's SEGS, one for all frames or one for each.",
+                ),
+                inputs.FACE_LANDMARKS.Input(
+                    "landmarks",
+                    optional=True,
+                    tooltip="Faces that ComfyUI's Detect Face Landmarks (MediaPipe) found in these pictures; they are"
+                    " followed instead of being searched for here.",
                 ),
             ],
             outputs=[
@@ -70,27 +90,54 @@ class LatentSyncFindFaces(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
-    def execute(cls, images: Any, face: str, resolution: int, preview_frame: int, model: Any = None) -> io.NodeOutput:
+    def execute(
+        cls,
+        images: Any,
+        face: str,
+        resolution: int,
+        preview_frame: int,
+        model: Any = None,
+        region: Any = None,
+        landmarks: Any = None,
+    ) -> io.NodeOutput:
         side = _crop_side(model, resolution)
         stages = host.Stages(cls.hidden.unique_id)
-        with _opened(images) as (source, count, fps), host.face_finder() as finder:
+        host.belongings(images)["model"] = model
+        with _opened(images) as (source, count, fps):
             if not 0 <= preview_frame < count:
                 raise UserError(
                     f"preview_frame is {preview_frame} and the frames are 0 to {count - 1}; choose one of those."
                 )
-            tracks = find_tracks(
-                source.read(range(count)), finder, on_step=lambda done: stages.step("finding faces", done, count)
-            )
-            clip = FaceClip.whole(choose(tracks, face), side, fps)
+            tracks = _tracks(images, source, count, landmarks, stages)
+            wanted = tracks if region is None or face not in RULES else within(tracks, region)
+            clip = FaceClip.whole(choose(wanted, face), side, fps)
             crops = _cut_out(source, clip, stages)
             shown = next(iter(source.read([preview_frame])))
         boxes = boxes_at(tracks, preview_frame)
         preview = torch.from_numpy(numbered(shown, boxes, clip.track.index))[None].float() / 255
         ui = {"latentsync_faces": [_for_browser(tracks, clip, preview_frame, host.preview_picture(shown))]}
         return io.NodeOutput(crops, clip, preview, ui=ui)
+
+
+def _tracks(images: Any, source: Frames | VideoReader, count: int, landmarks: Any, stages: host.Stages) -> Tracks:
+    """All faces; those that were searched for in these very pictures before are not searched for again."""
+
+    def on_step(done: int) -> None:
+        stages.step("finding faces", done, count)
+
+    if landmarks is not None:
+        given = GivenFaces(landmarks, count)
+        return find_tracks(given.watched(source.read(range(count))), given, on_step=on_step)
+
+    def search() -> Tracks:
+        with host.face_finder() as finder:
+            return find_tracks(source.read(range(count)), finder, on_step=on_step)
+
+    return host.recalled(images, ("tracks",), search)
 
 
 def _crop_side(model: Any, resolution: int) -> int:
@@ -142,10 +189,9 @@ def _for_browser(tracks: Tracks, clip: FaceClip, frame: int, image: dict[str, st
 class LatentSyncComposite(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return host.schema(
             node_id="LatentSyncComposite",
             display_name="LatentSync: Composite",
-            category="LatentSync",
             description="Puts the new mouths back into the pictures: feathered, in the light of the original. Pixels"
             " outside the mask, frames without the face and an alpha channel stay bit for bit as they were.",
             inputs=[
@@ -157,6 +203,35 @@ class LatentSyncComposite(io.ComfyNode):
                 ),
                 inputs.FACE_TRACK.Input("face_track", tooltip="Where the face is, from Find Faces or Fit Length."),
                 inputs.paste(),
+                io.Int.Input(
+                    "grow",
+                    optional=True,
+                    default=0,
+                    min=-200,
+                    max=200,
+                    step=1,
+                    extra_dict=host.ADVANCED,
+                    tooltip="Pixels of the picture by which more is repainted than the network's mask, or less.",
+                ),
+                io.Int.Input(
+                    "feather",
+                    optional=True,
+                    default=0,
+                    min=0,
+                    max=200,
+                    step=1,
+                    extra_dict=host.ADVANCED,
+                    tooltip="Width of the soft edge in pixels of the picture. 0: 4 % of the face crop.",
+                ),
+                io.Boolean.Input(
+                    "match_color",
+                    optional=True,
+                    default=True,
+                    extra_dict=host.ADVANCED,
+                    tooltip="Take away the slow difference in color between the new mouth and the skin around it. Not"
+                    " with paste: reference.",
+                ),
+                inputs.keep_out(),
             ],
             outputs=[
                 io.Image.Output(
@@ -168,23 +243,91 @@ class LatentSyncComposite(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images: Tensor, crops: Tensor, face_track: FaceClip, paste: str) -> io.NodeOutput:
+    def execute(
+        cls,
+        images: Tensor,
+        crops: Tensor,
+        face_track: FaceClip,
+        paste: str,
+        grow: int = 0,
+        feather: int = 0,
+        match_color: bool = True,
+        keep_out: Tensor | None = None,
+    ) -> io.NodeOutput:
         frames, faces = frames_of(images), frames_of(crops, "crops")
         check_frames(frames, face_track)
         check_crops(faces, face_track)
-        return io.NodeOutput(*_pasted(images, frames, faces, face_track, paste, host.Stages(cls.hidden.unique_id)))
+        kept = None if keep_out is None else fitted_mask(keep_out, frames, face_track)
+        look = None if paste == "reference" else Look(match_color, grow, feather)
+        stages = host.Stages(cls.hidden.unique_id)
+        return io.NodeOutput(*_pasted(images, frames, faces, face_track, look, kept, stages))
 
 
 def _pasted(
-    images: Tensor, frames: Frames, faces: Frames, clip: FaceClip, paste: str, stages: host.Stages
+    images: Tensor,
+    frames: Frames,
+    faces: Frames,
+    clip: FaceClip,
+    look: Look | None,
+    kept: Callable[[int], Tensor] | None,
+    stages: host.Stages,
 ) -> tuple[Tensor, Tensor]:
-    """The pictures with their new mouths, and the masks."""
+    """The pictures with their new mouths, and the masks. look None: the public code's seam. kept: 1 = not repainted."""
     out = images.clone(memory_format=torch.contiguous_format)
     masks = torch.zeros(out.shape[:3])
     for i in range(len(frames)):
         if clip.stretch_of[i] >= 0:
-            made, mask = clip.paste(frames[i], faces.pixels(i), i, reference=paste == "reference")
-            put_pixels(out[i], made, mask)
-            masks[i] = torch.from_numpy(mask)
+            frame, crop = frames[i], faces.pixels(i)
+            if look is None:
+                made, alpha = clip.paste(frame, crop, i, reference=True)
+                over = Layer((slice(None), slice(None)), made.astype(np.float32), alpha)
+            else:
+                over = clip.layer(frame, crop, i, look)
+            if over is not None:
+                masks[i] = lay(out[i], over, None if kept is None else kept(i), blended=look is None)
         stages.step("pasting", i + 1, len(frames))
     return out, masks
+
+
+class LatentSyncFaceRegions(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return host.schema(
+            "bbox",
+            "mask",
+            node_id="LatentSyncFaceRegions",
+            display_name="LatentSync: Face Regions",
+            description="Where a FACE_TRACK's face is in every frame, as boxes and masks for other nodes: ComfyUI's"
+            " Draw BBoxes, crop nodes, detailers, inpainting.",
+            inputs=[
+                inputs.FACE_TRACK.Input("face_track", tooltip="From LatentSync: Find Faces or Fit Length."),
+                io.Combo.Input(
+                    "part",
+                    options=["face", "mouth"],
+                    default="face",
+                    tooltip="What the mask covers. face: from the brows to the chin. mouth: what Composite repaints,"
+                    " with its soft edge.",
+                ),
+            ],
+            outputs=[
+                inputs.BOUNDING_BOX.Output(
+                    display_name="bounding_boxes",
+                    tooltip="ComfyUI's boxes of the face, a list for each frame; empty where the face is not seen.",
+                ),
+                inputs.BBOX.Output(
+                    display_name="bbox",
+                    tooltip="The same as (x, y, width, height) in pixels, one for each frame, as KJNodes and others"
+                    " take them; the last known one where the face is not seen.",
+                ),
+                io.Mask.Output(display_name="mask", tooltip="The part in every frame, 0 where there is no face."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, face_track: FaceClip, part: str) -> io.NodeOutput:
+        check_track(face_track)
+        boxes = as_boxes(face_track)
+        told = [
+            [dict(zip(("x", "y", "width", "height"), box, strict=True), label="face")] if box else [] for box in boxes
+        ]
+        return io.NodeOutput(told, held(boxes), as_masks(face_track, part))

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..latentsync.errors import UserError
 from ..latentsync.face.clip import FaceClip
 from ..latentsync.timeline import fit_timeline
-from . import inputs
+from . import host, inputs
 from .images import check_crops, check_frames, frames_of, in_order, rate_of, sound_for, speech_of
 
 FOLLOWS_SOUND = ("loop", "pingpong", "hold")
@@ -20,10 +20,9 @@ FOLLOWS_SOUND = ("loop", "pingpong", "hold")
 class LatentSyncFitLength(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return host.schema(
             node_id="LatentSyncFitLength",
             display_name="LatentSync: Fit Length",
-            category="LatentSync",
             description="Makes picture and sound equally long, and crops and face track with them, so that faces found"
             " in the source serve for any sound. One picture becomes a video as long as the sound.",
             inputs=[

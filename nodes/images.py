@@ -1,7 +1,8 @@
 """ComfyUI's pictures, sound and frame rates as the engine takes them, and back. No ComfyUI in here."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ..latentsync.errors import UserError
 from ..latentsync.face.clip import FaceClip
+from ..latentsync.face.composite import Layer
 from ..latentsync.timeline import Timeline, exact_rate
 
 FASTEST = 1000
@@ -111,18 +113,48 @@ def check_crops(crops: Frames, clip: FaceClip) -> None:
         )
 
 
-def put_pixels(image: Tensor, frame: np.ndarray, mask: np.ndarray) -> None:
-    """Write the frame into image where the mask is above 0; all else, and alpha, stays bit for bit.
+def lay(image: Tensor, over: Layer, kept: Tensor | None = None, *, blended: bool = False) -> Tensor:
+    """Blend a layer into image, in floats; where its alpha is 0, and in an alpha channel, all stays bit for bit.
 
-    image: (H, W, 3 or 4) float, changed in place. frame: (H, W, 3) uint8. mask: (H, W).
+    image: (H, W, 3 or 4) float 0..1, changed in place. kept: (H, W), 1 = not repainted. blended: the layer's pixels
+    are blended with the picture already. Returns how much of each pixel is new, (H, W) float32.
     """
-    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    if not len(rows):
-        return
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)  # the mask is a small part of the picture
-    where = torch.from_numpy(mask[box] > 0)
-    new = torch.from_numpy(frame[box])[where].float() / 255
-    image[box][..., :3][where.to(image.device)] = new.to(image)
+    alpha = torch.from_numpy(over.alpha)
+    alpha = alpha if kept is None else alpha * (1 - kept[over.box])
+    where = alpha > 0
+    under = image[over.box][..., :3]
+    new = torch.from_numpy(over.pixels)[where] / 255
+    if not blended or kept is not None:
+        share = (1 - kept[over.box] if blended and kept is not None else alpha)[where][:, None]
+        old = under[where.to(image.device)].cpu().float()
+        # interpolation overshoots; a picture that goes beyond 0..1 itself (HDR) may do so still
+        new = torch.clamp(old + share * (new - old), old.clamp(max=0), old.clamp(min=1))
+    under[where.to(image.device)] = new.to(image)
+    mask = torch.zeros(image.shape[:2])
+    mask[over.box] = alpha
+    return mask
+
+
+def fitted_mask(mask: Tensor, frames: Frames, clip: FaceClip) -> Callable[[int], Tensor]:
+    """A MASK by frame, in the pictures' size: one for all, one for each frame, or one for each frame of the source."""
+    if mask.ndim not in (2, 3) or not mask.numel():
+        raise UserError(f"keep_out has shape {tuple(mask.shape)}; connect a MASK: (frames, height, width).")
+    masks = mask.reshape(-1, *mask.shape[-2:])
+    known = {1: lambda i: 0, clip.frames: lambda i: i, clip.timeline.source_frames: clip.timeline.source_index}
+    if len(masks) not in known:
+        raise UserError(
+            f"keep_out has {len(masks)} masks and there are {clip.frames} frames of"
+            f" {clip.timeline.source_frames} pictures; give one for all, or one for each."
+        )
+    number, (width, height) = known[len(masks)], frames.size
+
+    def one(i: int) -> Tensor:
+        found = masks[number(i)].detach().cpu().float().clamp(0, 1)
+        if found.shape == (height, width):
+            return found
+        return F.interpolate(found[None, None], (height, width), mode="bilinear", align_corners=False)[0, 0]
+
+    return one
 
 
 def speech_of(audio: Mapping[str, Any] | None) -> tuple[Tensor, int]:
@@ -168,6 +200,13 @@ def rate_of(fps: float | Fraction | None) -> Fraction:
     if not fps or not 0.001 <= fps <= FASTEST:
         raise UserError(f"The frame rate is {float(fps or 0):g} and must be above 0, at most {FASTEST}; {FPS_HINT}.")
     return exact_rate(fps)
+
+
+def seconds(value: float) -> Fraction:
+    """A time as it was typed: 0.1 is a tenth."""
+    if not isfinite(value):
+        raise UserError(f"A time is {value}; give seconds as a number.")
+    return Fraction(str(value))
 
 
 def in_order(images: Tensor, timeline: Timeline) -> Tensor:

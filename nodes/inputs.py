@@ -9,6 +9,12 @@ from . import host
 
 FACE_TRACK = io.Custom("FACE_TRACK")
 """Our one socket of our own: an engine FaceClip, where a face lies in every frame."""
+FACE_LANDMARKS, BOUNDING_BOX, BBOX, SEGS = map(io.Custom, ("FACE_LANDMARKS", "BOUNDING_BOX", "BBOX", "SEGS"))
+"""Sockets of newer ComfyUI and of other packs; see regions.py."""
+
+
+OWN = "0 = checkpoint's"
+"""Said beside settings that a checkpoint brings along."""
 
 
 def checkpoint() -> Any:
@@ -47,6 +53,16 @@ def face() -> Any:
     )
 
 
+def part(start: str, duration: str, of: str, more: str) -> list[Any]:
+    """Where a part begins and how long it is, in seconds."""
+    range_ = {"default": 0.0, "min": 0.0, "max": 86400.0, "step": 0.01}
+    range_ |= {"optional": True, "extra_dict": host.ADVANCED}
+    return [
+        io.Float.Input(start, **range_, tooltip=f"Seconds of the {of} to skip at its beginning. {more}"),
+        io.Float.Input(duration, **range_, tooltip=f"Seconds of the {of} to use from there on. 0: all the rest."),
+    ]
+
+
 def seed() -> Any:
     return io.Int.Input(
         "seed",
@@ -65,27 +81,56 @@ def sampling() -> list[Any]:
         seed(),
         io.Int.Input(
             "steps",
+            display_name=f"steps ({OWN})",
             default=Settings.steps,
-            min=1,
+            min=0,
             max=1000,
             step=1,
-            tooltip="Solver steps; time grows with them. 20 to 50 for LatentSync 1.5 and 1.6, 1 is enough for nano.",
+            tooltip="Solver steps; time grows with them. 0: the checkpoint's own, which is 20 for LatentSync 1.5 and"
+            " 1.6 and 1 for nano. More than 50 bring little.",
         ),
         io.Float.Input(
             "guidance",
+            display_name=f"guidance ({OWN})",
             default=Settings.guidance,
             min=0.0,
             max=20.0,
             step=0.1,
-            tooltip="How strongly the mouth follows the speech. 1 takes half the time; far above 3 lips distort.",
+            tooltip="How strongly the mouth follows the speech. 0: the checkpoint's own, which is 1.5 for LatentSync"
+            " 1.5 and 1.6 and 2 for nano. 1 takes half the time; far above 3 lips distort.",
         ),
         io.Combo.Input(
             "solver",
             options=list(SOLVERS),
             default=Settings.solver,
-            tooltip="How the noise is taken away. ddim is the reference; the others get along with fewer steps.",
+            extra_dict=host.ADVANCED,
+            tooltip="How the noise is taken away. ddim is the reference; the others manage with fewer steps.",
         ),
     ]
+
+
+def resolution(optional: bool = True) -> Any:
+    """optional: for nodes that workflows without this input were saved with."""
+    return io.Int.Input(
+        "resolution",
+        optional=optional,
+        default=0,
+        min=0,
+        max=1024,
+        step=8,
+        extra_dict=host.ADVANCED,
+        tooltip="Side of the face crop in pixels. 0: as the checkpoint states. Only for a file that does not state it:"
+        " 256 for LatentSync 1.5, 512 for 1.6.",
+    )
+
+
+def keep_out(**facts: Any) -> Any:
+    return io.Mask.Input(
+        "keep_out",
+        optional=True,
+        **facts,
+        tooltip="What must not be repainted (a hand, a microphone): 1 = as it was. One for all frames or one for each.",
+    )
 
 
 def paste() -> Any:
@@ -93,6 +138,7 @@ def paste() -> Any:
         "paste",
         options=list(PASTES),
         default=Settings.paste,
-        tooltip="mouth: only the mouth region changes, its colour is matched to the picture. reference: the seam of the"
+        extra_dict=host.ADVANCED,
+        tooltip="mouth: only the mouth region changes, its color is matched to the picture. reference: the seam of the"
         " public code, which blends the whole face box.",
     )

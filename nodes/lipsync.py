@@ -7,8 +7,9 @@ from comfy_api.latest import io
 
 from ..latentsync.pipeline import lipsync_file
 from ..latentsync.settings import Settings
+from ..latentsync.timeline import Cut
 from . import host, inputs
-from .images import rate_of
+from .images import rate_of, seconds
 from .media import check_sound
 
 RAW = {"rawLink": True}
@@ -20,6 +21,7 @@ def how(extra: Sequence[Any] = (), facts: dict[str, Any] | None = None) -> list[
     raw = {"optional": True, "extra_dict": facts}
     return [
         inputs.checkpoint(),
+        inputs.resolution(),
         inputs.fit(),
         inputs.face(),
         *inputs.sampling(),
@@ -31,11 +33,11 @@ def how(extra: Sequence[Any] = (), facts: dict[str, Any] | None = None) -> list[
     ]
 
 
-def parts(graph: Any, checkpoint: str, model: Any, vae: Any, audio_encoder: Any) -> dict[str, Any]:
+def parts(graph: Any, checkpoint: str, resolution: int, model: Any, vae: Any, audio_encoder: Any) -> dict[str, Any]:
     """What is connected, and a loader for what is not."""
     given = {"model": model, "vae": vae, "audio_encoder": audio_encoder}
     if any(part is None for part in given.values()):
-        loader = graph.node("LatentSyncLoader", checkpoint=checkpoint, resolution=0, dtype="auto")
+        loader = graph.node("LatentSyncLoader", checkpoint=checkpoint, resolution=resolution, dtype="auto")
         given = {name: loader.out(i) if part is None else part for i, (name, part) in enumerate(given.items())}
     return given
 
@@ -43,20 +45,19 @@ def parts(graph: Any, checkpoint: str, model: Any, vae: Any, audio_encoder: Any)
 class LatentSyncLipSync(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return host.schema(
             node_id="LatentSyncLipSync",
             display_name="LatentSync: Lip Sync",
-            category="LatentSync",
             description="Makes the face in a video or picture say a speech: everything in one node, for pictures in"
-            " memory. Stands for the single nodes from Load Model to Composite, whose results stay cached: another"
-            " speech or seed does not find the faces again. For long clips take LatentSync: Video.",
+            " memory. Stands for the single nodes from Load Model to Composite; another speech or seed does not find"
+            " the faces again. For long clips use LatentSync: Video.",
             inputs=[
                 io.Image.Input(
                     "images", extra_dict=RAW, tooltip="The frames, or one picture, which then becomes a video."
                 ),
                 io.Audio.Input("audio", extra_dict=RAW, tooltip="The speech; any sample rate and channels."),
                 inputs.fps("of the pictures, from Get Video Components; for one picture, of the result."),
-                *how(facts=RAW),
+                *how([inputs.keep_out(extra_dict=RAW)], RAW),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The frames with a talking mouth."),
@@ -72,7 +73,8 @@ class LatentSyncLipSync(io.ComfyNode):
         graph = host.graph()
         fit, face, paste = (rest.pop(name) for name in ("fit", "face", "paste"))
         own = {name: rest.pop(name, None) for name in ("model", "vae", "audio_encoder")}
-        use = parts(graph, checkpoint, **own)
+        use = parts(graph, checkpoint, rest.pop("resolution", 0), **own)
+        look = {"paste": paste, "grow": 0, "feather": 0, "match_color": True, "keep_out": rest.pop("keep_out", None)}
         found = graph.node(
             "LatentSyncFindFaces", images=images, face=face, model=use["model"], resolution=0, preview_frame=0
         )
@@ -85,19 +87,19 @@ class LatentSyncLipSync(io.ComfyNode):
         latent = graph.node("LatentSyncSampler", model=use["model"], **cond, **rest)
         crops = graph.node("VAEDecode", samples=latent.out(0), vae=use["vae"])
         track["crops"] = crops.out(0)
-        done = graph.node("LatentSyncComposite", images=fitted.out(0), paste=paste, **track)
+        done = graph.node("LatentSyncComposite", images=fitted.out(0), **look, **track)
         return io.NodeOutput(done.out(0), fitted.out(1), done.out(1), expand=graph.finalize())
 
 
 class LatentSyncVideo(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return host.schema(
             node_id="LatentSyncVideo",
             display_name="LatentSync: Video",
-            category="LatentSync",
             description="Makes the face in a video say a speech, streamed from file to file: memory does not grow with"
-            " the clip's length. Frame rate, size and sound stay as they are.",
+            " the clip's length. Frame rate, size and sound stay as they are. With save_to: output it needs no other"
+            " node behind it.",
             inputs=[
                 io.MultiType.Input(
                     "video", [io.Video, io.Image], tooltip="The video, or one picture, which then becomes a video."
@@ -106,19 +108,24 @@ class LatentSyncVideo(io.ComfyNode):
                 *how(extra=cls._output()),
             ],
             outputs=[io.Video.Output(display_name="video", tooltip="The talking video, as a file.")],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             enable_expand=True,
+            is_output_node=True,
+            has_intermediate_output=True,
         )
 
     @classmethod
     def _output(cls) -> list[Any]:
         return [
+            *inputs.part("start", "duration", "picture", "A video's own sound is cut with it."),
+            *inputs.part("audio_start", "audio_duration", "speech", "For a speech that is connected."),
             io.Int.Input(
                 "still_fps",
                 default=Settings.still_fps,
                 min=1,
                 max=120,
                 step=1,
+                extra_dict=host.ADVANCED,
                 tooltip="Frames per second of the video that a picture becomes.",
             ),
             io.Int.Input(
@@ -127,6 +134,7 @@ class LatentSyncVideo(io.ComfyNode):
                 min=1,
                 max=64,
                 step=1,
+                extra_dict=host.ADVANCED,
                 tooltip="Windows of 16 frames computed together: more is faster on a large card and takes more memory."
                 " The result is the same.",
             ),
@@ -146,17 +154,32 @@ class LatentSyncVideo(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, video: Any, checkpoint: str, save_to: str, filename_prefix: str, audio: Any = None, **rest: Any
+        cls,
+        video: Any,
+        checkpoint: str,
+        save_to: str,
+        filename_prefix: str,
+        resolution: int = 0,
+        audio: Any = None,
+        start: float = 0.0,
+        duration: float = 0.0,
+        audio_start: float = 0.0,
+        audio_duration: float = 0.0,
+        **rest: Any,
     ) -> io.NodeOutput:
         own = {name: rest.pop(name, None) for name in ("model", "vae", "audio_encoder")}
+        cut = Cut(seconds(start), seconds(duration) or None, seconds(audio_start), seconds(audio_duration) or None)
         settings = Settings(**rest)
         if any(part is None for part in own.values()):
             graph = host.graph()
-            use = {"video": video, "audio": audio, **parts(graph, checkpoint, **own), **rest}
+            use = {"video": video, "audio": audio, **parts(graph, checkpoint, resolution, **own), **rest}
             place = {"checkpoint": checkpoint, "save_to": save_to, "filename_prefix": filename_prefix}
-            node = graph.node("LatentSyncVideo", **place, **use)
+            spans = {"start": start, "duration": duration, "audio_start": audio_start, "audio_duration": audio_duration}
+            node = graph.node("LatentSyncVideo", resolution=resolution, **place, **spans, **use)
             return io.NodeOutput(node.out(0), expand=graph.finalize())
         keep = save_to == "output"
+        known = host.belongings(video)
+        known["model"] = own["model"]
         with (
             host.engine_models(*own.values()) as models,
             host.picture_file(video) as source,
@@ -165,8 +188,19 @@ class LatentSyncVideo(io.ComfyNode):
         ):
             check_sound(source, sound)
             say = host.engine_steps(host.Stages(cls.hidden.unique_id), own["model"])
-            lipsync_file(source, sound, path, models=models, settings=settings, on_step=say)
+            lipsync_file(
+                source,
+                sound,
+                path,
+                models=models,
+                settings=settings,
+                cut=cut,
+                tracks=known.setdefault(("tracks", cut.start), {}),
+                metadata=host.workflow_metadata(cls.hidden) if keep else None,
+                on_step=say,
+            )
             before = host.lasting(source)
-        compare = {"before": host.shown(before), "after": host.shown(path)}
         passing = [one for one, goes in ((before, before != source), (path, not keep)) if goes]
-        return io.NodeOutput(host.video_of(path, passing), ui={"latentsync_compare": [compare]})
+        compare = {"before": host.shown(before), "after": host.shown(path), "start": start}
+        video = host.video_of(path, host.hold(cls.hidden.unique_id, passing))
+        return io.NodeOutput(video, ui={"latentsync_compare": [compare]})

@@ -9,28 +9,20 @@ from . import host, inputs
 class LatentSyncLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return host.schema(
             node_id="LatentSyncLoader",
             display_name="LatentSync: Load Model",
-            category="LatentSync",
             description="Loads a LatentSync checkpoint with the VAE and the Whisper encoder that belong to it."
             " nano is built in; 1.5 and 1.6 are found by their size under any name, in models/latentsync and where"
             " ComfyUI keeps VAEs and audio encoders. Nothing is downloaded here.",
             inputs=[
                 inputs.checkpoint(),
-                io.Int.Input(
-                    "resolution",
-                    default=0,
-                    min=0,
-                    max=1024,
-                    step=8,
-                    tooltip="Side of the face crop in pixels. 0: as the checkpoint says. Only for a file that does not"
-                    " say: 256 for LatentSync 1.5, 512 for 1.6.",
-                ),
+                inputs.resolution(optional=False),
                 io.Combo.Input(
                     "dtype",
                     options=["auto", *DTYPES],
                     default="auto",
+                    extra_dict=host.ADVANCED,
                     tooltip="Number format of the U-Net. auto: what ComfyUI chooses for this card. fp16 and bf16 halve"
                     " its memory against fp32.",
                 ),
@@ -54,10 +46,9 @@ class LatentSyncLoader(io.ComfyNode):
 class LatentSyncDownload(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return host.schema(
             node_id="LatentSyncDownload",
             display_name="LatentSync: Download Model",
-            category="LatentSync",
             description="Gets one model file into models/latentsync, checked by its SHA-256. The only node that uses"
             " the network. A download that broke off goes on where it stopped; a file that is there already is kept."
             " nano needs face-landmarker and whisper-tiny.en; 1.5 and 1.6 need vae, whisper-tiny and face-landmarker.",

@@ -14,10 +14,9 @@ from .images import check_track, rate_of
 class LatentSyncCondition(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return host.schema(
             node_id="LatentSyncCondition",
             display_name="LatentSync: Condition",
-            category="LatentSync",
             description="Brings face crops and speech together: what the sampler needs to repaint the mouths. Fit the"
             " length before (LatentSync: Fit Length) when sound and picture differ.",
             inputs=[
@@ -51,10 +50,9 @@ class LatentSyncCondition(io.ComfyNode):
 class LatentSyncNoise(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return host.schema(
             node_id="LatentSyncNoise",
             display_name="LatentSync: Noise",
-            category="LatentSync",
             description="Noise for SamplerCustomAdvanced: one frame of it, the same for every frame of the clip, as"
             " LatentSync was trained; noise that differs from frame to frame flickers.",
             inputs=[inputs.seed()],
@@ -69,10 +67,9 @@ class LatentSyncNoise(io.ComfyNode):
 class LatentSyncSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return host.schema(
             node_id="LatentSyncSampler",
             display_name="LatentSync: Sampler",
-            category="LatentSync",
             description="Repaints the mouths, in windows of 16 frames, exactly as the command line does. ComfyUI's"
             " KSampler (ddim, ddim_uniform; simple for a single step; cfg = guidance) does nearly the same.",
             inputs=[

@@ -41,10 +41,9 @@ class _Talk:
 class LatentSyncScore(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return host.schema(
             node_id="LatentSyncScore",
             display_name="LatentSync: Score",
-            category="LatentSync",
             description="Measures whether the lips follow the sound: how open the mouth is against how loud the speech"
             " is, for every shift of the sound by up to 0.6 s. Connect a VIDEO, or IMAGE and AUDIO. Trust it from about"
             " five seconds of speech on. Compare its numbers with each other, on clips of like length. With a SyncNet"

@@ -121,7 +121,13 @@ def _job(line: int, row: Mapping[str, Any], folder: Path, out: Path, usual: Sett
     video = folder / given["video"]
     audio = folder / given["audio"] if "audio" in given else None
     settings = {name: _value(name, given[name]) for name in SETTINGS if name in given}
-    return Job(line, video, audio, out / given.get("out", f"{video.stem}.mp4"), dataclasses.replace(usual, **settings))
+    return Job(
+        line,
+        video,
+        audio,
+        out / given.get("out", f"{video.stem}.mp4"),
+        dataclasses.replace(usual, **settings).resolved(usual),
+    )
 
 
 def _value(name: str, value: Any) -> Any:

@@ -276,8 +276,10 @@ class _Joiner:
 
     def tell(self, source: Source, timeline: Timeline, speech: Tensor) -> Iterator[Painted]:
         facts = self._ask()  # before the long pass over the faces: can the workers load the models?
+        own = Settings(steps=facts["default_steps"], guidance=facts["default_guidance"])
+        self.report.settings = self.report.settings.resolved(own)
         with closing(FaceFinder(find("face_landmarker.task"))) as finder:
-            track = follow(source, timeline, finder, self.report, self.say)
+            track = follow(source, timeline, finder, self.report, self.say, {})
         self.report.checkpoint = facts["checkpoint"]
         place = source.info if isinstance(source, VideoReader) else self.video
         plan = Plan(place, timeline, track, self.report.stretches, speech.numpy(), self.report.settings)

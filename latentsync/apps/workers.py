@@ -161,6 +161,8 @@ class Worker(Hand):
             "checkpoint": models.name,
             "resolution": models.resolution,
             "still_reference": models.still_reference,
+            "default_steps": models.usual.steps,
+            "default_guidance": models.usual.guidance,
             "device": str(models.device),
             "dtype": short_name(models.dtype),
             "load_seconds": round(self.load_seconds, 3),

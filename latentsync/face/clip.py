@@ -9,7 +9,7 @@ import numpy as np
 
 from ..timeline import Timeline
 from .align import align_matrices, crop_face, mouth_mask
-from .composite import paste
+from .composite import Layer, Look, layer, paste
 from .detect import three_points
 from .track import FaceTrack, fade
 
@@ -113,6 +113,13 @@ class FaceClip:
             crop = np.where(keep, self.crop(frame, i, side), crop)
         weight = 1.0 if reference else self.weight(i)
         return paste(frame, crop, self.matrix(i, side), resolution=side, weight=weight, reference=reference)
+
+    def layer(self, frame: np.ndarray, crop: np.ndarray, i: int, look: Look) -> Layer | None:
+        """What `paste` would lay over frame i, not blended yet; see composite.layer."""
+        if self.stretch_of[i] < 0:
+            return None
+        side = len(crop)
+        return layer(frame, crop, self.matrix(i, side), resolution=side, weight=self.weight(i), look=look)
 
     def fitted(self, timeline: Timeline) -> "FaceClip":
         """This clip's frames in another order: timeline.source_frames are its own."""

@@ -1,5 +1,6 @@
 """The generated mouth back into the frame: feathered inside the mask, in the face's own box, nothing else touched."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
@@ -16,6 +17,28 @@ MATCH_REACH = 0.15
 MATCH_LIMIT = 24.0
 """Larger differences (of 255) are another thing in the picture, not another colour, and count as this much."""
 MATCH_GRID = 32
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a crop is put back. match: take away the slow color difference along the mask's edge.
+
+    grow: pixels of the frame by which the mask reaches beyond the network's own (below 0: stays inside it).
+    feather: width of the soft edge in pixels of the frame; 0: FEATHER of the crop.
+    """
+
+    match: bool = True
+    grow: float = 0.0
+    feather: float = 0.0
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What is laid over a frame: pixels (h, w, 3) float32 0..255, alpha (h, w) float32, at box (rows, columns)."""
+
+    box: tuple[slice, slice]
+    pixels: np.ndarray
+    alpha: np.ndarray
 
 
 def paste(
@@ -39,32 +62,58 @@ def paste(
         return _paste_reference(frame, crop, matrix, resolution, weight)
     mask = np.zeros(frame.shape[:2], np.float32)
     out = frame.copy()
-    to_crop = crop_matrix(matrix, resolution)
-    box = _repaint_box(to_crop, resolution, frame.shape[1], frame.shape[0])
-    area = frame[box]
-    if weight <= 0 or not area.size:
-        return out, mask
-    if match:
-        crop = match_colour(crop, frame, to_crop)
-    local = to_crop.copy()
-    local[:, 2] += to_crop[:, :2] @ (box[1].start, box[0].start)
-    mask[box] = _to_frame(feather(resolution), local, area).clip(0, 1) * np.float32(weight)  # interpolation rounds
-    out[box] = _blend(area, _to_frame(crop, local, area), mask[box])
+    over = layer(frame, crop, matrix, resolution=resolution, weight=weight, look=Look(match))
+    if over is not None:
+        mask[over.box] = over.alpha
+        out[over.box] = _blend(frame[over.box], over.pixels, over.alpha)
     return out, mask
 
 
-@lru_cache
-def feather(resolution: int) -> np.ndarray:
-    """How much of the generated crop is mixed in: (R, R) float32, 0 on all that is kept, rising smoothly inside."""
-    inside = (_depth(resolution) - 1).clip(0) / (FEATHER * resolution)
+def layer(
+    frame: np.ndarray,
+    crop: np.ndarray,
+    matrix: np.ndarray,
+    *,
+    resolution: int,
+    weight: float = 1.0,
+    look: Look = Look(),
+) -> Layer | None:
+    """What `paste` blends into a frame, for those who blend it themselves; None where nothing is changed."""
+    to_crop = crop_matrix(matrix, resolution)
+    scale = float(np.sqrt(abs(np.linalg.det(to_crop[:, :2]))))  # pixels of the crop for one of the frame
+    box = _repaint_box(to_crop, resolution, max(0.0, look.grow) * scale, frame.shape[1], frame.shape[0])
+    area = frame[box]
+    if weight <= 0 or not area.size:
+        return None
+    if look.match:
+        crop = match_colour(crop, frame, to_crop)
+    local = to_crop.copy()
+    local[:, 2] += to_crop[:, :2] @ (box[1].start, box[0].start)
+    soft = feather(resolution, look.grow * scale, look.feather * scale)
+    alpha = _to_frame(soft, local, area).clip(0, 1) * np.float32(weight)  # interpolation rounds
+    return Layer(box, _to_frame(crop, local, area).astype(np.float32), alpha)
+
+
+@lru_cache(maxsize=8)
+def feather(resolution: int, grow: float = 0.0, width: float = 0.0) -> np.ndarray:
+    """How much of the generated crop is mixed in: (R, R) float32, 0 on all that is kept, rising smoothly inside.
+
+    grow, width: as in Look, in pixels of the crop.
+    """
+    inside = (_depth(resolution, grow) - 1).clip(0) / (width or FEATHER * resolution)
     alpha = inside.clip(0, 1)
     return alpha * alpha * (3 - 2 * alpha)
 
 
-def _depth(resolution: int) -> np.ndarray:
+def _depth(resolution: int, grow: float = 0.0) -> np.ndarray:
     """Distance in pixels of each repainted pixel from the nearest kept one; the crop's border counts as kept."""
     repaint = np.pad(1 - mouth_mask(resolution), 1).astype(np.uint8)
-    return cv2.distanceTransform(repaint, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    if grow > 0:
+        beyond = cv2.distanceTransform(1 - repaint, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        repaint = (beyond <= grow).astype(np.uint8)
+        repaint[[0, -1]] = repaint[:, [0, -1]] = 0
+    depth = cv2.distanceTransform(repaint, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    return depth + grow if grow < 0 else depth
 
 
 def match_colour(crop: np.ndarray, frame: np.ndarray, to_crop: np.ndarray) -> np.ndarray:
@@ -92,10 +141,10 @@ def _ring() -> np.ndarray:
     return cv2.resize(ring, (MATCH_GRID, MATCH_GRID), interpolation=cv2.INTER_AREA)
 
 
-def _repaint_box(to_crop: np.ndarray, resolution: int, width: int, height: int) -> tuple[slice, slice]:
-    """Rows and columns of the frame that the repainted part of the crop can reach."""
+def _repaint_box(to_crop: np.ndarray, resolution: int, grow: float, width: int, height: int) -> tuple[slice, slice]:
+    """Rows and columns of the frame that the repainted part of the crop, grown by pixels of it, can reach."""
     rows, columns = np.nonzero(mouth_mask(resolution) == 0)
-    x0, x1, y0, y1 = columns.min(), columns.max(), rows.min(), rows.max()
+    x0, x1, y0, y1 = columns.min() - grow, columns.max() + grow, rows.min() - grow, rows.max() + grow
     corners = np.array([(x0, y0), (x1, y0), (x0, y1), (x1, y1)], np.float64)
     reached = (corners - to_crop[:, 2]) @ np.linalg.inv(to_crop[:, :2]).T
     left, top = np.floor(reached.min(0)).astype(int) - 1

@@ -134,7 +134,7 @@ class FaceFinder:
         image = mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(picture))
         size = np.array(picture.shape[1::-1], np.float64)
         meshes = self._landmarker.detect(image).face_landmarks
-        return [_face(np.array([(p.x, p.y) for p in mesh]) * size - 0.5) for mesh in meshes]
+        return [face_of_mesh(np.array([(p.x, p.y) for p in mesh]) * size - 0.5) for mesh in meshes]
 
 
 def _landmarker(model: Path) -> Any:
@@ -186,7 +186,8 @@ def _claimed(face: Face, taken: Iterable[Box]) -> bool:
     return any(overlap(face.box, box) > 0.3 for box in taken)
 
 
-def _face(mesh: np.ndarray) -> Face:
+def face_of_mesh(mesh: np.ndarray) -> Face:
+    """A face by the 478 (or 468) points of MediaPipe's mesh, (N, 2) in pixels."""
     low, high = mesh.min(0), mesh.max(0)
     box = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
     return Face(mesh[list(MESH_TO_68)].astype(np.float32), box, 1.0)

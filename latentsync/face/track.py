@@ -7,13 +7,14 @@ one face (trails) break at cuts and gaps. Afterwards trails of the same look bec
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
+from typing import Protocol
 
 import cv2
 import numpy as np
 
 from ..errors import UserError
 from .align import align_matrices, crop_face
-from .detect import Face, FaceFinder, overlap, three_points
+from .detect import Box, Face, overlap, three_points
 
 SEARCH_EVERY = 12
 """Frames between full searches while every known face is being followed."""
@@ -95,8 +96,16 @@ class _Trail:
         return min(self.seen)
 
 
+class Finder(Protocol):
+    """What finds faces in a frame: the engine's FaceFinder, or faces that somebody else found."""
+
+    def detect(self, frame: np.ndarray, *, known: Iterable[Box] = (), thorough: bool = True) -> list[Face]: ...
+
+    def refine(self, frame: np.ndarray, box: Box) -> Face | None: ...
+
+
 def find_tracks(
-    frames: Iterable[np.ndarray], finder: FaceFinder, *, on_step: Callable[[int], None] | None = None
+    frames: Iterable[np.ndarray], finder: Finder, *, on_step: Callable[[int], None] | None = None
 ) -> Tracks:
     """Follow every face through the frames ((H, W, 3) uint8 RGB), which are read once and not kept.
 
@@ -125,7 +134,7 @@ def find_tracks(
 class _Follower:
     """The pass over the frames: grows trails, and searches where a face may be new or lost."""
 
-    def __init__(self, finder: FaceFinder) -> None:
+    def __init__(self, finder: Finder) -> None:
         self.finder = finder
         self.trails: list[_Trail] = []
         self._recent: list[_Trail] = []  # of this shot, seen within the last BRIDGE frames

@@ -1,7 +1,9 @@
 """All that the nodes ask of ComfyUI: the one package that imports comfy, folder_paths, server and their like."""
 
+from .features import ADVANCED, schema
 from .files import (
     find_file,
+    hold,
     input_path,
     lasting,
     new_video,
@@ -13,8 +15,10 @@ from .files import (
     temp_path,
     video_file,
     video_of,
+    workflow_metadata,
 )
 from .finder import face_finder
+from .memory import belongings, recalled
 from .models import (
     NO_SYNCNET,
     changed,
@@ -31,9 +35,11 @@ from .progress import Stages, blocked, graph, routes
 from .sampling import OneNoise, engine_models, engine_steps, sample
 
 __all__ = [
+    "ADVANCED",
     "NO_SYNCNET",
     "OneNoise",
     "Stages",
+    "belongings",
     "blocked",
     "changed",
     "checkpoints",
@@ -45,16 +51,19 @@ __all__ = [
     "face_finder",
     "find_file",
     "graph",
+    "hold",
     "input_path",
     "lasting",
     "load",
     "new_video",
     "picture_file",
     "preview_picture",
+    "recalled",
     "register_folders",
     "resolution_of",
     "routes",
     "sample",
+    "schema",
     "shown",
     "sound_file",
     "syncnet",
@@ -62,4 +71,5 @@ __all__ = [
     "temp_path",
     "video_file",
     "video_of",
+    "workflow_metadata",
 ]

@@ -1,10 +1,12 @@
 """ComfyUI's folders, and its VIDEO, IMAGE and AUDIO as files."""
 
 import itertools
+import json
 import os
 import shutil
 import uuid
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -14,6 +16,7 @@ from typing import Any
 
 import folder_paths
 import numpy as np
+from comfy.cli_args import args
 from comfy_api.latest import InputImpl
 from PIL import Image
 from torch import Tensor
@@ -196,9 +199,39 @@ def lasting(path: Path) -> Path:
     return other
 
 
-def video_of(path: Path, passing: Sequence[Path]) -> Any:
-    """A VIDEO of a finished file. The passing files go when nobody holds the VIDEO any more."""
+PANELS = 16
+"""So many nodes may show temporary files in the browser; those of the node that ran longest ago go first."""
+_panels: OrderedDict[str, "Hold"] = OrderedDict()
+
+
+class Hold:
+    """Temporary files, which go when nobody holds them any more."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        for path in paths:
+            weakref.finalize(self, path.unlink, missing_ok=True).atexit = False
+
+
+def hold(node_id: str, paths: Sequence[Path]) -> Hold:
+    """Hold files for what a node shows in the browser, until it shows others."""
+    key = node_id.partition(".")[0]  # a node that another one stands for shows its files there
+    _panels[key] = held = Hold(paths)
+    _panels.move_to_end(key)
+    while len(_panels) > PANELS:
+        _panels.popitem(last=False)
+    return held
+
+
+def video_of(path: Path, held: Hold) -> Any:
+    """A VIDEO of a finished file, which holds what it needs."""
     video = InputImpl.VideoFromFile(str(path))
-    for one in passing:
-        weakref.finalize(video, one.unlink, missing_ok=True).atexit = False
+    weakref.finalize(video, lambda _: None, held).atexit = False
     return video
+
+
+def workflow_metadata(hidden: Any) -> dict[str, str]:
+    """Prompt and workflow as Save Video writes them into a file; nothing where the user has switched that off."""
+    if args.disable_metadata:
+        return {}
+    facts = {**(hidden.extra_pnginfo or {}), **({"prompt": hidden.prompt} if hidden.prompt else {})}
+    return {name: json.dumps(fact) for name, fact in facts.items()}

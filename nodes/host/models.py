@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,8 +28,8 @@ from ...latentsync.models.syncnet import StableSyncNet, SyncNet, load_syncnet
 from ...latentsync.models.vae import VAE, load_vae
 from ...latentsync.models.whisper import WhisperEncoder, load_whisper
 from ...latentsync.registry import ENTRIES
-from ...latentsync.settings import WINDOW
-from ...latentsync.weights import DTYPES, FileInfo, check_is_unet, load_unet, recognise
+from ...latentsync.settings import WINDOW, Settings
+from ...latentsync.weights import DTYPES, FileInfo, check_is_unet, load_unet, recognise, settings_of
 from ..images import speech_of
 from ..windows import FrameConditions, FrameUNet
 from .files import MODEL_FOLDER, find_file
@@ -273,15 +274,33 @@ def download(name: str, stages: Stages) -> str:
     return str(get_file(name, folder, on_progress=on_progress, allow_wheels=False))
 
 
+COMPANIONS = "latentsync"
+"""Under this name a MODEL holds the VAE and the AUDIO_ENCODER that were loaded with it, so that they last as long."""
+_loaded: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
+
+
 def load(name: str, resolution: int | None, dtype: torch.dtype | None) -> tuple[Any, Any, WhisperAudioEncoder]:
-    """MODEL, VAE and AUDIO_ENCODER of one checkpoint; resolution and dtype None: what the file and the card say."""
+    """MODEL, VAE and AUDIO_ENCODER of one checkpoint; resolution and dtype None: what the file and the card say.
+
+    What is loaded already is given out again for as long as anybody holds the MODEL.
+    """
     path = checkpoint_path(name)
+    key = path, path.stat().st_mtime_ns, resolution, dtype
+    patcher = _loaded.get(key)
+    if patcher is None:
+        patcher = _loaded[key] = _load(name, path, resolution, dtype)
+    return patcher, *patcher.attachments[COMPANIONS]
+
+
+def _load(name: str, path: Path, resolution: int | None, dtype: torch.dtype | None) -> Any:
     info = recognise(path)
     check_is_unet(info)
     if resolution or not info.resolution:
         info = dataclasses.replace(info, resolution=resolution)
     if not info.resolution:
-        raise UserError(f"{name} does not say its resolution; set resolution to 256 (LatentSync 1.5) or 512 (1.6).")
+        raise UserError(
+            f"{name} does not state its resolution; set the input resolution to 256 (LatentSync 1.5) or 512 (1.6)."
+        )
     nano = info.kind == "nano"
     if nano:
         own = load_vae(path)
@@ -294,7 +313,8 @@ def load(name: str, resolution: int | None, dtype: torch.dtype | None) -> tuple[
     patcher = comfy.model_patcher.ModelPatcher(
         model, load_device=memory.get_torch_device(), offload_device=memory.unet_offload_device()
     )
-    return patcher, vae, WhisperAudioEncoder(whisper)
+    patcher.set_attachments(COMPANIONS, (vae, WhisperAudioEncoder(whisper)))
+    return patcher
 
 
 def model_of(patcher: Any) -> LatentSyncModel:
@@ -304,6 +324,11 @@ def model_of(patcher: Any) -> LatentSyncModel:
         kind = type(model).__name__
         raise UserError(f"This MODEL is a {kind}, not a LatentSync model; connect that of LatentSync: Load Model.")
     return model
+
+
+def settings_for(patcher: Any, settings: Settings) -> Settings:
+    """With the checkpoint's own steps and guidance where these are 0."""
+    return settings.resolved(settings_of(model_of(patcher).info.metadata))
 
 
 def resolution_of(patcher: Any) -> int:

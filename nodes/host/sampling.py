@@ -16,7 +16,7 @@ from ...latentsync.pipeline import Models, OnStep, Step
 from ...latentsync.sampling import alpha_bars, ddim, multistep, one_noise
 from ...latentsync.settings import Settings
 from .finder import face_finder
-from .models import WhisperAudioEncoder, model_of
+from .models import WhisperAudioEncoder, model_of, settings_for
 from .progress import Stages
 
 
@@ -60,7 +60,7 @@ def sample(
     patcher: Any, positive: Any, negative: Any, latent: dict[str, Any], settings: Settings, stages: Stages
 ) -> dict[str, Any]:
     """LATENT of a clip, window by window as the engine does it (the last one shifted back over its neighbour)."""
-    model = model_of(patcher)
+    model, settings = model_of(patcher), settings_for(patcher, settings)
     samples = latent["samples"]
     frames, *_ = [model.check(facts.get("latentsync"), samples, c) for c, facts in (*positive, *negative)]
     frames = frames.still() if model.still else frames
@@ -178,6 +178,7 @@ def engine_models(patcher: Any, vae: Any, encoder: Any) -> Iterator[HostModels]:
             finder=finder,
             resolution=model.info.resolution or 0,
             name=model.info.version or model.info.path.stem,
+            usual=settings_for(patcher, Settings()),
         )
 
 

@@ -7,10 +7,10 @@ import pytest
 
 from latentsync import pipeline, sampling
 from latentsync.errors import UserError
-from latentsync.settings import FITS, MARKS, PASTES, SOLVERS, Settings
+from latentsync.settings import FITS, GUIDANCE, MARKS, PASTES, SOLVERS, STEPS, Settings
 
 GOOD = [
-    ("steps", (1, 20, 1000)),
+    ("steps", (0, 1, 20, 1000)),
     ("guidance", (0.0, 1, 1.5, 20.0)),
     ("seed", (0, 1247, 2**63 - 1)),
     ("window_batch", (1, 64)),
@@ -21,7 +21,7 @@ GOOD = [
     ("mark", MARKS),
 ]
 BAD = [
-    ("steps", (0, -1, 1001)),
+    ("steps", (-1, 1001)),
     ("guidance", (-1, -0.01, 20.5, float("nan"), float("inf"))),
     ("seed", (-1, 2**63)),
     ("window_batch", (0, 65)),
@@ -57,13 +57,28 @@ def test_settings_cannot_be_changed_but_replaced():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().steps = 3  # type: ignore[misc]
     with pytest.raises(UserError):
-        dataclasses.replace(Settings(), steps=0)
+        dataclasses.replace(Settings(), steps=-1)
 
 
 @pytest.mark.parametrize("function", [sampling.denoise, sampling.denoise_window])
-@pytest.mark.parametrize("name", ["steps", "guidance", "solver"])
-def test_defaults_of_the_sampler_are_those_of_the_settings(function, name):
-    assert inspect.signature(function).parameters[name].default == getattr(Settings(), name)
+@pytest.mark.parametrize(("name", "value"), [("steps", STEPS), ("guidance", GUIDANCE), ("solver", Settings.solver)])
+def test_defaults_of_the_sampler_are_those_of_the_settings(function, name, value):
+    assert inspect.signature(function).parameters[name].default == value
+
+
+@pytest.mark.parametrize(
+    ("asked", "own", "wanted"),
+    [
+        ((0, 0.0), (1, 2.0), (1, 2.0)),
+        ((0, 1.2), (1, 2.0), (1, 1.2)),
+        ((7, 0.0), (20, 1.5), (7, 1.5)),
+        ((7, 1.2), (20, 1.5), (7, 1.2)),
+    ],
+)
+def test_zero_is_the_checkpoints_own(asked, own, wanted):
+    settings = Settings(steps=asked[0], guidance=asked[1], seed=3)
+    found = settings.resolved(Settings(steps=own[0], guidance=own[1], seed=9))
+    assert (found.steps, found.guidance, found.seed) == (*wanted, 3)
 
 
 def test_the_pipeline_repeats_no_default():

@@ -20,7 +20,7 @@ from latentsync import checkpoint, registry, weights
 from latentsync.checkpoint import mismatch, read_header, read_tensors, write_safetensors
 from latentsync.errors import UserError
 from latentsync.models.unet import UNet, UNetConfig
-from latentsync.settings import Settings
+from latentsync.settings import GUIDANCE, STEPS, Settings
 from latentsync.weights import check_is_unet, convert, load_state, load_unet, recognise, save_model, usual_settings
 
 STAGES = {
@@ -570,11 +570,11 @@ def test_the_built_in_model_is_whole():
 @pytest.mark.parametrize(
     ("said", "steps", "guidance"),
     [
-        ({}, Settings.steps, Settings.guidance),
-        ({"usual_steps": 3}, 3, Settings.guidance),
+        ({}, STEPS, GUIDANCE),
+        ({"usual_steps": 3}, 3, GUIDANCE),
         ({"usual_steps": 3, "usual_guidance": 1.0}, 3, 1.0),
-        ({"usual_steps": "many", "usual_guidance": 1.0}, Settings.steps, Settings.guidance),
-        ({"usual_steps": 0}, Settings.steps, Settings.guidance),
+        ({"usual_steps": "many", "usual_guidance": 1.0}, STEPS, GUIDANCE),
+        ({"usual_steps": 0}, STEPS, GUIDANCE),
     ],
 )
 def test_a_file_may_say_which_steps_and_guidance_suit_it(tmp_path, said, steps, guidance):
@@ -583,7 +583,11 @@ def test_a_file_may_say_which_steps_and_guidance_suit_it(tmp_path, said, steps, 
 
 
 def test_what_is_not_here_gets_the_usual_settings(tmp_path):
-    assert usual_settings(tmp_path / "none.safetensors") == usual_settings("no-such") == Settings()
+    assert (
+        usual_settings(tmp_path / "none.safetensors")
+        == usual_settings("no-such")
+        == Settings(steps=STEPS, guidance=GUIDANCE)
+    )
 
 
 def test_unknown_names_and_absent_models(tmp_path, monkeypatch):

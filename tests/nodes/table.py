@@ -1,4 +1,4 @@
-"""The twelve nodes as they are promised to users: ids, names and sockets that saved workflows rely on."""
+"""The nodes as they are promised to users: ids, names and sockets that saved workflows rely on."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,9 @@ NODES = {
     "LatentSyncDownload": Promise("Download Model", "name", "STRING"),
     "LatentSyncEncodeAudio": Promise("Encode Audio", "audio_encoder audio", "AUDIO_ENCODER_OUTPUT"),
     "LatentSyncFindFaces": Promise(
-        "Find Faces", "images face resolution preview_frame [model]", "IMAGE FACE_TRACK IMAGE"
+        "Find Faces",
+        "images face resolution preview_frame [model] [region] [landmarks]",
+        "IMAGE FACE_TRACK IMAGE",
     ),
     "LatentSyncFitLength": Promise(
         "Fit Length", "images audio fps fit [crops] [face_track]", "IMAGE AUDIO IMAGE FACE_TRACK"
@@ -24,16 +26,20 @@ NODES = {
     "LatentSyncCondition": Promise("Condition", "vae crops audio face_track fps", "CONDITIONING CONDITIONING LATENT"),
     "LatentSyncNoise": Promise("Noise", "seed", "NOISE"),
     "LatentSyncSampler": Promise("Sampler", "model positive negative latent seed steps guidance solver", "LATENT"),
-    "LatentSyncComposite": Promise("Composite", "images crops face_track paste", "IMAGE MASK"),
+    "LatentSyncComposite": Promise(
+        "Composite", "images crops face_track paste [grow] [feather] [match_color] [keep_out]", "IMAGE MASK"
+    ),
+    "LatentSyncFaceRegions": Promise("Face Regions", "face_track part", "BOUNDING_BOX BBOX MASK"),
     "LatentSyncLipSync": Promise(
         "Lip Sync",
-        "images audio checkpoint fps fit face steps guidance solver seed paste [model] [vae] [audio_encoder]",
+        "images audio fps checkpoint [resolution] fit face steps guidance solver seed paste [keep_out] [model] [vae] "
+        "[audio_encoder]",
         "IMAGE AUDIO MASK",
     ),
     "LatentSyncVideo": Promise(
         "Video",
-        "video [audio] checkpoint fit face steps guidance solver seed paste still_fps window_batch save_to "
-        "filename_prefix [model] [vae] [audio_encoder]",
+        "video [audio] checkpoint [resolution] fit face steps guidance solver seed paste [start] [duration] "
+        "[audio_start] [audio_duration] still_fps window_batch save_to filename_prefix [model] [vae] [audio_encoder]",
         "VIDEO",
     ),
     "LatentSyncScore": Promise(

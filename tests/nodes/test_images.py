@@ -15,6 +15,7 @@ UserError = pack_module("latentsync.errors").UserError
 timeline = pack_module("latentsync.timeline")
 clips = pack_module("latentsync.face.clip")
 track = pack_module("latentsync.face.track")
+Layer = pack_module("latentsync.face.composite").Layer
 
 
 def batch(frames=3, height=8, width=10, channels=3, seed=0):
@@ -104,22 +105,42 @@ def test_nan_is_one_sentence_that_names_the_frame(read):
 def test_pixels_outside_the_mask_and_alpha_stay_bit_for_bit(channels):
     pictures = batch(channels=channels) * 3 - 1  # beyond 0 … 1, and no multiples of 1/255
     before = pictures.clone()
-    new = np.arange(240, dtype=np.uint8).reshape(8, 10, 3)
-    mask = np.zeros((8, 10), np.float32)
-    mask[2:5, 3:7] = np.linspace(1e-6, 1, 12).reshape(3, 4)
-    images.put_pixels(pictures[1], new, mask)
-    where = torch.from_numpy(mask > 0)
-    assert torch.equal(pictures[1, ..., :3][where], torch.from_numpy(new)[where].float() / 255)
-    assert torch.equal(pictures[1][~where], before[1][~where])
+    over = layer(np.linspace(0, 1, 20).reshape(4, 5))
+    mask = images.lay(pictures[1], over)
+    assert torch.equal(mask[2:6, 3:8], torch.from_numpy(over.alpha))
+    old, share = before[1, 2:6, 3:8, :3].double(), torch.from_numpy(over.alpha).double()[..., None]
+    wanted = old + share * (torch.from_numpy(over.pixels).double() / 255 - old)
+    assert (pictures[1, 2:6, 3:8, :3] - wanted).abs().max() < 1e-6  # floats all the way: 1/255 is 4e-3
+    assert torch.equal(pictures[1][mask == 0], before[1][mask == 0])
     assert torch.equal(pictures[..., 3:], before[..., 3:])
     assert torch.equal(pictures[[0, 2]], before[[0, 2]])
+
+
+def layer(alpha):
+    """At rows 2 to 5, columns 3 to 7."""
+    pixels = np.random.default_rng(1).uniform(0, 255, (4, 5, 3)).astype(np.float32)
+    return Layer((slice(2, 6), slice(3, 8)), pixels, alpha.astype(np.float32))
 
 
 def test_nothing_in_the_mask_changes_nothing():
     picture = batch()[0]
     before = picture.clone()
-    images.put_pixels(picture, np.zeros((8, 10, 3), np.uint8), np.zeros((8, 10), np.float32))
+    assert not images.lay(picture, layer(np.zeros((4, 5)))).any()
     assert torch.equal(picture, before)
+
+
+@pytest.mark.parametrize("blended", [False, True])
+def test_what_is_kept_out_stays_as_it_was(blended):
+    picture = batch()[0]
+    before, kept = picture.clone(), torch.zeros(8, 10)
+    kept[:, 5:] = 1
+    kept[3] = 0.25
+    mask = images.lay(picture, layer(np.ones((4, 5))), kept, blended=blended)
+    assert torch.equal(mask[2:6, 3:8], 1 - kept[2:6, 3:8])
+    assert torch.equal(picture[kept == 1], before[kept == 1])
+    new = torch.from_numpy(layer(np.ones((4, 5))).pixels) / 255
+    assert torch.allclose(picture[2, 3:5, :3], new[0, :2], atol=1e-6)
+    assert torch.allclose(picture[3, 3:8, :3], 0.25 * before[3, 3:8, :3] + 0.75 * new[1], atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 6])
