@@ -107,10 +107,15 @@ def to_mono_16k(waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
     return torch.from_numpy(soxr.resample(sound.numpy(), sample_rate, SAMPLE_RATE))
 
 
+def is_silent(waveform: Tensor) -> bool:
+    """Whether nothing in it is louder than SILENT_DB."""
+    peak = float(waveform.abs().max()) if waveform.numel() else 0.0
+    return 20 * math.log10(max(peak, 1e-10)) < SILENT_DB
+
+
 def check_speech(waveform: Tensor, name: str = "The sound") -> None:
     """UserError when the whole clip is silent. Separate from loading: some callers want silence."""
-    peak = float(waveform.abs().max()) if len(waveform) else 0.0
-    if 20 * math.log10(max(peak, 1e-10)) < SILENT_DB:
+    if is_silent(waveform):
         raise UserError(f"{name} is silent from end to end; give a recording of speech.")
 
 

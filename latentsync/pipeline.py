@@ -164,7 +164,9 @@ def load_models(
     info: Any = unet.info
     nano = info.kind == "nano"
     if not info.resolution:
-        raise UserError(f"{checkpoint} does not say its resolution; give 256 (LatentSync 1.5) or 512 (1.6).")
+        raise UserError(
+            f"{checkpoint} does not state its resolution; give it (--resolution 256 for LatentSync 1.5, 512 for 1.6)."
+        )
     loaded_vae = load_vae(vae or (info.path if nano else "vae"), dtype=dtype, device=device)
     if loaded_vae.channels != unet.config.latent_channels:
         raise UserError(
@@ -216,12 +218,14 @@ def lipsync_file(
     cut: Cut | None = None,
     tracks: MutableMapping[int, Tracks] | None = None,
     metadata: Mapping[str, str] | None = None,
+    allow_silence: bool = False,
     on_step: OnStep | None = None,
 ) -> Report:
     """The same from file to file, streamed: memory does not grow with length. video may be a still image.
 
     cut: the part of picture and sound that is used. tracks: the faces found in this part of the video before, by the
     number of frames looked at; what is found now is added. metadata: more fields for the file.
+    allow_silence: a speech without a sound is no mistake (a pause between two pieces).
 
     audio None takes the video's own sound. The output appears under its name only when it is complete; the sound is
     the user's own, copied where the container can hold it.
@@ -232,7 +236,7 @@ def lipsync_file(
     def tell(source: Source, timeline: Timeline, speech: Tensor) -> Iterator[Painted]:
         return _told(source, timeline, speech, models, settings, report, on_step, tracks)
 
-    write_story(video, audio, out, tell, report, cut, metadata)
+    write_story(video, audio, out, tell, report, cut, metadata, allow_silence=allow_silence)
     return report
 
 
@@ -244,6 +248,8 @@ def write_story(
     report: Report,
     cut: Cut | None = None,
     metadata: Mapping[str, str] | None = None,
+    *,
+    allow_silence: bool = False,
 ) -> None:
     """All of lipsync_file but the making of the frames, which `tell` does."""
     still, cut = is_image(video), cut or Cut()
@@ -252,7 +258,8 @@ def write_story(
     with _open(video, report.settings, still, cut) as (source, shown):
         start, length = _sound_part(video, audio, shown, cut)
         speech = load_audio(audio or video, start, length)
-        check_speech(speech.waveform, str(audio or video))
+        if not allow_silence:
+            check_speech(speech.waveform, str(audio or video))
         timeline = fit_timeline(shown.fps, shown.frames, speech.seconds, report.settings.fit, still=still)
         track = AudioTrack(audio or video, start, length, _padding(timeline, speech.seconds))
         # the encoder is opened before anything is computed: a bad output path costs no time

@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..latentsync.audio import check_speech
+from ..latentsync.audio import is_silent
 from . import host
 from .images import speech_of
 
@@ -16,7 +16,8 @@ class LatentSyncEncodeAudio(io.ComfyNode):
             node_id="LatentSyncEncodeAudio",
             display_name="LatentSync: Encode Audio",
             description="Encodes speech for the U-Net, with any number of channels at any sample rate. The same as"
-            " ComfyUI's Audio Encoder Encode with our AUDIO_ENCODER, with a check of the sound before.",
+            " ComfyUI's Audio Encoder Encode with our AUDIO_ENCODER, with a check of the sound before. Silence is taken"
+            " too.",
             inputs=[
                 io.AudioEncoder.Input("audio_encoder", tooltip="From LatentSync: Load Model."),
                 io.Audio.Input("audio", tooltip="The speech that the face shall say; at least 0.15 s."),
@@ -33,7 +34,8 @@ class LatentSyncEncodeAudio(io.ComfyNode):
     def execute(cls, audio_encoder: Any, audio: dict[str, Any]) -> io.NodeOutput:
         stages = host.Stages(cls.hidden.unique_id)
         waveform, rate = speech_of(audio)
-        check_speech(waveform, "The AUDIO")
+        if is_silent(waveform):
+            host.warn("the speech is silent from end to end")
         stages.step("listening", 0, 1)
         heard = audio_encoder.encode_audio(waveform[None], rate)
         stages.step("listening", 1, 1)

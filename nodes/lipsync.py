@@ -197,6 +197,7 @@ class LatentSyncVideo(io.ComfyNode):
                 cut=cut,
                 tracks=known.setdefault(("tracks", cut.start), {}),
                 metadata=host.workflow_metadata(cls.hidden) if keep else None,
+                allow_silence=True,
                 on_step=say,
             )
             before = host.lasting(source)

@@ -31,7 +31,7 @@ from .models import (
     syncnet,
     syncnets,
 )
-from .progress import Stages, blocked, graph, routes
+from .progress import Stages, blocked, graph, routes, warn
 from .sampling import OneNoise, engine_models, engine_steps, sample
 
 __all__ = [
@@ -71,5 +71,6 @@ __all__ = [
     "temp_path",
     "video_file",
     "video_of",
+    "warn",
     "workflow_metadata",
 ]

@@ -1,5 +1,6 @@
 """What the user sees while a node works, and the way to stop it."""
 
+import logging
 from typing import Any
 
 import comfy.model_management
@@ -26,6 +27,11 @@ class Stages:
         if self.node_id is not None and (browser := PromptServer.instance.client_id):
             PromptServer.instance.send_progress_text(f"{stage}: {done} of {total}", self.node_id, browser)
         self.bar.update_absolute(done, total, None if preview is None else ("JPEG", preview, 512))
+
+
+def warn(text: str) -> None:
+    """For the user's log; the run goes on."""
+    logging.getLogger("latentsync").warning("LatentSync: %s", text)
 
 
 def routes() -> Any:

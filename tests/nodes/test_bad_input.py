@@ -168,7 +168,6 @@ def test_what_is_asked_of_find_faces(comfy, clip, inputs, words):
     ("sound", "words"),
     [
         ({"batch": 2}, ("2 recordings in a batch",)),
-        ({"loudness": 0.0}, ("silent from end to end", "give a recording of speech")),
         ({"samples": 1000}, ("lasts 0.0625 s", "at least 0.15 s")),
         ({"samples": 0}, ("AUDIO is empty",)),
         ({"rate": 0}, ("0 samples a second",)),
@@ -182,6 +181,16 @@ def test_sound_that_cannot_be_used(comfy, clip, sound, words):
     g = Graph()
     save(g, streamed(g, g.node("LoadVideo", file=clip), audio=odd_audio(g, **sound)))
     refused(comfy, g, "LatentSyncVideo", *words)
+
+
+def test_a_silent_piece_stops_nothing(comfy, clip):
+    """A pause between two pieces of a dubbed film is a piece as well."""
+    g = Graph()
+    silence = odd_audio(g, loudness=0.0)
+    save(g, streamed(g, g.node("LoadVideo", file=clip), audio=silence, steps=1))
+    shown(g, in_one(g, loaded(g, clip), silence, steps=1))
+    comfy.queue(g).check()
+    assert "the speech is silent" in comfy.log
 
 
 def test_two_recordings_in_one_node(comfy, clip):
