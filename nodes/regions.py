@@ -64,7 +64,8 @@ class GivenFaces:
 
 def within(tracks: Tracks, region: Any) -> Tracks:
     """The faces that lie in a MASK, BBOX, BOUNDING_BOX or SEGS; UserError, listing the faces, where none does."""
-    masks = region if isinstance(region, Tensor) and region.ndim in (2, 3) else None
+    # a tensor of rows of four is boxes
+    masks = region if isinstance(region, Tensor) and region.ndim in (2, 3) and region.shape[-1] != 4 else None
     boxes = None if masks is not None else _boxes(region)
     covered = [_covered(track, tracks.frames, masks, boxes) for track in tracks.faces]
     kept = tuple(track for track, share in zip(tracks.faces, covered, strict=True) if share >= COVERED)

@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from latentsync.audio import load_audio
+from latentsync.pipeline import lipsync, load_models
+from latentsync.settings import Settings
+
 from ..nodes.clips import frames_of
 from .api import (
     FOLDER,
@@ -29,6 +33,7 @@ from .flows import FLOWS
 from .inputs import SPEECH, speaker
 
 FRAME = 1 / 25
+SETTINGS = {"steps": QUICK["steps"], "guidance": QUICK["guidance"]}
 
 
 def test_the_files_are_what_flows_says():
@@ -70,6 +75,27 @@ def check_pictures(before, after, *, whose=0):
     assert psnr(before[:, far], after[:, far]) > 34
     assert (mouth > 3 * noise).all(), (mouth, noise)
     assert mouth.mean() > 6
+    check_color(before[:, rows, columns], after[:, rows, columns])
+
+
+def check_color(before, after):
+    """A mouth is skin and lips in the colors of the source: red, green and blue within 25 of 255 on average."""
+    source, made = (mouth.reshape(-1, 3).mean(0) for mouth in (before, after))
+    assert np.abs(made - source).max() <= 25, f"mouth {made.round()} in place of {source.round()}"
+
+
+def check_engine(after, before, speech, *, face="largest", **settings):
+    """The pictures are those that the engine makes by itself: the mouths differ by 2 of 255 on average at most."""
+    wanted = engine(before, speech, face=face, **settings)
+    assert after.shape == wanted.frames.shape
+    where = wanted.mask > 0.5
+    assert np.abs(after[where].astype(int) - wanted.frames[where]).mean() <= 2
+
+
+def engine(frames, speech, **settings):
+    waveform, rate = load_audio(speech)
+    with load_models("nano") as models:
+        return lipsync(frames, waveform, rate, 25, models=models, settings=Settings(**settings))
 
 
 def test_one_node_and_again_with_other_sound_and_seed(comfy, files):
@@ -77,6 +103,7 @@ def test_one_node_and_again_with_other_sound_and_seed(comfy, files):
     first = comfy.queue(graph).check()
     result = saved(comfy, first)
     check_pictures(played(frames_of(files / "face.mp4"), Fraction(SPEECH, 25)), frames_of(result))
+    check_engine(frames_of(result), frames_of(files / "face.mp4"), files / "speech.flac", **SETTINGS)
     check_sound(result, SPEECH)
     # the node stands for others, whose ids begin with its own; FindFaces is the one that shows faces
     finder = next(node for node, shown in first.outputs.items() if "latentsync_faces" in shown)
@@ -117,6 +144,7 @@ def test_parts_to_the_bit_and_again_with_other_sound_and_seed(comfy, files):
     outside = painted[..., 0] == 0
     assert 0.02 < 1 - outside.mean() < 0.5
     assert np.array_equal(before[outside], after[outside])
+    check_engine(after, before[:20], files / "speech.flac", **SETTINGS)
 
     sound = graph.changed(the(graph, "LoadAudio"), audio="voice_a.flac")
     other = comfy.queue(sound).check()
@@ -141,13 +169,16 @@ def test_still(comfy, files):
     check_sound(saved(comfy, run), SPEECH)
     picture = np.asarray(Image.open(files / "face.png").convert("RGB"))
     check_pictures(np.repeat(picture[None], SPEECH, 0), result)
+    check_engine(result, picture[None], files / "speech.flac", **SETTINGS)
     rows, columns = lips(faces_in(picture)[0])
     assert difference(result[1:, rows, columns], result[:-1, rows, columns]).max() > 0.5  # it moves
 
 
 def test_long_video(comfy, files):
     run = comfy.queue(api("long_video", **QUICK)).check()
-    check_pictures(played(frames_of(files / "face.mp4"), Fraction(SPEECH, 25)), frames_of(saved(comfy, run)))
+    result = frames_of(saved(comfy, run))
+    check_pictures(played(frames_of(files / "face.mp4"), Fraction(SPEECH, 25)), result)
+    check_engine(result, frames_of(files / "face.mp4"), files / "speech.flac", **SETTINGS)
     check_sound(saved(comfy, run), SPEECH)
 
 

@@ -1,9 +1,11 @@
 """A pack of nodes for ComfyUI that give what other people's nodes may give: odd values on well-known sockets."""
 
+from collections import namedtuple
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -103,4 +105,47 @@ class OddTrack:
         return ([{"x": 1, "y": 2}],)
 
 
-NODE_CLASS_MAPPINGS = {kind.__name__: kind for kind in (OddAudio, OddImage, OddModel, OddHearing, OddVideo, OddTrack)}
+class OddRegion:
+    """A box in the forms that packs give it: KJNodes' BBOX, Impact Pack's SEGS, ComfyUI's BOUNDING_BOX."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("BBOX", "SEGS", "BOUNDING_BOX"), "make", "odd"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": dict.fromkeys(("x", "y", "width", "height"), ("INT", {"default": 0, "max": 10**4}))}
+
+    def make(self, x: int, y: int, width: int, height: int) -> tuple[Any, Any, Any]:
+        seg = SEG(None, None, 0.9, (x, y, x + width, y + height), (x, y, x + width, y + height), "face", None)
+        return [(x, y, width, height)], ((0, 0), [seg]), [[{"x": x, "y": y, "width": width, "height": height}]]
+
+
+SEG = namedtuple("SEG", "cropped_image cropped_mask confidence crop_region bbox label control_net_wrapper")
+
+
+class OddLandmarks:
+    """FACE_LANDMARKS as ComfyUI's MediaPipeFaceLandmarker gives them, made by the mediapipe package."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("FACE_LANDMARKS",), "make", "odd"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"image": ("IMAGE",), "model": ("STRING", {"default": ""})}}
+
+    def make(self, image: torch.Tensor, model: str) -> tuple[Any]:
+        import mediapipe as mp
+        from mediapipe.tasks.python import vision
+        from mediapipe.tasks.python.core.base_options import BaseOptions
+
+        height, width = image.shape[1:3]
+        base = BaseOptions(model_asset_buffer=Path(model).read_bytes())
+        frames = []
+        with vision.FaceLandmarker.create_from_options(vision.FaceLandmarkerOptions(base, num_faces=4)) as landmarker:
+            for picture in (image * 255).round().byte().numpy():
+                found = landmarker.detect(mp.Image(image_format=mp.ImageFormat.SRGB, data=picture.copy()))
+                meshes = [np.array([(p.x * width, p.y * height) for p in mesh]) for mesh in found.face_landmarks]
+                frames.append([{"landmarks_xy": mesh, "score": 1.0} for mesh in meshes])
+        return ({"frames": frames, "image_size": (height, width)},)
+
+
+KINDS = (OddAudio, OddImage, OddModel, OddHearing, OddVideo, OddTrack, OddRegion, OddLandmarks)
+NODE_CLASS_MAPPINGS = {kind.__name__: kind for kind in KINDS}
