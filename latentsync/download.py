@@ -19,6 +19,7 @@ from typing import Any
 from .checkpoint import Progress, write_safetensors
 from .errors import UserError
 from .registry import Entry, Source, find, get, human_size, model_folders
+from .surroundings import getting
 
 TIMEOUT = 30.0  # seconds without an answer
 ATTEMPTS = 5  # per source, each going on where the last one stopped
@@ -267,5 +268,5 @@ def _by_hand(entry: Entry, folder: Path, failures: list[str]) -> str:
     by_hand = f"fetch {url} with a browser and put it into {folder} as {file}, or " if url else ""
     return (
         f"{entry.title} ({entry.size}) could not be downloaded (tried {'; '.join(failures)});"
-        f" {by_hand}type `latentsync download {entry.name}` again when the network is back."
+        f" {by_hand}{getting(entry.name)} again when the network is back."
     )

@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from . import widgets
 from .errors import UserError
 from .widgets import DYNAMIC, GROWING, MANY, SLOT, Field, Inputs, can_be_set, default, fit, fits, lacking, present
+from .widgets import declared as inputs_of
 
 Prompt = dict[str, dict[str, Any]]
 Info = Mapping[str, Mapping[str, Any]]
@@ -135,7 +135,7 @@ def _not_there(name: str, label: str, inputs: Inputs, own: Mapping[str, Any]) ->
 
 def declared(info: Info, kind: str) -> dict[str, tuple[Any, Mapping[str, Any]]]:
     """{input: (its kind, its rules)} of a class of nodes; empty for one that the server does not have."""
-    return {one.name: (one.kind, one.rules) for one in widgets.declared(info.get(kind, {}).get("input", {}))}
+    return {one.name: (one.kind, one.rules) for one in inputs_of(info.get(kind, {}).get("input", {}))}
 
 
 def settable(prompt: Prompt, info: Info) -> list[Field]:
@@ -216,7 +216,7 @@ def _bring_along(own: dict[str, Any], combo: Field) -> None:
 def _complete(own: dict[str, Any], combo: Field) -> Iterator[str]:
     """Names of all inputs that the choice brings along, filled in."""
     chosen = next(option for option in combo.rules["options"] if option["key"] == own[combo.name])
-    for one in widgets.declared(chosen["inputs"], f"{combo.name}."):
+    for one in inputs_of(chosen["inputs"], f"{combo.name}."):
         yield one.name
         field, now = one.field(combo.node, combo.label), own.get(one.name)
         if one.kind in (GROWING, SLOT):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ..tiny import face_model, find_model
 from .server import ROOT, ComfyServer
 from .table import NODES
 
@@ -116,10 +117,17 @@ def test_the_archive_loads(comfyui, archive, tmp_path):
 
 
 FORBID = """
-import subprocess, sys
+import os, subprocess, sys
 
-def nothing(*_, **__):
-    raise AssertionError("install.py started a program")
+start = subprocess.Popen.__init__
+# torch and mediapipe, when imported, look for libraries and fonts of the system with these
+LOOKS = {"ldconfig", "gcc", "cc", "ld", "objdump", "fc-list"}
+
+def nothing(self, args, *more, **rest):
+    words = [args] if isinstance(args, (str, os.PathLike)) else list(args)
+    if os.path.basename(words[0]) not in LOOKS:
+        raise AssertionError(f"install.py started {words}")
+    start(self, args, *more, **rest)
 
 subprocess.Popen.__init__ = nothing
 """
@@ -148,8 +156,55 @@ def test_install_as_the_manager_runs_it(comfyui, archive, tmp_path):
     assert done.returncode == 0, done.stderr
     assert not done.stderr.strip(), done.stderr
     assert "face-landmarker is still missing" in done.stdout
+    assert f"put it into {tmp_path / 'home' / 'models'} as face_landmarker.task, or type `latentsync" in done.stdout
     assert "doctor" in done.stdout.splitlines()[-1]
     assert files(archive) == before
+
+
+@pytest.fixture
+def pack(archive, tmp_path):
+    """The archive where ComfyUI has its packs."""
+    return shutil.copytree(archive, tmp_path / "ComfyUI" / "custom_nodes" / "latentsync")
+
+
+@pytest.mark.parametrize("where", ["beside", "COMFYUI_FOLDERS_BASE_PATH", "COMFYUI_PATH", "nowhere"])
+def test_install_in_comfyui_speaks_of_its_models_and_nodes(pack, tmp_path, where):
+    base = pack.parents[1]
+    if where == "beside":
+        (base / "models").mkdir()
+    elif where != "nowhere":
+        base = tmp_path / "elsewhere"
+        (base / "models").mkdir(parents=True)
+    more = {where: str(base)} if where.startswith("COMFYUI") else {"COMFYUI_PATH": ""}
+    done = install(sys.executable, pack, tmp_path / "home", LATENTSYNC_MODELS="", **more)
+    assert done.returncode == 0, done.stderr
+    ours = base / "models" / "latentsync"
+    for name, file in (("face-landmarker", "face_landmarker.task"), ("whisper-tiny.en", "tiny.en.pt")):
+        said = f"put it into {ours} as {file}, or run the node LatentSync: Download Model with the name {name} again"
+        assert said in done.stdout
+    *_, later, look = done.stdout.splitlines()
+    assert f"by hand into {ours}, or by `{sys.executable} install.py`" in later
+    assert f"`{sys.executable} -m latentsync doctor`" in look
+    assert "latentsync download" not in done.stdout
+    assert ours.is_dir()
+
+
+def test_install_in_comfyui_keeps_the_files_that_are_there(pack, tmp_path):
+    """In models/latentsync, or in the user's cache, where an earlier version put them."""
+    whisper = find_model("tiny.en")
+    if whisper is None:
+        pytest.skip("whisper-tiny.en is not in LATENTSYNC_MODELS; `make test` fetches it")
+    ours, cache = pack.parents[1] / "models" / "latentsync", tmp_path / "home" / "latentsync"
+    for folder, path, name in (
+        (ours, face_model(), "face_landmarker.task"),
+        (cache, whisper, "whisper-tiny.en.safetensors"),
+    ):
+        folder.mkdir(parents=True)
+        shutil.copyfile(path, folder / name)
+    done = install(sys.executable, pack, tmp_path / "home", LATENTSYNC_MODELS="")
+    assert f"face-landmarker is in {ours / 'face_landmarker.task'}" in done.stdout, done.stdout
+    assert f"whisper-tiny.en is in {cache / 'whisper-tiny.en.safetensors'}" in done.stdout
+    assert "LatentSync: all is here; restart ComfyUI" in done.stdout
 
 
 def test_install_without_the_packages(archive, tmp_path):
