@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ..tiny import face_model, find_model
 from .server import ROOT, ComfyServer
@@ -19,8 +20,8 @@ else:
     tomllib = pytest.importorskip("tomli")
 
 KEPT = ("LICENSE", "README.md", "__init__.py", "install.py", "pyproject.toml", "requirements.txt")
-KEPT_BELOW = ("nodes", "latentsync", "web", "example_workflows", "locales")
-DROPPED = ("tests", "benchmarks", "notebooks", ".ci", ".github", "docs/demo.png", "docs/screens", "Makefile")
+KEPT_BELOW = ("nodes", "latentsync", "web", "example_workflows", "locales", "notebooks")
+DROPPED = ("tests", "benchmarks", ".ci", ".github", "docs/icon.svg", "Makefile")
 LARGEST = 40_000_000
 """Bytes of the archive: the built-in model and little else."""
 
@@ -69,12 +70,39 @@ def test_metadata_is_what_the_registry_takes(project):
     assert said["requires-python"].startswith(">=")
     systems = [c for c in said["classifiers"] if c.startswith("Operating System :: ")]
     assert systems == ["Operating System :: OS Independent"]
-    assert re.fullmatch(r"[a-z0-9-]+", comfy["PublisherId"])
+    assert re.fullmatch(r"[a-z0-9-]+|OWNER", comfy["PublisherId"])
     assert "comfyui" not in comfy["DisplayName"].lower()
     assert re.fullmatch(r">=\d+\.\d+\.\d+", comfy["requires-comfyui"])
     assert "web" not in comfy, "WEB_DIRECTORY says it already; said twice, every script would run twice"
-    for picture in ("Icon", "Banner"):
-        assert comfy.get(picture, "https://").startswith("https://")
+    assert {"Repository", "Documentation", "Issues"} <= set(said["urls"])
+    assert all(url.startswith(said["urls"]["Repository"]) for url in said["urls"].values())
+    for picture, ratio, most in (("Icon", 1, 400), ("Banner", 21 / 9, 1260)):
+        address = comfy[picture]
+        raw = said["urls"]["Repository"].replace("github.com", "raw.githubusercontent.com") + "/main/"
+        assert address.startswith(raw)
+        with Image.open(ROOT / address.removeprefix(raw)) as file:
+            assert file.width == most
+            assert file.width / file.height == pytest.approx(ratio, abs=0.001)
+    assert (ROOT / said["urls"]["Documentation"].partition("/blob/main/")[2]).is_file()
+
+
+LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
+
+
+def test_every_page_of_the_archive_finds_its_pictures_and_links(shipped):
+    """The registry shows README, and a user without a network reads what lies there."""
+    there = {*shipped, *(folder.as_posix() for name in shipped for folder in Path(name).parents)}
+    broken, pictures = [], 0
+    for page in (name for name in shipped if name.endswith(".md")):
+        for found in LINK.findall((ROOT / page).read_text(encoding="utf-8")):
+            link = "".join(found).partition("#")[0]
+            if not link or re.match(r"[a-z]+:", link):
+                continue
+            pictures += Path(link).suffix in {".png", ".jpg", ".svg"}
+            target = os.path.normpath(Path(page).parent / link).replace(os.sep, "/")
+            broken += [] if target in there else [f"{page}: {link}"]
+    assert broken == []
+    assert pictures >= 10
 
 
 def test_comfyui_reads_the_metadata(comfyui, archive, project):
