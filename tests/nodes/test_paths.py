@@ -124,13 +124,24 @@ wired = pytest.mark.skipif(
 )
 
 
-@wired
-def test_a_failing_node_names_comfyui_s_folder(comfy):
+def loading_an_empty_file(comfy):
     (comfy.models / "latentsync").mkdir(parents=True, exist_ok=True)
     (comfy.models / "latentsync" / "empty.safetensors").touch()
     g = Graph()
     g.node("PreviewAny", source=g.node("LatentSyncLoader", checkpoint="empty.safetensors", resolution=0, dtype="auto"))
-    run = comfy.queue(g)
+    return comfy.queue(g)
+
+
+def test_the_kind_of_an_error_is_no_path(comfy):
+    """ComfyUI names a pack's modules by where they lie, and its error report shows an error's module."""
+    run = loading_an_empty_file(comfy)
+    ((_, told),) = [m for m in comfy.history(run)["status"]["messages"] if m[0] == "execution_error"]
+    assert told["exception_type"] == "latentsync.errors.UserError"
+
+
+@wired
+def test_a_failing_node_names_comfyui_s_folder(comfy):
+    run = loading_an_empty_file(comfy)
     assert run.failure.exception == "UserError"
     assert "models/latentsync/empty.safetensors is an empty file" in run.failure.message
     assert str(comfy.base) not in run.failure.message
