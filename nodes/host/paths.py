@@ -60,7 +60,7 @@ def _places() -> Iterable[tuple[str, str]]:
         (folder_paths.get_temp_directory(), "temp"),
         (models, "models"),
         (base, "ComfyUI"),
-        (str(Path(folder_paths.__file__).parent), "ComfyUI"),
+        (str(Path(str(folder_paths.__file__)).parent), "ComfyUI"),
         (str(Path.home()), "~"),
     ]
     for kind, (folders, _) in folder_paths.folder_names_and_paths.items():
