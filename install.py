@@ -19,30 +19,46 @@ def problems() -> list[str]:
     ]
 
 
-def fetch(name: str) -> str:
-    """Get a small file by HTTP; what came of it, in a sentence."""
+def fetch(name: str) -> tuple[bool, str]:
+    """Get a small file by HTTP: whether it is here, and what came of it, in a sentence."""
     try:
         from latentsync.download import download
 
-        return f"{name} is in {download(name, allow_wheels=False)}"
+        return True, f"{name} is in {download(name, allow_wheels=False)}"
     except Exception as error:  # an install script that raises would take the whole pack down
-        return f"{name} is still missing: {error}"
+        return False, f"{name} is still missing: {error}"
+
+
+def next_steps(whole: bool) -> list[str]:
+    """What a user does now, in ComfyUI or outside."""
+    from latentsync.surroundings import comfyui_models
+
+    folders = comfyui_models()
+    python = sys.executable if folders else "python"  # ComfyUI's own, which "python" need not be
+    steps = [f"`{python} -m latentsync doctor`, typed in this folder, says how things stand"]
+    if folders and whole:
+        steps.insert(0, "all is here; restart ComfyUI")
+    elif folders:
+        later = f"in ComfyUI by the node LatentSync: Download Model, by hand into {folders[0]}"
+        steps.insert(0, f"a missing file can be fetched {later}, or by `{python} install.py`, typed in this folder")
+    return steps
 
 
 def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a letter of a path that the console lacks is no reason to fail
     # an embedded Python (ComfyUI portable) does not look in a script's own folder
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    sys.path.insert(0, str(Path(__file__).absolute().parent))
     print("LatentSync: checking")
     try:
-        lines = [f"  missing: {line}" for line in problems()]
+        lines = [f"missing: {line}" for line in problems()]
     except ImportError as error:
-        lines = [f"  {error}"]
+        lines = [str(error)]
     if lines:
-        lines.append(f"  install the packages of requirements.txt into {sys.executable}, then run install.py again")
-    print("\n".join([*lines, *(f"  {fetch(name)}" for name in SMALL)]))
-    print("LatentSync: `python -m latentsync doctor`, typed in this folder, says how things stand")
+        lines.append(f"install the packages of requirements.txt into {sys.executable}, then run install.py again")
+    files = [fetch(name) for name in SMALL]
+    print(*(f"  {line}" for line in [*lines, *(said for _, said in files)]), sep="\n")
+    print(*(f"LatentSync: {step}" for step in next_steps(not lines and all(here for here, _ in files))), sep="\n")
 
 
 if __name__ == "__main__":

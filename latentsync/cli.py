@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from . import __version__, cli_eval, options
+from . import __version__, cli_eval, options, surroundings
 from .cli_app import app as web_app
 from .cli_batch import batch
 from .cli_prepare import filelist, prepare
@@ -59,6 +59,7 @@ app = typer.Typer(
 
 def main() -> None:
     """The console script. A run that is told to terminate cleans up like an interrupted one."""
+    surroundings.in_terminal = True
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
     from .client import ComfyClient, RunResult
     from .follow import Event, OnEvent
+    from .widgets import Field
+    from .workflow import Prompt
 
 FAILED, BAD_INPUT = 1, 2
 """Exit codes: the run did not end well on the server; something that the user can put right."""
 BRIEF = 0.5
 """Seconds; nodes without progress of their own that take less leave no bar behind."""
+WIDE = 48
+"""Columns after which what an input takes need not stand in line any more."""
 SHORT = 200
 """Texts of nodes up to so many characters are shown on the screen too."""
 
@@ -39,6 +43,10 @@ Set = Annotated[
 Input = Annotated[
     list[str] | None,
     typer.Option("--input", "-i", metavar="NODE.INPUT=FILE", help="Upload a file and set it.", rich_help_panel=_WORK),
+]
+List = Annotated[
+    bool,
+    typer.Option("--list", help="Show what can be set, with its values now; run nothing.", rich_help_panel=_WORK),
 ]
 Timeout = Annotated[
     float | None,
@@ -81,6 +89,7 @@ def queue(
     workflow: Workflow,
     values: Set = None,
     inputs: Input = None,
+    show: List = False,
     timeout: Timeout = None,
     server: Server = None,
     header: Header = None,
@@ -97,20 +106,54 @@ def queue(
 
     Prints the paths of the results. Ctrl-C withdraws the run from the server.
     """
-    from .client import ComfyClient, RefusedError, RunFailedError
+    from .client import ComfyClient, RunFailedError
 
     _check_places(out, report)
     client = ComfyClient(server, headers=dict(map(parse_header, header or ())))
+    if show:
+        _list(client, workflow, _pairs(values))
+        return
     work = _work(client, workflow, _pairs(inputs), _pairs(values), timeout, out, overwrite, free)
     try:
-        result, paths = asyncio.run(work)
-    except RefusedError as error:
-        typer.echo("\n  ".join(["error: ComfyUI refused the workflow:", *error.lines]), err=True)
-        raise typer.Exit(BAD_INPUT) from error
+        with _refusals():
+            result, paths = asyncio.run(work)
     except RunFailedError as error:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(FAILED) from error
     _show(result, paths, client.shown, report)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """A line for each node that ComfyUI does not take."""
+    from .client import RefusedError
+
+    try:
+        yield
+    except RefusedError as error:
+        typer.echo("\n  ".join(["error: ComfyUI refused the workflow:", *error.lines]), err=True)
+        raise typer.Exit(BAD_INPUT) from error
+
+
+def _list(client: "ComfyClient", workflow: Path, values: dict[str, str]) -> None:
+    """A line for each input: NAME=VALUE, and what it takes."""
+    from .widgets import wanted
+    from .workflow import shown_value
+
+    async def ask() -> tuple["Prompt", list["Field"]]:
+        async with client:
+            return await client.fields(workflow, values)
+
+    with _refusals():
+        prompt, fields = asyncio.run(ask())
+    lines = [(field, f"  {field.name}={shown_value(prompt, field)}") for field in fields]
+    width = min(WIDE, max((len(line) for _, line in lines), default=0))
+    node = ""
+    for field, line in lines:
+        if field.node != node:
+            typer.echo(f"{field.label} (node {field.node})")
+        node = field.node
+        typer.echo(f"{line:<{width}}  {wanted(field)}")
 
 
 def _pairs(texts: Sequence[str] | None) -> dict[str, str]:

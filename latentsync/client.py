@@ -25,7 +25,8 @@ from yarl import URL
 from .errors import UserError
 from .files import claim, part_in, safe_name
 from .follow import OnEvent, Output, RunFailedError, Watch, check, collect
-from .workflow import Info, Prompt, locate, missing, put, read, refusals, title
+from .widgets import Field
+from .workflow import Info, Prompt, missing, put, put_all, read, refusals, settable, title
 
 DEFAULT_SERVER = "http://127.0.0.1:8188"
 SUBFOLDER = "latentsync"
@@ -122,12 +123,8 @@ class ComfyClient:
     ) -> RunResult:
         start = time.perf_counter()
         info = await self.describe({node["class_type"] for node in prompt.values()})
-        fields = {place: locate(prompt, info, place) for place in (*files, *values)}
-        for place, value in values.items():
-            put(prompt, fields[place], value)
-        for place in files:
-            # Before large files travel: the same checks with a name that the server will give or one like it.
-            put(prompt, fields[place], files[place].name)
+        # Before large files travel: all checks, with names like those that the server will give.
+        fields = put_all(prompt, info, {**values, **{place: path.name for place, path in files.items()}})
         watch = Watch(prompt, str(uuid.uuid4()), on_event)
         uploads = {path: await self._upload(path, watch) for path in dict.fromkeys(files.values())}
         for place, path in files.items():
@@ -138,6 +135,17 @@ class ComfyClient:
         spent = time.perf_counter() - start
         names = {str(path): name for path, name in uploads.items()}
         return RunResult(watch.prompt_id, prompt, found, says, dict(watch.seconds), watch.cached, spent, names)
+
+    async def fields(
+        self, workflow: str | Path | Mapping[str, Any], values: Mapping[str, Any] | None = None
+    ) -> tuple[Prompt, list[Field]]:
+        """The workflow with the values set, and the inputs that a value can be given to. Nothing runs."""
+        prompt = read(workflow)
+        info = await self.describe({node["class_type"] for node in prompt.values()})
+        if lacks := missing(prompt, info):
+            raise RefusedError(lacks)
+        put_all(prompt, info, values or {})
+        return prompt, settable(prompt, info)
 
     async def describe(self, kinds: Iterable[str]) -> Info:
         """What the server says of these classes of nodes; those that it does not have are left out."""
@@ -254,10 +262,18 @@ class ComfyClient:
             await asyncio.wait_for(self._withdraw(prompt_id), WITHDRAW)
 
     async def _withdraw(self, prompt_id: str) -> None:
+        if await self._cancel(prompt_id):
+            return
         await self._ask("POST", "queue", json={"delete": [prompt_id]})
         # Older servers interrupt whatever runs, whoever is named: ask only when it is ours.
         if await self.place(prompt_id) == 0:
             await self._ask("POST", "interrupt", json={"prompt_id": prompt_id})
+
+    async def _cancel(self, prompt_id: str) -> bool:
+        """In one step, which cannot hit the prompt that comes next; False where the server does not know how."""
+        url = self._url("api", "jobs", prompt_id, "cancel")
+        async with self._request("POST", url, json={}) as answer:
+            return answer.status == 200 and answer.content_type == "application/json"
 
     async def free(self) -> None:
         """Ask the server to unload its models and forget cached results, once it has nothing to do."""

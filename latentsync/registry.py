@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .checkpoint import our_metadata
 from .errors import UserError
+from .surroundings import comfyui_models, getting
 
 ASSETS = Path(__file__).parent / "assets"
 NANO_FILE = "nano.safetensors"
@@ -265,7 +266,7 @@ def _plain(name: str) -> str:
 
 
 def user_folder() -> Path:
-    """Where downloads go unless LATENTSYNC_MODELS says otherwise. Nothing is created here."""
+    """Where downloads go outside ComfyUI unless LATENTSYNC_MODELS says otherwise. Nothing is created here."""
     if sys.platform == "win32" and os.environ.get("LOCALAPPDATA"):
         return Path(os.environ["LOCALAPPDATA"]) / "latentsync"
     # The XDG specification has relative values ignored.
@@ -277,7 +278,7 @@ def model_folders() -> list[Path]:
     """Where models are looked for, in order; downloads go to the first."""
     named = os.environ.get("LATENTSYNC_MODELS", "")
     folders = [Path(part).expanduser() for part in named.split(os.pathsep) if part.strip()]
-    return [*(folders or [user_folder()]), ASSETS]
+    return [*(folders or [*comfyui_models(), user_folder()]), ASSETS]
 
 
 def find(name: str, folders: Sequence[str | os.PathLike[str]] | None = None) -> Path:
@@ -329,7 +330,7 @@ def _how_to_get(entry: Entry, places: Sequence[Path]) -> str:
         return f"{entry.title} should lie at {ASSETS / entry.file} and does not; install the package again."
     url, file = entry.link
     link = f", or get it from {url} and put it in {places[0]} as {file}" if url and places else ""
-    return f"{entry.title} ({entry.size}) is not on this machine: type `latentsync download {entry.name}`{link}."
+    return f"{entry.title} ({entry.size}) is not on this machine: {getting(entry.name)}{link}."
 
 
 def human_size(count: int | None) -> str:

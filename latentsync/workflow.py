@@ -7,13 +7,14 @@ is a value too: [id of the other node, number of its output].
 import copy
 import difflib
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .widgets import DYNAMIC, GROWING, MANY, SLOT, Field, Inputs, can_be_set, default, fit, fits, lacking, present
+from .widgets import declared as inputs_of
 
 Prompt = dict[str, dict[str, Any]]
 Info = Mapping[str, Mapping[str, Any]]
@@ -23,8 +24,9 @@ EXPORT = (
     "open it in ComfyUI and choose Export (API) in the workflow menu (older versions: Save (API Format), once the"
     " developer mode is on in the settings)"
 )
-MANY = 12
-"""More than so many choices are not listed."""
+
+LONG = 200
+"""Characters of a value that a list shows."""
 
 
 def read(source: str | Path | Mapping[str, Any]) -> Prompt:
@@ -62,32 +64,11 @@ def title(prompt: Mapping[str, Any], node: str) -> str:
     return str(said or own["class_type"])
 
 
-@dataclass(frozen=True)
-class Field:
-    """One input of one node. kind: INT, FLOAT, BOOLEAN, STRING, COMBO or a socket's name; "" where nobody says."""
-
-    node: str
-    name: str
-    label: str
-    kind: str
-    rules: Mapping[str, Any]
-    choices: Sequence[Any] | None = None
-
-    @property
-    def is_upload(self) -> bool:
-        """A list of files that grows by uploading; the server knows better than the list which ones there are."""
-        return any(key.endswith("_upload") and value for key, value in self.rules.items())
-
-    @property
-    def is_socket(self) -> bool:
-        return bool(self.kind) and self.kind != "*" and not WIDGETS & set(self.kind.split(","))
-
-
-WIDGETS = {"INT", "FLOAT", "BOOLEAN", "STRING", "COMBO"}
-
-
 def locate(prompt: Prompt, info: Info, address: str) -> Field:
-    """The input that "NODE.INPUT" means. NODE is an id, a title, or a class that occurs once; both may hold dots."""
+    """The input that "NODE.INPUT" means. NODE is an id, a title, or a class that occurs once; both may hold dots.
+
+    An input inside another one ("format.codec") may be named by its last part alone where that means one.
+    """
     splits = [(address[:at], address[at + 1 :]) for at, sign in enumerate(address) if sign == "."]
     for node, name in reversed(splits):
         found = _named(prompt, node)
@@ -119,110 +100,135 @@ def _list_nodes(prompt: Prompt, nodes: Sequence[str]) -> str:
     return ", ".join(shown) + (f" and {len(nodes) - MANY} more" if len(nodes) > MANY else "")
 
 
+class AbsentError(UserError):
+    """The node has no such input, or not with what is chosen now."""
+
+
 def _field(prompt: Prompt, info: Info, node: str, name: str) -> Field:
     label, own = title(prompt, node), prompt[node]
-    known = declared(info, own["class_type"])
-    if name not in known and name not in own["inputs"] and own["class_type"] in info:
-        near = difflib.get_close_matches(name, known, 1, 0.6)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(f"{label} has no input {name}; it has {', '.join(known) or 'none'}.{hint}")
-    kind, rules = known.get(name, ("", {}))
-    if isinstance(kind, list):
-        return Field(node, name, label, "COMBO", rules, kind)
-    choices = rules.get("options") if kind == "COMBO" else None
-    return Field(node, name, label, str(kind), rules, choices if isinstance(choices, list) else None)
+    inputs = info.get(own["class_type"], {}).get("input", {})
+    known = {one.name: one for one in present(inputs, own["inputs"])}
+    found = known.get(name)
+    if found is None or found.rules.get("hidden"):
+        inside = [one for path, one in known.items() if path.endswith(f".{name}") and not one.rules.get("hidden")]
+        found = inside[0] if len(inside) == 1 else found
+    if found is not None:
+        return found.field(node, label)
+    if name in own["inputs"] or own["class_type"] not in info:
+        return Field(node, name, label, "", {})
+    raise AbsentError(_not_there(name, label, inputs, own["inputs"]))
+
+
+def _not_there(name: str, label: str, inputs: Inputs, own: Mapping[str, Any]) -> str:
+    if (found := lacking(name, inputs, own)) is not None:
+        path, choices = found
+        needs = " and ".join(f"{combo} is {' or '.join(keys)}" for combo, keys in choices.items())
+        return f"{path} of {label} exists only when {needs}; set that too."
+    names = [one.name for one in present(inputs, own) if not one.rules.get("hidden")]
+    # of a row that grows, only what is in use
+    rows = tuple(f"{one.name}." for one in present(inputs, own) if one.kind == GROWING)
+    shown = [one for one in names if not one.startswith(rows) or one in own]
+    near = difflib.get_close_matches(name, names, 1, 0.6)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"{label} has no input {name}; it has {', '.join(shown) or 'none'}.{hint}"
 
 
 def declared(info: Info, kind: str) -> dict[str, tuple[Any, Mapping[str, Any]]]:
     """{input: (its kind, its rules)} of a class of nodes; empty for one that the server does not have."""
-    inputs = info.get(kind, {}).get("input", {})
-    both = {**inputs.get("required", {}), **inputs.get("optional", {})}
-    return {
-        name: (said[0], said[1] if len(said) > 1 and isinstance(said[1], Mapping) else {})
-        for name, said in both.items()
-    }
+    return {one.name: (one.kind, one.rules) for one in inputs_of(info.get(kind, {}).get("input", {}))}
+
+
+def settable(prompt: Prompt, info: Info) -> list[Field]:
+    """The inputs of all nodes that a value can be given to, as things stand."""
+    found = []
+    for node, own in prompt.items():
+        inputs = info.get(own["class_type"], {}).get("input", {})
+        rows = tuple(f"{one.name}." for one in present(inputs, own["inputs"]) if one.kind == GROWING)
+        for one in present(inputs, own["inputs"]):
+            field = one.field(node, title(prompt, node))
+            absent = bool(one.rules.get("hidden")) or (one.name.startswith(rows) and one.name not in own["inputs"])
+            if not absent and can_be_set(field) and _takes_value(prompt, field):
+                found.append(field)
+    return found
+
+
+def shown_value(prompt: Prompt, field: Field) -> str:
+    """What an input holds, as --set takes it; where a wire goes to; nothing where the node's own default stands."""
+    value = prompt[field.node]["inputs"].get(field.name)
+    if _is_link(prompt, value):
+        return f"(wired to {title(prompt, str(value[0]))})"
+    value = value.get("__value__", value) if isinstance(value, Mapping) else value
+    said = "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return said.replace("\n", " ") if len(said) <= LONG else f"{said[:LONG]}…".replace("\n", " ")
+
+
+def put_all(prompt: Prompt, info: Info, values: Mapping[str, Any]) -> dict[str, Field]:
+    """Set inputs, {"NODE.INPUT": value}, in any order: a choice comes before what it brings along."""
+    fields: dict[str, Field] = {}
+    left = dict(values)
+    while left:
+        found: dict[str, Field] = {}
+        for place in left:
+            with suppress(AbsentError):
+                found[place] = locate(prompt, info, place)
+        if not found:
+            locate(prompt, info, next(iter(left)))  # says what is wrong
+        place = min(found, key=lambda one: found[one].name.count("."))
+        fields[place] = found[place]
+        put(prompt, found[place], left.pop(place))
+    return fields
 
 
 def put(prompt: Prompt, field: Field, value: Any) -> None:
     """Set an input to a value that fits it (text is read as the input needs it); UserError says what would fit."""
     inputs = prompt[field.node]["inputs"]
-    now = inputs.get(field.name)
-    if field.is_socket and (now is None or _is_link(prompt, now)):
+    if not _takes_value(prompt, field):
+        now = inputs.get(field.name)
         wired = f", wired to {title(prompt, str(now[0]))}" if now else ""
-        raise UserError(f"{field.name} of {field.label} is a socket for {field.kind}{wired}; it takes no value.")
-    fitted = _fit(field, value)
-    inputs[field.name] = {"__value__": fitted} if isinstance(fitted, list) else fitted
+        raise UserError(f"{field.name} of {field.label} is a socket for {field.takes}{wired}; it takes no value.")
+    inputs[field.name] = _sent(fit(field, value))
+    if field.kind == DYNAMIC:
+        _bring_along(inputs, field)
+
+
+def _takes_value(prompt: Prompt, field: Field) -> bool:
+    """A kind that we do not know is a socket, unless the workflow has a value there: then it is some pack's widget."""
+    now = prompt[field.node]["inputs"].get(field.name)
+    return not field.is_socket or not (now is None or _is_link(prompt, now))
+
+
+def _sent(value: Any) -> Any:
+    """A list alone would be taken for a wire."""
+    return {"__value__": value} if isinstance(value, list) else value
 
 
 def _is_link(prompt: Prompt, value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and str(value[0]) in prompt
 
 
-def _fit(field: Field, value: Any) -> Any:
-    if field.kind == "STRING":
-        return _as_text(value)
-    if field.kind == "COMBO":
-        return _choose(field, value)
-    parsed = from_text(value)
-    if field.kind == "BOOLEAN" and not isinstance(parsed, bool):
-        raise UserError(f"{field.name} of {field.label} is {_shown(value)}; it must be true or false.")
-    return _number(field, value, parsed) if field.kind in ("INT", "FLOAT") else parsed
+def _bring_along(own: dict[str, Any], combo: Field) -> None:
+    """After a choice: its inputs keep what fits them and else get what a new node has; those of other choices go."""
+    kept = set(_complete(own, combo))
+    for name in [name for name in own if name.startswith(f"{combo.name}.") and name not in kept]:
+        del own[name]
 
 
-def from_text(value: Any) -> Any:
-    """Text as JSON where it is JSON (5, true, "quoted", [1, 2]), else as it stands; what is no text stays itself."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value, parse_constant=str)
-    except ValueError:
-        return value
-
-
-def _as_text(value: Any) -> str:
-    if not isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    parsed = from_text(value) if value.startswith('"') else value
-    return parsed if isinstance(parsed, str) else value
-
-
-def _number(field: Field, value: Any, parsed: Any) -> int | float:
-    whole = field.kind == "INT"
-    if whole and isinstance(parsed, float) and parsed.is_integer():
-        parsed = int(parsed)
-    good = isinstance(parsed, int if whole else (int, float)) and not isinstance(parsed, bool)
-    low, high = field.rules.get("min", -math.inf), field.rules.get("max", math.inf)
-    if not good or not low <= parsed <= high:
-        span = "" if math.isinf(low) and math.isinf(high) else f" from {low} to {high}"
-        kind = "a whole number" if whole else "a number"
-        raise UserError(f"{field.name} of {field.label} is {_shown(value)}; it must be {kind}{span}.")
-    return parsed
-
-
-def _choose(field: Field, value: Any) -> Any:
-    free = field.choices is None or field.is_upload or "remote" in field.rules or field.rules.get("multiselect")
-    parsed = from_text(value)
-    if free:
-        return parsed if isinstance(parsed, list) else _as_text(value)
-    choices = field.choices or []
-    for one in (value, parsed, _as_text(value)):
-        if any(one == choice and type(one) is type(choice) for choice in choices):
-            return one
-    raise UserError(f"{field.name} of {field.label} is {_shown(value)}; {_list_choices(choices, str(value))}.")
-
-
-def _list_choices(choices: Sequence[Any], wanted: str) -> str:
-    if not choices:
-        return "the server has nothing to choose from there"
-    if len(choices) <= MANY:
-        return f"it must be one of {', '.join(map(str, choices))}"
-    near = difflib.get_close_matches(wanted, list(map(str, choices)), 3, 0.3) or list(map(str, choices[:3]))
-    return f"it must be one of the {len(choices)} that the server knows, such as {', '.join(near)}"
-
-
-def _shown(value: Any) -> str:
-    said = str(value)
-    return f'"{said[:60]}…"' if len(said) > 60 else f'"{said}"'
+def _complete(own: dict[str, Any], combo: Field) -> Iterator[str]:
+    """Names of all inputs that the choice brings along, filled in."""
+    chosen = next(option for option in combo.rules["options"] if option["key"] == own[combo.name])
+    for one in inputs_of(chosen["inputs"], f"{combo.name}."):
+        yield one.name
+        field, now = one.field(combo.node, combo.label), own.get(one.name)
+        if one.kind in (GROWING, SLOT):
+            yield from [name for name in own if name.startswith(f"{one.name}.")]
+        elif not isinstance(now, list) and not field.is_socket and (now is not None or one.required):
+            # a workflow from before there were inputs inside others has this one outside
+            had = now if now is not None else own.get(one.name.rsplit(".", 1)[-1])
+            had = had.get("__value__", had) if isinstance(had, Mapping) else had
+            value = had if had is not None and fits(field, had) else default(field)
+            own |= {} if value is None else {one.name: _sent(value)}
+        if field.kind == DYNAMIC and one.name in own:
+            yield from _complete(own, field)
 
 
 def missing(prompt: Prompt, info: Info) -> list[str]:
@@ -241,10 +247,16 @@ def refusals(prompt: Prompt, info: Info, answer: Mapping[str, Any]) -> list[str]
         label = title(prompt, str(node))
         for error in said.get("errors", []):
             name = (error.get("extra_info") or {}).get("input_name")
-            field = _field(prompt, info, str(node), name) if name and node in prompt else None
-            hint = f'; send one by --input "{label}.{name}=FILE"' if field is not None and field.is_upload else ""
+            hint = f'; send one by --input "{label}.{name}=FILE"' if _takes_file(prompt, info, str(node), name) else ""
             lines.append(f"{label} (node {node}): {sentence(error)}{hint}")
     return lines or [sentence(answer.get("error")) or "the server gives no reason"]
+
+
+def _takes_file(prompt: Prompt, info: Info, node: str, name: str | None) -> bool:
+    try:
+        return name is not None and node in prompt and _field(prompt, info, node, name).is_upload
+    except AbsentError:
+        return False
 
 
 def sentence(error: Any) -> str:

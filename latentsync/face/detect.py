@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from ..errors import UserError
+from ..surroundings import getting
 
 # fmt: off
 MESH_TO_68 = (
@@ -142,7 +143,7 @@ def _landmarker(model: Path) -> Any:
     from mediapipe.tasks.python.core.base_options import BaseOptions
 
     if not model.is_file():
-        raise UserError(f"No face model at {model}; fetch it with `latentsync download face_landmarker.task`.")
+        raise UserError(f"There is no face model at {model}; {getting('face-landmarker')}.")
     options = vision.FaceLandmarkerOptions(
         base_options=BaseOptions(model_asset_buffer=model.read_bytes()),
         running_mode=vision.RunningMode.IMAGE,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..checkpoint import Shape, mismatch, our_metadata, read_header, read_tensors, shapes_of
 from ..errors import UserError
 from ..registry import find, is_known
+from ..surroundings import getting
 
 SCALING = 0.18215
 """One over the standard deviation of Stable Diffusion 1.x latents (Rombach et al. 2022); shift is 0 there."""
@@ -121,9 +122,7 @@ def _read(source: str | os.PathLike[str] | Mapping[str, Tensor]) -> tuple[dict[s
     keys = read_header(path).shapes
     prefix = find_prefix(keys)
     if prefix is None:
-        raise UserError(
-            f"{path} holds no VAE; give Stable Diffusion's (type `latentsync download vae`), in either layout."
-        )
+        raise UserError(f"{path} holds no VAE; give Stable Diffusion's ({getting('vae')}), in either layout.")
     wanted = [key for key in keys if key.startswith(tuple(prefix + part for part in _PARTS))]
     # A prefix marks a part of a bigger file; without one, whatever else is inside is a surprise.
     wanted = wanted if prefix else [key for key in keys if not key.startswith(("loss.", "model_ema."))]

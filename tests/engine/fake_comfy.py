@@ -140,6 +140,9 @@ class FakeComfy:
     async def on_interrupt(self, request, path):
         return web.Response()
 
+    async def on_api(self, request, path):
+        return web.Response(status=405)  # what a server says that does not know /api/jobs/ID/cancel
+
     async def on_free(self, request, path):
         return web.Response()
 

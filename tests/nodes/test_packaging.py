@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from ..tiny import face_model, find_model
 from .server import ROOT, ComfyServer
 from .table import NODES
 
@@ -18,8 +20,8 @@ else:
     tomllib = pytest.importorskip("tomli")
 
 KEPT = ("LICENSE", "README.md", "__init__.py", "install.py", "pyproject.toml", "requirements.txt")
-KEPT_BELOW = ("nodes", "latentsync", "web", "example_workflows", "locales")
-DROPPED = ("tests", "benchmarks", "notebooks", ".ci", ".github", "docs/demo.png", "docs/screens", "Makefile")
+KEPT_BELOW = ("nodes", "latentsync", "web", "example_workflows", "locales", "notebooks")
+DROPPED = ("tests", "benchmarks", ".ci", ".github", "docs/icon.svg", "Makefile")
 LARGEST = 40_000_000
 """Bytes of the archive: the built-in model and little else."""
 
@@ -68,12 +70,39 @@ def test_metadata_is_what_the_registry_takes(project):
     assert said["requires-python"].startswith(">=")
     systems = [c for c in said["classifiers"] if c.startswith("Operating System :: ")]
     assert systems == ["Operating System :: OS Independent"]
-    assert re.fullmatch(r"[a-z0-9-]+", comfy["PublisherId"])
+    assert re.fullmatch(r"[a-z0-9-]+|OWNER", comfy["PublisherId"])
     assert "comfyui" not in comfy["DisplayName"].lower()
     assert re.fullmatch(r">=\d+\.\d+\.\d+", comfy["requires-comfyui"])
     assert "web" not in comfy, "WEB_DIRECTORY says it already; said twice, every script would run twice"
-    for picture in ("Icon", "Banner"):
-        assert comfy.get(picture, "https://").startswith("https://")
+    assert {"Repository", "Documentation", "Issues"} <= set(said["urls"])
+    assert all(url.startswith(said["urls"]["Repository"]) for url in said["urls"].values())
+    for picture, ratio, most in (("Icon", 1, 400), ("Banner", 21 / 9, 1260)):
+        address = comfy[picture]
+        raw = said["urls"]["Repository"].replace("github.com", "raw.githubusercontent.com") + "/main/"
+        assert address.startswith(raw)
+        with Image.open(ROOT / address.removeprefix(raw)) as file:
+            assert file.width == most
+            assert file.width / file.height == pytest.approx(ratio, abs=0.001)
+    assert (ROOT / said["urls"]["Documentation"].partition("/blob/main/")[2]).is_file()
+
+
+LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
+
+
+def test_every_page_of_the_archive_finds_its_pictures_and_links(shipped):
+    """The registry shows README, and a user without a network reads what lies there."""
+    there = {*shipped, *(folder.as_posix() for name in shipped for folder in Path(name).parents)}
+    broken, pictures = [], 0
+    for page in (name for name in shipped if name.endswith(".md")):
+        for found in LINK.findall((ROOT / page).read_text(encoding="utf-8")):
+            link = "".join(found).partition("#")[0]
+            if not link or re.match(r"[a-z]+:", link):
+                continue
+            pictures += Path(link).suffix in {".png", ".jpg", ".svg"}
+            target = os.path.normpath(Path(page).parent / link).replace(os.sep, "/")
+            broken += [] if target in there else [f"{page}: {link}"]
+    assert broken == []
+    assert pictures >= 10
 
 
 def test_comfyui_reads_the_metadata(comfyui, archive, project):
@@ -116,10 +145,17 @@ def test_the_archive_loads(comfyui, archive, tmp_path):
 
 
 FORBID = """
-import subprocess, sys
+import os, subprocess, sys
 
-def nothing(*_, **__):
-    raise AssertionError("install.py started a program")
+start = subprocess.Popen.__init__
+# torch and mediapipe, when imported, look for libraries and fonts of the system with these
+LOOKS = {"ldconfig", "gcc", "cc", "ld", "objdump", "fc-list"}
+
+def nothing(self, args, *more, **rest):
+    words = [args] if isinstance(args, (str, os.PathLike)) else list(args)
+    if os.path.basename(words[0]) not in LOOKS:
+        raise AssertionError(f"install.py started {words}")
+    start(self, args, *more, **rest)
 
 subprocess.Popen.__init__ = nothing
 """
@@ -148,8 +184,55 @@ def test_install_as_the_manager_runs_it(comfyui, archive, tmp_path):
     assert done.returncode == 0, done.stderr
     assert not done.stderr.strip(), done.stderr
     assert "face-landmarker is still missing" in done.stdout
+    assert f"put it into {tmp_path / 'home' / 'models'} as face_landmarker.task, or type `latentsync" in done.stdout
     assert "doctor" in done.stdout.splitlines()[-1]
     assert files(archive) == before
+
+
+@pytest.fixture
+def pack(archive, tmp_path):
+    """The archive where ComfyUI has its packs."""
+    return shutil.copytree(archive, tmp_path / "ComfyUI" / "custom_nodes" / "latentsync")
+
+
+@pytest.mark.parametrize("where", ["beside", "COMFYUI_FOLDERS_BASE_PATH", "COMFYUI_PATH", "nowhere"])
+def test_install_in_comfyui_speaks_of_its_models_and_nodes(pack, tmp_path, where):
+    base = pack.parents[1]
+    if where == "beside":
+        (base / "models").mkdir()
+    elif where != "nowhere":
+        base = tmp_path / "elsewhere"
+        (base / "models").mkdir(parents=True)
+    more = {where: str(base)} if where.startswith("COMFYUI") else {"COMFYUI_PATH": ""}
+    done = install(sys.executable, pack, tmp_path / "home", LATENTSYNC_MODELS="", **more)
+    assert done.returncode == 0, done.stderr
+    ours = base / "models" / "latentsync"
+    for name, file in (("face-landmarker", "face_landmarker.task"), ("whisper-tiny.en", "tiny.en.pt")):
+        said = f"put it into {ours} as {file}, or run the node LatentSync: Download Model with the name {name} again"
+        assert said in done.stdout
+    *_, later, look = done.stdout.splitlines()
+    assert f"by hand into {ours}, or by `{sys.executable} install.py`" in later
+    assert f"`{sys.executable} -m latentsync doctor`" in look
+    assert "latentsync download" not in done.stdout
+    assert ours.is_dir()
+
+
+def test_install_in_comfyui_keeps_the_files_that_are_there(pack, tmp_path):
+    """In models/latentsync, or in the user's cache, where an earlier version put them."""
+    whisper = find_model("tiny.en")
+    if whisper is None:
+        pytest.skip("whisper-tiny.en is not in LATENTSYNC_MODELS; `make test` fetches it")
+    ours, cache = pack.parents[1] / "models" / "latentsync", tmp_path / "home" / "latentsync"
+    for folder, path, name in (
+        (ours, face_model(), "face_landmarker.task"),
+        (cache, whisper, "whisper-tiny.en.safetensors"),
+    ):
+        folder.mkdir(parents=True)
+        shutil.copyfile(path, folder / name)
+    done = install(sys.executable, pack, tmp_path / "home", LATENTSYNC_MODELS="")
+    assert f"face-landmarker is in {ours / 'face_landmarker.task'}" in done.stdout, done.stdout
+    assert f"whisper-tiny.en is in {cache / 'whisper-tiny.en.safetensors'}" in done.stdout
+    assert "LatentSync: all is here; restart ComfyUI" in done.stdout
 
 
 def test_install_without_the_packages(archive, tmp_path):

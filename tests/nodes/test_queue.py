@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from latentsync import cli
+from latentsync import cli, widgets
 from latentsync.client import ComfyClient
 from latentsync.follow import RunFailedError
 from latentsync.workflow import locate, put, read
@@ -86,7 +86,7 @@ def test_files_go_there_and_back(comfy, copying, tmp_path):
     words += ["--set", "say.value=1.50", "-o", out]
     code, paths, said = call(comfy, copying, *words, "--json", tmp_path / "report.json")
     assert code == 0, said
-    names = {Path(path).parent.name + "/" + re.sub(r"\d+_", "", Path(path).name) for path in paths}
+    names = {Path(path).parent.name + "/" + re.sub(r"\d{5}_?", "", Path(path).name) for path in paths}
     assert names == {"out/film_.mp4", "out/sound_.flac", "out/dark_.png", "out/words.txt"}
     by_suffix = {Path(path).suffix: path for path in paths}
     assert len(frames_of(Path(by_suffix[".mp4"]))) == 5
@@ -149,6 +149,61 @@ def test_our_own_nodes_are_checked_by_their_own_ranges(comfy):
             put(prompt, locate(prompt, info, "LatentSync: Lip Sync.steps"), value)
     put(prompt, locate(prompt, info, "LatentSyncLipSync.checkpoint"), "1.5")
     assert prompt["4"]["inputs"]["checkpoint"] == "1.5"
+
+
+def everything(inputs, prefix=""):
+    """Every input that there can be, those inside others too."""
+    for one in widgets.declared(inputs, prefix):
+        yield one
+        for option in one.rules.get("options", []) if one.kind == widgets.DYNAMIC else []:
+            yield from everything(option["inputs"], one.name + ".")
+        if one.kind == widgets.GROWING:
+            yield from list(widgets.present({"required": {one.name: [one.kind, one.rules]}}, {}))[1:3]
+
+
+def test_every_input_of_this_comfyui_takes_its_own_default(comfy):
+    """As data and as text; and no kind is a widget that we do not know."""
+    wrong, count, kinds = [], 0, set()
+    for kind, said in comfy.object_info().items():
+        for field in (one.field("1", kind) for one in everything(said["input"])):
+            start = widgets.default(field)
+            if field.is_socket or not widgets.can_be_set(field) or start is None:
+                continue
+            count += 1
+            kinds |= set(field.kind.split(",")) if field.kind not in ("", "*") else set()
+            text = start if isinstance(start, str) else json.dumps(start)
+            if not widgets.fits(field, start) or widgets.fit(field, start) != widgets.fit(field, text):
+                wrong.append(f"{kind}.{field.name}: {start}")
+    assert wrong == []
+    assert count > 1000
+    known = widgets.TYPED | set(widgets.DRAWN) | widgets.FILES | {widgets.DYNAMIC, "ARRAY"}
+    assert {kind for kind in kinds - known if not kind.startswith("FILE_3D")} <= {"ODD"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "suffix", "codec"),
+    [
+        ({"format": "mp4", "codec": "h264"}, ".mp4", "h264"),
+        ({"format": "webm", "codec": "av1", "encoding": "re-encode", "crf": "50"}, ".webm", "av1"),
+    ],
+)
+def test_a_choice_and_what_it_brings_along_arrive(comfy, copying, tmp_path, settings, suffix, codec):
+    """The same words for a ComfyUI whose codec is an input of its own and for one whose format has it inside."""
+    has = comfy.object_info()["SaveVideo"]["input"]["required"]["format"][0]
+    if suffix == ".webm" and has != widgets.DYNAMIC:
+        pytest.skip("This ComfyUI writes mp4 alone.")
+    words = [word for name, value in settings.items() for word in ("--set", f"film.{name}={value}")]
+    words += ["-i", f"clip.file={portrait(tmp_path / 'clip.mp4', 5)}", "-i", f"LoadAudio.audio={VOICE}"]
+    Image.new("RGB", (8, 6)).save(tmp_path / "p.png")
+    words += ["-i", f"bright.image={tmp_path / 'p.png'}", "-o", tmp_path / "out"]
+    code, paths, said = call(comfy, copying, *words)
+    assert code == 0, said
+    (film,) = [path for path in map(Path, paths) if "film" in path.name]
+    with av.open(film) as file:
+        assert (film.suffix, file.streams.video[0].codec_context.name.removeprefix("lib")) in {
+            (suffix, codec),
+            (suffix, "dav1d"),
+        }
 
 
 def test_a_failing_node_is_named(comfy, tmp_path):
@@ -314,7 +369,7 @@ def test_the_first_command_and_the_same_with_curl(comfy, desk, tmp_path):
     assert path.parent == tmp_path / "results"
     assert frames_of(path).shape == (30, 280, 320, 3)
     said = desk(next(block for block in BLOCKS if "upload/image" in block))
-    assert said.strip() == "true"
+    assert said.splitlines()[0] == "true"
     (fetched,) = tmp_path.glob("LatentSync_*.mp4")
     assert np.array_equal(frames_of(fetched), frames_of(path))
     assert comfy.idle()

@@ -114,6 +114,7 @@ def test_messages_are_read():
 
 
 def test_where_comfyui_is_looked_for(tmp_path, monkeypatch):
+    monkeypatch.delenv("COMFYUI_PYTHON", raising=False)
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     assert find_comfyui() is None
     (tmp_path / "main.py").touch()

@@ -108,6 +108,36 @@ def test_the_notes_are_the_section_of_the_version(release, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("pyproject.toml", '\n[project.urls]\nRepository = "https://example.com/OWNER/x"\n', "in place of OWNER"),
+        ("pyproject.toml", '\n[tool.comfy]\nPublisherId = "OWNER"\n', "in place of OWNER"),
+        ("README.md", "git clone <this repository>", "README.md: put the repository's address in place of"),
+        ("docs/quickstart.md", "git clone <this repository>", "docs/quickstart.md: put the repository's address"),
+    ],
+)
+def test_placeholders_stop_a_release(release, tmp_path, file, text, words):
+    project(tmp_path, urls="")
+    (tmp_path / "docs").mkdir()
+    with (tmp_path / file).open("a", encoding="utf-8") as page:
+        page.write(text)
+    with pytest.raises(ValueError, match=f"There are placeholders left.*{re.escape(words)}"):
+        release.notes("v1.2.3", tmp_path)
+
+
+def test_the_owner_is_named_in_one_place(release):
+    """Either everywhere in the block or nowhere; and what the block says is filled in there alone."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    block = text[text.index("# ---- The owner.") : text.index("# ---- End of what the owner fills in.")]
+    values = [line for line in block.splitlines() if line[:1] != "#" and ("github" in line or "PublisherId" in line)]
+    assert len(values) == 6
+    owners = {re.search(r'(?:\.com/|= ")([\w-]+)(?:/ComfyUI|"$)', line)[1] for line in values}
+    assert len(owners) == 1, owners
+    assert text.count("OWNER") == block.count("OWNER")
+    assert any("pyproject.toml" in found for found in release.placeholders()) == (owners == {"OWNER"})
+
+
+@pytest.mark.parametrize(
     ("tag", "more", "words"),
     [
         ("v1.2.4", {}, "tag v1.2.3, or change the version"),
