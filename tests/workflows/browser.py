@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ..nodes.server import ComfyServer
-from .flows import Sheet
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -75,32 +74,10 @@ def as_prompt(page: "Page") -> dict[str, Any]:
     return page.evaluate("async () => (await app.graphToPrompt()).output")
 
 
-def lay_out(page: "Page", sheet: Sheet) -> dict[str, Any]:
-    """Put the loaded nodes in columns and groups, add the note, and give the workflow back as it would be saved."""
-    arrange = (Path(__file__).parent / "layout.js").read_text(encoding="utf-8")
-    return json.loads(page.evaluate(arrange, {"note": sheet.note, "groups": sheet.groups}))
-
-
-def picture(page: "Page", widest: int = 2000) -> bytes:
-    """All of the loaded graph as a JPEG, at full size as long as it is not wider than that."""
-    x, y, w, h = page.evaluate(BOUNDS)
-    width = min(widest, round(w))
-    page.set_viewport_size({"width": width, "height": round(width * h / w)})
-    page.wait_for_timeout(500)
-    page.evaluate(
-        "([x, y, s]) => { app.canvas.ds.scale = s; app.canvas.ds.offset = [-x, -y]; app.canvas.setDirty(true, true) }",
-        [x, y, width / w],
-    )
-    page.wait_for_timeout(1500)
-    return page.screenshot(type="jpeg", quality=82)
-
-
-BOUNDS = """() => {
-  const boxes = [...app.graph.nodes.map(n => [n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0], n.pos[1] + n.size[1]]),
-    ...app.graph.groups.map(g => [g.pos[0], g.pos[1], g.pos[0] + g.size[0], g.pos[1] + g.size[1]])]
-  const left = Math.min(...boxes.map(b => b[0])) - 20, top = Math.min(...boxes.map(b => b[1])) - 20
-  return [left, top, Math.max(...boxes.map(b => b[2])) + 20 - left, Math.max(...boxes.map(b => b[3])) + 20 - top]
-}"""
+def arrange(page: "Page", what: str, *values: Any) -> Any:
+    """Call one of the functions of arrange.js."""
+    script = (Path(__file__).parent / "arrange.js").read_text(encoding="utf-8")
+    return page.evaluate(f"values => ({script})['{what}'](...values)", list(values))
 
 
 def graph_of(prompt: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
