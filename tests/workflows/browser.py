@@ -74,6 +74,17 @@ def as_prompt(page: "Page") -> dict[str, Any]:
     return page.evaluate("async () => (await app.graphToPrompt()).output")
 
 
+def open_template(page: "Page", pack: str, title: str) -> None:
+    """As a user does: the template browser, the pack, the card."""
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    dialog = page.get_by_role("dialog").last
+    dialog.get_by_text(pack, exact=True).first.click()
+    dialog.get_by_text(title, exact=True).first.click()
+    dialog.wait_for(state="hidden")
+    page.wait_for_function("title => document.title.includes(title)", arg=title.removesuffix(".app"))
+    page.wait_for_timeout(1500)  # previews have their sizes, and what is missing has been looked for
+
+
 def arrange(page: "Page", what: str, *values: Any) -> Any:
     """Call one of the functions of arrange.js."""
     script = (Path(__file__).parent / "arrange.js").read_text(encoding="utf-8")

@@ -6,6 +6,8 @@ The API files come from flows.py, the others from ComfyUI's own front end; needs
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,20 @@ FIXED = {
 
 
 def build(names: list[str]) -> None:
+    with front_end_of_a_new_server() as (page, known):
+        for name in names:
+            sheet = (FLOWS | APPS)[name]()
+            prompt = filled(sheet.flow.prompt, known)
+            if name in FLOWS:
+                save(FOLDER / "api" / f"{name}.json", prompt)
+                save(FOLDER / f"{sheet.title}.json", drawn(page, sheet, prompt))
+            else:
+                save(FOLDER / f"{name}.json", as_app(drawn(page, sheet, prompt), sheet.form))
+
+
+@contextmanager
+def front_end_of_a_new_server() -> "Iterator[tuple[Page, dict[str, Any]]]":
+    """A page, and what /object_info says."""
     found = find_comfyui()
     if found is None:
         sys.exit("No ComfyUI here: COMFYUI_PATH names its folder, COMFYUI_PYTHON the Python that has its packages.")
@@ -40,15 +56,7 @@ def build(names: list[str]) -> None:
         ComfyServer(found, Path(folder), packs={"ComfyUI-LatentSync": ROOT}) as server,
         front_end(server) as page,
     ):
-        known = server.object_info()
-        for name in names:
-            sheet = (FLOWS | APPS)[name]()
-            prompt = filled(sheet.flow.prompt, known)
-            if name in FLOWS:
-                _save(FOLDER / "api" / f"{name}.json", prompt)
-                _save(FOLDER / f"{sheet.title}.json", drawn(page, sheet, prompt))
-            else:
-                _save(FOLDER / f"{name}.json", as_app(drawn(page, sheet, prompt), sheet.form))
+        yield page, server.object_info()
 
 
 def drawn(page: "Page", sheet: Sheet, prompt: dict[str, Any]) -> dict[str, Any]:
@@ -95,7 +103,7 @@ def as_app(workflow: dict[str, Any], form: Form | None) -> dict[str, Any]:
     return workflow | {"extra": workflow.get("extra", {}) | extra}
 
 
-def _save(path: Path, content: dict[str, Any]) -> None:
+def save(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

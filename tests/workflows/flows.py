@@ -18,6 +18,7 @@ NANO = {"steps": 1, "cfg": 2.0}
 """What nano asks for. Our own nodes take it from the checkpoint; KSampler cannot."""
 
 
+TRY = "Press **Run** to try it with the sample files. "
 LANE = 40
 """Room above a node for wires that pass by: behind it they look like its own."""
 
@@ -95,7 +96,7 @@ def lip_sync_a_video() -> Sheet:
     joined = g.join(made, made[1], clip[2])
     saved = g.save(joined)
     note = (
-        "### Make a face say a speech\n\nPress **Run** to try it with the sample files. Then choose your own **speech**"
+        "### Make a face say a speech\n\n" + TRY + "Then choose your own **speech**"
         " and **video**. The result appears at Save Video and is saved in ComfyUI's output folder."
     )
     groups = Row(
@@ -114,47 +115,69 @@ def talking_portrait() -> Sheet:
     made = g.add("LatentSyncVideo", "LatentSync: Video", video=picture, audio=speech)
     saved = g.save(made)
     note = (
-        "### Make a picture talk\n\nPress **Run** to try it with the sample files. Then choose your own **speech** and a"
+        "### Make a picture talk\n\n" + TRY + "Then choose your own **speech** and a"
         " **picture** with a face. The video is as long as the speech; still_fps sets its frame rate."
     )
     form = Form([(picture, "image", "Picture"), (speech, "audio", "Speech"), *_who(made)], saved)
     return Sheet("2 Talking portrait", g, note + MODELS, _three(speech, picture, made, saved), form)
 
 
-def two_people() -> Sheet:
-    g = Flow()
+@dataclass(frozen=True)
+class Talk:
+    """The nodes of two people's talk by what they do."""
+
+    clip: Node
+    loader: Node
+    pauses: list[Node]
+    turns: list[Node]
+    one: Node
+    two: Node
+    joined: Node
+
+
+def two_faces(g: Flow) -> tuple[tuple[Node, Node, Node], Talk]:
+    """The nodes that load the voices and the video, and all that follows up to Create Video."""
     first, second = g.speech(LEFT, "Voice of the left face"), g.speech(RIGHT, "Voice of the right face")
     video = g.video(TWO, "Video with two faces")
     clip, loader = g.parts(video), g.loader()
     # a sound minus itself is silence of its length: each one waits while the other speaks
-    quiet = [
+    pauses = [
         g.add("AudioMerge", f"Pause while {side} speaks", audio1=voice, audio2=voice, merge_method="subtract")
-        for side, voice in (("right", second), ("left", first))
+        for side, voice in (("left", first), ("right", second))
     ]
-    left = g.add("AudioConcat", "Left speaks, then is silent", audio1=first, audio2=quiet[0], direction="after")
-    right = g.add("AudioConcat", "Right is silent, then speaks", audio1=quiet[1], audio2=second, direction="after")
+    left = g.add("AudioConcat", "Left speaks, then is silent", audio1=first, audio2=pauses[1], direction="after")
+    right = g.add("AudioConcat", "Right is silent, then speaks", audio1=pauses[0], audio2=second, direction="after")
     both = g.add("AudioConcat", "What is heard", audio1=first, audio2=second, direction="after")
     own = {"model": loader, "vae": loader[1], "audio_encoder": loader[2], "fps": clip[2]}
     one = g.add("LatentSyncLipSync", "Left face", images=clip, audio=left, face="left", **own)
     two = g.add("LatentSyncLipSync", "Right face", images=one, audio=right, face="right", **own)
     joined = g.join(two, both, clip[2])
-    saved = g.save(joined)
+    return (first, second, video), Talk(clip, loader, pauses, [left, right, both], one, two, joined)
+
+
+def two_people() -> Sheet:
+    g = Flow()
+    files, nodes = two_faces(g)
+    saved = g.save(nodes.joined)
     note = (
-        "### Two people, two voices\n\nPress **Run** to try it with the sample files. Then choose a **video with two"
+        "### Two people, two voices\n\n" + TRY + "Then choose a **video with two"
         " faces** and a **voice for each**. The left face speaks first, then the right one; the other mouth rests"
         " meanwhile."
     )
     layout = Row(
         [
-            Group("1 · Choose files", [[first, second, video]]),
-            Group("2 · Who speaks when", [[*quiet, left, right, both]]),
+            Group("1 · Choose files", [[*files]]),
+            Group("2 · Who speaks when", [[*nodes.pauses, *nodes.turns]]),
             Stack(
                 [
                     Note(110),
                     Row(
                         [
-                            Group("3 · First the left face, then the right one", [[clip, one], [loader, two]]),
-                            Group("4 · Result", [[joined, saved]]),
+                            Group(
+                                "3 · First the left face, then the right one",
+                                [[nodes.clip, nodes.one], [nodes.loader, nodes.two]],
+                            ),
+                            Group("4 · Result", [[nodes.joined, saved]]),
                         ]
                     ),
                 ]
@@ -170,7 +193,7 @@ def long_video() -> Sheet:
     made = g.add("LatentSyncVideo", "LatentSync: Video", video=video, audio=speech)
     saved = g.save(made)
     note = (
-        "### Long videos\n\nPress **Run** to try it with the sample files. Then choose your own **speech** and **video**."
+        "### Long videos\n\n" + TRY + "Then choose your own **speech** and **video**."
         " The video is streamed from file to file: minutes of it need no more memory than seconds. Without a speech"
         " node, the video's own sound is used."
     )
@@ -184,9 +207,9 @@ def score_a_video() -> Sheet:
     found = g.add("LatentSyncScore", "LatentSync: Score", video=video)
     chart = g.add("PreviewImage", "Chart", images=found[3])
     note = (
-        "### Do the lips follow the sound?\n\nPress **Run** to try it with the sample file. Then choose your own **video**"
-        " with sound. The chart shows how open the mouth is against how loud the speech is, and which shift of the sound"
-        " fits best. Clips of five seconds and more give reliable numbers."
+        "### Do the lips follow the sound?\n\n" + TRY + "Then choose your own **video**"
+        " with sound. The chart shows how open the mouth is against how loud the speech is, and which shift of the"
+        " sound fits best. Clips of five seconds and more give reliable numbers."
     )
     groups = Row(
         [
@@ -199,64 +222,62 @@ def score_a_video() -> Sheet:
 
 
 def single_nodes() -> Sheet:
-    return _by_parts("6 Single nodes", PARTS_NOTE, _sampler)
+    return _by_parts("6 Single nodes", PARTS_NOTE, sampler)
 
 
 def ksampler() -> Sheet:
     return _by_parts("7 KSampler", KSAMPLER_NOTE, _ksampler)
 
 
-def _by_parts(title: str, note: str, sampler: Callable[[Flow, Node, Node], Node]) -> Sheet:
+def _by_parts(title: str, note: str, sampling: Callable[[Flow, Node, Node], Node]) -> Sheet:
     g = Flow()
     loader, speech, video = g.loader(), g.speech(), g.video()
     clip = g.parts(video)
-    done, sound, columns = _single(g, loader, speech, clip, clip[2], sampler)
+    done, sound, nodes = by_parts(g, loader, speech, clip, clip[2], sampling)
     joined = g.join(done, sound, clip[2])
     saved = g.save(joined)
-    faces, (fitted, heard, asked), latent, (crops, pasted) = columns
     layout = Row(
         [
             Stack([Note(250), Group("1 · Choose files", [[speech, video]])]),
-            Group("2 · Model and face", [[loader, clip, faces]]),
-            Group("3 · Listen", [[LANE, fitted, heard, asked]]),
-            Group("4 · Repaint the mouth", [[LANE, LANE, crops, latent]]),
-            Group("5 · Result", [[pasted, joined, saved]]),
+            Group("2 · Model and face", [[loader, clip, nodes.faces]]),
+            Group("3 · Listen", [[LANE, nodes.fitted, nodes.heard, nodes.asked]]),
+            Group("4 · Repaint the mouth", [[LANE, LANE, nodes.crops, nodes.latent]]),
+            Group("5 · Result", [[nodes.pasted, joined, saved]]),
         ]
     )
     return Sheet(title, g, note + MODELS, layout)
 
 
-def _single(
+@dataclass(frozen=True)
+class Parts:
+    """The single nodes by what they do."""
+
+    faces: Node
+    fitted: Node
+    heard: Node
+    asked: Node
+    latent: Node
+    crops: Node
+    pasted: Node
+
+
+def by_parts(
     g: Flow, loader: Node, speech: Any, images: Any, fps: Any, sampler: Callable[[Flow, Node, Node], Node]
-) -> tuple[Node, Any, tuple[Node, list[Node], Node, list[Node]]]:
-    """All nodes from Find Faces to Composite; the pictures, the sound, and the nodes by what they do."""
+) -> tuple[Any, Any, Parts]:
+    """All nodes from Find Faces to Composite: the pictures, the sound, and the nodes."""
     faces = g.add("LatentSyncFindFaces", "LatentSync: Find Faces", images=images, model=loader)
-    fitted = g.add(
-        "LatentSyncFitLength",
-        "LatentSync: Fit Length",
-        images=images,
-        audio=speech,
-        fps=fps,
-        crops=faces,
-        face_track=faces[1],
-    )
+    found = {"crops": faces, "face_track": faces[1]}
+    fitted = g.add("LatentSyncFitLength", "LatentSync: Fit Length", images=images, audio=speech, fps=fps, **found)
     heard = g.add("LatentSyncEncodeAudio", "LatentSync: Encode Audio", audio_encoder=loader[2], audio=fitted[1])
-    asked = g.add(
-        "LatentSyncCondition",
-        "LatentSync: Condition",
-        vae=loader[1],
-        crops=fitted[2],
-        audio=heard,
-        face_track=fitted[3],
-        fps=fps,
-    )
+    found = {"crops": fitted[2], "face_track": fitted[3]}
+    asked = g.add("LatentSyncCondition", "LatentSync: Condition", vae=loader[1], audio=heard, fps=fps, **found)
     latent = sampler(g, loader, asked)
     crops = g.add("VAEDecode", "VAE Decode", samples=latent, vae=loader[1])
     done = g.add("LatentSyncComposite", "LatentSync: Composite", images=fitted, crops=crops, face_track=fitted[3])
-    return done, fitted[1], (faces, [fitted, heard, asked], latent, [crops, done])
+    return done, fitted[1], Parts(faces, fitted, heard, asked, latent, crops, done)
 
 
-def _sampler(g: Flow, loader: Node, asked: Node) -> Node:
+def sampler(g: Flow, loader: Node, asked: Node) -> Node:
     cond = {"positive": asked, "negative": asked[1], "latent": asked[2]}
     return g.add("LatentSyncSampler", "LatentSync: Sampler", model=loader, **cond)
 
@@ -298,14 +319,14 @@ MODELS = (
 )
 FACE_FILE = "\n\nIf the node asks for face-landmarker, run the node **LatentSync: Download Model** once."
 PARTS_NOTE = (
-    "### The single nodes\n\nPress **Run** to try it with the sample files. Then choose your own **speech** and **video**,"
+    "### The single nodes\n\n" + TRY + "Then choose your own **speech** and **video**,"
     " and put other nodes in between as you like, such as an upscaler before Composite. Another speech or seed does not"
     " find the faces again."
 )
 KSAMPLER_NOTE = (
-    "### ComfyUI's own KSampler\n\nPress **Run** to try it with the sample files. KSampler does nearly the same as"
-    " LatentSync: Sampler: with sampler **ddim**, and scheduler **simple** for nano's one step or **ddim_uniform** for the"
-    " 20 steps of 1.5 and 1.6 (cfg 1.5)."
+    "### ComfyUI's own KSampler\n\n" + TRY + "KSampler does nearly the same as"
+    " LatentSync: Sampler: with sampler **ddim**, and scheduler **simple** for nano's one step or **ddim_uniform** for"
+    " the 20 steps of 1.5 and 1.6 (cfg 1.5)."
 )
 
 FLOWS: dict[str, Callable[[], Sheet]] = {

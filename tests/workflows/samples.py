@@ -1,7 +1,7 @@
 """Make latentsync/assets/samples/ anew: python -m tests.workflows.samples
 
-Small clips for the templates' first run: the portrait swaying while it says something, the same beside a recolored mirror
-image of itself, and a voice for each. Needs flite (a free speech synthesizer) and the files that nano needs.
+Small clips for the templates' first run: the portrait swaying while it says something, the same beside a recolored
+mirror image of itself, and a voice for each. Needs flite (a free speech synthesizer) and the files that nano needs.
 """
 
 import subprocess

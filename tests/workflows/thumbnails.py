@@ -81,9 +81,8 @@ def score(studio: Studio) -> np.ndarray:
 def single_nodes(studio: Studio) -> np.ndarray:
     (face,) = studio.finder.detect(studio.before[0])
     found = numbered(studio.before[0], {0: tuple(face.box)}, 0)
-    top, left, side = FACE
     (after,) = studio.open(studio.after, 1)
-    return rows([[found[:, 110:366], np.concatenate((after[:, 89:267],))]])
+    return rows([[found[:, 110:366], after[:, 89:267]]])
 
 
 def ksampler(studio: Studio) -> np.ndarray:
