@@ -22,8 +22,6 @@ TRY = "Press **Run** to try it with the sample files. "
 LANE = 40
 """Room above a node for wires that pass by: behind it they look like its own."""
 
-NANO_OWN = {"steps": 1, "guidance": 2.0}
-
 
 class Flow(Graph):
     """A graph whose nodes have titles for people who read the JSON or the canvas."""
@@ -64,8 +62,7 @@ def filled(prompt: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any
         for name, rules in {**kinds.get("required", {}), **kinds.get("optional", {})}.items():
             facts = rules[1] if len(rules) > 1 else {}
             if "default" in facts:
-                own = NANO_OWN.get(name) if facts["default"] else None
-                node["inputs"].setdefault(name, facts["default"] if own is None else own)
+                node["inputs"].setdefault(name, facts["default"])
     return out
 
 

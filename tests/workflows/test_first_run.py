@@ -99,7 +99,7 @@ def apart(boxes: list[tuple[str, str, list[float]]]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("title", TITLES)
 def test_opens_readable(fresh, title):
-    """Large enough, all of it in view, nothing missing; in the classic canvas and in Nodes 2.0 nothing over anything."""
+    """Large enough, all of it in view, nothing missing; nothing over anything in the classic canvas and in Nodes 2.0."""
     fresh.open(title)
     assert fresh.complaints() == []
     seen, boxes = fresh.page.evaluate(ROOM), fresh.boxes()
