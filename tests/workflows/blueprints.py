@@ -77,8 +77,8 @@ def two_people() -> Blueprint:
     asked = [("checkpoint", "checkpoint", [nodes.loader]), ("seed", "seed", both), ("fit", "fit", both)]
     layout = Row(
         [
-            Group("Who speaks when", [nodes.pauses, nodes.turns]),
-            Group("First the left face, then the right one", [[nodes.clip, nodes.one], [nodes.loader, nodes.two]]),
+            Group("Model, who speaks when", [[nodes.loader, *nodes.pauses], [*nodes.turns]]),
+            Group("First the left face, then the right one", [[nodes.clip, nodes.one], [nodes.two]]),
             Group("Result", [[nodes.joined]]),
         ]
     )

@@ -1,6 +1,5 @@
 """ComfyUI's front end in a headless browser: workflows loaded, laid out and read back as a user would have them."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -85,21 +84,30 @@ def open_template(page: "Page", pack: str, title: str) -> None:
     page.wait_for_timeout(1500)  # previews have their sizes, and what is missing has been looked for
 
 
+def fetch_template(page: "Page", pack: str, title: str) -> None:
+    """What the template browser does for a click on a card, without drawing its hundreds of cards."""
+    page.evaluate(
+        """async ([pack, title]) => {
+          const address = `/api/workflow_templates/${pack}/${encodeURIComponent(title)}.json`
+          const workflow = await (await fetch(address)).json()
+          await app.loadGraphData(workflow, true, true, title, { openSource: 'template' })
+        }""",
+        [pack, title],
+    )
+    page.wait_for_timeout(1500)
+
+
 def arrange(page: "Page", what: str, *values: Any) -> Any:
     """Call one of the functions of arrange.js."""
     script = (Path(__file__).parent / "arrange.js").read_text(encoding="utf-8")
     return page.evaluate(f"values => ({script})['{what}'](...values)", list(values))
 
 
-def graph_of(prompt: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
-    """A prompt as its nodes' kinds, titles and the inputs that they know; the front end adds some of its own.
-
-    known: what /object_info says.
-    """
+def graph_of(prompt: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
+    """A prompt as its nodes' kinds, titles and the inputs that its twin names; hosts add some of their own."""
     out = {}
-    for node, said in json.loads(json.dumps(prompt)).items():
-        inputs = known[said["class_type"]]["input"]
-        names = {name for kind in inputs.values() for name in kind}
-        own = {name: value for name, value in said["inputs"].items() if name in names}
+    for node, said in prompt.items():
+        named = like.get(node, {}).get("inputs", {})
+        own = {name: value for name, value in said["inputs"].items() if name in named}
         out[node] = (said["class_type"], said["_meta"]["title"], own)
     return out

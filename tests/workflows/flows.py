@@ -164,7 +164,7 @@ def two_people() -> Sheet:
     layout = Row(
         [
             Group("1 · Choose files", [[*files]]),
-            Group("2 · Who speaks when", [[*nodes.pauses, *nodes.turns]]),
+            Group("2 · Model, who speaks when", [[nodes.loader, *nodes.pauses, *nodes.turns]]),
             Stack(
                 [
                     Note(110),
@@ -172,7 +172,7 @@ def two_people() -> Sheet:
                         [
                             Group(
                                 "3 · First the left face, then the right one",
-                                [[nodes.clip, nodes.one], [nodes.loader, nodes.two]],
+                                [[nodes.clip, nodes.one], [LANE, nodes.two]],
                             ),
                             Group("4 · Result", [[nodes.joined, saved]]),
                         ]
