@@ -101,7 +101,7 @@ def queue(
     """Run a workflow on a running ComfyUI and fetch what it makes.
 
     \b
-      latentsync queue example_workflows/api/one_node.json -i "Video of a face.file=clip.mp4" \\
+      latentsync queue example_workflows/api/lip_sync_a_video.json -i "Video of a face.file=clip.mp4" \\
           -i "Speech.audio=speech.wav" --set "LatentSync: Lip Sync.seed=7" -o results
 
     Prints the paths of the results. Ctrl-C withdraws the run from the server.

@@ -1,7 +1,7 @@
 """Runs API-form workflows on a ComfyUI server: files up, values set, progress followed, results down.
 
 async with ComfyClient("http://127.0.0.1:8188") as client:
-    result = await client.run("one_node.json", inputs={"Load Video.file": "clip.mp4"}, values={"3.seed": 7})
+    result = await client.run("lip_sync_a_video.json", inputs={"Load Video.file": "clip.mp4"}, values={"3.seed": 7})
     paths = await client.download(result, "results")
 """
 

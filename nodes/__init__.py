@@ -17,6 +17,7 @@ class LatentSyncExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         # schemas are built after this call and ask for the folder's files
         host.register_folders()
+        host.bring_samples()
         add_routes(host.routes())
         return [
             LatentSyncLoader,

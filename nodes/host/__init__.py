@@ -32,6 +32,7 @@ from .models import (
     syncnets,
 )
 from .progress import Stages, blocked, graph, routes, warn
+from .samples import bring_samples
 from .sampling import OneNoise, engine_models, engine_steps, sample
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Stages",
     "belongings",
     "blocked",
+    "bring_samples",
     "changed",
     "checkpoints",
     "download",

@@ -17,19 +17,35 @@ from ..nodes.graphs import Graph
 from ..nodes.run import Run
 from ..nodes.server import ROOT, ComfyServer
 from ..tiny import face_model
+from .flows import FACE, LEFT, PORTRAIT, RIGHT, TWO, VOICE
 
 FOLDER = ROOT / "example_workflows"
 QUICK = {"steps": 2, "guidance": 1.0, "cfg": 1.0}
 """Two steps without guidance: enough to see that a mouth is repainted."""
+CLIPS = {
+    FACE: "face.mp4",
+    PORTRAIT: "face.png",
+    TWO: "two_people.mp4",
+    VOICE: "speech.flac",
+    LEFT: "voice_a.flac",
+    RIGHT: "voice_b.flac",
+}
+"""What the tests take in place of the samples: shorter, and with real speakers where there are some."""
+
+
+def as_shipped(name: str) -> Graph:
+    """example_workflows/api/<name>.json."""
+    return Graph(json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8")))
 
 
 def api(name: str, **changes: Any) -> Graph:
-    """example_workflows/api/<name>.json, with other values wherever a node has such an input and no wire there."""
-    prompt = json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
-    for node in prompt.values():
-        own = {key for key, value in node["inputs"].items() if not isinstance(value, list)}
+    """The same with the tests' clips, and other values wherever a node has such an input and no wire there."""
+    graph = as_shipped(name)
+    for node in graph.prompt.values():
+        own = {key: value for key, value in node["inputs"].items() if not isinstance(value, list)}
+        node["inputs"] |= {key: CLIPS.get(value, value) for key, value in own.items()}
         node["inputs"] |= {key: value for key, value in changes.items() if key in own}
-    return Graph(prompt)
+    return graph
 
 
 def the(graph: Graph, kind: str, number: int = 0) -> str:

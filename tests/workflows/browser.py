@@ -1,6 +1,5 @@
 """ComfyUI's front end in a headless browser: workflows loaded, laid out and read back as a user would have them."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ..nodes.server import ComfyServer
-from .flows import Sheet
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -75,43 +73,41 @@ def as_prompt(page: "Page") -> dict[str, Any]:
     return page.evaluate("async () => (await app.graphToPrompt()).output")
 
 
-def lay_out(page: "Page", sheet: Sheet) -> dict[str, Any]:
-    """Put the loaded nodes in columns and groups, add the note, and give the workflow back as it would be saved."""
-    arrange = (Path(__file__).parent / "layout.js").read_text(encoding="utf-8")
-    return json.loads(page.evaluate(arrange, {"note": sheet.note, "groups": sheet.groups}))
+def open_template(page: "Page", pack: str, title: str) -> None:
+    """As a user does: the template browser, the pack, the card."""
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    dialog = page.get_by_role("dialog").last
+    dialog.get_by_text(pack, exact=True).first.click()
+    dialog.get_by_text(title, exact=True).first.click()
+    dialog.wait_for(state="hidden")
+    page.wait_for_function("title => document.title.includes(title)", arg=title.removesuffix(".app"))
+    page.wait_for_timeout(1500)  # previews have their sizes, and what is missing has been looked for
 
 
-def picture(page: "Page", widest: int = 2000) -> bytes:
-    """All of the loaded graph as a JPEG, at full size as long as it is not wider than that."""
-    x, y, w, h = page.evaluate(BOUNDS)
-    width = min(widest, round(w))
-    page.set_viewport_size({"width": width, "height": round(width * h / w)})
-    page.wait_for_timeout(500)
+def fetch_template(page: "Page", pack: str, title: str) -> None:
+    """What the template browser does for a click on a card, without drawing its hundreds of cards."""
     page.evaluate(
-        "([x, y, s]) => { app.canvas.ds.scale = s; app.canvas.ds.offset = [-x, -y]; app.canvas.setDirty(true, true) }",
-        [x, y, width / w],
+        """async ([pack, title]) => {
+          const address = `/api/workflow_templates/${pack}/${encodeURIComponent(title)}.json`
+          const workflow = await (await fetch(address)).json()
+          await app.loadGraphData(workflow, true, true, title, { openSource: 'template' })
+        }""",
+        [pack, title],
     )
     page.wait_for_timeout(1500)
-    return page.screenshot(type="jpeg", quality=82)
 
 
-BOUNDS = """() => {
-  const boxes = [...app.graph.nodes.map(n => [n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0], n.pos[1] + n.size[1]]),
-    ...app.graph.groups.map(g => [g.pos[0], g.pos[1], g.pos[0] + g.size[0], g.pos[1] + g.size[1]])]
-  const left = Math.min(...boxes.map(b => b[0])) - 20, top = Math.min(...boxes.map(b => b[1])) - 20
-  return [left, top, Math.max(...boxes.map(b => b[2])) + 20 - left, Math.max(...boxes.map(b => b[3])) + 20 - top]
-}"""
+def arrange(page: "Page", what: str, *values: Any) -> Any:
+    """Call one of the functions of arrange.js."""
+    script = (Path(__file__).parent / "arrange.js").read_text(encoding="utf-8")
+    return page.evaluate(f"values => ({script})['{what}'](...values)", list(values))
 
 
-def graph_of(prompt: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
-    """A prompt as its nodes' kinds, titles and the inputs that they know; the front end adds some of its own.
-
-    known: what /object_info says.
-    """
+def graph_of(prompt: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
+    """A prompt as its nodes' kinds, titles and the inputs that its twin names; hosts add some of their own."""
     out = {}
-    for node, said in json.loads(json.dumps(prompt)).items():
-        inputs = known[said["class_type"]]["input"]
-        names = {name for kind in inputs.values() for name in kind}
-        own = {name: value for name, value in said["inputs"].items() if name in names}
+    for node, said in prompt.items():
+        named = like.get(node, {}).get("inputs", {})
+        own = {name: value for name, value in said["inputs"].items() if name in named}
         out[node] = (said["class_type"], said["_meta"]["title"], own)
     return out

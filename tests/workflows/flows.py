@@ -1,31 +1,26 @@
 """The example workflows, written once: what each one wires up, and how it lies on the canvas."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from latentsync.settings import Settings
 
 from ..nodes.graphs import Graph, Node
+from .layout import Group, Note, Part, Row, Stack
 
-SAMPLING = {
-    "seed": Settings.seed,
-    "steps": 1,  # what nano asks for
-    "guidance": 2.0,
-    "solver": Settings.solver,
-}
-HOW = {"checkpoint": "nano", "fit": Settings.fit, "face": Settings.face, **SAMPLING, "paste": Settings.paste}
-STREAMED = {
-    **HOW,
-    "still_fps": Settings.still_fps,
-    "window_batch": Settings.window_batch,
-    "save_to": "temp",
-    "filename_prefix": "video/LatentSync",
-}
+FACE, PORTRAIT, TWO = "latentsync_face.mp4", "latentsync_portrait.jpg", "latentsync_two_people.mp4"
+VOICE, LEFT, RIGHT = "latentsync_voice.flac", "latentsync_voice_left.flac", "latentsync_voice_right.flac"
+"""The samples that nodes/host/samples.py brings into the input folder."""
 
-Columns = list[list[str | int]]
-LANE = 110
-"""Room for the wires of one more node above a column."""
+NANO = {"steps": 1, "cfg": 2.0}
+"""What nano asks for. Our own nodes take it from the checkpoint; KSampler cannot."""
+
+
+TRY = "Press **Run** to try it with the sample files. "
+LANE = 40
+"""Room above a node for wires that pass by: behind it they look like its own."""
 
 
 class Flow(Graph):
@@ -36,16 +31,17 @@ class Flow(Graph):
         self.prompt[node.id]["_meta"] = {"title": title}
         return node
 
-    def clip(self, name: str = "face.mp4", title: str = "Video of a face") -> tuple[Node, Node]:
-        """A video file and its pictures, sound and frame rate."""
-        video = self.add("LoadVideo", title, file=name)
-        return video, self.add("GetVideoComponents", "Pictures, sound, frame rate", video=video)
+    def video(self, name: str = FACE, title: str = "Video of a face") -> Node:
+        return self.add("LoadVideo", title, file=name)
 
-    def speech(self, name: str = "speech.flac", title: str = "Speech") -> Node:
+    def parts(self, video: Node) -> Node:
+        return self.add("GetVideoComponents", "Pictures, sound, frame rate", video=video)
+
+    def speech(self, name: str = VOICE, title: str = "Speech") -> Node:
         return self.add("LoadAudio", title, audio=name)
 
     def loader(self) -> Node:
-        return self.add("LatentSyncLoader", "LatentSync: Load Model", checkpoint="nano", resolution=0, dtype="auto")
+        return self.add("LatentSyncLoader", "LatentSync: Load Model")
 
     def save(self, video: Any, title: str = "Save Video") -> Node:
         return self.add(
@@ -53,109 +49,234 @@ class Flow(Graph):
         )
 
     def join(self, images: Any, audio: Any, fps: Any) -> Node:
-        return self.save(self.add("CreateVideo", "Create Video", images=images, fps=fps, audio=audio))
+        return self.add("CreateVideo", "Create Video", images=images, fps=fps, audio=audio)
+
+
+def filled(prompt: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The prompt with the defaults that our nodes' widgets have. known: what /object_info says."""
+    out = copy.deepcopy(dict(prompt))
+    for node in out.values():
+        if not node["class_type"].startswith("LatentSync"):
+            continue
+        kinds = known[node["class_type"]]["input"]
+        for name, rules in {**kinds.get("required", {}), **kinds.get("optional", {})}.items():
+            facts = rules[1] if len(rules) > 1 else {}
+            if "default" in facts:
+                node["inputs"].setdefault(name, facts["default"])
+    return out
+
+
+@dataclass(frozen=True)
+class Form:
+    """App mode: node, widget and label of what the form asks for, and the node whose result it shows."""
+
+    asked: list[tuple[Node, str, str]]
+    result: Node
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """How a workflow lies on the canvas: titled groups from left to right, each with columns of node ids.
+    """title: the file's name, which the template browser shows. note: its text."""
 
-    A number in a column is empty room: it keeps wires that pass by from looking like wires of the node.
-    """
-
+    title: str
     flow: Flow
     note: str
-    groups: list[tuple[str, Columns]]
+    layout: Part
+    form: Form | None = field(default=None)
 
 
-def one_node() -> Sheet:
+def lip_sync_a_video() -> Sheet:
     g = Flow()
-    video, parts = g.clip()
-    speech = g.speech()
-    made = g.add("LatentSyncLipSync", "LatentSync: Lip Sync", images=parts, audio=speech, fps=parts[2], **HOW)
-    saved = g.join(made, made[1], parts[2])
+    speech, video = g.speech(), g.video()
+    clip = g.parts(video)
+    made = g.add("LatentSyncLipSync", "LatentSync: Lip Sync", images=clip, audio=speech, fps=clip[2])
+    joined = g.join(made, made[1], clip[2])
+    saved = g.save(joined)
     note = (
-        "### Make a face say a speech\n\nChoose your **video** and your **speech**, then press **Run**. The result"
-        " appears at Save Video and lies in ComfyUI's output folder."
+        "### Make a face say a speech\n\n" + TRY + "Then choose your own **speech**"
+        " and **video**. The result appears at Save Video and is saved in ComfyUI's output folder."
     )
-    groups = [("1 · Choose files", _columns([video, speech])), ("2 · Lip sync", _columns([parts], [LANE, made])),
-              ("3 · Result", _columns([_before(g, saved)], [saved]))]  # fmt: skip
-    return Sheet(g, note + MODELS, groups)
+    groups = Row(
+        [
+            Group("1 · Choose files", [[speech, video]]),
+            Group("2 · Lip sync", [[LANE, clip], [made]]),
+            Group("3 · Result", [[LANE, joined, saved]]),
+        ]
+    )
+    return Sheet("1 Lip sync a video", g, note + MODELS, Stack([Note(96), groups]))
 
 
-def parts() -> Sheet:
-    return _by_parts(stock=False)
+def talking_portrait() -> Sheet:
+    g = Flow()
+    speech, picture = g.speech(), g.add("LoadImage", "Picture of a face", image=PORTRAIT)
+    made = g.add("LatentSyncVideo", "LatentSync: Video", video=picture, audio=speech)
+    saved = g.save(made)
+    note = (
+        "### Make a picture talk\n\n" + TRY + "Then choose your own **speech** and a"
+        " **picture** with a face. The video is as long as the speech; still_fps sets its frame rate."
+    )
+    form = Form([(picture, "image", "Picture"), (speech, "audio", "Speech"), *_who(made)], saved)
+    return Sheet("2 Talking portrait", g, note + MODELS, _three(speech, picture, made, saved), form)
+
+
+@dataclass(frozen=True)
+class Talk:
+    """The nodes of two people's talk by what they do."""
+
+    clip: Node
+    loader: Node
+    pauses: list[Node]
+    turns: list[Node]
+    one: Node
+    two: Node
+    joined: Node
+
+
+def two_faces(g: Flow) -> tuple[tuple[Node, Node, Node], Talk]:
+    """The nodes that load the voices and the video, and all that follows up to Create Video."""
+    first, second = g.speech(LEFT, "Voice of the left face"), g.speech(RIGHT, "Voice of the right face")
+    video = g.video(TWO, "Video with two faces")
+    clip, loader = g.parts(video), g.loader()
+    # a sound minus itself is silence of its length: each one waits while the other speaks
+    pauses = [
+        g.add("AudioMerge", f"Pause while {side} speaks", audio1=voice, audio2=voice, merge_method="subtract")
+        for side, voice in (("left", first), ("right", second))
+    ]
+    left = g.add("AudioConcat", "Left speaks, then is silent", audio1=first, audio2=pauses[1], direction="after")
+    right = g.add("AudioConcat", "Right is silent, then speaks", audio1=pauses[0], audio2=second, direction="after")
+    both = g.add("AudioConcat", "What is heard", audio1=first, audio2=second, direction="after")
+    own = {"model": loader, "vae": loader[1], "audio_encoder": loader[2], "fps": clip[2]}
+    one = g.add("LatentSyncLipSync", "Left face", images=clip, audio=left, face="left", **own)
+    two = g.add("LatentSyncLipSync", "Right face", images=one, audio=right, face="right", **own)
+    joined = g.join(two, both, clip[2])
+    return (first, second, video), Talk(clip, loader, pauses, [left, right, both], one, two, joined)
+
+
+def two_people() -> Sheet:
+    g = Flow()
+    files, nodes = two_faces(g)
+    saved = g.save(nodes.joined)
+    note = (
+        "### Two people, two voices\n\n" + TRY + "Then choose a **video with two"
+        " faces** and a **voice for each**. The left face speaks first, then the right one; the other mouth rests"
+        " meanwhile."
+    )
+    layout = Row(
+        [
+            Group("1 · Choose files", [[*files]]),
+            Group("2 · Model, who speaks when", [[nodes.loader, *nodes.pauses, *nodes.turns]]),
+            Stack(
+                [
+                    Note(110),
+                    Row(
+                        [
+                            Group(
+                                "3 · First the left face, then the right one",
+                                [[nodes.clip, nodes.one], [LANE, nodes.two]],
+                            ),
+                            Group("4 · Result", [[nodes.joined, saved]]),
+                        ]
+                    ),
+                ]
+            ),
+        ]
+    )
+    return Sheet("3 Two people", g, note + MODELS, layout)
+
+
+def long_video() -> Sheet:
+    g = Flow()
+    speech, video = g.speech(), g.video()
+    made = g.add("LatentSyncVideo", "LatentSync: Video", video=video, audio=speech)
+    saved = g.save(made)
+    note = (
+        "### Long videos\n\n" + TRY + "Then choose your own **speech** and **video**."
+        " The video is streamed from file to file: minutes of it need no more memory than seconds. Without a speech"
+        " node, the video's own sound is used."
+    )
+    form = Form([(video, "file", "Video"), (speech, "audio", "Speech"), *_who(made)], saved)
+    return Sheet("4 Long video", g, note + MODELS, _three(speech, video, made, saved), form)
+
+
+def score_a_video() -> Sheet:
+    g = Flow()
+    video = g.video(title="Video to score")
+    found = g.add("LatentSyncScore", "LatentSync: Score", video=video)
+    chart = g.add("PreviewImage", "Chart", images=found[3])
+    note = (
+        "### Do the lips follow the sound?\n\n" + TRY + "Then choose your own **video**"
+        " with sound. The chart shows how open the mouth is against how loud the speech is, and which shift of the"
+        " sound fits best. Clips of five seconds and more give reliable numbers."
+    )
+    groups = Row(
+        [
+            Group("1 · Choose a file", [[video]]),
+            Group("2 · Score", [[found]], grown=650),
+            Group("3 · Chart", [[chart]]),
+        ]
+    )
+    return Sheet("5 Score a video", g, note + FACE_FILE, Stack([Note(96), groups]))
+
+
+def single_nodes() -> Sheet:
+    return _by_parts("6 Single nodes", PARTS_NOTE, sampler)
 
 
 def ksampler() -> Sheet:
-    return _by_parts(stock=True)
+    return _by_parts("7 KSampler", KSAMPLER_NOTE, _ksampler)
 
 
-def _by_parts(*, stock: bool) -> Sheet:
+def _by_parts(title: str, note: str, sampling: Callable[[Flow, Node, Node], Node]) -> Sheet:
     g = Flow()
-    video, clip = g.clip()
-    speech, loader = g.speech(), g.loader()
-    faces = g.add(
-        "LatentSyncFindFaces",
-        "LatentSync: Find Faces",
-        images=clip,
-        face=Settings.face,
-        model=loader,
-        resolution=0,
-        preview_frame=0,
+    loader, speech, video = g.loader(), g.speech(), g.video()
+    clip = g.parts(video)
+    done, sound, nodes = by_parts(g, loader, speech, clip, clip[2], sampling)
+    joined = g.join(done, sound, clip[2])
+    saved = g.save(joined)
+    layout = Row(
+        [
+            Stack([Note(250), Group("1 · Choose files", [[speech, video]])]),
+            Group("2 · Model and face", [[loader, clip, nodes.faces]]),
+            Group("3 · Listen", [[LANE, nodes.fitted, nodes.heard, nodes.asked]]),
+            Group("4 · Repaint the mouth", [[LANE, LANE, nodes.crops, nodes.latent]]),
+            Group("5 · Result", [[nodes.pasted, joined, saved]]),
+        ]
     )
-    look = g.add("PreviewImage", "Which face", images=faces[2])
-    fitted = g.add(
-        "LatentSyncFitLength",
-        "LatentSync: Fit Length",
-        images=clip,
-        audio=speech,
-        fps=clip[2],
-        fit=Settings.fit,
-        crops=faces,
-        face_track=faces[1],
-    )
+    return Sheet(title, g, note + MODELS, layout)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The single nodes by what they do."""
+
+    faces: Node
+    fitted: Node
+    heard: Node
+    asked: Node
+    latent: Node
+    crops: Node
+    pasted: Node
+
+
+def by_parts(
+    g: Flow, loader: Node, speech: Any, images: Any, fps: Any, sampler: Callable[[Flow, Node, Node], Node]
+) -> tuple[Any, Any, Parts]:
+    """All nodes from Find Faces to Composite: the pictures, the sound, and the nodes."""
+    faces = g.add("LatentSyncFindFaces", "LatentSync: Find Faces", images=images, model=loader)
+    found = {"crops": faces, "face_track": faces[1]}
+    fitted = g.add("LatentSyncFitLength", "LatentSync: Fit Length", images=images, audio=speech, fps=fps, **found)
     heard = g.add("LatentSyncEncodeAudio", "LatentSync: Encode Audio", audio_encoder=loader[2], audio=fitted[1])
-    asked = g.add(
-        "LatentSyncCondition",
-        "LatentSync: Condition",
-        vae=loader[1],
-        crops=fitted[2],
-        audio=heard,
-        face_track=fitted[3],
-        fps=clip[2],
-    )
-    latent = (_ksampler if stock else _sampler)(g, loader, asked)
+    found = {"crops": fitted[2], "face_track": fitted[3]}
+    asked = g.add("LatentSyncCondition", "LatentSync: Condition", vae=loader[1], audio=heard, fps=fps, **found)
+    latent = sampler(g, loader, asked)
     crops = g.add("VAEDecode", "VAE Decode", samples=latent, vae=loader[1])
-    done = g.add(
-        "LatentSyncComposite",
-        "LatentSync: Composite",
-        images=fitted,
-        crops=crops,
-        face_track=fitted[3],
-        paste=Settings.paste,
-    )
-    saved = g.join(done, fitted[1], clip[2])
-    groups = [
-        ("1 · Choose files and model", _columns([video, speech], [clip, LANE // 2, loader])),
-        ("2 · Find the face", _columns([LANE, faces, look])),
-        ("3 · Listen", _columns([LANE // 2, fitted, heard], [LANE, asked])),
-        ("4 · Repaint the mouth", _columns([LANE, latent], [LANE // 2, crops, done])),
-        ("5 · Result", _columns([_before(g, saved)], [saved])),
-    ]
-    return Sheet(g, (KSAMPLER_NOTE if stock else PARTS_NOTE) + MODELS, groups)
+    done = g.add("LatentSyncComposite", "LatentSync: Composite", images=fitted, crops=crops, face_track=fitted[3])
+    return done, fitted[1], Parts(faces, fitted, heard, asked, latent, crops, done)
 
 
-def _sampler(g: Flow, loader: Node, asked: Node) -> Node:
-    return g.add(
-        "LatentSyncSampler",
-        "LatentSync: Sampler",
-        model=loader,
-        positive=asked,
-        negative=asked[1],
-        latent=asked[2],
-        **SAMPLING,
-    )
+def sampler(g: Flow, loader: Node, asked: Node) -> Node:
+    cond = {"positive": asked, "negative": asked[1], "latent": asked[2]}
+    return g.add("LatentSyncSampler", "LatentSync: Sampler", model=loader, **cond)
 
 
 def _ksampler(g: Flow, loader: Node, asked: Node) -> Node:
@@ -164,126 +285,55 @@ def _ksampler(g: Flow, loader: Node, asked: Node) -> Node:
         "KSampler",
         model=loader,
         seed=Settings.seed,
-        steps=SAMPLING["steps"],
-        cfg=SAMPLING["guidance"],
         sampler_name="ddim",
         scheduler="simple",  # its one step is the noisiest; that of ddim_uniform, which fits 20, is the last of them
         positive=asked,
         negative=asked[1],
         latent_image=asked[2],
         denoise=1.0,
+        **NANO,
     )
 
 
-def still() -> Sheet:
-    g = Flow()
-    picture = g.add("LoadImage", "Picture of a face", image="face.png")
-    speech = g.speech()
-    made = g.add("LatentSyncVideo", "LatentSync: Video", video=picture, audio=speech, **STREAMED)
-    saved = g.save(made)
-    note = (
-        "### Make a picture talk\n\nChoose a **picture** with a face and a **speech**, then press **Run**. The video"
-        " is as long as the speech; still_fps sets its frame rate."
+def _three(speech: Node, source: Node, made: Node, saved: Node) -> Part:
+    groups = Row(
+        [
+            Group("1 · Choose files", [[speech, source]]),
+            Group("2 · Lip sync", [[made]]),
+            Group("3 · Result", [[saved]]),
+        ]
     )
-    groups = [("1 · Choose files", _columns([picture, speech])), ("2 · Lip sync", _columns([made])),
-              ("3 · Result", _columns([saved]))]  # fmt: skip
-    return Sheet(g, note + MODELS, groups)
+    return Stack([Note(96), groups])
 
 
-def long_video() -> Sheet:
-    g = Flow()
-    video, speech = g.add("LoadVideo", "Video of a face", file="face.mp4"), g.speech()
-    made = g.add("LatentSyncVideo", "LatentSync: Video", video=video, audio=speech, **STREAMED)
-    saved = g.save(made)
-    note = (
-        "### Long videos\n\nChoose your **video** and your **speech**, then press **Run**. The video is streamed from"
-        " file to file, so that minutes of it need no more memory than seconds. Without a speech node the video's own"
-        " sound is taken."
-    )
-    groups = [("1 · Choose files", _columns([video, speech])), ("2 · Lip sync, streamed", _columns([made])),
-              ("3 · Result", _columns([saved]))]  # fmt: skip
-    return Sheet(g, note + MODELS, groups)
-
-
-def two_people() -> Sheet:
-    g = Flow()
-    video, clip = g.clip("two_people.mp4", "Video with two faces")
-    first, second = (
-        g.speech("voice_a.flac", "Voice of the left face"),
-        g.speech("voice_b.flac", "Voice of the right face"),
-    )
-    loader = g.loader()
-    # a sound minus itself is silence of its length: each one waits while the other speaks
-    quiet = [
-        g.add("AudioMerge", f"Silence as long as the {side}", audio1=voice, audio2=voice, merge_method="subtract")
-        for side, voice in (("right voice", second), ("left voice", first))
-    ]
-    left = g.add("AudioConcat", "Left speaks, then is silent", audio1=first, audio2=quiet[0], direction="after")
-    right = g.add("AudioConcat", "Right is silent, then speaks", audio1=quiet[1], audio2=second, direction="after")
-    both = g.add("AudioConcat", "What is heard", audio1=first, audio2=second, direction="after")
-    own = {"model": loader, "vae": loader[1], "audio_encoder": loader[2], "fps": clip[2]}
-    one = g.add("LatentSyncLipSync", "Left face", images=clip, audio=left, **HOW | {"face": "left"}, **own)
-    two = g.add("LatentSyncLipSync", "Right face", images=one, audio=right, **HOW | {"face": "right"}, **own)
-    saved = g.join(two, both, clip[2])
-    note = (
-        "### Two people, two voices\n\nChoose a **video with two faces** and a **voice for each**, then press **Run**."
-        " The left face speaks first, then the right one; the other mouth rests meanwhile."
-    )
-    groups = [
-        ("1 · Choose files", _columns([video, first, second])),
-        ("2 · Who speaks when", _columns([clip, *quiet], [LANE, left, right, both, loader])),
-        ("3 · First the left face, then the right one", _columns([LANE, one], [LANE, two])),
-        ("4 · Result", _columns([_before(g, saved)], [saved])),
-    ]
-    return Sheet(g, note + MODELS, groups)
-
-
-def score() -> Sheet:
-    g = Flow()
-    video = g.add("LoadVideo", "Video to score", file="face.mp4")
-    found = g.add(
-        "LatentSyncScore",
-        "LatentSync: Score",
-        video=video,
-        fps=float(Settings.still_fps),
-        face=Settings.face,
-        syncnet="none",
-    )
-    chart = g.add("PreviewImage", "Chart", images=found[3])
-    note = (
-        "### Do the lips follow the sound?\n\nChoose a **video** with sound, then press **Run**. The chart shows how"
-        " open the mouth is against how loud the speech is, and which shift of the sound fits best."
-    )
-    groups = [("1 · Choose a file", _columns([video])), ("2 · Score", _columns([found])),
-              ("3 · Chart", _columns([chart]))]  # fmt: skip
-    return Sheet(g, note + FACE_FILE, groups)
+def _who(made: Node) -> list[tuple[Node, str, str]]:
+    return [(made, "face", "Who speaks"), (made, "pick_face", "Pick a face"), (made, "checkpoint", "Model")]
 
 
 MODELS = (
-    "\n\nThe checkpoint **nano** is built in. For **1.5** or **1.6**, and for files that a node asks for, run the node"
-    " **LatentSync: Download Model** once. nano wants 1 step and guidance 2; 1.5 and 1.6 want 20 and 1.5."
+    "\n\nThe checkpoint **nano** is built in. For sharper mouths, download **1.5** or **1.6** once with the node"
+    " **LatentSync: Download Model**, then choose it as checkpoint."
 )
 FACE_FILE = "\n\nIf the node asks for face-landmarker, run the node **LatentSync: Download Model** once."
 PARTS_NOTE = (
-    "### The single parts\n\nChoose your **video** and your **speech**, then press **Run**. Put other nodes between"
-    " the parts as you like, such as an upscaler before Composite. Another speech or seed does not find the faces"
-    " again."
+    "### The single nodes\n\n" + TRY + "Then choose your own **speech** and **video**,"
+    " and put other nodes in between as you like, such as an upscaler before Composite. Another speech or seed does not"
+    " find the faces again."
 )
 KSAMPLER_NOTE = (
-    "### ComfyUI's own KSampler\n\nChoose your **video** and your **speech**, then press **Run**. Sampler **ddim**"
-    " does nearly the same as LatentSync: Sampler: with scheduler **simple** for nano's one step, with **ddim_uniform**"
-    " for the 20 steps of 1.5 and 1.6; cfg is the guidance."
+    "### ComfyUI's own KSampler\n\n" + TRY + "KSampler does nearly the same as"
+    " LatentSync: Sampler: with sampler **ddim**, and scheduler **simple** for nano's one step or **ddim_uniform** for"
+    " the 20 steps of 1.5 and 1.6 (cfg 1.5)."
 )
 
 FLOWS: dict[str, Callable[[], Sheet]] = {
-    flow.__name__: flow for flow in (one_node, parts, ksampler, still, long_video, two_people, score)
+    flow.__name__: flow
+    for flow in (lip_sync_a_video, talking_portrait, two_people, long_video, score_a_video, single_nodes, ksampler)
 }
+"""By the name of the API file."""
 
-
-def _columns(*columns: list[Node | int]) -> Columns:
-    return [[part.id if isinstance(part, Node) else part for part in column] for column in columns]
-
-
-def _before(g: Flow, saved: Node) -> Node:
-    """Create Video, which stands before Save Video."""
-    return Node(g.prompt[saved.id]["inputs"]["video"][0])
+APPS: dict[str, Callable[[], Sheet]] = {
+    "1 Lip sync a video.app": long_video,
+    "2 Talking portrait.app": talking_portrait,
+}
+"""Templates that open as a form, by the name of the file."""

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from .api import FOLDER, api
+from .api import FOLDER, as_shipped
 from .browser import as_prompt, front_end, graph_of, load_ui
-from .flows import FLOWS
+from .flows import APPS, FLOWS
 
 TITLE = 30
 """Height of a node's title, which lies above its position."""
 
 
 def workflow(name: str) -> dict[str, Any]:
-    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return json.loads((FOLDER / f"{FLOWS[name]().title}.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -25,21 +25,47 @@ def page(comfy) -> Iterator[Any]:
         yield page
 
 
-@pytest.fixture(scope="module")
-def known(comfy) -> dict[str, Any]:
-    return comfy.object_info()
-
-
 @pytest.mark.parametrize("name", FLOWS)
-def test_the_same_graph_as_its_twin(page, known, name):
-    """Every node, wire and widget value; the files that it names are not there, and nothing complains of that."""
+def test_the_same_graph_as_its_twin(page, name):
+    """Every node, wire and widget value, and nothing complains."""
     load_ui(page, workflow(name))
-    assert graph_of(as_prompt(page), known) == graph_of(api(name).prompt, known)
+    twin = as_shipped(name).prompt
+    assert graph_of(as_prompt(page), twin) == graph_of(twin, twin)
     page.wait_for_timeout(500)
     assert page.locator(".p-dialog:visible, .p-toast-message:visible").count() == 0
     shown = page.evaluate("() => app.graph.nodes.map(n => [n.type, n.has_errors ?? false])")
     assert not [kind for kind, broken in shown if broken]
-    assert len(shown) == len(api(name).prompt) + 1  # and the note
+    assert len(shown) == len(twin) + 1  # and the note
+
+
+GROW = {"LoadVideo", "LoadImage", "PreviewImage", "SaveVideo", "KSampler"} | {
+    f"LatentSync{name}" for name in ("Sampler", "FindFaces", "LipSync", "Video", "Score")
+}
+"""Nodes that get taller: for the file that they show, or for what a run shows."""
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_nothing_lies_below_what_grows(name):
+    boxes = [(n["type"], box(n)) for n in workflow(name)["nodes"]]
+    for kind, one in boxes:
+        if kind not in GROW:
+            continue
+        below = [other for other, two in boxes if two[1] >= one[3] and two[0] < one[2] and one[0] < two[2]]
+        assert not below, (name, kind)
+
+
+@pytest.mark.parametrize("title", APPS)
+def test_a_form_asks_for_what_there_is(title):
+    """Of every widget that it shows there is one, and a label that reads well."""
+    sheet = json.loads((FOLDER / f"{title}.json").read_text(encoding="utf-8"))
+    nodes = {str(node["id"]): node for node in sheet["nodes"]}
+    assert sheet["extra"]["linearMode"] is True
+    data = sheet["extra"]["linearData"]
+    for node, name in data["inputs"]:
+        slots = {slot["widget"]["name"]: slot for slot in nodes[node]["inputs"] if "widget" in slot}
+        if name != "pick_face":  # a button of ours, which is no input
+            assert slots[name]["label"][0].isupper()
+    assert [nodes[node]["type"] for node in data["outputs"]] == ["SaveVideo"]
 
 
 @pytest.mark.parametrize("name", FLOWS)
@@ -57,7 +83,7 @@ def test_layout(name):
     for _, source, _, target, *_ in sheet["links"]:
         assert boxes[source][0] <= boxes[target][0], (name, source, target)
     assert all(group["title"] for group in sheet["groups"])
-    assert "Run" in note[0]["widgets_values"][0]
+    assert "**Run**" in note[0]["widgets_values"][0]
     assert len(note) == 1
 
 

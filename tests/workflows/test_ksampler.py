@@ -10,15 +10,15 @@ from .api import api, pictures, psnr, the
 
 
 class Variants:
-    """The graph of parts.json, cut after Condition, and other ways from there to pictures without loss."""
+    """The graph of single_nodes.json, cut after Condition, and other ways from there to pictures without loss."""
 
     def __init__(self, **changes):
-        self.graph = api("parts", **changes)
+        self.graph = api("single_nodes", **changes)
         self.loader, self.fitted, self.asked, self.heard = (
             Node(the(self.graph, f"LatentSync{kind}")) for kind in ("Loader", "FitLength", "Condition", "EncodeAudio")
         )
         self.ours = Node(the(self.graph, "LatentSyncSampler"))
-        for kind in ("SaveVideo", "CreateVideo", "LatentSyncComposite", "VAEDecode", "PreviewImage"):
+        for kind in ("SaveVideo", "CreateVideo", "LatentSyncComposite", "VAEDecode"):
             del self.graph.prompt[the(self.graph, kind)]
 
     def node(self, kind, **inputs):
@@ -48,7 +48,7 @@ def mouth(comfy, run, kept):
 
 
 def stock(v, **changes):
-    """The KSampler of ksampler.json in the graph of parts.json."""
+    """The KSampler of ksampler.json in the graph of single_nodes.json."""
     known = api("ksampler", **changes)
     inputs = dict(known.prompt[the(known, "KSampler")]["inputs"])
     inputs |= {"model": v.loader, "positive": v.asked, "negative": v.asked[1], "latent_image": v.asked[2]}
