@@ -19,7 +19,7 @@ class LatentSyncExtension(ComfyExtension):
         host.register_folders()
         host.bring_samples()
         add_routes(host.routes())
-        return [
+        nodes = [
             LatentSyncLoader,
             LatentSyncDownload,
             LatentSyncEncodeAudio,
@@ -34,3 +34,4 @@ class LatentSyncExtension(ComfyExtension):
             LatentSyncVideo,
             LatentSyncScore,
         ]
+        return [host.with_short_paths(node) for node in nodes]

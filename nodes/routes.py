@@ -56,7 +56,7 @@ def _with_file(work: Callable[[Path, int, int], Any], name: str, frame: str | No
     try:
         return work(path, path.stat().st_mtime_ns, _number(frame))
     except UserError as error:  # where the folder lies is nobody's business
-        raise UserError(str(error).replace(str(path), path.name)) from None
+        raise UserError(host.short_text(str(error)).replace(str(path), path.name)) from None
 
 
 def _number(text: str | None) -> int:

@@ -31,6 +31,7 @@ from .models import (
     syncnet,
     syncnets,
 )
+from .paths import short_text, with_short_paths
 from .progress import Stages, blocked, graph, routes, warn
 from .samples import bring_samples
 from .sampling import OneNoise, engine_models, engine_steps, sample
@@ -66,6 +67,7 @@ __all__ = [
     "routes",
     "sample",
     "schema",
+    "short_text",
     "shown",
     "sound_file",
     "syncnet",
@@ -74,5 +76,6 @@ __all__ = [
     "video_file",
     "video_of",
     "warn",
+    "with_short_paths",
     "workflow_metadata",
 ]

@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import av
-import cv2
 import numpy as np
+from PIL import Image
 
 from latentsync.writer import VideoWriter
 
-from ..nodes.clips import FPS, VOICE, cut, portrait
-from ..nodes.server import ComfyServer
+from ..nodes.clips import FPS, VOICE, cut
+from ..nodes.server import ROOT, ComfyServer
 from ..tiny import pan
 
+ASSETS = ROOT / "latentsync" / "assets"
 CLIP = 20
 """Frames of the clips: two windows of 16."""
 SPEECH = 24
@@ -23,16 +24,17 @@ SPEECH = 24
 def put_inputs(server: ComfyServer, folder: Path, media: Path | None) -> None:
     """face.mp4, speech.flac, face.png, two_people.mp4, voice_a.flac and voice_b.flac in the input folder.
 
-    media: where real clips lie; without it they are made of scikit-image's portrait.
+    media: where real clips lie; without it they are cut from the pack's own samples.
     """
     face, two = folder / "face.mp4", folder / "two_people.mp4"
     speaker(face, CLIP, media)
     if media is None:
-        two_portraits(two, CLIP)
+        cut(ASSETS / "samples" / "two_people.mp4", two, CLIP)
     else:
         cut(media / "edge" / "two_faces_left_speaks.mp4", two, CLIP, start=25)
-    picture = cv2.cvtColor(pan(1, 320, 280)[0], cv2.COLOR_RGB2BGR)
-    cv2.imwrite(str(folder / "face.png"), picture)
+    with Image.open(ASSETS / "portrait.jpg") as picture:
+        picture.thumbnail((320, 320))
+        picture.save(folder / "face.png")
     cut_sound(folder / "speech.flac", 0.5, Fraction(SPEECH) / FPS)
     cut_sound(folder / "voice_a.flac", 0.5, Fraction(SPEECH, 2) / FPS)
     cut_sound(folder / "voice_b.flac", 1.5, Fraction(SPEECH, 2) / FPS)
@@ -41,9 +43,9 @@ def put_inputs(server: ComfyServer, folder: Path, media: Path | None) -> None:
 
 
 def speaker(target: Path, frames: int, media: Path | None) -> Path:
-    """A real speaker with her own sound, or the portrait under the sample voice."""
+    """A real speaker with her own sound, or the sample."""
     if media is None:
-        return portrait(target, frames)
+        return cut(ASSETS / "samples" / "face.mp4", target, frames)
     return cut(media / "clips" / "hdtf_wda_katiehill.mp4", target, frames, start=25)
 
 
