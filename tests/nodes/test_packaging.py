@@ -20,7 +20,7 @@ else:
     tomllib = pytest.importorskip("tomli")
 
 KEPT = ("LICENSE", "README.md", "__init__.py", "install.py", "pyproject.toml", "requirements.txt")
-KEPT_BELOW = ("nodes", "latentsync", "web", "example_workflows", "locales", "notebooks")
+KEPT_BELOW = ("nodes", "latentsync", "web", "example_workflows", "subgraphs", "locales", "notebooks")
 DROPPED = ("tests", "benchmarks", ".ci", ".github", "docs/icon.svg", "Makefile")
 LARGEST = 40_000_000
 """Bytes of the archive: the built-in model and little else."""
