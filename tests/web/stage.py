@@ -237,9 +237,10 @@ class Stage:
         return self.page.locator(f'.latentsync-pick[data-of="{node}"]')
 
     def screen(self, name: str, target: "Locator | None" = None) -> None:
-        """Keep a picture in docs/screens, where that is wanted."""
+        """Keep a picture in docs/screens, where that is wanted; names of Nodes 2.0 end in _vue."""
         if not SCREENS:
             return
+        name += "_vue" * (self.mode == "vue")
         folder = ROOT / "docs" / "screens"
         folder.mkdir(parents=True, exist_ok=True)
         (target or self.page).screenshot(path=folder / f"{name}.jpg", type="jpeg", quality=82)
