@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,11 @@ FRAMES = 40
 SCREENS = os.environ.get("LATENTSYNC_SCREENS") == "1"
 """Take the pictures of docs/screens: with real speakers and more care, which takes minutes."""
 
+MODES = ("classic", "vue")
+"""The two ways in which the front end draws nodes: on a canvas, or "Nodes 2.0"."""
+VUE_NODES = (1, 30)
+"""The front end from which on the second one can be used."""
+
 LOADER, SOURCE, PARTS, FINDER, SHOWN, VIDEO, SCORE = range(1, 8)
 """Ids of the nodes in workflow()."""
 PLACES = {
@@ -43,10 +48,12 @@ PLACES = {
 }
 ARRANGE = """places => {
   for (const [id, pos] of Object.entries(places)) app.graph.getNodeById(Number(id)).pos = pos
+  const widgets = app.graph.nodes.flatMap(n => n.widgets ?? [])
+  for (const widget of widgets) if (widget.name === 'control_after_generate') widget.value = 'fixed'
 }"""
 LOOK = """ids => {
   app.canvas.deselectAll()  // or the selected node's place stays cut out of the panels behind it
-  const boxes = app.graph.nodes.filter(n => !ids.length || ids.includes(n.id))
+  const boxes = app.graph.nodes.filter(n => !ids.length || ids.includes(Number(n.id)))
     .map(n => [n.pos[0], n.pos[1] - 40, n.pos[0] + n.size[0], n.pos[1] + n.size[1]])
   const low = i => Math.min(...boxes.map(b => b[i])), high = i => Math.max(...boxes.map(b => b[i]))
   const frame = app.canvas.canvas.getBoundingClientRect(), [side, top] = [80, 110]
@@ -62,6 +69,27 @@ CLOSE_UP = """id => {
   app.canvas.ds.offset = [100 / 1.4 - pos[0], (frame.height - 40) / 1.4 - pos[1] - size[1]]
   app.canvas.setDirty(true, true)
 }"""
+SET = """([id, name, value]) => {
+  const widget = app.graph.getNodeById(id).widgets.find(w => w.name === name)
+  widget.value = value
+  widget.callback?.(value)
+}"""
+BOX = """([id, widget]) => {
+  const node = app.graph.getNodeById(id), { scale, offset } = app.canvas.ds
+  const frame = app.canvas.canvas.getBoundingClientRect()
+  const shown = document.querySelector(`.lg-node[data-node-id="${id}"]`)?.getBoundingClientRect()
+  const [x, y] = [0, 1].map(i => (node.pos[i] + offset[i]) * scale)
+  const place = shown ?? { x: x + frame.x, y: y + frame.y, width: node.size[0] * scale, height: node.size[1] * scale }
+  const rect = r => [r.x, r.y, r.x + r.width, r.y + r.height].map(v => v / scale)
+  const element = node.widgets.find(w => w.name === widget).element
+  return [rect(place), rect(element.getBoundingClientRect())]
+}"""
+ADDED = """id => {
+  const { widgets, imgs } = app.graph.getNodeById(id)
+  const live = document.querySelectorAll(`.lg-node[data-node-id="${id}"] img[src^="blob:"]`)
+  return [widgets.some(w => w.name === '$$node-text-preview'), (imgs?.length ?? 0) + live.length]
+}"""
+SIZES = "() => Object.fromEntries(app.graph.nodes.map(n => [n.id, [...n.size].map(Math.round)]))"
 WIDGET = "([id, name]) => app.graph.getNodeById(id).widgets.find(w => w.name === name).value"
 
 
@@ -100,6 +128,25 @@ def _written(target: Path, frames: Iterator[np.ndarray], width: int, height: int
     return target
 
 
+class Box(NamedTuple):
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @property
+    def width(self) -> float:
+        return self.right - self.left
+
+    @property
+    def height(self) -> float:
+        return self.bottom - self.top
+
+    def holds(self, other: "Box") -> bool:
+        above = other.left >= self.left - 1 and other.top >= self.top - 1
+        return above and other.right <= self.right + 1 and other.bottom <= self.bottom + 1
+
+
 @dataclass
 class Stage:
     """page: the front end with workflow() loaded. said: errors and warnings of the console."""
@@ -107,15 +154,21 @@ class Stage:
     page: "Page"
     server: ComfyServer
     clip: str
+    mode: str = "classic"
     said: list[str] = field(default_factory=list)
 
     def hear(self, message: "ConsoleMessage") -> None:
         if message.type in ("error", "warning"):
             self.said.append(f"{message.text} ({message.location.get('url', '')})")
 
-    def begin(self, **settings: Any) -> None:
-        """The workflow, fresh, in a front end with these settings."""
-        self.server.post("/settings", settings)
+    def has_vue_nodes(self) -> bool:
+        version = self.page.evaluate("window.__COMFYUI_FRONTEND_VERSION__")
+        return tuple(map(int, version.split(".")[:2])) >= VUE_NODES
+
+    def begin(self, mode: str | None = None, **settings: Any) -> None:
+        """The workflow, fresh, in a front end with these settings; mode: one of MODES, the last one unless told."""
+        self.mode = mode or self.mode
+        self.server.post("/settings", {"Comfy.VueNodes.Enabled": self.mode == "vue", **settings})
         self.page.reload()
         self.page.wait_for_function(READY, timeout=120_000)
         load_api(self.page, workflow(self.clip, 8 if SCREENS else 1).prompt, "two people")
@@ -124,17 +177,45 @@ class Stage:
 
     def run(self, timeout: float = 900) -> None:
         """Press Run and wait for the end; what fails on the server fails here."""
-        before = set(self.server.get("/history"))
-        self.page.get_by_test_id("queue-button").click()
+        done = self.await_end(self.press_run(), timeout)
+        assert done["status"]["status_str"] == "success", done["status"]["messages"][-1]
+
+    def await_end(self, before: set[str], timeout: float = 900) -> dict[str, Any]:
         end = time.monotonic() + timeout
         while not (done := [run for key, run in self.server.get("/history").items() if key not in before]):
             if time.monotonic() > end:
                 raise TimeoutError(f"The run did not end within {timeout:.0f} s.")
             self.page.wait_for_timeout(500)
-        assert done[0]["status"]["status_str"] == "success", done[0]["status"]["messages"][-1]
+        self.page.wait_for_timeout(1000)
+        return done[0]
+
+    def last_run(self) -> dict[str, Any]:
+        return max(self.server.get("/history").values(), key=lambda run: run["prompt"][0])
 
     def widget(self, node: int, name: str) -> Any:
         return self.page.evaluate(WIDGET, [node, name])
+
+    def change(self, node: int, name: str, value: Any) -> None:
+        self.page.evaluate(SET, [node, name, value])
+
+    def press_run(self) -> set[str]:
+        """Press Run; the runs that the server knew before."""
+        before = set(self.server.get("/history"))
+        self.page.get_by_test_id("queue-button").click()
+        return before
+
+    def boxes(self, node: int, widget: str) -> tuple["Box", "Box"]:
+        """A node and one of its DOM widgets as they are seen, in px of the graph: left, top, right, bottom."""
+        outer, inner = self.page.evaluate(BOX, [node, widget])
+        return Box(*outer), Box(*inner)
+
+    def added(self, node: int) -> tuple[bool, bool]:
+        """Whether the front end's line of progress is on a node, and its preview."""
+        text, pictures = self.page.evaluate(ADDED, node)
+        return text, pictures > 0
+
+    def sizes(self) -> dict[str, list[int]]:
+        return self.page.evaluate(SIZES)
 
     def look(self, *nodes: int) -> None:
         """Bring nodes into view (all where none is named)."""
@@ -156,9 +237,10 @@ class Stage:
         return self.page.locator(f'.latentsync-pick[data-of="{node}"]')
 
     def screen(self, name: str, target: "Locator | None" = None) -> None:
-        """Keep a picture in docs/screens, where that is wanted."""
+        """Keep a picture in docs/screens, where that is wanted; names of Nodes 2.0 end in _vue."""
         if not SCREENS:
             return
+        name += "_vue" * (self.mode == "vue")
         folder = ROOT / "docs" / "screens"
         folder.mkdir(parents=True, exist_ok=True)
         (target or self.page).screenshot(path=folder / f"{name}.jpg", type="jpeg", quality=82)
@@ -166,9 +248,12 @@ class Stage:
 
 @contextmanager
 def open_stage(comfyui: Installation, folder: Path, media: Path | None) -> Iterator[Stage]:
-    with ComfyServer(comfyui, folder / "comfy", packs={PACK: ROOT}) as server:
+    root = os.environ.get("LATENTSYNC_FRONT_END")
+    args = ["--front-end-root", root] if root else []
+    with ComfyServer(comfyui, folder / "comfy", args=args, packs={PACK: ROOT}) as server:
         clip = server.put(two_people(folder / "two_people.mp4", media))
         with front_end(server, 1600, 1000) as page:
+            page.set_default_timeout(15_000)
             stage = Stage(page, server, clip)
             page.on("console", stage.hear)
             page.on("pageerror", lambda error: stage.said.append(f"{error} {error.stack}"))

@@ -13,11 +13,12 @@ import pytest
 
 from ..nodes.server import Installation
 from ..workflows.browser import as_prompt
-from .stage import FINDER, PACK, SCORE, SCREENS, VIDEO, Stage, open_stage
+from .stage import FINDER, MODES, PACK, SCORE, SCREENS, VIDEO, Stage, open_stage
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator
 
+CLIP_SHAPE = 640 / 280
 CONTRAST = """element => {
   const rgb = text => text.match(/[\\d.]+/g).slice(0, 3).map(Number)
   const light = text => rgb(text).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
@@ -30,13 +31,29 @@ CONTRAST = """element => {
 
 
 @pytest.fixture(scope="module")
-def stage(comfyui: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def house(comfyui: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """The server and the browser that all tests share."""
     media = Path(os.environ.get("LATENTSYNC_MEDIA", Path(__file__).parents[3] / "shared" / "media"))
     if SCREENS and not media.is_dir():
         pytest.fail(f"The pictures of docs/screens need the clips of LATENTSYNC_MEDIA; there is no {media}.")
     with open_stage(comfyui, tmp_path_factory.mktemp("web"), media if SCREENS else None) as stage:
-        stage.begin(**{"Comfy.ColorPalette": "dark", "Comfy.Locale": "en"})
         yield stage
+
+
+@pytest.fixture(scope="module", params=MODES)
+def stage(house: Stage, request: pytest.FixtureRequest) -> Stage:
+    """The workflow in the classic canvas, and in "Nodes 2.0" where the front end has them."""
+    if request.param == "vue" and not house.has_vue_nodes():
+        pytest.skip("This front end has no Nodes 2.0.")
+    house.begin(mode=request.param, **{"Comfy.ColorPalette": "dark", "Comfy.Locale": "en"})
+    return house
+
+
+@pytest.fixture(autouse=True)
+def no_dialog(stage: Stage) -> Iterator[None]:
+    """A test that fails leaves its dialog; the next one would click into it."""
+    yield
+    stage.page.evaluate("document.querySelectorAll('dialog.latentsync-dialog').forEach(one => one.close())")
 
 
 def dialog_of(stage: Stage, node: int, faces: int = 2) -> "Locator":
@@ -56,6 +73,28 @@ def inside(point: str, box: list[float]) -> bool:
     return box[0] < x < box[2] and box[1] < y < box[3]
 
 
+PANELS = {FINDER: ("faces", 180), VIDEO: ("compare", 300), SCORE: ("score", 360)}
+"""Node: its panel and how high it is at least, in px of the graph."""
+
+
+def check_sizes(stage: Stage) -> None:
+    """Every button and panel is as large as it should be, inside its node, over nearly its whole width."""
+    for node, (panel, height) in PANELS.items():
+        stage.look(node)
+        outer, button = stage.boxes(node, "pick_face")
+        assert 26 <= button.height <= 32, (node, button)
+        _, shown = stage.boxes(node, panel)
+        assert shown.height >= height - 1, (node, shown)
+        for inner in (button, shown):
+            assert outer.holds(inner), (node, outer, inner)
+            assert inner.width >= outer.width - 40, (node, outer, inner)
+
+
+def test_panels_have_their_room_before_the_first_run(stage: Stage) -> None:
+    check_sizes(stage)
+    assert stage.page.get_by_text("The score appears here after a run.").is_visible()
+
+
 def test_a_click_on_a_face_writes_its_place(stage: Stage) -> None:
     boxes = found_faces(stage, 0)
     dialog = dialog_of(stage, VIDEO)
@@ -70,7 +109,7 @@ def test_a_click_on_a_face_writes_its_place(stage: Stage) -> None:
 def test_the_frame_can_be_chosen(stage: Stage) -> None:
     dialog = dialog_of(stage, FINDER)
     dialog.get_by_role("spinbutton", name="Frame").fill("12")
-    stage.page.wait_for_function("document.querySelector('.latentsync-status').textContent.includes('frame 12')")
+    dialog.get_by_text("faces in frame 12").wait_for()
     assert dialog.get_by_role("slider", name="Frame").input_value() == "12"
     dialog.get_by_role("button", name="Face 0").click()
     point = str(stage.widget(FINDER, "face"))
@@ -107,12 +146,113 @@ def focused(stage: Stage) -> str | None:
 
 
 def test_rules_and_missing_sources(stage: Stage) -> None:
-    stage.button(SCORE).click()
-    dialog = stage.page.get_by_role("dialog", name="Pick a face")
+    dialog = open_dialog(stage, SCORE)
     assert "LatentSync: Video" in (dialog.get_by_role("status").text_content() or "")
     assert dialog.locator("img").count() == 0
-    dialog.get_by_role("button", name="Leftmost face").click()
-    assert stage.widget(SCORE, "face") == "left"
+    dialog.get_by_role("button", name="Rightmost face").click()
+    assert stage.widget(SCORE, "face") == "right"
+
+
+def open_dialog(stage: Stage, node: int) -> "Locator":
+    stage.button(node).click()
+    return stage.page.get_by_role("dialog", name="Pick a face")
+
+
+@pytest.mark.parametrize(
+    ("choice", "words", "pressed"),
+    [
+        ("largest", "Largest face", ["Largest face"]),
+        ("left", "Leftmost face", ["Leftmost face"]),
+        ("1", "face 1 (numbers as in Find Faces)", ["Face 1"]),
+        ("7", "face 7 (numbers as in Find Faces)", []),
+        ("", "“”, which names no face", []),
+    ],
+)
+def test_the_dialog_shows_the_present_choice(stage: Stage, choice: str, words: str, pressed: list[str]) -> None:
+    stage.change(FINDER, "face", choice)
+    dialog = dialog_of(stage, FINDER)
+    assert dialog.locator(".latentsync-now strong").text_content() == words
+    shown = dialog.locator("button[aria-pressed=true]").all()
+    assert [one.get_attribute("aria-label") or one.text_content() for one in shown] == pressed
+    stage.page.keyboard.press("Escape")
+    stage.change(FINDER, "face", "largest")
+
+
+def test_the_dialog_shows_a_point_in_its_frame(stage: Stage) -> None:
+    x0, y0, x1, y1 = found_faces(stage, 9)[1]
+    stage.change(FINDER, "face", f"{(x0 + x1) / 2:.0f}, {(y0 + y1) / 2:.0f}, 9")
+    dialog = dialog_of(stage, FINDER)
+    assert dialog.get_by_role("slider", name="Frame").input_value() == "9"
+    assert dialog.locator("[aria-pressed=true]").get_attribute("aria-label") == "Face 1"
+    assert "in frame 9" in (dialog.locator(".latentsync-now").text_content() or "")
+    stage.page.keyboard.press("Escape")
+    stage.change(FINDER, "face", "largest")
+
+
+WIRE = """([id, type, value]) => {
+  const node = app.graph.getNodeById(id), slot = node.inputs.findIndex(i => i.name === 'face')
+  const text = LiteGraph.createNode(type)
+  app.graph.add(text)
+  text.title = 'Who'
+  text.connect(0, node, slot)
+  text.widgets[0].value = value
+  return text.id
+}"""
+
+
+@pytest.mark.parametrize("kind", ["PrimitiveString", "PrimitiveNode"])
+def test_a_face_that_comes_by_wire_is_changed_at_its_source(stage: Stage, kind: str) -> None:
+    added = stage.page.evaluate(WIRE, [FINDER, kind, "right"])
+    before = stage.widget(FINDER, "face")
+    dialog = dialog_of(stage, FINDER)
+    assert "“face” is connected to “Who”" in (dialog.text_content() or "")
+    assert dialog.locator(".latentsync-now strong").text_content() == "Rightmost face"
+    assert dialog.locator(".latentsync-face:enabled").count() == 0
+    assert [one.is_disabled() for one in dialog.locator(".latentsync-row button").all()] == [True] * 3
+    dialog.locator(".latentsync-face").first.click(force=True)
+    assert dialog.is_visible()
+    stage.page.keyboard.press("Escape")
+    assert stage.widget(FINDER, "face") == before
+    stage.page.evaluate("id => app.graph.remove(app.graph.getNodeById(id))", added)
+    stage.change(FINDER, "face", "largest")
+
+
+PROMOTED = """async pack => {
+  const { choiceOf, setFace } = await import(`/extensions/${pack}/js/choice.js`)
+  const node = LiteGraph.createNode('LatentSyncFindFaces')
+  app.graph.add(node)
+  const { subgraph, node: outside } = app.graph.convertToSubgraph(new Set([node]))
+  const inner = subgraph.nodes.find(n => n.type === 'LatentSyncFindFaces')
+  const slot = inner.inputs.findIndex(i => i.name === 'face')
+  subgraph.inputNode.emptySlot.connect(inner.inputs[slot], inner)
+  const written = setFace(inner, 'left')
+  const widget = outside.widgets.find(w => w.name === 'face')
+  const told = [written, widget?.value ?? null, choiceOf(inner).text]
+  app.graph.remove(outside)
+  return told
+}"""
+
+
+def test_a_face_that_a_subgraph_shows_outside_is_written_there(stage: Stage) -> None:
+    assert stage.page.evaluate(PROMOTED, PACK) == [True, "left", "left"]
+
+
+IDS = """async pack => {
+  const { nodeOf } = await import(`/extensions/${pack}/js/nodes.js`)
+  const node = LiteGraph.createNode('LatentSyncFindFaces')
+  app.graph.add(node)
+  const { subgraph, node: outside } = app.graph.convertToSubgraph(new Set([node]))
+  const inner = subgraph.nodes.find(n => n.type === 'LatentSyncFindFaces')
+  const ids = [`${outside.id}:${inner.id}`, `${outside.id}:${inner.id}.0.0.2`, `${subgraph.id}:${inner.id}`]
+  const found = ids.map(id => nodeOf(id) === inner)
+  app.graph.remove(outside)
+  return [...found, nodeOf('4.0.0.2')?.type, nodeOf(4)?.type, nodeOf('4:1'), nodeOf('99'), nodeOf(null)]
+}"""
+
+
+def test_a_node_is_found_by_all_kinds_of_ids(stage: Stage) -> None:
+    find = "LatentSyncFindFaces"
+    assert stage.page.evaluate(IDS, PACK) == [True, True, True, find, find, None, None, None]
 
 
 SOURCE_OF = """async ([pack, build]) => {
@@ -201,8 +341,16 @@ def test_the_button_leaves_no_trace_in_saved_workflows(stage: Stage) -> None:
 
 
 def test_a_run_from_the_menu_shows_score_and_comparison(stage: Stage) -> None:
+    before = stage.sizes()
     stage.run()
     stage.look()
+    check_results(stage)
+    check_sizes(stage)
+    grown = {node: size for node, size in stage.sizes().items() if int(node) in PANELS and size != before[node]}
+    assert not grown, "the room was there before"
+
+
+def check_results(stage: Stage) -> None:
     panel = stage.page.locator(".latentsync-score")
     panel.locator("svg").nth(1).wait_for()
     stage.page.locator(".latentsync-panel .latentsync-face").nth(1).wait_for()
@@ -210,6 +358,60 @@ def test_a_run_from_the_menu_shows_score_and_comparison(stage: Stage) -> None:
     mouth = panel.locator(".latentsync-mouth").first.get_attribute("d") or ""
     assert mouth.count("M") + mouth.count("L") >= 40, "one point for every frame"
     assert panel.locator("svg title").count() == 2
+    stage.look(VIDEO)
+    outer, _ = stage.boxes(VIDEO, "compare")
+    scale = stage.page.evaluate("app.canvas.ds.scale")
+    for shown in stage.page.locator(".latentsync-compare video").all():
+        box = shown.bounding_box() or {}
+        assert box["width"] / scale >= outer.width - 60
+        assert abs(box["width"] / box["height"] - CLIP_SHAPE) < 0.05
+    stage.look(SCORE)
+    for chart, height in zip(panel.locator("svg").all(), (120, 60), strict=True):
+        assert (chart.bounding_box() or {})["height"] / stage.page.evaluate("app.canvas.ds.scale") >= height
+    for node in PANELS:
+        assert stage.added(node) == (False, False)
+
+
+def test_a_selected_node_keeps_its_panel(stage: Stage) -> None:
+    """Front end 1.58 lists a selected node's widgets in its side bar, which once took ours along."""
+    page = stage.page
+    before = [stage.boxes(VIDEO, name) for name in ("compare", "pick_face")]
+    page.evaluate("id => app.canvas.selectNode(app.graph.getNodeById(id))", VIDEO)
+    page.wait_for_timeout(600)
+    assert page.get_by_text("pick_face", exact=True).count() == 0
+    stage.look(VIDEO)
+    after = [stage.boxes(VIDEO, name) for name in ("compare", "pick_face")]
+    for (_, one), (_, other) in zip(before, after, strict=True):
+        assert abs(one.width - other.width) <= 1
+        assert abs(one.height - other.height) <= 1
+
+
+def test_cached_nodes_show_their_results_after_a_reload(stage: Stage) -> None:
+    """Video stands for other nodes: that they are cached, no server says."""
+    faces = {node: stage.widget(node, "face") for node in PANELS}
+    stage.begin()
+    assert stage.page.locator(".latentsync-compare").count() == 0
+    for node, face in faces.items():
+        stage.change(node, "face", face)
+    stage.run()
+    check_results(stage)
+    said = dict(stage.last_run()["status"]["messages"])
+    assert {str(FINDER), str(VIDEO), str(SCORE)} <= set(said["execution_cached"]["nodes"]), "nothing ran"
+
+
+OUTPUTS = """([id, outputs]) => {
+  const node = app.graph.getNodeById(id), panel = node.widgets.find(w => w.name === 'compare').element
+  panel.replaceChildren()
+  app.nodeOutputs = { [`${id}.0.0.2`]: outputs }
+  return panel.querySelectorAll('video').length
+}"""
+
+
+def test_results_of_an_opened_run_find_their_node(stage: Stage) -> None:
+    """A run that is opened from the queue has its outputs under the ids of the nodes that a node stands for."""
+    runs = sorted(stage.server.get("/history").values(), key=lambda run: -run["prompt"][0])
+    shown = next(one for run in runs for one in run["outputs"].values() if "latentsync_compare" in one)
+    assert stage.page.evaluate(OUTPUTS, [VIDEO, shown]) == 2
 
 
 def test_the_charts_tell_their_values(stage: Stage) -> None:
@@ -272,9 +474,48 @@ def test_panels_are_readable_in_both_themes(stage: Stage, palette: str) -> None:
     stage.screen(f"graph_{palette}")
 
 
+def test_progress_and_preview_go_when_a_run_ends(stage: Stage) -> None:
+    size = stage.sizes()[str(VIDEO)]
+    stage.look(VIDEO)
+    stage.change(VIDEO, "steps", 50)
+    before = stage.press_run()
+    while stage.added(VIDEO) != (True, True):
+        assert not set(stage.server.get("/history")) - before, "ended before a preview came"
+        stage.page.wait_for_timeout(100)
+    assert not stage.page.locator(".latentsync-compare").is_visible(), "the preview has its place"
+    assert stage.sizes()[str(VIDEO)][1] <= size[1] + 60, "a line of text more"
+    stage.server.interrupt()
+    assert stage.await_end(before)["status"]["status_str"] == "error"
+    assert stage.added(VIDEO) == (False, False)
+    assert stage.page.locator(".latentsync-compare").is_visible()
+    assert stage.sizes()[str(VIDEO)] == size
+    check_sizes(stage)
+    stage.change(VIDEO, "steps", 1)
+
+
+FAILED = """async id => {
+  const { api } = await import('/scripts/api.js')
+  const tell = (type, detail) => api.dispatchEvent(new CustomEvent(type, { detail }))
+  tell('executing', id)
+  tell('progress_text', { nodeId: id, text: 'finding faces: 3 of 9' })
+  const text = () => app.graph.getNodeById(id).widgets.some(w => w.name === '$$node-text-preview')
+  if (!text()) throw new Error('no line of progress')
+  const about = { prompt_id: 'p', node_id: id, node_type: 'LatentSyncVideo', executed: [] }
+  const told = { exception_type: 'X', exception_message: 'x', traceback: [], current_inputs: {}, current_outputs: {} }
+  tell('execution_error', { ...about, ...told })
+}"""
+
+
+def test_progress_goes_after_an_error(stage: Stage) -> None:
+    stage.page.evaluate(FAILED, str(VIDEO))
+    assert stage.added(VIDEO) == (False, False)
+    stage.page.keyboard.press("Escape")  # the front end's own words about it
+
+
 def test_the_help_page_opens_with_its_picture(stage: Stage) -> None:
     stage.look(FINDER)
     stage.page.evaluate("id => app.canvas.selectNode(app.graph.getNodeById(id))", FINDER)
+    stage.page.evaluate("() => { app.canvas.ds.offset[1] += 80; app.canvas.setDirty(true, true) }")  # for its toolbox
     stage.page.get_by_test_id("info-button").click()
     page = stage.page.locator(".node-help-content")
     page.get_by_role("heading", name="LatentSync: Find Faces").wait_for()

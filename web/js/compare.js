@@ -19,6 +19,10 @@ export function showCompare(element, pair, fit) {
   const after = video(pair.after, say("after", "After"));
   const before = beforeOf(pair.before);
   const stage = make("div", { class: "latentsync-stage" }, before, after);
+  after.addEventListener("error", () => {
+    const gone = say("gone", "This result is no longer there. Run the workflow again to see it.");
+    element.replaceChildren(make("p", { class: "latentsync-later" }, gone));
+  });
   after.addEventListener("loadedmetadata", () => {
     if (after.videoWidth) stage.style.setProperty("--shape", after.videoWidth / after.videoHeight);
   });

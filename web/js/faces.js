@@ -4,7 +4,8 @@ import { say } from "./words.js";
 
 /**
  * picture: {src, width, height, faces: [{index, box: [x0, y0, x1, y1]}], chosen: index or null}, boxes in pixels of
- * width x height. choose(face) is called for the face that was picked.
+ * width x height. choose(face) is called for the face that is clicked; true: it is the chosen one now. Without choose
+ * the faces are only shown.
  */
 export function faceStage(picture, choose) {
   const stage = make("div", { class: "latentsync-stage", role: "group", "aria-label": say("faces", "Faces") });
@@ -31,10 +32,8 @@ function faceButton(face, picture, choose) {
       title: name,
       "aria-label": name,
       "aria-pressed": String(index === picture.chosen),
-      onclick: (event) => {
-        press(event.currentTarget);
-        choose(face);
-      },
+      disabled: !choose,
+      onclick: ({ currentTarget }) => choose(face) && press(currentTarget),
     },
     make("span", { "aria-hidden": "true" }, String(index)),
   );

@@ -1,20 +1,32 @@
 // The extension of ComfyUI's front end: a face picker, a score panel and a comparison on our nodes.
 import { app } from "../../../scripts/app.js";
+import { watchCached } from "./cached.js";
+import { choiceOf, faceWidget, pointText, setFace } from "./choice.js";
 import { fileUrl, showCompare } from "./compare.js";
-import { addWidget, keepKeys, loadStyle, make, panel } from "./dom.js";
+import { addPanel, addWidget, keepKeys, loadStyle, make, panel } from "./dom.js";
 import { centre, faceStage } from "./faces.js";
-import { faceWidget, openPicker, pointText, setFace } from "./picker.js";
+import { isOurs, nodeOf } from "./nodes.js";
+import { openPicker } from "./picker.js";
+import { dropLatePreview, watchRuns } from "./running.js";
 import { showScore } from "./score.js";
 import { loadWords, say } from "./words.js";
 
-const OURS = /^LatentSync[A-Z]/;
-const BUTTON_HEIGHT = 42;
+const BUTTON_HEIGHT = 44;
 
 /** What a node shows after it ran, by the key of its output. */
 const SHOWN = {
   latentsync_faces: showFaces,
-  latentsync_score: (node, score) => showScore(panel(node, "score", 380, 420), score),
-  latentsync_compare: (node, pair) => showCompare(panel(node, "compare", 320, 360), pair, fitOf(node)),
+  latentsync_score: (node, score) => showScore(panel(node, "score"), score),
+  latentsync_compare: (node, pair) => showCompare(panel(node, "compare"), pair, fitOf(node)),
+};
+
+/** The panels that nodes have, in px. */
+const PANELS = {
+  LatentSyncFindFaces: (node) =>
+    addPanel(node, "faces", 200, 340, say("faces_later", "The faces found appear here after a run. Click one to choose it.")),
+  LatentSyncVideo: (node) =>
+    addPanel(node, "compare", 320, 360, say("compare_later", "Source and result appear here after a run.")),
+  LatentSyncScore: (node) => addPanel(node, "score", 380, 420, say("score_later", "The score appears here after a run.")),
 };
 
 function fitOf(node) {
@@ -22,11 +34,10 @@ function fitOf(node) {
 }
 
 function showFaces(node, found) {
-  const picture = { ...found, src: fileUrl(found.image) };
+  const picture = { ...found, src: fileUrl(found.image), asked: choiceOf(node).text };
   node.latentsyncFaces = picture;
-  if (node.comfyClass !== "LatentSyncFindFaces") return;
-  const choose = (face) => setFace(node, pointText(...centre(face), found.frame));
-  panel(node, "faces", 200, 340).replaceChildren(faceStage(picture, choose));
+  const choose = (face) => setFace(node, pointText(...centre(face), found.frame)) || void openPicker(node); // says why
+  panel(node, "faces")?.replaceChildren(faceStage(picture, choose));
 }
 
 /** The button under the `face` widget. A real button, which the keyboard reaches; it opens the dialog. */
@@ -34,7 +45,7 @@ function addPickButton(node) {
   const press = () => openPicker(node);
   const button = make("button", { class: "latentsync-pick", type: "button", onclick: press }, say("pick", "Pick a face…"));
   keepKeys(button);
-  const added = addWidget(node, "pick_face", button, BUTTON_HEIGHT, BUTTON_HEIGHT);
+  const added = addWidget(node, "pick_face", button, BUTTON_HEIGHT, true);
   const others = node.widgets.filter((widget) => widget !== added);
   others.splice(others.indexOf(faceWidget(node)) + 1, 0, added);
   node.widgets.splice(0, node.widgets.length, ...others);
@@ -57,7 +68,9 @@ function after(prototype, name, added) {
 
 function show(node, output) {
   for (const [key, shown] of Object.entries(SHOWN)) {
-    if (output?.[key]?.[0]) shown(node, output[key][0]);
+    if (!output?.[key]?.[0]) continue;
+    shown(node, output[key][0]);
+    node.latentsyncShown = true;
   }
 }
 
@@ -66,31 +79,38 @@ app.registerExtension({
 
   async init() {
     loadStyle();
+    watchRuns();
+    watchCached(show);
     await loadWords().catch(() => {}); // then in English
   },
 
   beforeRegisterNodeDef(nodeType, nodeData) {
-    if (!OURS.test(nodeData.name)) return;
+    if (!isOurs({ comfyClass: nodeData.name })) return;
     after(nodeType.prototype, "onExecuted", function (output) {
       show(this, output);
     });
     after(nodeType.prototype, "onSerialize", function (saved) {
       closeGaps(this, saved);
     });
+    after(nodeType.prototype, "onDrawBackground", function () {
+      dropLatePreview(this);
+    });
     after(nodeType.prototype, "onRemoved", function () {
-      this.latentsyncPanels?.compare?.latentsyncStop?.();
+      panel(this, "compare")?.latentsyncStop?.();
     });
   },
 
   nodeCreated(node) {
-    if (OURS.test(node.comfyClass ?? "") && faceWidget(node)) addPickButton(node);
+    if (!isOurs(node)) return;
+    if (faceWidget(node)) addPickButton(node);
+    PANELS[node.comfyClass]?.(node);
   },
 
   /** Results of a workflow that is opened again. */
   onNodeOutputsUpdated(outputs) {
-    for (const [id, output] of Object.entries(outputs)) {
-      const node = app.graph?.getNodeById(id);
-      if (OURS.test(node?.comfyClass ?? "")) show(node, output);
+    for (const [id, output] of Object.entries(outputs ?? {})) {
+      const node = nodeOf(id);
+      if (isOurs(node)) show(node, output);
     }
   },
 
@@ -100,8 +120,8 @@ app.registerExtension({
       label: "LatentSync: Pick a face",
       icon: "pi pi-user",
       function: () => {
-        const node = Object.values(app.canvas.selected_nodes ?? {}).find(faceWidget);
-        if (node && OURS.test(node.comfyClass ?? "")) openPicker(node);
+        const node = Object.values(app.canvas.selected_nodes ?? {}).find((one) => isOurs(one) && faceWidget(one));
+        if (node) openPicker(node);
       },
     },
   ],

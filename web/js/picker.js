@@ -1,36 +1,12 @@
 // The dialog in which a face is picked, and what it writes: "x,y,frame" in the node's `face` widget.
 import { api } from "../../../scripts/api.js";
+import { choiceOf, inWords, pointText, read, rules, setFace } from "./choice.js";
 import { keepFocus, keepKeys, make } from "./dom.js";
 import { centre, faceStage } from "./faces.js";
 import { findSource } from "./source.js";
 import { say } from "./words.js";
 
 const SETTLED = 250; // ms without another change of the frame before the server is asked
-
-export function faceWidget(node) {
-  return node.widgets?.find((widget) => widget.name === "face");
-}
-
-/** Write the node's `face` widget, as one step that can be undone. */
-export function setFace(node, text) {
-  const widget = faceWidget(node);
-  if (!widget) return;
-  node.graph?.beforeChange?.();
-  widget.value = text;
-  widget.callback?.(text);
-  node.graph?.afterChange?.();
-  node.graph?.setDirtyCanvas(true, true);
-}
-
-/** {x, y, frame} when the widget holds a point, else null. */
-function pointOf(node) {
-  const parts = String(faceWidget(node)?.value ?? "").split(",").map(Number);
-  return parts.length === 3 && parts.every(Number.isFinite) ? { x: parts[0], y: parts[1], frame: parts[2] } : null;
-}
-
-export function pointText(x, y, frame) {
-  return `${Math.round(x)},${Math.round(y)},${frame}`;
-}
 
 /** Open the dialog for a node; it closes by a choice, Escape, or its button. */
 export function openPicker(node) {
@@ -42,6 +18,8 @@ export function openPicker(node) {
 class Picker {
   constructor(node) {
     this.node = node;
+    this.choice = choiceOf(node);
+    this.now = read(this.choice.text ?? "");
     this.source = findSource(node);
     this.asked = 0;
     this.stage = make("div");
@@ -56,7 +34,8 @@ class Picker {
       "dialog",
       { class: "latentsync-dialog", role: "dialog", "aria-modal": "true", "aria-labelledby": title.id },
       make("header", {}, title, make("button", { type: "button", onclick: close }, say("close", "Close"))),
-      make("p", {}, say("pick_hint", "Click the face that shall speak; or Tab and arrow keys, then Enter.")),
+      make("p", {}, this.hint()),
+      ...(this.choice.text == null ? [] : [this.makeNow()]),
       this.stage,
       this.status,
       this.makeFrameRow(),
@@ -83,21 +62,34 @@ class Picker {
     return this.frameRow;
   }
 
+  hint() {
+    const { wired } = this.choice;
+    if (wired == null) return say("pick_hint", "Click the face that should speak. By keyboard: Tab, arrow keys, Enter.");
+    return say(
+      "wired",
+      "The input “face” is connected to “{node}”. Change the face there, or remove the wire to pick one here.",
+      { node: wired },
+    );
+  }
+
+  makeNow() {
+    const choice = make("strong", {}, inWords(this.choice.text));
+    return make("p", { class: "latentsync-now" }, say("now", "Current choice:"), " ", choice);
+  }
+
   /** The choices that need no picture. */
   makeRules() {
-    const names = {
-      largest: say("largest", "Largest face"),
-      left: say("left", "Leftmost face"),
-      right: say("right", "Rightmost face"),
+    const rule = ([value, name]) => {
+      const state = { disabled: this.choice.wired != null, "aria-pressed": String(value === this.now.rule) };
+      return make("button", { type: "button", onclick: () => this.write(value), ...state }, name);
     };
-    const rule = (value) => make("button", { type: "button", onclick: () => this.write(value) }, names[value]);
-    return make("div", { class: "latentsync-row" }, say("or", "or always:"), ...Object.keys(names).map(rule));
+    return make("div", { class: "latentsync-row" }, say("or", "or always:"), ...Object.entries(rules()).map(rule));
   }
 
   open() {
     document.body.append(this.dialog);
     this.dialog.showModal();
-    if (this.source.file) return this.show(pointOf(this.node)?.frame ?? 0);
+    if (this.source.file) return this.show(this.now.frame ?? 0);
     const seen = this.node.latentsyncFaces;
     if (seen) return this.showPicture(seen, seen.frame, (x, y) => [x, y]);
     this.status.textContent = this.advice();
@@ -151,7 +143,7 @@ class Picker {
     const response = await api.fetchApi(`/latentsync/faces?${this.query(number)}`);
     const answer = await response.json().catch(() => ({}));
     if (response.ok) return answer;
-    throw new Error(answer.error ?? say("no_answer", "The server gave no answer ({status}).", { status: response.status }));
+    throw new Error(answer.error ?? say("no_answer", "The server did not answer ({status}).", { status: response.status }));
   }
 
   query(number) {
@@ -166,23 +158,26 @@ class Picker {
   }
 
   showPicture(picture, frame, point) {
-    const chosen = picture.chosen ?? this.current(picture, frame, point);
-    const choose = (face) => this.write(pointText(...point(...centre(face)), frame));
+    const chosen = this.current(picture, frame, point);
+    const choose = this.choice.wired == null && ((face) => this.write(pointText(...point(...centre(face)), frame)));
     const hadFocus = this.frameRow.contains(document.activeElement);
     const stage = faceStage({ ...picture, chosen }, choose);
     this.stage.replaceChildren(stage);
     this.status.textContent = howMany(picture.faces.length, frame);
-    if (!hadFocus) (stage.querySelector("[aria-pressed=true]") ?? stage.querySelector("button"))?.focus();
+    if (!hadFocus) (stage.querySelector("[aria-pressed=true]") ?? stage.querySelector("button:enabled"))?.focus();
   }
 
-  /** The face in which the widget's point lies. */
+  /** The face of the picture that is chosen now, as far as one picture can tell. */
   current(picture, frame, point) {
-    const now = pointOf(this.node);
-    if (!now || now.frame !== frame) return null;
+    const { x, y, frame: at, number, rule } = this.now;
+    if (picture.asked != null && picture.asked === this.choice.text) return picture.chosen;
+    if (rule) return picture.frames === 1 ? byRule(picture.faces, rule) : null;
+    if (number != null) return frame === 0 ? number : null; // faces that come later have later numbers
+    if (at !== frame) return null;
     const holds = ({ box }) => {
       const [x0, y0] = point(box[0], box[1]);
       const [x1, y1] = point(box[2], box[3]);
-      return now.x >= x0 && now.x <= x1 && now.y >= y0 && now.y <= y1;
+      return x >= x0 && x <= x1 && y >= y0 && y <= y1;
     };
     return picture.faces.find(holds)?.index ?? null;
   }
@@ -191,6 +186,16 @@ class Picker {
     setFace(this.node, text);
     this.dialog.close();
   }
+}
+
+/** The engine's rules, for a still picture. */
+function byRule(faces, rule) {
+  const rank = {
+    largest: ({ box }) => box[3] - box[1],
+    left: ({ box }) => -(box[0] + box[2]),
+    right: ({ box }) => box[0] + box[2],
+  }[rule];
+  return [...faces].sort((a, b) => rank(b) - rank(a))[0]?.index ?? null;
 }
 
 function howMany(count, frame) {

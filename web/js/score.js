@@ -83,7 +83,7 @@ function byLag({ lags, by_lag, offset, chance }) {
   const names = [
     legend("mouth", say("agreement", "correlation by shift")),
     legend("best", say("best", "best")),
-    legend("chance", say("chance", "by accident")),
+    legend("chance", say("chance", "chance level")),
   ];
   return explorable(chart, names, ends, lags.length, best, tell);
 }

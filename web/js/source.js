@@ -1,4 +1,5 @@
 // Which file a node's pictures come from, found by following its wires upstream.
+import { inputLink, linkOf, originOf } from "./nodes.js";
 
 const LOADERS = [
   { type: /^LoadVideo$/, widget: "file" },
@@ -15,7 +16,6 @@ const PASSING = {
 };
 
 const BYPASSED = 4;
-const SUBGRAPH_INPUT = -10;
 
 /**
  * The loader upstream of one of our nodes: {file, frame(n, fps): the file's own number of the node's frame n,
@@ -47,24 +47,11 @@ function passes(node) {
 /** The node and its output that feed an input, given by name or number. */
 function above(node, which) {
   const slot = typeof which === "string" ? node.inputs?.findIndex((input) => input.name === which) : which;
-  const id = slot == null ? null : node.inputs?.[slot]?.link;
-  const link = id == null ? null : linkOf(node.graph, id);
+  const link = inputLink(node, slot);
   if (!link) return null;
-  if (link.origin_id === SUBGRAPH_INPUT) return outsideOf(node.graph, link.origin_slot);
-  const origin = node.graph.getNodeById(link.origin_id);
-  return origin ? { node: origin, slot: link.origin_slot } : null;
-}
-
-function linkOf(graph, id) {
-  return graph.getLink?.(id) ?? graph.links?.get?.(id) ?? graph.links?.[id];
-}
-
-/** From the inside of a subgraph to what feeds that input of the subgraph's node. */
-function outsideOf(graph, slot) {
-  const root = graph.rootGraph ?? graph;
-  const graphs = [root, ...(root.subgraphs?.values?.() ?? [])];
-  const owner = graphs.flatMap((one) => one.nodes ?? []).find((one) => one.subgraph === graph);
-  return owner ? above(owner, slot) : null;
+  const origin = originOf(node.graph, link);
+  if (origin.outside) return above(origin.outside, origin.slot);
+  return origin.node ? { node: origin.node, slot: origin.slot } : null;
 }
 
 /** From a subgraph's node to what feeds that output inside. */
