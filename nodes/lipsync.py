@@ -202,6 +202,6 @@ class LatentSyncVideo(io.ComfyNode):
             )
             before = host.lasting(source)
         passing = [one for one, goes in ((before, before != source), (path, not keep)) if goes]
-        compare = {"before": host.shown(before), "after": host.shown(path), "start": start}
+        compare = {"before": host.shown(before), "after": host.shown(path), "start": start, "duration": duration}
         video = host.video_of(path, host.hold(cls.hidden.unique_id, passing))
         return io.NodeOutput(video, ui={"latentsync_compare": [compare]})

@@ -12,7 +12,7 @@ export function fileUrl({ filename, subfolder, type }) {
   return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder: subfolder ?? "", type })}`);
 }
 
-/** pair: {before, after}, each {filename, subfolder, type}; fit: how the source was made as long as the result. */
+/** pair: {before, after}, each {filename, subfolder, type}, and the part of before in seconds {start, duration (0: all the rest)}; fit: how it was made as long as the result. */
 export function showCompare(element, pair, fit) {
   element.latentsyncStop?.();
   element.classList.add("latentsync-compare");
@@ -30,7 +30,7 @@ export function showCompare(element, pair, fit) {
   const divider = divide(stage);
   element.replaceChildren(make("div", { class: "latentsync-place" }, stage), divider, controls(after));
   keepKeys(element);
-  element.latentsyncStop = before.tagName === "VIDEO" ? inStep(after, before, fit) : () => after.pause();
+  element.latentsyncStop = before.tagName === "VIDEO" ? inStep(after, before, fit, pair) : () => after.pause();
 }
 
 function beforeOf(file) {
@@ -102,11 +102,11 @@ function controls(after) {
 }
 
 /** Keep "before" at the moment of the source that "after" was made from; returns how to stop. */
-function inStep(after, before, fit) {
+function inStep(after, before, fit, part) {
   let going = true;
   const follow = () => {
     if (!going) return;
-    if (before.readyState > 0) align(after, before, fit);
+    if (before.readyState > 0) align(after, before, fit, part);
     requestAnimationFrame(follow);
   };
   requestAnimationFrame(follow);
@@ -117,9 +117,12 @@ function inStep(after, before, fit) {
   };
 }
 
-function align(after, before, fit) {
-  const { time, forward } = sourceTime(after.currentTime, before.duration, fit);
-  const runs = forward && !after.paused && time < before.duration;
+function align(after, before, fit, part) {
+  const start = part.start ?? 0;
+  const length = Math.min(part.duration || Infinity, before.duration - start);
+  const within = sourceTime(after.currentTime, length, fit);
+  const time = start + within.time;
+  const runs = within.forward && !after.paused && within.time < length;
   if (runs && before.paused) before.play().catch(() => {});
   if (!runs && !before.paused) before.pause();
   const late = time - before.currentTime;
