@@ -68,4 +68,4 @@ class LatentSyncDownload(io.ComfyNode):
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
         path = host.download(name, host.Stages(cls.hidden.unique_id))
-        return io.NodeOutput(path, ui={"text": [f"{name} is in {path}"]})
+        return io.NodeOutput(path, ui={"text": [host.short_text(f"{name} is in {path}")]})

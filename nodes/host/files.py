@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...latentsync.errors import UserError
-from ...latentsync.registry import find, get, model_folders
+from ...latentsync.registry import find, model_folders
 from ..images import speech_of
 from ..media import picture_size, write_picture, write_sound, write_video
 
@@ -48,12 +48,7 @@ def search_folders() -> list[Path]:
 
 def find_file(name: str) -> Path:
     """A known file ("vae", "tiny.en", "face-landmarker", …) in any of those folders; UserError says how to get it."""
-    try:
-        return find(name, search_folders())
-    except UserError as error:
-        known = get(name).name
-        here = f"run the node LatentSync: Download Model with the name {known}"
-        raise UserError(str(error).replace(f"type `latentsync download {known}`", here)) from None
+    return find(name, search_folders())
 
 
 def input_path(name: str) -> Path:

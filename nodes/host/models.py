@@ -211,14 +211,19 @@ class WhisperAudioEncoder:
 
 def checkpoints() -> list[str]:
     """What the loader offers: the known names, then every file of our folder."""
-    known = [entry.name for entry in ENTRIES if entry.kind in ("nano", "unet")]
-    return [*known, *folder_paths.get_filename_list(MODEL_FOLDER)]
+    return _offered("nano", "unet")
 
 
 def syncnets() -> list[str]:
     """What the score offers: none, the known judges of lip sync, then every file of our folder."""
-    known = [entry.name for entry in ENTRIES if entry.kind == "syncnet"]
-    return [NO_SYNCNET, *known, *folder_paths.get_filename_list(MODEL_FOLDER)]
+    return [NO_SYNCNET, *_offered("syncnet")]
+
+
+def _offered(*kinds: str) -> list[str]:
+    """The known names of these kinds, then the files of our folder, but for known files of other kinds."""
+    others = {form.file for entry in ENTRIES if entry.kind not in kinds for form in entry.files}
+    names = [entry.name for entry in ENTRIES if entry.kind in kinds]
+    return [*names, *(name for name in folder_paths.get_filename_list(MODEL_FOLDER) if name not in others)]
 
 
 @contextmanager
