@@ -147,10 +147,6 @@ def test_opens_as_a_form(fresh, title):
     """App mode: the labels that people read, the samples as values, and no graph."""
     page = fresh.page
     fresh.open(title)
-    skip = page.get_by_text("Skip", exact=True)
-    if skip.count():  # the front end's own tour of app mode
-        skip.click()
-        page.wait_for_timeout(500)
     assert fresh.complaints() == []
     source, name = ("Picture", PORTRAIT) if "portrait" in title else ("Video", FACE)
     for text in (source, name, "Speech", VOICE, "Who speaks", "Pick a face…", "Model", "nano"):
