@@ -18,7 +18,6 @@ from .stage import FINDER, MODES, PACK, SCORE, SCREENS, VIDEO, Stage, open_stage
 if TYPE_CHECKING:
     from playwright.sync_api import Locator
 
-CLIP_SHAPE = 640 / 280
 CONTRAST = """element => {
   const rgb = text => text.match(/[\\d.]+/g).slice(0, 3).map(Number)
   const light = text => rgb(text).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
@@ -364,7 +363,7 @@ def check_results(stage: Stage) -> None:
     for shown in stage.page.locator(".latentsync-compare video").all():
         box = shown.bounding_box() or {}
         assert box["width"] / scale >= outer.width - 60
-        assert abs(box["width"] / box["height"] - CLIP_SHAPE) < 0.05
+        assert abs(box["width"] / box["height"] - shown.evaluate("v => v.videoWidth / v.videoHeight")) < 0.05
     stage.look(SCORE)
     for chart, height in zip(panel.locator("svg").all(), (120, 60), strict=True):
         assert (chart.bounding_box() or {})["height"] / stage.page.evaluate("app.canvas.ds.scale") >= height
