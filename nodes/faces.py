@@ -44,25 +44,27 @@ class LatentSyncFindFaces(io.ComfyNode):
                 io.Model.Input(
                     "model", optional=True, tooltip="From LatentSync: Load Model; says how large the crops must be."
                 ),
-                io.Int.Input(
-                    "resolution",
-                    default=0,
-                    min=0,
-                    max=1024,
-                    step=8,
-                    extra_dict=host.ADVANCED,
-                    tooltip="Side of the crops in pixels. 0: the model's. Only without a model: 160 for nano, 256 for"
-                    " LatentSync 1.5, 512 for 1.6.",
+                host.advanced(
+                    io.Int.Input(
+                        "resolution",
+                        default=0,
+                        min=0,
+                        max=1024,
+                        step=8,
+                        tooltip="Side of the crops in pixels. 0: the model's. Only without a model: 160 for nano, 256"
+                        " for LatentSync 1.5, 512 for 1.6.",
+                    )
                 ),
-                io.Int.Input(
-                    "preview_frame",
-                    default=0,
-                    min=0,
-                    max=10**6,
-                    step=1,
-                    extra_dict=host.ADVANCED,
-                    tooltip="Number of the frame that the preview shows, from 0. Best is one in which everybody is"
-                    " seen.",
+                host.advanced(
+                    io.Int.Input(
+                        "preview_frame",
+                        default=0,
+                        min=0,
+                        max=10**6,
+                        step=1,
+                        tooltip="Number of the frame that the preview shows, from 0. Best is one in which everybody is"
+                        " seen.",
+                    )
                 ),
                 io.MultiType.Input(
                     "region",
@@ -203,33 +205,36 @@ class LatentSyncComposite(io.ComfyNode):
                 ),
                 inputs.FACE_TRACK.Input("face_track", tooltip="Where the face is, from Find Faces or Fit Length."),
                 inputs.paste(),
-                io.Int.Input(
-                    "grow",
-                    optional=True,
-                    default=0,
-                    min=-200,
-                    max=200,
-                    step=1,
-                    extra_dict=host.ADVANCED,
-                    tooltip="Pixels of the picture by which more is repainted than the network's mask, or less.",
+                host.advanced(
+                    io.Int.Input(
+                        "grow",
+                        optional=True,
+                        default=0,
+                        min=-200,
+                        max=200,
+                        step=1,
+                        tooltip="Pixels of the picture by which more is repainted than the network's mask, or less.",
+                    )
                 ),
-                io.Int.Input(
-                    "feather",
-                    optional=True,
-                    default=0,
-                    min=0,
-                    max=200,
-                    step=1,
-                    extra_dict=host.ADVANCED,
-                    tooltip="Width of the soft edge in pixels of the picture. 0: 4 % of the face crop.",
+                host.advanced(
+                    io.Int.Input(
+                        "feather",
+                        optional=True,
+                        default=0,
+                        min=0,
+                        max=200,
+                        step=1,
+                        tooltip="Width of the soft edge in pixels of the picture. 0: 4 % of the face crop.",
+                    )
                 ),
-                io.Boolean.Input(
-                    "match_color",
-                    optional=True,
-                    default=True,
-                    extra_dict=host.ADVANCED,
-                    tooltip="Take away the slow difference in color between the new mouth and the skin around it. Not"
-                    " with paste: reference.",
+                host.advanced(
+                    io.Boolean.Input(
+                        "match_color",
+                        optional=True,
+                        default=True,
+                        tooltip="Take away the slow difference in color between the new mouth and the skin around it."
+                        " Not with paste: reference.",
+                    )
                 ),
                 inputs.keep_out(),
             ],

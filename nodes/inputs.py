@@ -55,11 +55,12 @@ def face() -> Any:
 
 def part(start: str, duration: str, of: str, more: str) -> list[Any]:
     """Where a part begins and how long it is, in seconds."""
-    range_ = {"default": 0.0, "min": 0.0, "max": 86400.0, "step": 0.01}
-    range_ |= {"optional": True, "extra_dict": host.ADVANCED}
+    range_: Any = {"optional": True, "default": 0.0, "min": 0.0, "max": 86400.0, "step": 0.01}
     return [
-        io.Float.Input(start, **range_, tooltip=f"Seconds of the {of} to skip at its beginning. {more}"),
-        io.Float.Input(duration, **range_, tooltip=f"Seconds of the {of} to use from there on. 0: all the rest."),
+        host.advanced(io.Float.Input(start, **range_, tooltip=f"Seconds of the {of} to skip at its beginning. {more}")),
+        host.advanced(
+            io.Float.Input(duration, **range_, tooltip=f"Seconds of the {of} to use from there on. 0: all the rest.")
+        ),
     ]
 
 
@@ -99,28 +100,30 @@ def sampling() -> list[Any]:
             tooltip="How strongly the mouth follows the speech. 0: the checkpoint's own, which is 1.5 for LatentSync"
             " 1.5 and 1.6 and 2 for nano. 1 takes half the time; far above 3 lips distort.",
         ),
-        io.Combo.Input(
-            "solver",
-            options=list(SOLVERS),
-            default=Settings.solver,
-            extra_dict=host.ADVANCED,
-            tooltip="How the noise is taken away. ddim is the reference; the others manage with fewer steps.",
+        host.advanced(
+            io.Combo.Input(
+                "solver",
+                options=list(SOLVERS),
+                default=Settings.solver,
+                tooltip="How the noise is taken away. ddim is the reference; the others manage with fewer steps.",
+            )
         ),
     ]
 
 
 def resolution(optional: bool = True) -> Any:
     """optional: for nodes that workflows without this input were saved with."""
-    return io.Int.Input(
-        "resolution",
-        optional=optional,
-        default=0,
-        min=0,
-        max=1024,
-        step=8,
-        extra_dict=host.ADVANCED,
-        tooltip="Side of the face crop in pixels. 0: as the checkpoint states. Only for a file that does not state it:"
-        " 256 for LatentSync 1.5, 512 for 1.6.",
+    return host.advanced(
+        io.Int.Input(
+            "resolution",
+            optional=optional,
+            default=0,
+            min=0,
+            max=1024,
+            step=8,
+            tooltip="Side of the face crop in pixels. 0: as the checkpoint states. Only for a file that does not state"
+            " it: 256 for LatentSync 1.5, 512 for 1.6.",
+        )
     )
 
 
@@ -134,11 +137,12 @@ def keep_out(**facts: Any) -> Any:
 
 
 def paste() -> Any:
-    return io.Combo.Input(
-        "paste",
-        options=list(PASTES),
-        default=Settings.paste,
-        extra_dict=host.ADVANCED,
-        tooltip="mouth: only the mouth region changes, its color is matched to the picture. reference: the seam of the"
-        " public code, which blends the whole face box.",
+    return host.advanced(
+        io.Combo.Input(
+            "paste",
+            options=list(PASTES),
+            default=Settings.paste,
+            tooltip="mouth: only the mouth region changes, its color is matched to the picture. reference: the seam of"
+            " the public code, which blends the whole face box.",
+        )
     )

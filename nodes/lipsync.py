@@ -119,24 +119,26 @@ class LatentSyncVideo(io.ComfyNode):
         return [
             *inputs.part("start", "duration", "picture", "A video's own sound is cut with it."),
             *inputs.part("audio_start", "audio_duration", "speech", "For a speech that is connected."),
-            io.Int.Input(
-                "still_fps",
-                default=Settings.still_fps,
-                min=1,
-                max=120,
-                step=1,
-                extra_dict=host.ADVANCED,
-                tooltip="Frames per second of the video that a picture becomes.",
+            host.advanced(
+                io.Int.Input(
+                    "still_fps",
+                    default=Settings.still_fps,
+                    min=1,
+                    max=120,
+                    step=1,
+                    tooltip="Frames per second of the video that a picture becomes.",
+                )
             ),
-            io.Int.Input(
-                "window_batch",
-                default=Settings.window_batch,
-                min=1,
-                max=64,
-                step=1,
-                extra_dict=host.ADVANCED,
-                tooltip="Windows of 16 frames computed together: more is faster on a large card and takes more memory."
-                " The result is the same.",
+            host.advanced(
+                io.Int.Input(
+                    "window_batch",
+                    default=Settings.window_batch,
+                    min=1,
+                    max=64,
+                    step=1,
+                    tooltip="Windows of 16 frames computed together: more is faster on a large card and takes more"
+                    " memory. The result is the same.",
+                )
             ),
             io.Combo.Input(
                 "save_to",

@@ -18,13 +18,14 @@ class LatentSyncLoader(io.ComfyNode):
             inputs=[
                 inputs.checkpoint(),
                 inputs.resolution(optional=False),
-                io.Combo.Input(
-                    "dtype",
-                    options=["auto", *DTYPES],
-                    default="auto",
-                    extra_dict=host.ADVANCED,
-                    tooltip="Number format of the U-Net. auto: what ComfyUI chooses for this card. fp16 and bf16 halve"
-                    " its memory against fp32.",
+                host.advanced(
+                    io.Combo.Input(
+                        "dtype",
+                        options=["auto", *DTYPES],
+                        default="auto",
+                        tooltip="Number format of the U-Net. auto: what ComfyUI chooses for this card. fp16 and bf16"
+                        " halve its memory against fp32.",
+                    )
                 ),
             ],
             outputs=[

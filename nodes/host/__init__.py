@@ -1,6 +1,6 @@
 """All that the nodes ask of ComfyUI: the one package that imports comfy, folder_paths, server and their like."""
 
-from .features import ADVANCED, schema
+from .features import advanced, schema
 from .files import (
     find_file,
     hold,
@@ -37,10 +37,10 @@ from .samples import bring_samples
 from .sampling import OneNoise, engine_models, engine_steps, sample
 
 __all__ = [
-    "ADVANCED",
     "NO_SYNCNET",
     "OneNoise",
     "Stages",
+    "advanced",
     "belongings",
     "blocked",
     "bring_samples",

@@ -8,8 +8,15 @@ from comfy_api.latest import io
 
 _SCHEMA = {field.name for field in dataclasses.fields(io.Schema)}
 
-ADVANCED: dict[str, Any] = {"advanced": True} if "advanced" in inspect.signature(io.Input.__init__).parameters else {}
-"""For an input's extra_dict: folded away until it is asked for. Older front ends would hide it altogether."""
+_FOLDS = "advanced" in inspect.signature(io.Input.__init__).parameters
+
+
+def advanced(given: Any) -> Any:
+    """An input that is folded away until somebody asks for it. Older front ends would hide it altogether: not there."""
+    if _FOLDS:
+        given.advanced = True
+    return given
+
 
 CATEGORY = "LatentSync"
 ALIASES = ["lip sync", "lipsync", "latentsync", "talking head", "talking face", "dub", "dubbing", "mouth", "wav2lip"]
