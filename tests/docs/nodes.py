@@ -19,13 +19,32 @@ pictures: [settings.md](settings.md).*
 
 Sockets are in capitals. An input in *italics* may stay unconnected. All sockets but FACE_TRACK are ComfyUI's own.
 """
+TOGETHER = """## What goes together
+
+Seen on ComfyUI 0.33.0 and, where the node exists there, on 0.3.64. The tests that do it are in `tests/workflows` and `tests/nodes`.
+
+| with | how | what to know |
+|---|---|---|
+| KSampler, SamplerCustomAdvanced | in place of Sampler | `ddim` with scheduler `ddim_uniform`, or `simple` for nano's one step; cfg is the guidance, 2 for nano and 1.5 for LatentSync 1.5 and 1.6. For SamplerCustomAdvanced use our Noise |
+| LoraLoaderModelOnly, TorchCompileModel and other MODEL nodes | behind Load Model | the MODEL is an ordinary one |
+| VAE Encode, VAE Decode | crops to LATENT and back | with the VAE of Load Model |
+| Audio Encoder Encode | in place of Encode Audio | with the AUDIO_ENCODER of Load Model |
+| upscalers, face restorers | between VAE Decode and Composite | crops of any size, square |
+| Load Video, Create Video, Save Video | before and behind | Video takes Load Video's VIDEO as it is, reads its file and hands a file to Save Video, which copies the streams |
+| VideoHelperSuite's Load Video and Load Audio | to *images* and *audio* | the sound is decoded only when it is needed. fps from its Video Info |
+| VideoHelperSuite's Video Combine | behind Lip Sync or Composite | connect images and audio, set the frame rate of the source |
+| Detect Face Landmarks (MediaPipe) | *landmarks* of Find Faces | our own search is left out. ComfyUI 0.33 and newer; tried with landmarks of the mediapipe package, since the node's weights were not at hand |
+| MASK, SEGS (Impact Pack), BBOX (KJNodes, mtb), BOUNDING_BOX | *region* of Find Faces | chooses or limits the face; tried with values of these forms, not with those packs installed |
+| MASK of a hand or a microphone | *keep_out* of Composite or Lip Sync | one for all frames, or one for each |
+| Draw BBoxes, crop nodes, detailers | behind Face Regions | boxes and masks in pixels of the pictures |
+"""
 FILE = re.compile(r"\\.(safetensors|pt|pth|ckpt|bin|task|model)$")
 
 
 def reference(schemas: dict[str, Any]) -> str:
     """The page. schemas: our nodes of /object_info."""
     index = "\n".join(f"- [{NODES[name].title}](#{_anchor(name)})" for name in NODES)
-    return "\n".join([HEAD, index, "", *(_node(name, schemas[name]) for name in NODES)])
+    return "\n".join([HEAD, index, "", TOGETHER, *(_node(name, schemas[name]) for name in NODES)])
 
 
 def _anchor(name: str) -> str:

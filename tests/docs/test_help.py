@@ -61,7 +61,7 @@ def test_every_row_is_an_option_with_its_usual_value(command):
             assert not isinstance(words, str) or words in usual, f"{command} {name}: {usual!r}, in the help {words!r}"
             if isinstance(default, str | int | float) and not isinstance(default, bool):
                 shown = default if isinstance(default, str) else f"{default:g}"
-                assert usual == shown or usual.startswith(f"{shown}; "), (
+                assert usual == shown or usual.startswith((f"{shown}; ", f"{shown}: ")), (
                     f"{command} {name}: {usual!r}, really {default!r}"
                 )
 

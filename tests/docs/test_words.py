@@ -34,7 +34,7 @@ def test_every_setting_is_explained_with_its_default(field):
     option = f"--{field.name.replace('_', '-')}"
     shown = f"`{field.default}`" if isinstance(field.default, str) else f"{field.default}"
     if field.name in ("steps", "guidance"):
-        shown = f"the checkpoint's, else {shown}"
+        shown = "0: the checkpoint's"
     assert f"| `{option}` | {shown} |" in pages()["docs/settings.md"]
 
 
