@@ -70,7 +70,7 @@ def parts(clip: str) -> Scene:
     heard = g.node("LatentSyncEncodeAudio", audio_encoder=load[2], audio=fit[1])
     both = {"crops": fit[2], "face_track": fit[3]}
     asked = g.node("LatentSyncCondition", vae=load[1], audio=heard, fps=source[2], **both)
-    how = {"seed": 1247, "steps": 6, "guidance": 1.5, "solver": "ddim"}
+    how = {"seed": 1247, "steps": 0, "guidance": 0.0, "solver": "ddim"}
     drawn = g.node("LatentSyncSampler", model=load, positive=asked, negative=asked[1], latent=asked[2], **how)
     crops = g.node("VAEDecode", samples=drawn, vae=load[1])
     seen = g.node("PreviewImage", images=g.node("ImageFromBatch", image=crops, batch_index=20, length=6))
@@ -78,6 +78,9 @@ def parts(clip: str) -> Scene:
     last = g.node("PreviewImage", images=g.node("ImageFromBatch", image=done, batch_index=20, length=4))
     mask = g.node("MaskToImage", mask=done[1])
     dark = g.node("PreviewImage", images=g.node("ImageFromBatch", image=mask, batch_index=20, length=1))
+    regions = g.node("LatentSyncFaceRegions", face_track=fit[3], part="mouth")
+    boxed = g.node("MaskToImage", mask=regions[2])
+    outline = g.node("PreviewImage", images=g.node("ImageFromBatch", image=boxed, batch_index=20, length=1))
     noise = g.node("LatentSyncNoise", seed=1247)
     score = g.node("LatentSyncScore", video=video, fps=25.0, face="left")
     number = {name: int(node.id) for name, node in locals().items() if hasattr(node, "id")}
@@ -91,9 +94,10 @@ def parts(clip: str) -> Scene:
         "sampler": ["drawn", "seen"],
         "composite": ["done", "last"],
         "score": ["score"],
+        "face_regions": ["regions", "outline"],
     }
     columns = [["load", "video"], ["source"], ["found"], ["fit"], ["heard", "score"], ["asked"], ["drawn"], ["seen"]]
-    columns += [["crops", "mask"], ["noise"], ["done"], ["last"], ["dark"]]
+    columns += [["crops", "mask"], ["noise"], ["done"], ["last"], ["dark"], ["regions"], ["outline"]]
     pick = [[number[name] for name in column] for column in columns]
     return g, {name: [number[node] for node in nodes] for name, nodes in shown.items()}, pick
 
@@ -103,7 +107,7 @@ def one_node(clip: str) -> Scene:
     g = Graph()
     video = g.node("LoadVideo", file=clip)
     source = g.node("GetVideoComponents", video=video)
-    how = {"checkpoint": "nano", "fit": "trim", "face": "left", "steps": 6, "guidance": 1.5, "solver": "ddim"}
+    how = {"checkpoint": "nano", "fit": "trim", "face": "left", "steps": 0, "guidance": 0.0, "solver": "ddim"}
     how |= {"seed": 1247, "paste": "mouth"}
     rest = {"still_fps": 25, "window_batch": 1, "save_to": "temp", "filename_prefix": "video/LatentSync"}
     made = g.node("LatentSyncVideo", video=video, **how, **rest)
