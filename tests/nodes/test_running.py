@@ -301,6 +301,8 @@ def test_temporary_videos_go_when_nobody_shows_them(comfy, short, source):
     assert gone(comfy, first)
     assert temporary_videos(comfy) - others == second
     assert not list(comfy.temp.glob("latentsync_*.wav"))
+    cancelled = comfy.queue(graph(3), watch=lambda run, event: event == "text" and comfy.interrupt())
+    assert cancelled.status == "interrupted"
     comfy.free()  # the comparison in the browser still shows them
     assert not gone(comfy, second, seconds=2)
 

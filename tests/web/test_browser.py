@@ -437,7 +437,7 @@ def test_before_and_after_run_in_step(stage: Stage) -> None:
     stage.page.wait_for_function(f"{videos}.length === 2 && {videos}.every(v => v.currentTime > 0.1)", timeout=60_000)
     panel.get_by_role("button", name="Pause").click()
     stage.page.wait_for_function(f"(([a, b]) => Math.abs(a - b) < 0.05)({videos}.map(v => v.currentTime))")
-    assert stage.page.evaluate(f"{videos}.every(v => v.readyState >= 2 && v.videoWidth > 0)")
+    stage.page.wait_for_function(f"{videos}.every(v => v.readyState >= 2 && v.videoWidth > 0)")
     assert stage.page.evaluate(f"{videos}.map(v => v.muted)") == [True, False], "the sound is the result's"
     panel.get_by_role("slider", name="Divider").focus()
     stage.page.keyboard.press("Home")
@@ -476,7 +476,7 @@ def test_panels_are_readable_in_both_themes(stage: Stage, palette: str) -> None:
 def test_progress_and_preview_go_when_a_run_ends(stage: Stage) -> None:
     size = stage.sizes()[str(VIDEO)]
     stage.look(VIDEO)
-    stage.change(VIDEO, "steps", 50)
+    stage.change(VIDEO, "steps", 500)  # long enough for a browser without a graphics card, and stopped when it was seen
     before = stage.press_run()
     while stage.added(VIDEO) != (True, True):
         assert not set(stage.server.get("/history")) - before, "ended before a preview came"

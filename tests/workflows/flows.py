@@ -296,14 +296,14 @@ def _ksampler(g: Flow, loader: Node, asked: Node) -> Node:
 
 
 def _three(speech: Node, source: Node, made: Node, saved: Node) -> Part:
-    groups = Row(
+    """LatentSync: Video is a tall node, so that the note stands beside it, not above."""
+    return Row(
         [
-            Group("1 · Choose files", [[speech, source]]),
+            Stack([Note(290), Group("1 · Choose files", [[speech, source]])]),
             Group("2 · Lip sync", [[made]]),
             Group("3 · Result", [[saved]]),
         ]
     )
-    return Stack([Note(96), groups])
 
 
 def _who(made: Node) -> list[tuple[Node, str, str]]:
