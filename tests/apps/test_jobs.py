@@ -80,7 +80,7 @@ FAULTS = [
     ("video,audio,out\na.mp4,t.wav,1.mp4\n", "t.wav"),
     ("video,out,steps\na.mp4,1.mp4,many\n", "steps is 'many'; it must be a whole number"),
     ("video,out,steps\na.mp4,1.mp4,2.5\n", "whole number"),
-    ("video,out,steps\na.mp4,1.mp4,0\n", "between 1 and 1000"),
+    ("video,out,steps\na.mp4,1.mp4,-1\n", "between 0 and 1000"),
     ("video,out,guidance\na.mp4,1.mp4,nan\n", "guidance is nan"),
     ("video,out,fit\na.mp4,1.mp4,stretch\n", "'stretch'"),
     ("video,out\na.mp4,1.gif\n", "'.gif'"),

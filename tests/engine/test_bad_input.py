@@ -196,7 +196,7 @@ BAD: dict[str, Bad] = {
     "out is the input": (lambda p: {"out": film(p / "a.mp4", [portrait()]), "video": p / "a.mp4"}, "both"),
     "report in a missing folder": (lambda p: {"json": p / "none" / "a.json"}, "a.json"),
     "sheet of unknown kind": (lambda p: {"sheet": p / "a.pdf"}, ".png"),
-    "steps 0": (lambda p: {"steps": 0}, "steps is 0"),
+    "steps -1": (lambda p: {"steps": -1}, "steps is -1"),
     "guidance -1": (lambda p: {"guidance": -1}, "guidance is -1"),
     "guidance nan": (lambda p: {"guidance": "nan"}, "guidance is nan"),
     "negative seed": (lambda p: {"seed": -5}, "seed is -5"),

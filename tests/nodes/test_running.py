@@ -274,14 +274,14 @@ def gone(comfy, names, seconds=30):
 
 @pytest.mark.parametrize("source", ["file", "pictures"])
 def test_temporary_videos_go_when_nobody_shows_them(comfy, short, source):
-    def graph(seed):
+    def graph(seed, steps=1):
         g = Graph()
         video = g.node("LoadVideo", file=short)
         sound = None
         if source == "pictures":
             components = g.node("GetVideoComponents", video=video)
             video, sound = g.node("CreateVideo", images=components, fps=25.0), components[1]
-        save(g, streamed(g, video, seed=seed, steps=1, **({"audio": sound} if sound else {})))
+        save(g, streamed(g, video, seed=seed, steps=steps, **({"audio": sound} if sound else {})))
         return g
 
     def made(seed):
@@ -301,7 +301,7 @@ def test_temporary_videos_go_when_nobody_shows_them(comfy, short, source):
     assert gone(comfy, first)
     assert temporary_videos(comfy) - others == second
     assert not list(comfy.temp.glob("latentsync_*.wav"))
-    cancelled = comfy.queue(graph(3), watch=lambda run, event: event == "text" and comfy.interrupt())
+    cancelled = comfy.queue(graph(3, steps=200), watch=lambda run, event: event == "text" and comfy.interrupt())
     assert cancelled.status == "interrupted"
     comfy.free()  # the comparison in the browser still shows them
     assert not gone(comfy, second, seconds=2)
