@@ -13,12 +13,12 @@ RUN_ARGS ?=
 START := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test smoke lint assets clean
+.PHONY: help demo test smoke smoke-browser lint assets clean
 
 help:
 	@echo "make demo   a portrait says a sentence: out/demo.mp4 and its contact sheet out/demo.png"
 	@echo "make test   all tests"
-	@echo "make smoke  the pack in the ComfyUI that COMFYUI_PATH names"
+	@echo "make smoke  the pack in the ComfyUI that COMFYUI_PATH names; make smoke-browser: its front end"
 	@echo "make lint   ruff and pyright"
 	@echo "make clean  remove .venv and out"
 
@@ -31,13 +31,17 @@ demo: $(VENV)/.demo assets
 test: $(VENV)/.dev assets
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-# The pack in a real ComfyUI, which COMFYUI_PATH and COMFYUI_PYTHON name: every node, every workflow, one browser pass
+# The pack in a real ComfyUI, which COMFYUI_PATH and COMFYUI_PYTHON name: every node and workflow, then one browser pass
 SMOKE ?= tests/nodes/test_schema.py tests/nodes/test_face_nodes.py tests/nodes/test_regions.py tests/nodes/test_score_node.py \
-	tests/workflows/test_workflows.py tests/workflows/test_foreign.py tests/workflows/test_first_run.py tests/web/test_browser.py
+	tests/workflows/test_workflows.py tests/workflows/test_foreign.py
+SMOKE_BROWSER ?= tests/workflows/test_first_run.py tests/web/test_browser.py
 smoke: $(VENV)/.dev assets
+	$(BIN)/python -m pytest --durations=5 $(SMOKE)
+
+smoke-browser: $(VENV)/.dev assets
 	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install -q --disable-pip-version-check 'playwright>=1.45'
 	@command -v chromium > /dev/null || command -v google-chrome > /dev/null || { $(call apt_get,chromium) ; }
-	$(BIN)/python -m pytest --durations=10 $(SMOKE)
+	$(BIN)/python -m pytest --durations=5 $(SMOKE_BROWSER)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
