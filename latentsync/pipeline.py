@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,9 +28,10 @@ from .models.vae import VAE, load_vae
 from .models.whisper import WhisperEncoder, load_whisper
 from .sampling import denoise_window, one_noise
 from .settings import GUIDANCE, STEPS, WINDOW, Settings
-from .soundtrack import AudioTrack, sound_start
+from .soundtrack import AudioTrack
+from .source import ArraySource, Source, open_source, sound_part
 from .timeline import Cut, Timeline, Window, exact_rate, fit_timeline, windows
-from .video import Colour, VideoReader, VideoWriter, is_image, probe, read_image
+from .video import VideoWriter, is_image
 from .weights import find, load_unet, usual_settings
 
 
@@ -128,26 +129,10 @@ class Result:
     report: Report
 
 
-class Source(Protocol):
-    """Pictures by index, in any order."""
-
-    def read(self, indices: Iterable[int]) -> Iterator[np.ndarray]: ...
-
-
 Story = Callable[[Source, Timeline, Tensor], Iterable[Painted]]
 """Makes the output frames, in order, of a source, a timeline and the speech (T,) at 16 kHz."""
 Paint = Callable[[Iterator[np.ndarray], int, int], Iterable[Painted]]
 """Takes the frames start … stop-1 from the iterator and gives them back painted."""
-
-
-class ArraySource:
-    """Frames that are in memory already; a still image is one frame that is read again and again."""
-
-    def __init__(self, frames: Sequence[np.ndarray] | np.ndarray) -> None:
-        self.frames = frames
-
-    def read(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
-        return (np.ascontiguousarray(self.frames[i]) for i in indices)
 
 
 def load_models(
@@ -255,8 +240,8 @@ def write_story(
     still, cut = is_image(video), cut or Cut()
     if audio is None and still:
         raise UserError(f"{video} is a picture and has no sound; give a speech as well.")
-    with _open(video, report.settings, still, cut) as (source, shown):
-        start, length = _sound_part(video, audio, shown, cut)
+    with open_source(video, report.settings, still, cut) as (source, shown):
+        start, length = sound_part(video, audio, shown, cut)
         speech = load_audio(audio or video, start, length)
         if not allow_silence:
             check_speech(speech.waveform, str(audio or video))
@@ -271,59 +256,9 @@ def write_story(
                     writer.write(frame)
 
 
-def _sound_part(
-    video: str | Path, audio: str | Path | None, shown: "_Shown", cut: Cut
-) -> tuple[Fraction | None, Fraction | None]:
-    """Start on the sound file's own clock and length in seconds of what is heard; None: from the first, to the last."""
-    own = audio is None or Path(audio).resolve() == Path(video).resolve()
-    if own and not cut.audio_start:
-        # the video's own sound stays where it is against the picture, and ends with it
-        return shown.start, None if cut.duration is None else shown.frames / shown.fps
-    # another sound begins with the first frame
-    return sound_start(audio or video) + cut.audio_start if cut.audio_start else None, cut.audio_duration
-
-
 def _padding(timeline: Timeline, seconds: Fraction) -> Fraction | None:
     """Up to where silence follows the sound; for less than a frame it is not worth a new encoding."""
     return timeline.duration if timeline.duration - seconds >= 1 / timeline.fps else None
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """What the output takes over from the source; see VideoInfo."""
-
-    width: int
-    height: int
-    fps: Fraction
-    frames: int
-    start: Fraction = Fraction(0)
-    colour: Colour | None = None
-    aspect: Fraction = Fraction(1)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A source from one of its frames on."""
-
-    whole: Source
-    first: int
-
-    def read(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
-        return self.whole.read(self.first + i for i in indices)
-
-
-@contextmanager
-def _open(video: str | Path, settings: Settings, still: bool, cut: Cut) -> Iterator[tuple[Source, _Shown]]:
-    if still:
-        image = read_image(video)
-        yield ArraySource([image]), _Shown(image.shape[1], image.shape[0], Fraction(settings.still_fps), 1)
-        return
-    info = probe(video)
-    first, frames = cut.frames(info.fps, info.frames)
-    start = info.start + first / info.fps
-    with VideoReader(info) as reader:
-        source = _Part(reader, first) if first else reader
-        yield source, _Shown(info.width, info.height, info.fps, frames, start, info.colour, info.aspect)
 
 
 def _checked_frames(frames: Sequence[np.ndarray] | np.ndarray) -> Sequence[np.ndarray] | np.ndarray:

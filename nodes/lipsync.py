@@ -179,31 +179,38 @@ class LatentSyncVideo(io.ComfyNode):
             spans = {"start": start, "duration": duration, "audio_start": audio_start, "audio_duration": audio_duration}
             node = graph.node("LatentSyncVideo", resolution=resolution, **place, **spans, **use)
             return io.NodeOutput(node.out(0), expand=graph.finalize())
-        keep = save_to == "output"
-        known = host.belongings(video)
-        known["model"] = own["model"]
-        with (
-            host.engine_models(*own.values()) as models,
-            host.picture_file(video) as source,
-            host.sound_file(audio) as sound,
-            host.new_video(filename_prefix if keep else None, source) as path,
-        ):
-            check_sound(source, sound)
-            say = host.engine_steps(host.Stages(cls.hidden.unique_id), own["model"])
-            lipsync_file(
-                source,
-                sound,
-                path,
-                models=models,
-                settings=settings,
-                cut=cut,
-                tracks=known.setdefault(("tracks", cut.start), {}),
-                metadata=host.workflow_metadata(cls.hidden) if keep else None,
-                allow_silence=True,
-                on_step=say,
-            )
-            before = host.lasting(source)
-        passing = [one for one, goes in ((before, before != source), (path, not keep)) if goes]
-        compare = {"before": host.shown(before), "after": host.shown(path), "start": start, "duration": duration}
-        video = host.video_of(path, host.hold(cls.hidden.unique_id, passing))
-        return io.NodeOutput(video, ui={"latentsync_compare": [compare]})
+        prefix = filename_prefix if save_to == "output" else None
+        return _streamed(cls.hidden, video, audio, own, settings, cut, prefix)
+
+
+def _streamed(
+    hidden: Any, video: Any, audio: Any, own: dict[str, Any], settings: Settings, cut: Cut, prefix: str | None
+) -> io.NodeOutput:
+    """The video, made by these networks. prefix: its name in the output folder; None: a temporary file."""
+    known = host.belongings(video)
+    known["model"] = own["model"]
+    with (
+        host.engine_models(*own.values()) as models,
+        host.picture_file(video) as source,
+        host.sound_file(audio) as sound,
+        host.new_video(prefix, source) as path,
+    ):
+        check_sound(source, sound)
+        lipsync_file(
+            source,
+            sound,
+            path,
+            models=models,
+            settings=settings,
+            cut=cut,
+            tracks=known.setdefault(("tracks", cut.start), {}),
+            metadata=None if prefix is None else host.workflow_metadata(hidden),
+            allow_silence=True,
+            on_step=host.engine_steps(host.Stages(hidden.unique_id), own["model"]),
+        )
+        before = host.lasting(source)
+    passing = [one for one, goes in ((before, before != source), (path, prefix is None)) if goes]
+    part = {"start": float(cut.start), "duration": float(cut.duration or 0)}
+    compare = {"before": host.shown(before), "after": host.shown(path), **part}
+    made = host.video_of(path, host.hold(hidden.unique_id, passing))
+    return io.NodeOutput(made, ui={"latentsync_compare": [compare]})

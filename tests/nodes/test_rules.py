@@ -66,9 +66,9 @@ def method(node, name):
 
 
 def schema_value(node, key):
-    """The source of one argument of io.Schema(…)."""
+    """The source of one argument of host.schema(…)."""
     calls = [n for n in ast.walk(method(node, "define_schema")) if isinstance(n, ast.Call)]
-    schema = next(call for call in calls if ast.unparse(call.func) == "io.Schema")
+    schema = next(call for call in calls if ast.unparse(call.func) == "host.schema")
     return next((keyword.value for keyword in schema.keywords if keyword.arg == key), None)
 
 
@@ -76,7 +76,7 @@ CLASSES = list(node_classes())
 each_node = pytest.mark.parametrize(("file", "node"), CLASSES, ids=[node.name for _, node in CLASSES])
 
 
-def test_twelve_nodes_with_plain_ids():
+def test_nodes_have_plain_ids():
     ids = [schema_value(node, "node_id") for _, node in CLASSES]
     assert all(isinstance(value, ast.Constant) for value in ids), "ComfyUI-Manager reads ids without running anything"
     assert sorted(value.value for value in ids) == sorted(NODES)

@@ -102,9 +102,9 @@ def fresh(comfyui: Installation, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture
 def current(comfyui: Installation) -> None:
-    """Forms and blueprints came with the ComfyUI that knows subgraphs of packs."""
+    """Forms, blueprints and Nodes 2.0, for which the layouts are made, came with subgraphs of packs."""
     if not (comfyui.path / "app" / "subgraph_manager.py").is_file():
-        pytest.skip("This ComfyUI has neither app mode nor blueprints.")
+        pytest.skip("This ComfyUI has neither app mode nor blueprints nor Nodes 2.0.")
 
 
 def apart(boxes: list[tuple[str, str, list[float]]]) -> list[tuple[str, str]]:
@@ -117,7 +117,7 @@ def apart(boxes: list[tuple[str, str, list[float]]]) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("title", TITLES)
-def test_opens_readable(fresh, title):
+def test_opens_readable(current, fresh, title):
     """Large enough, in view, nothing missing; nothing over anything, in the classic canvas and in Nodes 2.0."""
     fetch_template(fresh.page, PACK, title)
     assert fresh.complaints() == []
