@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from latentsync.settings import Settings
+from latentsync.settings import GUIDANCE, STEPS, Settings
 
 from ..nodes.graphs import Node
 from .api import api, pictures, psnr, the
@@ -62,7 +62,7 @@ def made_by(comfy, v, sampled):
 
 # nano's one step, as the template has it, and the 20 of the published models
 NANO = {"steps": 1, "cfg": 2.0, "scheduler": "simple"}
-USUAL = {"steps": Settings.steps, "cfg": Settings.guidance, "scheduler": "ddim_uniform"}
+USUAL = {"steps": STEPS, "cfg": GUIDANCE, "scheduler": "ddim_uniform"}
 
 
 @pytest.mark.parametrize("how", [NANO, USUAL], ids=["one step", "20 steps"])
