@@ -36,12 +36,12 @@ SMOKE ?= tests/nodes/test_schema.py tests/nodes/test_face_nodes.py tests/nodes/t
 	tests/workflows/test_workflows.py tests/workflows/test_foreign.py
 SMOKE_BROWSER ?= tests/workflows/test_first_run.py tests/web/test_browser.py
 smoke: $(VENV)/.dev assets
-	$(BIN)/python -m pytest --durations=5 $(SMOKE)
+	$(BIN)/python -m pytest --durations=5 $(PYTEST_ARGS) $(SMOKE)
 
 smoke-browser: $(VENV)/.dev assets
 	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install -q --disable-pip-version-check 'playwright>=1.45'
 	@command -v chromium > /dev/null || command -v google-chrome > /dev/null || { $(call apt_get,chromium) ; }
-	$(BIN)/python -m pytest --durations=5 $(SMOKE_BROWSER)
+	$(BIN)/python -m pytest --durations=5 $(PYTEST_ARGS) $(SMOKE_BROWSER)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

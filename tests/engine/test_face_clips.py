@@ -102,7 +102,7 @@ def test_pictures_of_odd_sizes_have_no_face(finder, shape):
 
 
 def test_a_missing_or_wrong_model_is_one_sentence(tmp_path, finder):
-    with pytest.raises(UserError, match="No face model"):
+    with pytest.raises(UserError, match="no face model"):
         FaceFinder(tmp_path / "face_landmarker.task")
     (tmp_path / "other.task").write_bytes(b"not a model")
     with pytest.raises(UserError, match="face_landmarker"):

@@ -169,6 +169,7 @@ class Stage:
         """The workflow, fresh, in a front end with these settings; mode: one of MODES, the last one unless told."""
         self.mode = mode or self.mode
         self.server.post("/settings", {"Comfy.VueNodes.Enabled": self.mode == "vue", **settings})
+        self.page.evaluate("() => { localStorage.clear(); sessionStorage.clear() }")  # no draft of an earlier test
         self.page.reload()
         self.page.wait_for_function(READY, timeout=120_000)
         load_api(self.page, workflow(self.clip, 8 if SCREENS else 1).prompt, "two people")
