@@ -12,7 +12,7 @@ SMALL = ("face-landmarker", "whisper-tiny.en")
 
 def problems() -> list[str]:
     """What is needed and not here, but for the small files, which are fetched next."""
-    from latentsync.doctor import examine
+    from latentsync.cli.doctor import examine
 
     return [
         f"{c.name}: {c.detail}; {c.fix}" for c in examine() if c.needed and c.state == "missing" and c.name not in SMALL
@@ -22,7 +22,7 @@ def problems() -> list[str]:
 def fetch(name: str) -> tuple[bool, str]:
     """Get a small file by HTTP: whether it is here, and what came of it, in a sentence."""
     try:
-        from latentsync.download import download
+        from latentsync.weights.download import download
 
         return True, f"{name} is in {download(name, allow_wheels=False)}"
     except Exception as error:  # an install script that raises would take the whole pack down
@@ -31,7 +31,7 @@ def fetch(name: str) -> tuple[bool, str]:
 
 def next_steps(whole: bool) -> list[str]:
     """What a user does now, in ComfyUI or outside."""
-    from latentsync.surroundings import comfyui_models
+    from latentsync.weights.locations import comfyui_models
 
     folders = comfyui_models()
     python = sys.executable if folders else "python"  # ComfyUI's own, which "python" need not be

@@ -27,14 +27,18 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from latentsync import pipeline
-from latentsync.apps.jobs import read_jobs
-from latentsync.apps.split import changed
-from latentsync.audio import SAMPLE_RATE, SpeechFeatures, load_audio
+from latentsync.audio.load import load_audio
+from latentsync.audio.mel import SAMPLE_RATE
+from latentsync.audio.whisper_features import SpeechFeatures
+from latentsync.batch.jobs import read_jobs
+from latentsync.batch.segments import changed
 from latentsync.face.track import find_tracks
+from latentsync.media.probe import probe
+from latentsync.media.reader import VideoReader
+from latentsync.media.writer import VideoWriter
 from latentsync.models.unet import UNet, UNetConfig
 from latentsync.pipeline import Models, lipsync, load_models
 from latentsync.settings import GUIDANCE, STEPS, WINDOW, Settings
-from latentsync.video import VideoReader, VideoWriter, probe
 
 VOICE = Path(__file__).resolve().parents[1] / "latentsync" / "assets" / "voice.flac"
 FPS = 25

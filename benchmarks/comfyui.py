@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from benchmarks.memory import MEGABYTE, frames_of, swaying, write_speech
-from latentsync.soundtrack import AudioTrack
-from latentsync.writer import VideoWriter
+from latentsync.media.audio_track import AudioTrack
+from latentsync.media.writer import VideoWriter
 from tests.nodes.graphs import Graph
 from tests.nodes.parts import parts, save, streamed
 from tests.nodes.server import ComfyServer, find_comfyui

@@ -98,9 +98,9 @@ def random_checkpoint(path: Path) -> Path:
     import torch
 
     from latentsync.models.unet import UNet
-    from latentsync.training.unet import UNetTraining
-    from latentsync.training.vae import VAETraining, build_vae
-    from latentsync.weights import save_model
+    from latentsync.weights.convert import save_model
+    from recipes.nano.unet import UNetTraining
+    from recipes.nano.vae import VAETraining, build_vae
 
     torch.manual_seed(0)
     vae, unet = VAETraining(), UNetTraining()

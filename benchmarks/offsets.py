@@ -12,11 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentsync.audio import SAMPLE_RATE, load_audio
+from latentsync.audio.load import load_audio
+from latentsync.audio.mel import SAMPLE_RATE
 from latentsync.evaluation.clips import margin_of, prepared_clips
-from latentsync.evaluation.lse import FPS, sync_offset
-from latentsync.models.syncnet import StableSyncNet, load_syncnet
-from latentsync.video import VideoReader, probe
+from latentsync.evaluation.syncnet_sync import FPS, sync_offset
+from latentsync.media.probe import probe
+from latentsync.media.reader import VideoReader
+from latentsync.models.syncnet import StableSyncNet
+from latentsync.weights.syncnet_files import load_syncnet
 
 SHIFT = 6
 SECONDS = (1.2, 2.0, 3.0, 5.0)

@@ -19,10 +19,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from latentsync.device import pick_device, pick_dtype, short_name
+from latentsync.cli.contact_sheet import write_picture
+from latentsync.models.device import pick_device, pick_dtype, short_name
 from latentsync.pipeline import lipsync_file, load_models
 from latentsync.settings import GUIDANCE, STEPS, Settings
-from latentsync.sheet import write_picture
 
 VOICE = Path(__file__).resolve().parents[1] / "latentsync" / "assets" / "voice.flac"
 

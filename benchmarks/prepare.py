@@ -21,9 +21,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from latentsync.prepare import chain
+from latentsync.prepare import steps as chain
 from latentsync.prepare.local import run_local
-from latentsync.prepare.run import Execute, Report, prepare
+from latentsync.prepare.runner import Execute, Report, prepare
 from latentsync.prepare.settings import STEPS, PrepareSettings
 
 
@@ -40,7 +40,7 @@ def disk_bytes(folder: Path) -> int:
 def executor(workers: int, ray: bool) -> Execute:
     if not ray:
         return lambda plan, kind, items: run_local(plan, kind, items, workers)
-    from latentsync.prepare.cluster import run_ray
+    from latentsync.prepare.ray_data import run_ray
 
     return lambda plan, kind, items: run_ray(plan, kind, items, workers, None)
 

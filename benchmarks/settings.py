@@ -27,16 +27,19 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from latentsync.audio import SAMPLE_RATE, load_audio
+from latentsync.audio.load import load_audio
+from latentsync.audio.mel import SAMPLE_RATE
+from latentsync.cli.contact_sheet import evenly
 from latentsync.errors import UserError
 from latentsync.face.align import align_matrices, crop_face
 from latentsync.face.detect import mouth_opening
 from latentsync.face.track import FaceTrack, choose, find_tracks
+from latentsync.media.image import is_image, read_image
+from latentsync.media.probe import probe
+from latentsync.media.reader import VideoReader
 from latentsync.pipeline import Models, lipsync, load_models
 from latentsync.settings import FITS, Settings
-from latentsync.sheet import evenly
 from latentsync.timeline import fit_timeline
-from latentsync.video import VideoReader, is_image, probe, read_image
 
 ROOT = Path(__file__).resolve().parents[1]
 VOICE = ROOT / "latentsync" / "assets" / "voice.flac"

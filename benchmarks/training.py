@@ -23,15 +23,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from latentsync.models.vae import VAE, load_vae
-from latentsync.models.whisper import load_whisper
-from latentsync.training.charts import read_log
+from latentsync.models.vae import VAE
 from latentsync.training.dataset import ClipDataset, ClipFile, ClipStore, UNetWindows, find_clips
-from latentsync.training.diffusion import UNetTask
 from latentsync.training.distributed import make_accelerator
-from latentsync.training.stages import STAGES, UNetRecipe, unet_recipe
-from latentsync.training.start import start_from
+from latentsync.training.logging import read_log
+from latentsync.training.recipes import STAGES, UNetRecipe, unet_recipe
 from latentsync.training.trainer import Trainer
+from latentsync.training.unet.init import start_from
+from latentsync.training.unet.task import UNetTask
+from latentsync.weights.vae_files import load_vae
+from latentsync.weights.whisper_files import load_whisper
 
 WARM = 2
 """Steps that do not count: the first ones make the optimiser's state and wait for the workers to begin."""

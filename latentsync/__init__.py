@@ -10,14 +10,14 @@ from .errors import UserError
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from .audio import audio_windows, encode_audio
+    from .audio.whisper_features import audio_windows, encode_audio
     from .face.align import align_matrices
-    from .models.vae import load_vae
-    from .models.whisper import load_whisper
     from .pipeline import lipsync, lipsync_file, load_models
     from .sampling import denoise
     from .version import __version__ as __version__
-    from .weights import load_unet
+    from .weights.load import load_unet
+    from .weights.vae_files import load_vae
+    from .weights.whisper_files import load_whisper
 
 __all__ = [
     "Settings",
@@ -37,15 +37,15 @@ __all__ = [
 _HOMES = {
     "__version__": ".version",
     "align_matrices": ".face.align",
-    "audio_windows": ".audio",
+    "audio_windows": ".audio.whisper_features",
     "denoise": ".sampling",
-    "encode_audio": ".audio",
+    "encode_audio": ".audio.whisper_features",
     "lipsync": ".pipeline",
     "lipsync_file": ".pipeline",
     "load_models": ".pipeline",
-    "load_unet": ".weights",
-    "load_vae": ".models.vae",
-    "load_whisper": ".models.whisper",
+    "load_unet": ".weights.load",
+    "load_vae": ".weights.vae_files",
+    "load_whisper": ".weights.whisper_files",
 }
 
 

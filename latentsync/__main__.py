@@ -1,6 +1,6 @@
 """python -m latentsync: the command line without its installed script."""
 
-from .cli import main
+from .cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -16,23 +16,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .audio import MIN_SECONDS, SAMPLE_RATE, SpeechFeatures, check_speech, load_audio, to_mono_16k
+from .audio.load import MIN_SECONDS, check_speech, load_audio, to_mono_16k
+from .audio.mel import SAMPLE_RATE
+from .audio.whisper_features import SpeechFeatures
 from .errors import UserError
 from .face.align import latent_mask, mouth_mask
-from .face.clip import FaceClip, stretches
+from .face.aligned import FaceClip, stretches
 from .face.detect import FaceFinder
 from .face.track import FaceTrack, Tracks, choose, find_tracks
-from .mark import COMMENT, drawn
+from .media.audio_track import AudioTrack
+from .media.image import is_image
+from .media.source import ArraySource, Source, open_source, sound_part
+from .media.watermark import COMMENT, drawn
+from .media.writer import VideoWriter
 from .models.unet import UNet
-from .models.vae import VAE, load_vae
-from .models.whisper import WhisperEncoder, load_whisper
+from .models.vae import VAE
+from .models.whisper import WhisperEncoder
 from .sampling import denoise_window, one_noise
 from .settings import GUIDANCE, STEPS, WINDOW, Settings
-from .soundtrack import AudioTrack
-from .source import ArraySource, Source, open_source, sound_part
 from .timeline import Cut, Timeline, Window, exact_rate, fit_timeline, windows
-from .video import VideoWriter, is_image
-from .weights import find, load_unet, usual_settings
+from .weights.load import load_unet, usual_settings
+from .weights.registry import find
+from .weights.vae_files import load_vae
+from .weights.whisper_files import load_whisper
 
 
 @dataclass(frozen=True)

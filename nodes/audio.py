@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..latentsync.audio import is_silent
+from ..latentsync.audio.load import is_silent
 from . import host
 from .images import speech_of
 

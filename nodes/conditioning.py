@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..latentsync.audio import FEATURE_RATE, SAMPLE_RATE, audio_windows
+from ..latentsync.audio.mel import SAMPLE_RATE
+from ..latentsync.audio.whisper_features import FEATURE_RATE, audio_windows
 from ..latentsync.errors import UserError
 from ..latentsync.face.align import latent_mask, mouth_mask
-from ..latentsync.face.clip import FaceClip
+from ..latentsync.face.aligned import FaceClip
 from ..latentsync.settings import WINDOW
 from .windows import FrameConditions
 

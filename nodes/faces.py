@@ -11,11 +11,12 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..latentsync.errors import UserError
-from ..latentsync.face.clip import UNTIMED, FaceClip
+from ..latentsync.face.aligned import UNTIMED, FaceClip
 from ..latentsync.face.composite import Layer, Look
 from ..latentsync.face.preview import boxes_at, numbered
 from ..latentsync.face.track import Tracks, choose, find_tracks
-from ..latentsync.video import VideoReader, probe
+from ..latentsync.media.probe import probe
+from ..latentsync.media.reader import VideoReader
 from . import host, inputs
 from .images import Frames, check_crops, check_frames, check_track, fitted_mask, frames_of, lay
 from .regions import GivenFaces, as_boxes, as_masks, held, within

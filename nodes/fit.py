@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..latentsync.errors import UserError
-from ..latentsync.face.clip import FaceClip
+from ..latentsync.face.aligned import FaceClip
 from ..latentsync.timeline import fit_timeline
 from . import host, inputs
 from .images import check_crops, check_frames, frames_of, in_order, rate_of, sound_for, speech_of

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..latentsync.errors import UserError
-from ..latentsync.face.clip import FaceClip
+from ..latentsync.face.aligned import FaceClip
 from ..latentsync.face.composite import Layer
 from ..latentsync.timeline import Timeline, exact_rate
 

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..latentsync.weights import DTYPES
+from ..latentsync.weights.load import DTYPES
 from . import host, inputs
 
 

@@ -9,9 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..latentsync.errors import UserError
-from ..latentsync.soundtrack import AudioTrack
-from ..latentsync.video import has_audio, is_image, probe, read_image
-from ..latentsync.writer import VideoWriter
+from ..latentsync.media.audio_track import AudioTrack, has_audio
+from ..latentsync.media.image import is_image, read_image
+from ..latentsync.media.probe import probe
+from ..latentsync.media.writer import VideoWriter
 from .images import frames_of
 
 NEARLY_LOSSLESS = 4

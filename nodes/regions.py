@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..latentsync.errors import UserError
-from ..latentsync.face.clip import FaceClip
+from ..latentsync.face.aligned import FaceClip
 from ..latentsync.face.composite import Look
 from ..latentsync.face.detect import Box, Face, face_of_mesh, overlap
 from ..latentsync.face.track import FaceTrack, Tracks, describe

@@ -13,7 +13,9 @@ from PIL import Image
 
 from ..latentsync.errors import UserError
 from ..latentsync.face.detect import FaceFinder
-from ..latentsync.video import VideoInfo, VideoReader, is_image, probe, read_image
+from ..latentsync.media.image import is_image, read_image
+from ..latentsync.media.probe import VideoInfo, probe
+from ..latentsync.media.reader import VideoReader
 from . import host
 
 SHOWN_SIDE = 1280

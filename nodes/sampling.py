@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..latentsync.face.clip import FaceClip
+from ..latentsync.face.aligned import FaceClip
 from ..latentsync.settings import Settings
 from . import host, inputs
 from .conditioning import empty_latents, frame_conditions, sound_tokens

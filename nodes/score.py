@@ -12,11 +12,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..latentsync.errors import UserError
-from ..latentsync.evaluation.chart import draw_chart
+from ..latentsync.evaluation.charts import draw_chart
 from ..latentsync.evaluation.clips import Read, follow, sync_track
-from ..latentsync.evaluation.lse import SyncScore
+from ..latentsync.evaluation.landmark_sync import Score, checked_speech, score_track
 from ..latentsync.evaluation.report import draw_sync
-from ..latentsync.evaluation.sync import Score, checked_speech, score_track
+from ..latentsync.evaluation.syncnet_sync import SyncScore
 from ..latentsync.face.detect import FaceFinder
 from ..latentsync.face.track import FaceTrack, choose, find_tracks
 from ..latentsync.models.syncnet import SyncNet

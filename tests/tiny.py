@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from latentsync.errors import UserError
 from latentsync.face.detect import FaceFinder
 from latentsync.models.unet import UNet, UNetConfig
-from latentsync.models.vae import load_vae
-from latentsync.models.whisper import WhisperEncoder, load_whisper
+from latentsync.models.whisper import WhisperEncoder
 from latentsync.pipeline import Models
-from latentsync.weights import find, load_unet, save_model
+from latentsync.weights.convert import save_model
+from latentsync.weights.load import load_unet
+from latentsync.weights.registry import find
+from latentsync.weights.vae_files import load_vae
+from latentsync.weights.whisper_files import load_whisper
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "models"
 RATE = 16_000

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from latentsync.training.data import MARGIN, Clip
-from latentsync.training.unet import UNetTraining
-from latentsync.training.vae import VAETraining
+from recipes.nano.data import MARGIN, Clip
+from recipes.nano.unet import UNetTraining
+from recipes.nano.vae import VAETraining
 
 SIDE = 32
 VAE = VAETraining(

@@ -9,17 +9,19 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ..audio import load_audio
+from ..audio.load import load_audio
 from ..errors import UserError
-from ..face.clip import FaceClip
+from ..face.aligned import FaceClip
 from ..face.detect import FaceFinder
 from ..face.track import FaceTrack, choose, find_tracks
+from ..media.image import is_image
+from ..media.probe import VideoInfo, probe
+from ..media.reader import VideoReader
 from ..models.syncnet import ChungSyncNet, SyncNet
 from ..prepare.filelist import kept_clips, read_manifest
-from ..prepare.run import MANIFEST
+from ..prepare.runner import MANIFEST
 from ..settings import Settings
-from ..video import VideoInfo, VideoReader, is_image, probe
-from .lse import FPS, OnStep, StableJudge, SyncScore, Vae, chung_crops, sync_offset
+from .syncnet_sync import FPS, OnStep, StableJudge, SyncScore, Vae, chung_crops, sync_offset
 
 Read = Callable[[Sequence[int]], Iterator[np.ndarray]]
 """A clip's frames by their numbers, ascending: (H, W, 3) uint8 RGB."""

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..face.align import resample
+from .image_metrics import pixels
 from .networks import Network
-from .quality import pixels
 
 SIDE = 112
 FIVE = np.array([(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)])

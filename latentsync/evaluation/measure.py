@@ -11,20 +11,11 @@ from ..face.align import align_matrices, crop_face, crop_matrix
 from ..models.syncnet import SyncNet
 from .clips import Followed, sync_clip
 from .identity import Identity, face_112, thumbnail_likeness
-from .lse import OnStep, SyncScore, Vae
-from .motion import compare_motion
+from .image_metrics import Frechet, flicker, gradient_similarity, lips_region, mouth_region, psnr, sharpness, ssim_map
+from .landmark_sync import Score, score_track
+from .mouth_motion import compare_motion
 from .networks import Lpips
-from .quality import (
-    Frechet,
-    flicker,
-    gradient_similarity,
-    lips_region,
-    mouth_region,
-    psnr,
-    sharpness,
-    ssim_map,
-)
-from .sync import Score, score_track
+from .syncnet_sync import OnStep, SyncScore, Vae
 
 SIDE = 256
 """Side of the aligned crops that pictures are compared in."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .quality import FVD_FRAMES, Features, pixels
+from .image_metrics import FVD_FRAMES, Features, pixels
 
 LPIPS_FILES = {"alex": "alexnet-", "vgg": "vgg16-", "squeeze": "squeezenet1_1-"}
 """What torchvision calls the weights."""
@@ -84,14 +84,14 @@ class VideoMae:
     """The mean of VideoMAE's last states over a window; FVD on it follows motion more than I3D's (Ge et al. 2024)."""
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
-        from ..training.judges import load_videomae
+        from ..models.perceptual import load_videomae
 
         self.name, self.device = str(folder), device
         self.features = load_videomae(folder, device, FVD_FRAMES)
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor, /) -> Tensor:
-        from ..training.losses import videomae_input
+        from ..training.unet.losses import videomae_input
 
         frames = pictures.to(self.device).transpose(1, 2) / 127.5 - 1
         return self.features(videomae_input(frames)).float().cpu()

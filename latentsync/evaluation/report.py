@@ -7,12 +7,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .accuracy import Accuracy
-from .chart import BEST, FAINT, INK, MOUTH, SOUND_EDGE, WIDTH, _Axes, _frame, _Paper, _runs, _ticks, thinned
-from .lse import FPS, SyncScore
+from .charts import BEST, FAINT, INK, MOUTH, SOUND_EDGE, WIDTH, _Axes, _frame, _Paper, _runs, _ticks, thinned
+from .image_metrics import Frechet
+from .landmark_sync import Score
 from .measure import METRICS, Result
-from .quality import Frechet
-from .sync import Score
+from .syncnet_accuracy import Accuracy
+from .syncnet_sync import FPS, SyncScore
 
 PANEL, TOP, GAP = 190.0, 86.0, 78.0
 """Heights in units of chart.py: of one panel, above the first, and below each."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .run import MANIFEST
+from .runner import MANIFEST
 
 
 def read_manifest(out: Path) -> list[dict[str, Any]]:

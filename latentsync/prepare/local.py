@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from ..apps.pools import Here, Processes, spread
-from ..apps.workers import Call, Hand
-from .chain import Item, Outcome
+from ..batch.parallel.processes import Here, Processes, spread
+from ..batch.worker import Call, Hand
+from .steps import Item, Outcome
 from .worker import Plan, Shop, Worker, settled
 
 RETRIES = 1

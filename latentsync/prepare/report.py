@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import UserError
 from .reasons import REASONS
-from .run import REPORT, Report
+from .runner import REPORT, Report
 from .settings import STEPS
 from .worker import CHUNG_CONFIDENCE
 

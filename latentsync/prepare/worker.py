@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..video import VideoInfo, VideoReader, probe
-from . import piece, source
-from .chain import Item, Outcome, Step, known, run_chain
+from ..media.probe import VideoInfo, probe
+from ..media.reader import VideoReader
+from . import clip_steps as piece
+from . import source_steps as source
 from .settings import PrepareSettings
+from .steps import Item, Outcome, Step, known, run_chain
 
 if TYPE_CHECKING:
     from ..face.detect import FaceFinder
@@ -103,7 +105,7 @@ class Shop:
 
     @cached_property
     def syncnet(self) -> "SyncNet":
-        from ..models.syncnet import load_syncnet
+        from ..weights.syncnet_files import load_syncnet
 
         assert self.settings.syncnet  # make_plan() saw to that
         return load_syncnet(self.settings.syncnet)

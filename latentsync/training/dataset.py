@@ -26,11 +26,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..audio import SAMPLE_RATE, SpeechFeatures, load_audio, window_rows
+from ..audio.load import load_audio
+from ..audio.mel import SAMPLE_RATE
+from ..audio.syncnet_mel import mel_span, sync_mel
+from ..audio.whisper_features import SpeechFeatures, window_rows
 from ..errors import UserError
+from ..media.probe import VideoInfo, probe
+from ..media.reader import VideoReader
 from ..settings import WINDOW
-from ..syncmel import mel_span, sync_mel
-from ..video import VideoInfo, VideoReader, probe
 
 if TYPE_CHECKING:
     from ..models.whisper import WhisperEncoder

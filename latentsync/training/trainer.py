@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .charts import Journal, draw_charts
+from .checkpoints import SHARDS, Checkpoints, Guard, Patience, load_state, save_state
 from .dataset import ClipDataset, Feed, Numbers, Sample, collate, to_device
 from .distributed import any_rank, from_main, is_sharded, mean_over_ranks, prepare
-from .guard import SHARDS, Checkpoints, Guard, Patience, load_state, save_state
-from .loop import MovingAverage, set_rate
-from .stages import RunSettings
+from .ema import MovingAverage, set_rate
+from .logging import Journal, draw_charts
+from .recipes import RunSettings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...latentsync.errors import UserError
-from ...latentsync.registry import find, model_folders
+from ...latentsync.weights.registry import find, model_folders
 from ..images import speech_of
 from ..media import picture_size, write_picture, write_sound, write_video
 

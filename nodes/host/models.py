@@ -21,15 +21,20 @@ import folder_paths
 import torch
 from torch import Tensor, nn
 
-from ...latentsync.audio import encode_audio, to_mono_16k
-from ...latentsync.download import download as get_file
+from ...latentsync.audio.load import to_mono_16k
+from ...latentsync.audio.whisper_features import encode_audio
 from ...latentsync.errors import UserError
-from ...latentsync.models.syncnet import StableSyncNet, SyncNet, load_syncnet
-from ...latentsync.models.vae import VAE, load_vae
-from ...latentsync.models.whisper import WhisperEncoder, load_whisper
-from ...latentsync.registry import ENTRIES
+from ...latentsync.models.syncnet import StableSyncNet, SyncNet
+from ...latentsync.models.vae import VAE
+from ...latentsync.models.whisper import WhisperEncoder
 from ...latentsync.settings import WINDOW, Settings
-from ...latentsync.weights import DTYPES, FileInfo, check_is_unet, load_unet, recognise, settings_of
+from ...latentsync.weights.download import download as get_file
+from ...latentsync.weights.identify import FileInfo, check_is_unet, recognise
+from ...latentsync.weights.load import DTYPES, load_unet, settings_of
+from ...latentsync.weights.registry import ENTRIES
+from ...latentsync.weights.syncnet_files import load_syncnet
+from ...latentsync.weights.vae_files import load_vae
+from ...latentsync.weights.whisper_files import load_whisper
 from ..images import speech_of
 from ..windows import FrameConditions, FrameUNet
 from .files import MODEL_FOLDER, find_file

@@ -17,9 +17,9 @@ import pytest
 import typer
 
 import latentsync
-from latentsync import cli
-from latentsync.registry import is_known
+from latentsync.cli import main as cli
 from latentsync.settings import Settings
+from latentsync.weights.registry import is_known
 
 from .pages import OTHERS, OURS, ROOT, all_code, commands, extras, is_shell, pages
 

@@ -10,8 +10,8 @@ import pytest
 from benchmarks import settings
 from latentsync.settings import FITS
 
-from ..app.parts import clip, portrait
 from ..tiny import face_model, link, tiny_checkpoint, whisper_file
+from ..webapp.parts import clip, portrait
 from .pages import ROOT
 
 

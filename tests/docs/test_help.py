@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import typer
 
-from latentsync import cli
-from latentsync.registry import is_known
+from latentsync.cli import main as cli
+from latentsync.weights.registry import is_known
 
 from .pages import ROOT, pages
 from .test_commands import parse, told

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from latentsync import cli
+from latentsync.cli import main as cli
 
-from ..app.parts import clip, portrait
 from ..tiny import face_model, link, tiny_checkpoint, whisper_file, write_speech
+from ..webapp.parts import clip, portrait
 from .pages import ROOT, commands
 from .test_commands import parse, told
 
@@ -34,14 +34,14 @@ RUN = {
 }
 """Commands that are run, with what is added to them."""
 NOT_HERE = {
-    "ray_address": "a cluster: tests/apps/test_cluster.py",
+    "ray_address": "a cluster: tests/batch/test_cluster.py",
     "syncnet": "a trained SyncNet: tests/evaluation/test_eval.py",
     "lpips": "weights that are not ours: tests/evaluation/test_quality.py",
     "names": "the network: tests/engine/test_download.py",
 }
 """Parameters with which a command of RUN is left out."""
 ELSEWHERE = {
-    "app": "a server that runs on: tests/app/test_browser.py",
+    "app": "a server that runs on: tests/webapp/test_browser.py",
     "queue": "a ComfyUI: tests/nodes/test_queue.py, tests/workflows/test_workflows.py",
     "prepare": "footage and PySceneDetect: tests/prepare/test_run.py",
     "filelist": "prepared footage: tests/prepare/test_run.py",

@@ -5,8 +5,8 @@ from dataclasses import fields
 
 import pytest
 
-from latentsync import weights
 from latentsync.settings import FITS, MARKS, PASTES, SOLVERS, Settings
+from latentsync.weights import load as weights
 
 from .pages import ROOT, pages
 

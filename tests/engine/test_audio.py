@@ -17,13 +17,15 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import WhisperFeatureExtractor
 
-from latentsync import audio
-from latentsync.audio import SAMPLE_RATE, SpeechFeatures, audio_windows, encode_audio, load_audio
+from latentsync.audio import load as audio
+from latentsync.audio.load import load_audio
+from latentsync.audio.mel import SAMPLE_RATE
+from latentsync.audio.whisper_features import SpeechFeatures, audio_windows, encode_audio
 from latentsync.errors import UserError
-from latentsync.models.whisper import load_whisper
-from latentsync.soundtrack import audio_duration
-from latentsync.video import probe
-from latentsync.weights import find
+from latentsync.media.audio_track import audio_duration
+from latentsync.media.probe import probe
+from latentsync.weights.registry import find
+from latentsync.weights.whisper_files import load_whisper
 
 RATES = [Fraction(16), Fraction(24000, 1001), 24, 25, 29.97, Fraction(30000, 1001), 30, 50, 60, 12.5]
 

@@ -18,8 +18,8 @@ import torch
 from skimage import data
 from typer.testing import CliRunner
 
-from latentsync import cli
-from latentsync.checkpoint import write_safetensors
+from latentsync.cli import main as cli
+from latentsync.weights.files import write_safetensors
 
 from ..tiny import face_model, speech, tiny_checkpoint, tiny_whisper
 

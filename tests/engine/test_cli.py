@@ -20,12 +20,14 @@ from safetensors.torch import load_file, save_file
 from skimage import data
 from typer.testing import CliRunner
 
-from latentsync import cli, doctor, registry
-from latentsync.device import pick_dtype, short_name
+from latentsync.cli import doctor
+from latentsync.cli import main as cli
+from latentsync.cli.contact_sheet import Curve, compose, evenly, write_picture
 from latentsync.errors import UserError
+from latentsync.models.device import pick_dtype, short_name
 from latentsync.settings import Settings
-from latentsync.sheet import Curve, compose, evenly, write_picture
-from latentsync.weights import recognise
+from latentsync.weights import registry
+from latentsync.weights.identify import recognise
 
 from ..tiny import face_model, find_model, link, tiny_checkpoint
 
@@ -102,7 +104,9 @@ def test_everything_is_explained(command):
 
 
 def test_help_is_quick():
-    code = "from latentsync.cli import app\ntry: app(['run', '--help'])\nfinally:\n import sys; print(*sys.modules)"
+    code = (
+        "from latentsync.cli.main import app\ntry: app(['run', '--help'])\nfinally:\n import sys; print(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "--guidance" in done.stdout
     assert not {"torch", "numpy", "cv2", "av", "transformers"} & set(done.stdout.splitlines()[-1].split())
@@ -163,7 +167,7 @@ def test_run_reports_what_it_did(models, tiny, face_png, tmp_path):
 def test_an_interrupted_run_leaves_nothing(models, tiny, face_png, tmp_path, number, code):
     out = tmp_path / "out.mp4"
     words = ["run", "--image", face_png, "--audio", VOICE, "--out", out, "--checkpoint", tiny, "--steps", "1000"]
-    command = [sys.executable, "-c", "from latentsync.cli import main; main()", *map(str, words)]
+    command = [sys.executable, "-c", "from latentsync.cli.main import main; main()", *map(str, words)]
     # a job in a shell's background ignores Ctrl-C and so would its children: this one must hear it
     listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=listen) as process:

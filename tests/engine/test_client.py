@@ -16,11 +16,14 @@ import pytest
 from aiohttp import web
 from typer.testing import CliRunner
 
-from latentsync import cli, client, files, follow
-from latentsync.client import ComfyClient, RefusedError
+from latentsync import files
+from latentsync.cli import main as cli
+from latentsync.comfy_client import client
+from latentsync.comfy_client import events as follow
+from latentsync.comfy_client.client import ComfyClient, RefusedError
+from latentsync.comfy_client.events import Output, RunFailedError
+from latentsync.comfy_client.prompt import locate, put, read, title
 from latentsync.errors import UserError
-from latentsync.follow import Output, RunFailedError
-from latentsync.workflow import locate, put, read, title
 
 from .fake_comfy import INFO, PROMPT, RESULT, FakeComfy, reply, succeed
 

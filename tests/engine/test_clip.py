@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentsync.face.align import align_matrices, crop_face, crop_matrix, mouth_mask, template
-from latentsync.face.clip import FaceClip, stretches
+from latentsync.face.aligned import FaceClip, stretches
+from latentsync.face.aligned import stretches as named_in_pipeline
 from latentsync.face.composite import paste
 from latentsync.face.detect import LEFT_BROW, NOSE, RIGHT_BROW
 from latentsync.face.track import _segments, _track, _Trail
-from latentsync.pipeline import stretches as named_in_pipeline
 from latentsync.settings import FITS
 from latentsync.timeline import Timeline, fit_timeline
 

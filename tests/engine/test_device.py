@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from latentsync.device import pick_dtype
 from latentsync.errors import UserError
+from latentsync.models.device import pick_dtype
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import pytest
 
-from latentsync import download as module
-from latentsync import registry
-from latentsync.download import download, sha256
 from latentsync.errors import UserError
-from latentsync.registry import Entry, Source, find, get, human_size, model_folders
+from latentsync.weights import download as module
+from latentsync.weights import registry
+from latentsync.weights.download import download, sha256
+from latentsync.weights.registry import Entry, Source, find, get, human_size, model_folders
 
 BODY = bytes(range(256)) * 12_000  # 3 MB
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -335,7 +335,7 @@ def test_find_by_name_by_size_by_metadata(offer, tmp_path, monkeypatch):
 def test_find_by_our_metadata(tmp_path):
     import torch
 
-    from latentsync.checkpoint import write_safetensors
+    from latentsync.weights.files import write_safetensors
 
     for version in ("1.5", "1.6"):
         facts = {"format": "latentsync", "kind": "unet", "version": version}

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from latentsync.mark import COMMENT, WIDEST, drawn
+from latentsync.media.watermark import COMMENT, WIDEST, drawn
 from latentsync.pipeline import lipsync, lipsync_file
 from latentsync.settings import MARKS, Settings
 

@@ -106,7 +106,7 @@ def test_extras_are_pinned():
 
 
 def test_the_sample_voice():
-    from latentsync.audio import load_audio, loudness
+    from latentsync.audio.load import load_audio, loudness
 
     path = PACKAGE / "assets" / "voice.flac"
     assert path.stat().st_size < 200_000
@@ -137,7 +137,7 @@ runpy.run_path(sys.argv[1] + "/install.py", run_name="__main__")
 
 
 def test_the_documents_have_the_registry_right():
-    from latentsync.registry import ENTRIES
+    from latentsync.weights.registry import ENTRIES
 
     text = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from latentsync.audio import encode_audio
+from latentsync.audio.whisper_features import encode_audio
 from latentsync.face.align import align_matrices, face_size, latent_mask, mouth_mask
 from latentsync.face.detect import three_points
 from latentsync.face.track import choose, find_tracks

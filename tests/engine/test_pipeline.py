@@ -11,14 +11,18 @@ import pytest
 import torch
 
 from latentsync import pipeline
-from latentsync.audio import load_audio
+from latentsync.audio.load import load_audio
 from latentsync.errors import UserError
+from latentsync.face.aligned import stretches
 from latentsync.face.track import choose, find_tracks
+from latentsync.media.audio_track import audio_duration
+from latentsync.media.probe import probe
+from latentsync.media.reader import VideoReader
+from latentsync.media.writer import VideoWriter
 from latentsync.models.vae import VAE
-from latentsync.pipeline import Models, Report, Step, lipsync, lipsync_file, load_models, stretches
+from latentsync.pipeline import Models, Report, Step, lipsync, lipsync_file, load_models
 from latentsync.settings import FITS, Settings
 from latentsync.timeline import fit_timeline
-from latentsync.video import VideoReader, VideoWriter, audio_duration, probe
 
 from ..tiny import (
     RATE,

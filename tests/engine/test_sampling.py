@@ -26,7 +26,8 @@ from latentsync.sampling import (
 )
 from latentsync.settings import SOLVERS, WINDOW
 from latentsync.timeline import windows
-from latentsync.weights import PREDICTIONS, load_unet
+from latentsync.weights.identify import PREDICTIONS
+from latentsync.weights.load import load_unet
 
 from ..tiny import lively, tiny_config
 

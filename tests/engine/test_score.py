@@ -10,13 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentsync.audio import SAMPLE_RATE, load_audio
+from latentsync.audio.load import load_audio
+from latentsync.audio.mel import SAMPLE_RATE
 from latentsync.errors import UserError
-from latentsync.evaluation.chart import BEST, MOUTH, SOUND, draw_chart, thinned, verdict
-from latentsync.evaluation.sync import LONGEST, compare, score, score_file, score_track, speech_level
+from latentsync.evaluation.charts import BEST, MOUTH, SOUND, draw_chart, thinned, verdict
+from latentsync.evaluation.landmark_sync import LONGEST, compare, score, score_file, score_track, speech_level
 from latentsync.face.detect import CHIN, LOWER_LIP, NASION, UPPER_LIP, FaceFinder
 from latentsync.face.track import FaceTrack
-from latentsync.video import VideoReader, probe
+from latentsync.media.probe import probe
+from latentsync.media.reader import VideoReader
 
 from ..tiny import face_model, pan, speech, write_clip, write_speech
 

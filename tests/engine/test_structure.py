@@ -16,7 +16,7 @@ OUTSIDE_INFERENCE = {"training", "prepare", "evaluation", "apps"}
 HOSTS = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "server", "execution", "nodes"}
 LONGEST_FUNCTION, LONGEST_FILE = 80, 500
 OWN_PROCESS = {
-    "latentsync/apps/workers.py": "torch.set_num_threads(self.threads)",
+    "latentsync/batch/worker.py": "torch.set_num_threads(self.threads)",
     "latentsync/prepare/worker.py": "torch.set_num_threads(threads)",
 }
 """What is done in processes that are started for it: a worker computes with the cores that it was given."""

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from latentsync import registry, surroundings
 from latentsync.errors import UserError
-from latentsync.registry import find, model_folders
+from latentsync.weights import locations as surroundings
+from latentsync.weights import registry
+from latentsync.weights.registry import find, model_folders
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIABLES = ("COMFYUI_FOLDERS_BASE_PATH", "COMFYUI_PATH", "LATENTSYNC_MODELS")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from latentsync.audio import SAMPLE_RATE
-from latentsync.checkpoint import shapes_of
+from latentsync.audio.mel import SAMPLE_RATE
+from latentsync.audio.syncnet_mel import mel_span, sync_mel
 from latentsync.errors import UserError
 from latentsync.models.syncnet import (
     PUBLISHED,
@@ -18,10 +18,9 @@ from latentsync.models.syncnet import (
     StableSyncNet,
     SyncNetConfig,
     config_from_dict,
-    load_syncnet,
-    save_syncnet,
 )
-from latentsync.syncmel import mel_span, sync_mel
+from latentsync.weights.files import shapes_of
+from latentsync.weights.syncnet_files import load_syncnet, save_syncnet
 
 from ..tiny import lively
 

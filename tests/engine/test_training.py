@@ -13,17 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentsync.errors import UserError
-from latentsync.training import data, vae
-from latentsync.training.data import HELD_OUT, MARGIN, load_clips, plain, random_augmentation
-from latentsync.training.evaluate import lip_sharpness
-from latentsync.training.loop import Log, MovingAverage, learning_rate, save_checkpoint
-from latentsync.training.nano import CLIPS, clip_paths
-from latentsync.training.pictures import balance, texture_loss
-from latentsync.training.unet import (
-    UNetTrainer,
-    encode_clips,
-)
-from latentsync.training.vae import VAETrainer, build_vae, clip_chances, latent_scale, train_vae
+from latentsync.training.ema import Log, MovingAverage, learning_rate, save_checkpoint
+from recipes.nano import data, vae
+from recipes.nano.critic import balance, texture_loss
+from recipes.nano.data import HELD_OUT, MARGIN, load_clips, plain, random_augmentation
+from recipes.nano.evaluate import lip_sharpness
+from recipes.nano.export import CLIPS, clip_paths
+from recipes.nano.unet import UNetTrainer, encode_clips
+from recipes.nano.vae import VAETrainer, build_vae, clip_chances, latent_scale, train_vae
 
 from ..tiny import pan
 from ..tiny_training import SIDE, UNET, VAE, encode, floats, make_clip, painter, two_clips

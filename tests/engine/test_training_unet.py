@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from latentsync.models.unet import UNet
-from latentsync.training import data
-from latentsync.training.data import plain
-from latentsync.training.nano import export, trained_vae
-from latentsync.training.unet import (
+from recipes.nano import data
+from recipes.nano.data import plain
+from recipes.nano.export import export, trained_vae
+from recipes.nano.unet import (
     UNetTrainer,
     UNetTraining,
     audio_whitening,
@@ -22,7 +22,7 @@ from latentsync.training.unet import (
     start_from,
     train_unet,
 )
-from latentsync.training.vae import train_vae
+from recipes.nano.vae import train_vae
 
 from ..tiny_training import SIDE, UNET, VAE, encode, floats, painter, two_clips
 
@@ -284,8 +284,8 @@ def test_train_unet_stopped_and_started_ends_the_same(clips, variants, tmp_path)
 
 
 def test_a_finished_run_becomes_a_file_that_loads(clips, variants, tmp_path):
-    from latentsync.models.vae import load_vae
-    from latentsync.weights import load_unet
+    from latentsync.weights.load import load_unet
+    from latentsync.weights.vae_files import load_vae
 
     train_vae(clips, tmp_path, dataclasses.replace(VAE, steps=2))
     learning = trained_vae(tmp_path / "vae.pt", clips)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from latentsync.checkpoint import shapes_of
 from latentsync.errors import UserError
 from latentsync.models import unet as module
 from latentsync.models.unet import (
@@ -23,7 +22,9 @@ from latentsync.models.unet import (
     position_code,
     timestep_embedding,
 )
-from latentsync.weights import config_of, load_unet, save_model
+from latentsync.weights.convert import save_model
+from latentsync.weights.files import shapes_of
+from latentsync.weights.load import config_of, load_unet
 
 from ..tiny import lively, tiny_config
 

@@ -9,8 +9,9 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import save_file
 
 from latentsync.errors import UserError
-from latentsync.models.vae import config_from_shapes, diffusers_layout, find_prefix, load_vae
-from latentsync.weights import recognise, save_model
+from latentsync.weights.convert import save_model
+from latentsync.weights.identify import recognise
+from latentsync.weights.vae_files import config_from_shapes, diffusers_layout, find_prefix, load_vae
 
 
 def tiny(latents=4, widths=(32, 64), layers=1, attention=True, quant=True):

@@ -15,20 +15,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentsync import soundtrack, writer
-from latentsync.colour import Colour, Scaler
 from latentsync.errors import UserError
+from latentsync.media import audio_track as soundtrack
+from latentsync.media import writer
+from latentsync.media.audio_track import AudioTrack, audio_duration, has_audio
+from latentsync.media.color import Colour, Scaler
+from latentsync.media.image import is_image, read_image
+from latentsync.media.probe import probe
+from latentsync.media.reader import VideoReader
+from latentsync.media.writer import VideoWriter
 from latentsync.timeline import fit_timeline
-from latentsync.video import (
-    AudioTrack,
-    VideoReader,
-    VideoWriter,
-    audio_duration,
-    has_audio,
-    is_image,
-    probe,
-    read_image,
-)
 
 FLAT = [(255, 255, 255), (0, 0, 0), (128, 128, 128), (255, 0, 0), (0, 0, 255), (200, 120, 80), (60, 180, 100)]
 
@@ -333,7 +329,7 @@ def test_rotation_is_undone(media):
 
 
 def test_mirrored_display_matrices():
-    from latentsync.video import _degrees, _orientation
+    from latentsync.media.probe import _degrees, _orientation
 
     picture = np.arange(6).reshape(2, 3)
     cases = {
@@ -380,7 +376,7 @@ def test_variable_rate_shows_the_latest_frame(media):
 def test_stamps_rounded_to_milliseconds_lose_no_frame(steps):
     from array import array
 
-    from latentsync.video import FrameIndex, VideoInfo, _constant_rate
+    from latentsync.media.probe import FrameIndex, VideoInfo, _constant_rate
 
     exact = np.cumsum([0, *(round(s * 3 / 100) for s in steps)])  # whole frames at 30 fps …
     times = np.round(exact * 1000 / 30).astype(int)  # … as Matroska stores them

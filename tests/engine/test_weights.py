@@ -16,12 +16,16 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from latentsync import checkpoint, registry, weights
-from latentsync.checkpoint import mismatch, read_header, read_tensors, write_safetensors
 from latentsync.errors import UserError
 from latentsync.models.unet import UNet, UNetConfig
 from latentsync.settings import GUIDANCE, STEPS, Settings
-from latentsync.weights import check_is_unet, convert, load_state, load_unet, recognise, save_model, usual_settings
+from latentsync.weights import files as checkpoint
+from latentsync.weights import load as weights
+from latentsync.weights import registry
+from latentsync.weights.convert import convert, save_model
+from latentsync.weights.files import mismatch, read_header, read_tensors, write_safetensors
+from latentsync.weights.identify import check_is_unet, recognise
+from latentsync.weights.load import load_state, load_unet, usual_settings
 
 STAGES = {
     "unet_stage1": ("none", "stage 1 (no motion modules), 850.0 M numbers"),
@@ -603,7 +607,7 @@ def test_unknown_names_and_absent_models(tmp_path, monkeypatch):
 def test_importing_changes_nothing():
     code = (
         "import os, sys; before = dict(os.environ);"
-        "import latentsync.weights, latentsync.download, latentsync.models.vae;"
+        "import latentsync.weights.load, latentsync.weights.download, latentsync.models.vae;"
         "assert dict(os.environ) == before;"
         "assert not {'diffusers', 'transformers', 'mediapipe', 'av', 'cv2', 'librosa'} & set(sys.modules)"
     )

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperModel
 
 from latentsync.errors import UserError
-from latentsync.models.whisper import load_whisper, read_encoder
+from latentsync.weights.whisper_files import load_whisper, read_encoder
 
 DIM, LAYERS = 64, 2
 CT2_TYPES = {torch.float32: 0, torch.float16: 4, torch.bfloat16: 5, torch.int8: 1}

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from latentsync.comfy_client.inputs import BROWSER, DRAWN, TYPED, default, fit, fits, present, wanted
+from latentsync.comfy_client.prompt import AbsentError, locate, put, put_all, read, settable, shown_value
 from latentsync.errors import UserError
-from latentsync.widgets import BROWSER, DRAWN, TYPED, default, fit, fits, present, wanted
-from latentsync.workflow import AbsentError, locate, put, put_all, read, settable, shown_value
 
 BOX = {"x": 0, "y": 0, "width": 512, "height": 512}
 DEPTH = ["INT", {"default": 8, "min": 8, "max": 10}]

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latentsync.evaluation.lse import FPS, StableJudge, mel_rows
+from latentsync.audio.syncnet_mel import mel_span
+from latentsync.evaluation.syncnet_sync import FPS, StableJudge, mel_rows
 from latentsync.models.syncnet import EncoderConfig, StableSyncNet, SyncNetConfig
-from latentsync.syncmel import mel_span
 
 RATE = 16_000
 SIDE = 32

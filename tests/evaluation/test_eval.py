@@ -9,17 +9,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from latentsync.cli import app
+from latentsync.cli.main import app
 from latentsync.errors import UserError
-from latentsync.evaluation.accuracy import best_threshold, syncnet_accuracy
 from latentsync.evaluation.clips import follow, prepared_clips, sync_aligned
+from latentsync.evaluation.image_metrics import Frechet
 from latentsync.evaluation.measure import METRICS, Tools, compare, measure
 from latentsync.evaluation.networks import Network
-from latentsync.evaluation.quality import Frechet
 from latentsync.evaluation.report import draw_accuracy, draw_comparison, draw_many, draw_sync, summarise, summary_rows
+from latentsync.evaluation.syncnet_accuracy import best_threshold, syncnet_accuracy
 from latentsync.face.detect import FaceFinder
-from latentsync.models.syncnet import ChungSyncNet, save_syncnet
-from latentsync.registry import get
+from latentsync.models.syncnet import ChungSyncNet
+from latentsync.weights.registry import get
+from latentsync.weights.syncnet_files import save_syncnet
 
 from ..tiny import face_model, pan, write_clip, write_speech
 from .talking import RATE, faces, learnt, opening, voice
@@ -243,7 +244,7 @@ def test_lists_name_what_is_missing(prepared, tmp_path):
 @pytest.fixture
 def run(monkeypatch):
     model = face_model()
-    from latentsync import registry
+    from latentsync.weights import registry
 
     find = registry.find
     monkeypatch.setattr(registry, "find", lambda n, *a: model if get(n).name == "face-landmarker" else find(n, *a))

@@ -10,8 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from latentsync.audio.mfcc import mfcc
+from latentsync.audio.syncnet_mel import mel_span, sync_mel
 from latentsync.errors import UserError
-from latentsync.evaluation.lse import (
+from latentsync.evaluation.syncnet_sync import (
     CHUNG_SIDE,
     FPS,
     ChungJudge,
@@ -21,10 +23,9 @@ from latentsync.evaluation.lse import (
     mel_rows,
     sync_offset,
 )
-from latentsync.evaluation.mfcc import mfcc
 from latentsync.face.track import FaceTrack
-from latentsync.models.syncnet import ChungSyncNet, StableSyncNet, load_syncnet
-from latentsync.syncmel import mel_span, sync_mel
+from latentsync.models.syncnet import ChungSyncNet, StableSyncNet
+from latentsync.weights.syncnet_files import load_syncnet
 
 from .talking import RATE, TINY, faces, learnt, opening, voice
 

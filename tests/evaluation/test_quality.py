@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 
 from latentsync.errors import UserError
 from latentsync.evaluation.identity import FIVE, Identity, face_112, thumbnail_likeness
-from latentsync.evaluation.motion import compare_motion, correlation, upright
-from latentsync.evaluation.networks import INCEPTION_FILE, Inception, Lpips, Network, fid_network, fvd_network
-from latentsync.evaluation.quality import (
+from latentsync.evaluation.image_metrics import (
     FVD_FRAMES,
     MOST_DB,
     Frechet,
@@ -25,6 +23,8 @@ from latentsync.evaluation.quality import (
     sharpness,
     ssim,
 )
+from latentsync.evaluation.mouth_motion import compare_motion, correlation, upright
+from latentsync.evaluation.networks import INCEPTION_FILE, Inception, Lpips, Network, fid_network, fvd_network
 from latentsync.face.track import FaceTrack
 
 from ..training.parts import tiny_videomae

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from latentsync.soundtrack import AudioTrack
-from latentsync.video import VideoReader, probe
-from latentsync.writer import VideoWriter
+from latentsync.media.audio_track import AudioTrack
+from latentsync.media.probe import probe
+from latentsync.media.reader import VideoReader
+from latentsync.media.writer import VideoWriter
 
 VOICE = Path(__file__).resolve().parents[2] / "latentsync" / "assets" / "voice.flac"
 FPS = Fraction(25)

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from latentsync.video import audio_duration
+from latentsync.media.audio_track import audio_duration
 
 from .clips import VOICE
 from .graphs import Graph

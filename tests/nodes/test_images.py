@@ -13,7 +13,7 @@ from ..pack import pack_module
 images = pack_module("nodes.images")
 UserError = pack_module("latentsync.errors").UserError
 timeline = pack_module("latentsync.timeline")
-clips = pack_module("latentsync.face.clip")
+clips = pack_module("latentsync.face.aligned")
 track = pack_module("latentsync.face.track")
 Layer = pack_module("latentsync.face.composite").Layer
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latentsync.audio import load_audio
-from latentsync.training.lora import targets
-from latentsync.training.merge import merge_files
-from latentsync.weights import load_unet
+from latentsync.audio.load import load_audio
+from latentsync.training.unet.lora import targets
+from latentsync.training.unet.merge import merge_files
+from latentsync.weights.load import load_unet
 
 from ..tiny import pan, tiny_checkpoint
 from ..training.parts import BASE, write_clips
@@ -116,7 +116,7 @@ def trained(base: Path, name: str, **recipe: Any) -> Path:
     """What `latentsync train unet` leaves after two steps that change much, beside the checkpoint."""
     from typer.testing import CliRunner
 
-    from latentsync.cli import app
+    from latentsync.cli.main import app
 
     brief = BASE | {"rate": 0.02, "steps": 2, "batch": 1, "sample_clips": 0, "validate_windows": 1, "drop_audio": 0.0}
     judges = {"sync_weight": 0.0, "lpips": "off", "trepa_weight": 0.0, "hold_out": "source"}

@@ -20,10 +20,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from latentsync import cli, widgets
-from latentsync.client import ComfyClient
-from latentsync.follow import RunFailedError
-from latentsync.workflow import locate, put, read
+from latentsync.cli import main as cli
+from latentsync.comfy_client import inputs as widgets
+from latentsync.comfy_client.client import ComfyClient
+from latentsync.comfy_client.events import RunFailedError
+from latentsync.comfy_client.prompt import locate, put, read
 
 from .clips import VOICE, frames_of, portrait
 from .graphs import Graph

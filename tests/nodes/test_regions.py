@@ -13,7 +13,7 @@ from .parts import find, loaded
 
 regions = pack_module("nodes.regions")
 track = pack_module("latentsync.face.track")
-clips = pack_module("latentsync.face.clip")
+clips = pack_module("latentsync.face.aligned")
 UserError = pack_module("latentsync.errors").UserError
 
 FRAMES, SIZE = 6, (200, 100)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentsync.soundtrack import audio_duration
-from latentsync.video import probe
+from latentsync.media.audio_track import audio_duration
+from latentsync.media.probe import probe
 
 from .clips import cut, frames_of, portrait
 from .graphs import Graph

@@ -10,7 +10,8 @@ from PIL import Image
 
 from latentsync.evaluation.clips import follow, sync_clip
 from latentsync.face.detect import FaceFinder
-from latentsync.models.syncnet import PUBLISHED, ChungSyncNet, StableSyncNet, save_syncnet
+from latentsync.models.syncnet import PUBLISHED, ChungSyncNet, StableSyncNet
+from latentsync.weights.syncnet_files import save_syncnet
 
 from ..evaluation.talking import TINY
 from ..tiny import face_model
@@ -100,7 +101,7 @@ def judges(comfy):
 
 def of_the_engine(clip: Path, net: Path):
     """What `latentsync eval sync` would say."""
-    from latentsync.models.syncnet import load_syncnet
+    from latentsync.weights.syncnet_files import load_syncnet
 
     with FaceFinder(face_model()) as finder:
         followed = follow(clip, finder)

@@ -16,8 +16,8 @@ import pytest
 
 nbformat = pytest.importorskip("nbformat")
 
-from latentsync.registry import get  # noqa: E402
 from latentsync.settings import FITS, Settings  # noqa: E402
+from latentsync.weights.registry import get  # noqa: E402
 
 from ..tiny import face_model, find_model  # noqa: E402
 
@@ -110,7 +110,7 @@ def test_the_address_of_the_repository_is_that_of_the_project():
 def test_it_names_commands_and_options_that_exist():
     import typer
 
-    from latentsync.cli import app
+    from latentsync.cli.main import app
 
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     text = "\n".join(cell.source for cell in code().values())
@@ -122,7 +122,7 @@ def test_it_names_commands_and_options_that_exist():
 
 
 def test_where_no_cursor_moves_progress_is_told_in_lines(monkeypatch, capsys):
-    from latentsync import screen
+    from latentsync.cli import console as screen
     from latentsync.pipeline import Step
 
     monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, as the notebook's is
@@ -213,7 +213,7 @@ def models(tmp_path, monkeypatch) -> Path:
 @pytest.mark.slow
 def test_it_makes_a_video_from_top_to_bottom(models, tmp_path):
     """Every cell of part 1 that does not need Colab, with nano."""
-    from latentsync.video import probe
+    from latentsync.media.probe import probe
 
     cells = list(code().values())
     part1 = cells[: next(i for i, cell in enumerate(cells) if cell.id.startswith("comfyui"))]

@@ -4,8 +4,8 @@ import os
 import signal
 from collections.abc import Callable
 
-from latentsync.prepare.chain import Item, Outcome
 from latentsync.prepare.local import run_local
+from latentsync.prepare.steps import Item, Outcome
 from latentsync.prepare.worker import Plan, Worker
 
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from latentsync.prepare.local import run_local
-from latentsync.prepare.run import prepare
+from latentsync.prepare.runner import prepare
 from latentsync.prepare.settings import PrepareSettings
 from latentsync.prepare.worker import Plan
 

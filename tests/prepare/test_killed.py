@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from latentsync import cli
+from latentsync.cli import main as cli
 
 from ..tiny import face_model
 from .scenes import WORDS, footage, results, run

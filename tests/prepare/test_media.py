@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from latentsync.media.probe import probe
 from latentsync.prepare.settings import PrepareSettings
-from latentsync.video import probe
 
 from ..tiny import face_model
 from .scenes import inline
@@ -53,7 +53,7 @@ def prepared(media, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def out(prepared, tmp_path_factory) -> Path:
-    from latentsync.prepare.run import prepare
+    from latentsync.prepare.runner import prepare
 
     out = tmp_path_factory.mktemp("out")
     settings = PrepareSettings(min_seconds=2.0, max_seconds=10.0, resolution=128, skip=("sync", "quality"))
@@ -90,7 +90,7 @@ def test_clips_of_any_source_run_at_25_with_sound_of_the_same_length(out):
 def test_report_draws(out, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib, of the extra `prepare`")
     from latentsync.prepare.report import draw
-    from latentsync.prepare.run import Report
+    from latentsync.prepare.runner import Report
 
     report = Report(Path(shutil.copytree(out, tmp_path / "copy")), PrepareSettings(), manifest(out))
     assert draw(report).stat().st_size > 10_000

@@ -13,19 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentsync.audio import load_audio
+from latentsync.audio.load import load_audio
 from latentsync.errors import UserError
 from latentsync.face.track import FaceTrack, Tracks
-from latentsync.prepare import disk
-from latentsync.prepare.chain import Dropped, Item, Outcome, Step, run_chain
+from latentsync.media.probe import probe
+from latentsync.media.reader import VideoReader
+from latentsync.prepare import workspace as disk
+from latentsync.prepare.clip_steps import only_face
 from latentsync.prepare.filelist import kept_clips
-from latentsync.prepare.piece import only_face
 from latentsync.prepare.reasons import REASONS
-from latentsync.prepare.run import list_sources
+from latentsync.prepare.runner import list_sources
 from latentsync.prepare.settings import PrepareSettings
-from latentsync.prepare.source import at_rate, find_shots, split
+from latentsync.prepare.source_steps import at_rate, find_shots, split
+from latentsync.prepare.steps import Dropped, Item, Outcome, Step, run_chain
 from latentsync.prepare.worker import source_id
-from latentsync.video import VideoReader, probe
 
 from ..tiny import write_clip
 from .scenes import moved, noise

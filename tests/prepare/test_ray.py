@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from latentsync import cli
-from latentsync.prepare.run import prepare
+from latentsync.cli import main as cli
+from latentsync.prepare.runner import prepare
 from latentsync.prepare.settings import PrepareSettings
 
 from ..tiny import face_model
@@ -29,7 +29,7 @@ def two_nodes():
     """Two nodes with one CPU each, in processes of this machine."""
     from ray.cluster_utils import Cluster
 
-    from latentsync.prepare.cluster import _package
+    from latentsync.prepare.ray_data import _package
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     memory = 100 * 2**20
@@ -78,7 +78,7 @@ class Killer(threading.Thread):
 
 
 def test_two_nodes_give_the_same_and_a_killed_actor_loses_nothing(two_nodes, tmp_path, monkeypatch):
-    from latentsync.prepare.cluster import run_ray
+    from latentsync.prepare.ray_data import run_ray
 
     monkeypatch.setenv("LATENTSYNC_MODELS", str(face_model().parent))
     videos = footage(tmp_path / "videos")

@@ -10,17 +10,20 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from latentsync import cli
-from latentsync.audio import load_audio
+from latentsync.audio.load import load_audio
+from latentsync.cli import main as cli
 from latentsync.errors import UserError
-from latentsync.evaluation import lse
-from latentsync.prepare import disk, piece, source
-from latentsync.prepare.chain import Dropped
+from latentsync.evaluation import syncnet_sync as lse
+from latentsync.media.probe import probe
+from latentsync.media.reader import VideoReader
+from latentsync.prepare import clip_steps as piece
+from latentsync.prepare import source_steps as source
+from latentsync.prepare import workspace as disk
 from latentsync.prepare.local import run_local
 from latentsync.prepare.reasons import REASONS
-from latentsync.prepare.run import prepare
+from latentsync.prepare.runner import prepare
 from latentsync.prepare.settings import STEPS, PrepareSettings
-from latentsync.video import VideoReader, probe
+from latentsync.prepare.steps import Dropped
 
 from ..tiny import face_model
 from .deadly import deadly
@@ -206,7 +209,8 @@ def test_a_changed_source_is_done_again(videos, out, tmp_path):
 @pytest.fixture
 def judged(monkeypatch, tmp_path):
     """prepare() with a real small StableSyncNet, whose verdict is replaced by the one wanted."""
-    from latentsync.models.syncnet import EncoderConfig, StableSyncNet, SyncNetConfig, save_syncnet
+    from latentsync.models.syncnet import EncoderConfig, StableSyncNet, SyncNetConfig
+    from latentsync.weights.syncnet_files import save_syncnet
 
     audio = EncoderConfig(1, (32, 32, 32), ((5, 4), (4, 4), (4, 4)), (False,) * 3)
     visual = EncoderConfig(48, (32, 32, 32), ((4, 4), (4, 8), (8, 8)), (False,) * 3)

@@ -200,7 +200,7 @@ def test_what_a_workflow_runs_is_there(path):
     """Files, modules and commands that its lines name."""
     import typer
 
-    from latentsync.cli import app
+    from latentsync.cli.main import app
 
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     for step in steps(load(path)):

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from latentsync.models.syncnet import EncoderConfig, StableSyncNet, SyncNetConfig
 from latentsync.models.vae import VAE
 from latentsync.training.dataset import ClipDataset, ClipStore, UNetWindows, find_clips, split
-from latentsync.training.diffusion import Judges, UNetTask
-from latentsync.training.stages import UNetRecipe, unet_recipe
-from latentsync.training.start import start_from
+from latentsync.training.recipes import UNetRecipe, unet_recipe
+from latentsync.training.unet.init import start_from
+from latentsync.training.unet.task import Judges, UNetTask
 
 from ..tiny import lively, tiny_whisper, write_clip, write_speech
 
@@ -93,7 +93,7 @@ def tiny_videomae():
 
 
 def all_judges() -> Judges:
-    from latentsync.training.judges import VideoFeatures
+    from latentsync.models.perceptual import VideoFeatures
 
     return Judges(tiny_syncnet(), Perceptual(), VideoFeatures(tiny_videomae()))
 
@@ -127,8 +127,8 @@ def write_files(folder: Path) -> dict[str, Path]:
     from transformers import WhisperConfig
     from transformers.models.whisper.modeling_whisper import WhisperEncoder as Encoder
 
-    from latentsync.checkpoint import write_safetensors
-    from latentsync.models.syncnet import save_syncnet
+    from latentsync.weights.files import write_safetensors
+    from latentsync.weights.syncnet_files import save_syncnet
 
     facts = {"format": "latentsync", "kind": "vae", "vae_groups": "4", "vae_scaling": "0.5"}
     config = WhisperConfig(d_model=64, encoder_layers=1, encoder_attention_heads=1, encoder_ffn_dim=64, num_mel_bins=80)

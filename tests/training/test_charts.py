@@ -6,7 +6,7 @@ import cv2
 import pytest
 
 from latentsync.errors import UserError
-from latentsync.training.charts import EVENTS, LOG, Journal, draw_charts, panels, read_log, series, smoothed
+from latentsync.training.logging import EVENTS, LOG, Journal, draw_charts, panels, read_log, series, smoothed
 
 
 @pytest.fixture

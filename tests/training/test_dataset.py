@@ -10,9 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentsync.audio import audio_windows, encode_audio, load_audio
+from latentsync.audio.load import load_audio
+from latentsync.audio.syncnet_mel import mel_span, sync_mel
+from latentsync.audio.whisper_features import audio_windows, encode_audio
 from latentsync.errors import UserError
-from latentsync.syncmel import mel_span, sync_mel
+from latentsync.media.probe import probe
+from latentsync.media.reader import VideoReader
 from latentsync.training.dataset import (
     FPS,
     ROLL,
@@ -28,7 +31,6 @@ from latentsync.training.dataset import (
     to_device,
     unit,
 )
-from latentsync.video import VideoReader, probe
 
 from ..tiny import tiny_whisper, write_clip, write_speech
 from .parts import SIDE, faces

@@ -3,10 +3,10 @@
 import pytest
 from typer.testing import CliRunner
 
-from latentsync.cli import app
-from latentsync.models.syncnet import load_syncnet
-from latentsync.training.charts import read_log
-from latentsync.weights import load_unet
+from latentsync.cli.main import app
+from latentsync.training.logging import read_log
+from latentsync.weights.load import load_unet
+from latentsync.weights.syncnet_files import load_syncnet
 
 from ..tiny import face_model, find_model
 from .parts import write_files

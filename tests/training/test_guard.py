@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentsync.errors import UserError
-from latentsync.training.guard import STATE, Checkpoints, Guard, Patience, load_state, save_state
+from latentsync.training.checkpoints import STATE, Checkpoints, Guard, Patience, load_state, save_state
 from latentsync.training.trainer import forget_gradients
 
 G, B = True, False

@@ -5,10 +5,12 @@ import torch
 
 from latentsync.errors import UserError
 from latentsync.models.unet import UNet
-from latentsync.training.diffusion import prepare_unet
-from latentsync.training.lora import add_lora, base_state, load_lora_state, lora_state, merge_lora, save_lora
-from latentsync.training.merge import merge_files
-from latentsync.weights import load_unet, recognise, save_model
+from latentsync.training.unet.lora import add_lora, base_state, load_lora_state, lora_state, merge_lora, save_lora
+from latentsync.training.unet.merge import merge_files
+from latentsync.training.unet.task import prepare_unet
+from latentsync.weights.convert import save_model
+from latentsync.weights.identify import recognise
+from latentsync.weights.load import load_unet
 
 from ..tiny import lively, tiny_checkpoint, tiny_config
 from .parts import recipe
@@ -88,7 +90,7 @@ def test_the_file_is_one_that_comfyui_reads(tmp_path):
 
 
 def test_additions_come_back(tmp_path):
-    from latentsync.checkpoint import read_tensors
+    from latentsync.weights.files import read_tensors
 
     unet, other = network(), network()
     add_lora(unet, 4)

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentsync.errors import UserError
+from latentsync.models.perceptual import VideoFeatures, load_lpips, load_videomae
 from latentsync.sampling import alpha_bars
-from latentsync.training.judges import VideoFeatures, load_lpips, load_videomae
-from latentsync.training.losses import (
+from latentsync.training.unet.losses import (
     add_noise,
     estimate,
     lower_half,

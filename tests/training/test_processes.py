@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from latentsync.training.charts import LOG, read_log
-from latentsync.training.launch import Files, run_unet
-from latentsync.training.stages import UNetRecipe, build
-from latentsync.weights import load_unet
+from latentsync.training.logging import LOG, read_log
+from latentsync.training.recipes import UNetRecipe, build
+from latentsync.training.unet.run import Files, run_unet
+from latentsync.weights.load import load_unet
 
 from .parts import write_files
 from .test_trainer import alike, curves, events, plain, trainer_of

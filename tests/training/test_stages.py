@@ -8,7 +8,7 @@ import torch
 
 from latentsync.errors import UserError
 from latentsync.models.unet import UNet
-from latentsync.training.stages import STAGES, RunSettings, UNetRecipe, build, unet_config, unet_recipe, write_recipe
+from latentsync.training.recipes import STAGES, RunSettings, UNetRecipe, build, unet_config, unet_recipe, write_recipe
 
 SPEC = {
     # stage: motion, what it trains, weights of noise, SyncNet, LPIPS, TREPA

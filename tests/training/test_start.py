@@ -8,8 +8,9 @@ from safetensors.torch import save_file
 
 from latentsync.errors import UserError
 from latentsync.models.unet import UNet, UNetConfig
-from latentsync.training.start import sd_unet, start_from
-from latentsync.weights import recognise, save_model
+from latentsync.training.unet.init import sd_unet, start_from
+from latentsync.weights.convert import save_model
+from latentsync.weights.identify import recognise
 
 from ..tiny import lively, tiny_checkpoint
 from .parts import recipe

@@ -11,16 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from latentsync.audio import load_audio
-from latentsync.cli import app
+from latentsync.audio.load import load_audio
+from latentsync.audio.syncnet_mel import sync_mel
+from latentsync.cli.main import app
 from latentsync.errors import UserError
-from latentsync.evaluation.lse import StableJudge
-from latentsync.models.syncnet import StableSyncNet, load_syncnet
-from latentsync.syncmel import sync_mel
-from latentsync.training.charts import read_log
+from latentsync.evaluation.syncnet_sync import StableJudge
+from latentsync.models.syncnet import StableSyncNet
 from latentsync.training.dataset import ClipFile, collate, find_clips
-from latentsync.training.syncdata import CropStore, SyncWindows, draw_change, draw_pair, held_out, mouth
-from latentsync.training.syncnet import (
+from latentsync.training.logging import read_log
+from latentsync.training.syncnet.data import CropStore, SyncWindows, draw_change, draw_pair, held_out, mouth
+from latentsync.training.syncnet.score import Score, score, windows_of
+from latentsync.training.syncnet.task import (
     NETWORKS,
     PRESETS,
     SMALL,
@@ -33,7 +34,7 @@ from latentsync.training.syncnet import (
     sync_recipe,
     sync_task,
 )
-from latentsync.training.syncscore import Score, score, windows_of
+from latentsync.weights.syncnet_files import load_syncnet
 
 TINY = {
     "frames": 5,
@@ -356,7 +357,7 @@ def test_the_best_weights_are_kept(clips, tmp_path, monkeypatch, plain):
 
     monkeypatch.setattr(Score, "numbers", said)
     run_syncnet(clips, tmp_path / "run", network_from(TINY), tiny_recipe(steps=6), cache=tmp_path, cpu=True)
-    from latentsync.checkpoint import our_metadata
+    from latentsync.weights.files import our_metadata
 
     assert our_metadata(tmp_path / "run" / "syncnet.safetensors")["step"] == "2"
 

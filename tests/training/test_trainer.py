@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from latentsync.errors import UserError
-from latentsync.training.charts import EVENTS, PICTURE, read_log
 from latentsync.training.dataset import ClipStore, collate, find_clips, split
-from latentsync.training.diffusion import Judges, UNetTask
 from latentsync.training.distributed import make_accelerator
-from latentsync.training.launch import Files, long_enough, run_unet
+from latentsync.training.logging import EVENTS, PICTURE, read_log
 from latentsync.training.trainer import Trainer
-from latentsync.weights import load_unet, recognise
+from latentsync.training.unet.run import Files, long_enough, run_unet
+from latentsync.training.unet.task import Judges, UNetTask
+from latentsync.weights.identify import recognise
+from latentsync.weights.load import load_unet
 
 from .parts import all_judges, recipe, tiny_task, tiny_vae, write_files
 
@@ -178,7 +179,8 @@ def test_a_run_leaves_curves_samples_and_weights(finished):
 
 
 def test_the_sample_video_shows_truth_and_result_with_sound(finished):
-    from latentsync.video import VideoReader, probe
+    from latentsync.media.probe import probe
+    from latentsync.media.reader import VideoReader
 
     info = probe(finished[0].run / "samples" / "step-00000004.mp4")
     assert (info.width, info.height, info.fps, info.frames, info.has_audio) == (128, 64, 25, 16, True)
@@ -348,7 +350,7 @@ def files(tmp_path_factory):
 def command(*words):
     from typer.testing import CliRunner
 
-    from latentsync.cli import app
+    from latentsync.cli.main import app
 
     return CliRunner().invoke(app, list(map(str, words)))
 

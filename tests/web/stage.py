@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from latentsync.soundtrack import AudioTrack
-from latentsync.video import VideoReader, probe
-from latentsync.writer import VideoWriter
+from latentsync.media.audio_track import AudioTrack
+from latentsync.media.probe import probe
+from latentsync.media.reader import VideoReader
+from latentsync.media.writer import VideoWriter
 
 from ..nodes.clips import FPS, VOICE
 from ..nodes.graphs import Graph

@@ -8,7 +8,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from latentsync.writer import VideoWriter
+from latentsync.media.writer import VideoWriter
 
 from ..nodes.clips import FPS, VOICE, cut
 from ..nodes.server import ROOT, ComfyServer

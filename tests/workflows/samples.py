@@ -14,10 +14,10 @@ import av
 import cv2
 import numpy as np
 
-from latentsync.audio import load_audio
+from latentsync.audio.load import load_audio
+from latentsync.media.audio_track import AudioTrack
+from latentsync.media.writer import VideoWriter
 from latentsync.pipeline import Models, lipsync, load_models
-from latentsync.soundtrack import AudioTrack
-from latentsync.writer import VideoWriter
 
 from ..nodes.server import ROOT
 

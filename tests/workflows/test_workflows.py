@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentsync.audio import load_audio
+from latentsync.audio.load import load_audio
 from latentsync.pipeline import lipsync, load_models
 from latentsync.settings import Settings
 

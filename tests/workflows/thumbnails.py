@@ -9,10 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from latentsync.audio import load_audio
-from latentsync.evaluation.chart import draw_chart
+from latentsync.audio.load import load_audio
+from latentsync.evaluation.charts import draw_chart
 from latentsync.evaluation.clips import follow
-from latentsync.evaluation.sync import score_track
+from latentsync.evaluation.landmark_sync import score_track
 from latentsync.face.detect import FaceFinder
 from latentsync.face.preview import numbered
 from latentsync.pipeline import Models, lipsync, load_models

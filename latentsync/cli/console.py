@@ -1,0 +1,126 @@
+"""What the command line shows: progress on stderr, results on stdout."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from ..pipeline import OnStep, Report, Step
+
+MARKS = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "missing": "[red]missing[/red]"}
+LARGE = 1_000_000_000
+"""Bytes of a file whose transfer is worth a word in a log."""
+
+
+@contextmanager
+def stages() -> Iterator["OnStep"]:
+    """A bar per stage on a terminal; a line at each quarter elsewhere (logs, notebooks)."""
+    if not _terminal():
+        mouth = _quarters("mouth")
+        yield lambda step: mouth(step.done, step.total) if step.stage == "mouth" else None
+        return
+    tasks: dict[str, Any] = {}
+    with _bars(MofNCompleteColumn(), TimeElapsedColumn(), keep=True) as bars:
+
+        def on_step(step: "Step") -> None:
+            if step.stage not in tasks:
+                tasks[step.stage] = bars.add_task(step.stage, total=step.total)
+            bars.update(tasks[step.stage], completed=step.done)
+
+        yield on_step
+
+
+@contextmanager
+def transfer(name: str, size: int | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A bar of bytes on a terminal, elsewhere a line at each quarter of a large file; told (done, total)."""
+    if not _terminal():
+        yield _quarters(name) if (size or 0) >= LARGE else lambda done, total: None
+        return
+    with _bars(DownloadColumn(), TransferSpeedColumn()) as bars:
+        task = bars.add_task(name, total=size)
+        yield lambda done, total: bars.update(task, completed=done, total=total or None)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    with Console(stderr=True).status(what):
+        yield
+
+
+def _terminal() -> bool:
+    """Whether bars can be drawn: not where the cursor cannot be moved (TERM=dumb)."""
+    return Console(stderr=True).is_interactive
+
+
+def _bars(*columns: ProgressColumn, keep: bool = False) -> Progress:
+    described = TextColumn("{task.description:>6}"), BarColumn(), *columns, TimeRemainingColumn()
+    return Progress(*described, console=Console(stderr=True), transient=not keep)
+
+
+def _quarters(name: str) -> Callable[[int, int], None]:
+    said: set[int] = set()
+
+    def on_progress(done: int, total: int) -> None:
+        quarter = 4 * done // max(total, 1)
+        if quarter and quarter not in said:
+            said.add(quarter)
+            typer.echo(f"{name}: {25 * quarter} %", err=True)
+
+    return on_progress
+
+
+def show_result(report: "Report", facts: Mapping[str, Any], sheet: Path | None, *, to_stderr: bool) -> None:
+    width, height = report.size
+    lines = [
+        f"{report.out}: {report.frames} frames of {width} × {height} at {float(report.fps):g} fps,"
+        f" the mouth repainted in {report.repainted} of them ({report.checkpoint}, {facts['device']}, {facts['dtype']})"
+    ]
+    if sheet is not None:
+        lines.append(f"{sheet}: contact sheet")
+    lines.append("seconds: " + ", ".join(f"{stage} {value:.1f}" for stage, value in facts["seconds"].items()))
+    typer.echo("\n".join(lines), err=to_stderr)
+
+
+def show_table(rows: Sequence[Sequence[str]], titles: Sequence[str] = ()) -> None:
+    """Columns; long cells wrap on a terminal and stay whole in a pipe."""
+    table = Table(*titles, box=None, show_header=bool(titles), padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if Console().is_terminal else 300).print(table)
+
+
+def show_json(facts: Any) -> None:
+    typer.echo(as_json(facts))
+
+
+def as_json(facts: Any) -> str:
+    return json.dumps(facts, indent=2, ensure_ascii=False, default=str)
+
+
+def write_json(path: Path, facts: Any) -> None:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(as_json(facts) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"{path} could not be written ({error.strerror}); the video is complete.") from error

@@ -1,0 +1,162 @@
+"""A contact sheet: what a result looks like over time, and whether its mouth follows its sound, in one picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..audio.load import load_audio, loudness
+from ..audio.mel import SAMPLE_RATE
+from ..errors import UserError
+from ..face.align import align_matrices, crop_face
+from ..face.detect import FaceFinder, mouth_opening
+from ..face.track import FaceTrack, choose, find_tracks
+from ..media.probe import probe
+from ..media.reader import VideoReader
+from ..media.watermark import write
+
+COLUMNS, ROWS = 8, 3
+TILE = 160
+"""Side of one face in pixels."""
+MEASURED = 500
+"""Frames in which the mouth is measured at most; longer clips are sampled evenly."""
+CURVES = 150
+LOUDEST, QUIETEST = 0.0, -60.0
+"""Range of the loudness curve, dB below full scale."""
+PAPER, INK, SOUND, MOUTH = (250, 250, 250), (70, 70, 70), (150, 170, 200), (200, 60, 50)
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values over time, drawn between low and high."""
+
+    name: str
+    values: np.ndarray
+    low: float
+    high: float
+    colour: tuple[int, int, int]
+
+
+def sheet_of(
+    video: str | Path, finder: FaceFinder, *, face: str = "largest", columns: int = COLUMNS, rows: int = ROWS
+) -> np.ndarray:
+    """The sheet of a video file as (H, W, 3) uint8 RGB: evenly spaced faces, below them loudness and mouth opening."""
+    info = probe(video)
+    step = -(-info.frames // MEASURED)
+    measured = range(0, info.frames, step)
+    with VideoReader(info) as reader:
+        track = _track(reader, measured, finder, face)
+        picked = [measured[i] for i in evenly(len(measured), columns * rows)]
+        tiles = [_tile(frame, track, i // step) for i, frame in zip(picked, reader.read(picked), strict=True)]
+    times = [float(i / info.fps) for i in picked]
+    curves = []
+    if info.has_audio:
+        sound = load_audio(video, info.start).waveform
+        values = loudness(sound, info.fps / step, len(measured), SAMPLE_RATE).numpy()
+        curves.append(Curve("loudness", values, QUIETEST, LOUDEST, SOUND))
+    if track is not None:
+        opening = np.where(track.present, mouth_opening(track.landmarks), np.nan)
+        curves.append(Curve("mouth opening", opening, 0.0, max(0.1, float(np.nanmax(opening))), MOUTH))
+    return compose(tiles, times, curves, float(info.duration), columns)
+
+
+def evenly(total: int, wanted: int) -> list[int]:
+    """At most so many of range(total), evenly spaced, with the first; each once."""
+    count = min(total, wanted)
+    return [i * total // count for i in range(count)]
+
+
+def _track(reader: VideoReader, measured: range, finder: FaceFinder, face: str) -> FaceTrack | None:
+    """The face in the measured frames; None where there is none: a sheet of whole frames is better than no sheet."""
+    try:
+        tracks = find_tracks(reader.read(measured), finder)
+    except UserError:
+        return None
+    try:
+        return choose(tracks, face)
+    except UserError:  # a point's frame number may have been left out
+        return choose(tracks, "largest")
+
+
+def _tile(frame: np.ndarray, track: FaceTrack | None, i: int) -> np.ndarray:
+    if track is not None and track.present[i]:
+        return crop_face(frame, align_matrices(track.points[i : i + 1], TILE)[0], TILE)
+    height, width = frame.shape[:2]
+    scale = TILE / max(height, width)
+    small = cv2.resize(
+        frame, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA
+    )
+    tile = np.full((TILE, TILE, 3), PAPER, np.uint8)
+    top, left = (TILE - small.shape[0]) // 2, (TILE - small.shape[1]) // 2
+    tile[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return tile
+
+
+def compose(
+    tiles: Sequence[np.ndarray], times: Sequence[float], curves: Sequence[Curve], seconds: float, columns: int
+) -> np.ndarray:
+    """Tiles (T, T, 3) in rows with their times (seconds), and under them the curves over the clip's whole length."""
+    side, rows = tiles[0].shape[0], -(-len(tiles) // columns)
+    grid = np.full((rows * side, columns * side, 3), PAPER, np.uint8)
+    for i, (tile, time) in enumerate(zip(tiles, times, strict=True)):
+        y, x = i // columns * side, i % columns * side
+        grid[y : y + side, x : x + side] = _labelled(tile, f"{time:.2f} s")
+    if not curves:
+        return grid
+    return np.concatenate((grid, _plot(curves, times, seconds, grid.shape[1])))
+
+
+def _labelled(tile: np.ndarray, text: str) -> np.ndarray:
+    """The time in the lower left corner."""
+    tile = np.array(tile)
+    write(tile, text, 6, 7, 0.42)
+    return tile
+
+
+def _plot(curves: Sequence[Curve], times: Sequence[float], seconds: float, width: int) -> np.ndarray:
+    margin = 22
+    panel = np.full((CURVES, width, 3), PAPER, np.uint8)
+    for time in times:  # where the tiles are
+        x = round(time / seconds * width)
+        cv2.line(panel, (x, margin), (x, CURVES), (228, 228, 228), 1)
+    left = 8
+    for curve in curves:
+        points = _points(curve, width, margin)
+        if curve.name == "loudness":
+            floor = np.array([(points[-1][-1][0], CURVES), (points[0][0][0], CURVES)]) if points else None
+            shapes = [] if floor is None else [np.concatenate((np.concatenate(points), floor))]
+            cv2.fillPoly(panel, shapes, curve.colour)
+        else:
+            cv2.polylines(panel, points, False, curve.colour, 2, cv2.LINE_AA)
+        text = f"{curve.name} ({curve.low:g} to {curve.high:.2g}{' dB' if curve.name == 'loudness' else ''})"
+        cv2.putText(panel, text, (left, 15), _FONT, 0.45, tuple(c // 2 for c in curve.colour), 1, cv2.LINE_AA)
+        left += cv2.getTextSize(text, _FONT, 0.45, 1)[0][0] + 24
+    return panel
+
+
+def _points(curve: Curve, width: int, margin: int) -> list[np.ndarray]:
+    """Polylines (N, 2) int32, one for each stretch without gaps (NaN)."""
+    share = np.clip((curve.values - curve.low) / (curve.high - curve.low), 0, 1)
+    x = (np.arange(len(share)) + 0.5) / len(share) * width
+    y = CURVES - 3 - share * (CURVES - 3 - margin)
+    known = np.flatnonzero(~np.isnan(share))
+    runs = np.split(known, np.flatnonzero(np.diff(known) > 1) + 1)
+    return [np.stack((x[run], y[run]), 1).round().astype(np.int32) for run in runs if len(run)]
+
+
+def write_picture(path: str | Path, picture: np.ndarray) -> None:
+    """RGB to .png or .jpg, complete or not at all."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    done, data = cv2.imencode(path.suffix, picture[..., ::-1])
+    if not done:
+        raise UserError(f"{path} could not be encoded; name it .png or .jpg.")
+    try:
+        part.write_bytes(data.tobytes())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"{path} could not be written ({error.strerror}); the video is complete.") from error

@@ -1,0 +1,225 @@
+"""What is here, what is missing and what to type. Looks only at this machine and bears with anything being absent."""
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, distributions, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..weights.locations import command
+
+if TYPE_CHECKING:
+    from ..weights.registry import Entry
+
+OLDEST_PYTHON = (3, 10)
+FOR_NANO = ("nano", "whisper-tiny.en", "face-landmarker")
+FOR_PUBLISHED = {f"for LatentSync {version}": (version, "vae", "whisper-tiny") for version in ("1.5", "1.6")}
+LEAST_ROOM = 1_000_000_000
+"""Bytes of free disk under which results and small models may not fit."""
+
+_INSTALL = "pip install -r requirements.txt"
+_SYSTEM_LIBRARIES = {"libEGL.so": "libegl1 libgles2", "libGLESv2.so": "libegl1 libgles2", "libGL.so": "libgl1"}
+"""Libraries that wheels take from the system, and the Debian packages to install (mediapipe takes two together)."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """state: "ok", "note" (works, but look) or "missing". needed: the built-in model cannot run without it."""
+
+    name: str
+    state: str
+    detail: str
+    fix: str = ""
+    needed: bool = False
+
+
+def examine() -> list[Check]:
+    """Every check, in reading order."""
+    return list(_all())
+
+
+def ready(checks: Sequence[Check]) -> bool:
+    """Whether the built-in model can run."""
+    return not any(check.needed and check.state == "missing" for check in checks)
+
+
+def advice(checks: Sequence[Check]) -> Iterator[str]:
+    """What to type: first what is needed, then what the published weights take, then the verdict."""
+    needed = dict.fromkeys(c.fix for c in checks if c.needed and c.state == "missing" and c.name not in FOR_NANO[1:])
+    yield from (f"needed: {fix}" for fix in needed)
+    absent = {check.name for check in checks if check.fix.startswith(f"{command()} download")}
+    for purpose, names in (("needed", FOR_NANO), *FOR_PUBLISHED.items()):
+        if wanted := [name for name in names if name in absent]:
+            yield f"{purpose}: {command()} download {' '.join(wanted)}"
+    yield from (f"{c.name}: {c.fix}" for c in checks if c.state == "note" and c.name not in absent)
+    if ready(checks):
+        yield f"ready: {command()} run --image face.png --audio speech.wav --out talking.mp4"
+    else:
+        yield f"not ready: do what is needed, then `{command()} doctor` again"
+
+
+def place(name: str) -> Path | None:
+    """Where a known model lies, if it is here."""
+    from ..errors import UserError
+    from ..weights.registry import find
+
+    try:
+        return find(name)
+    except UserError:
+        return None
+
+
+def _all() -> Iterator[Check]:
+    yield _python()
+    yield _torch()
+    yield from _packages()
+    yield _codecs()
+    yield _opencv()
+    yield _mediapipe()
+    try:
+        from ..weights.registry import ENTRIES
+    except ImportError as error:
+        yield Check("weights", "missing", f"cannot be looked for ({error})", _INSTALL, needed=True)
+        return
+    yield from (_weights(entry.name) for entry in ENTRIES)
+    yield _room()
+
+
+def _python() -> Check:
+    found = platform.python_version()
+    if sys.version_info < OLDEST_PYTHON:
+        return Check("Python", "missing", f"{found} is too old", "use Python 3.10 or newer", needed=True)
+    return Check("Python", "ok", f"{found} on {platform.system()} {platform.machine()}")
+
+
+def _torch() -> Check:
+    try:
+        import torch
+
+        from ..models.device import pick_device, pick_dtype, short_name
+    except ImportError as error:
+        return Check("torch", "missing", _reason(error), "pip install torch", needed=True)
+    device = pick_device()
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} cores"
+    kind = short_name(pick_dtype("auto", device))
+    return Check("torch", "ok", f"{torch.__version__}; --device auto takes {device} ({name}) with {kind}")
+
+
+def _packages() -> Iterator[Check]:
+    for name in ("numpy", "safetensors", "transformers", "diffusers", "soxr", "typer", "rich"):
+        yield _importable(name, lambda name=name: version(name))
+
+
+def _importable(name: str, describe: Callable[[], str], module: str = "") -> Check:
+    """A package that is needed: its metadata, and whether it can be imported where that is quick."""
+    try:
+        if name not in ("transformers", "diffusers"):
+            import_module(module or name)
+        return Check(name, "ok", describe())
+    except PackageNotFoundError:
+        return Check(name, "missing", "not installed", _INSTALL, needed=True)
+    except Exception as error:  # a broken package may fail in any way, and the doctor has to say so
+        return Check(name, "missing", _reason(error), _system_fix(error), needed=True)
+
+
+def _codecs() -> Check:
+    def describe() -> str:
+        names = {"libx264": "H.264", "aac": "AAC", "libvpx-vp9": "VP9", "libopus": "Opus"}
+        able = [shown for codec, shown in names.items() if _has_encoder(codec)]
+        if "H.264" not in able:
+            raise RuntimeError("this build has no libx264, which writes mp4")
+        return f"{version('av')}, writes {', '.join(able)}"
+
+    return _importable("av", describe)
+
+
+def _has_encoder(name: str) -> bool:
+    from av.codec import Codec
+
+    try:
+        return Codec(name, "w") is not None
+    except ValueError:
+        return False
+
+
+def _opencv() -> Check:
+    wheels = sorted({str(d.metadata["Name"]) for d in distributions() if _is_opencv(d.metadata["Name"])})
+    check = _importable("opencv", lambda: f"{import_module('cv2').__version__} ({', '.join(wheels)})", module="cv2")
+    if check.state == "ok" and len(wheels) > 1:
+        return Check(
+            "opencv",
+            "note",
+            f"{len(wheels)} packages write into the same cv2 folder: {', '.join(wheels)}",
+            f"pip uninstall {' '.join(wheels)}, then pip install opencv-contrib-python (the one mediapipe asks for)",
+        )
+    return check
+
+
+def _is_opencv(name: str | None) -> bool:
+    return (name or "").lower().replace("_", "-").startswith("opencv-")
+
+
+def _mediapipe() -> Check:
+    def describe() -> str:
+        from ..face.detect import FaceFinder
+
+        model = place("face-landmarker")
+        if model is None:
+            import_module("mediapipe.tasks.python.vision")
+            return f"{version('mediapipe')}; not tried, its model file is missing"
+        FaceFinder(model).close()
+        return f"{version('mediapipe')}, the face landmarker starts"
+
+    return _importable("mediapipe", describe)
+
+
+def _weights(name: str) -> Check:
+    from ..weights.registry import get
+
+    entry, needed = get(name), name in FOR_NANO
+    path = place(name)
+    problem = _problem(entry, path) if path else "not here"
+    if not problem:
+        return Check(name, "ok", f"{entry.title}: {path}", needed=needed)
+    size = "" if entry.built_in else f" ({entry.size}, {entry.licence})"
+    fix = "install latentsync again, its assets are not complete" if entry.built_in else f"{command()} download {name}"
+    return Check(name, "missing" if needed else "note", f"{entry.title}{size}: {problem}", fix, needed)
+
+
+def _problem(entry: "Entry", path: Path) -> str:
+    """What a look at the size, or at the header of our own small file, finds wrong."""
+    size = path.stat().st_size
+    if entry.bytes and path.name == entry.file and size != entry.bytes:
+        return f"{path} has {size:,} bytes where {entry.bytes:,} are right"
+    if not entry.built_in:
+        return ""
+    from ..weights.identify import recognise
+
+    return recognise(path).problem or ""
+
+
+def _room() -> Check:
+    from ..weights.registry import human_size, model_folders
+
+    folder = model_folders()[0]
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    detail = f"{human_size(free)} free for downloads in {folder}"
+    if free < LEAST_ROOM:
+        return Check("disk", "note", detail, "make room, or let LATENTSYNC_MODELS name a folder on another disk")
+    return Check("disk", "ok", detail)
+
+
+def _system_fix(error: BaseException) -> str:
+    """Wheels that need a library of the system fail to load with its file name."""
+    packages = next((package for library, package in _SYSTEM_LIBRARIES.items() if library in str(error)), "")
+    return f"apt-get install {packages}" if packages else _INSTALL
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

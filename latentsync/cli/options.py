@@ -1,0 +1,127 @@
+"""What `latentsync run` can be told, with the words that explain it. Defaults are not here: settings.py has them."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..settings import FITS, MARKS, PASTES, SOLVERS
+
+_IN = "What goes in and out"
+_LOOK = "How the mouth is made"
+_FIT = "Which face, how long"
+_MACHINE = "Machine and models"
+_THEIRS = "the checkpoint's"
+
+
+def _option(panel: str, names: str, help: str, metavar: str | None = None, **rest: Any) -> Any:
+    return typer.Option(*names.split(), help=help, metavar=metavar, rich_help_panel=panel, **rest)
+
+
+Video = Annotated[Path | None, _option(_IN, "--video -v", "The video whose face shall speak.", "FILE")]
+Image = Annotated[Path | None, _option(_IN, "--image -i", "A still picture instead of a video.", "FILE")]
+Audio = Annotated[
+    Path | None,
+    _option(_IN, "--audio -a", "The speech: any format, or a video with sound. Without it, the video's own.", "FILE"),
+]
+Out = Annotated[Path, _option(_IN, "--out -o", "The video to write: .mp4, .mov, .mkv or .webm.", "FILE")]
+Json = Annotated[Path | None, _option(_IN, "--json", "Also write what was done as JSON; - is the screen.", "REPORT")]
+Sheet = Annotated[
+    Path | None, _option(_IN, "--sheet", "Also draw a contact sheet of the result (.png, .jpg).", "PICTURE")
+]
+Mark = Annotated[
+    str,
+    _option(
+        _IN,
+        "--mark",
+        f"Say that the lips were made ({', '.join(MARKS)}): in the file's metadata, or in a corner of the picture too.",
+        "NAME",
+    ),
+]
+
+Checkpoint = Annotated[
+    str,
+    _option(
+        _LOOK,
+        "--checkpoint -c",
+        "nano (built in, a demonstrator), 1.5 (256 px), 1.6 (512 px: sharpest, four times the work), or a file.",
+        "NAME|PATH",
+    ),
+]
+Steps = Annotated[
+    int,
+    _option(
+        _LOOK,
+        "--steps",
+        "Solver steps. More is finer and slower in proportion: 10 for a look, 20 to 50 to keep; nano needs one.",
+        show_default=f"0: {_THEIRS}",
+    ),
+]
+Guidance = Annotated[
+    float,
+    _option(
+        _LOOK,
+        "--guidance",
+        "How strongly the mouth follows the sound. More moves it wider and, past 3, distorts; 1 is twice as fast.",
+        show_default=f"0: {_THEIRS}",
+    ),
+]
+Solver = Annotated[
+    str,
+    _option(
+        _LOOK, "--solver", f"{', '.join(SOLVERS)}. ddim is the usual one; the others manage with fewer steps.", "NAME"
+    ),
+]
+Seed = Annotated[int, _option(_LOOK, "--seed", "Another number gives another take; the same number the same video.")]
+Resolution = Annotated[
+    int | None,
+    _option(
+        _LOOK,
+        "--resolution",
+        "Side of the face crop in pixels, for a checkpoint that does not say: 256 for 1.5, 512 for 1.6.",
+        show_default=_THEIRS,
+    ),
+]
+Paste = Annotated[
+    str,
+    _option(
+        _LOOK, "--paste", f"{' or '.join(PASTES)}: repaint the mouth only, or paste as the public code does.", "NAME"
+    ),
+]
+
+Fit = Annotated[
+    str,
+    _option(
+        _FIT,
+        "--fit",
+        f"When sound and picture differ in length ({', '.join(FITS)}). Sound longer: pingpong plays the picture to and"
+        " fro, loop from the start again, hold stays on the last frame. trim ends with the shorter of the two; silence"
+        " keeps all of the picture.",
+        "NAME",
+    ),
+]
+Face = Annotated[
+    str,
+    _option(
+        _FIT,
+        "--face",
+        "largest, left, right, a number (0 appears first), or x,y,frame: a point on the face, in pixels.",
+        "WHICH",
+    ),
+]
+StillFps = Annotated[int, _option(_FIT, "--still-fps", "Frames per second that a still picture gets.")]
+
+WindowBatch = Annotated[
+    int, _option(_MACHINE, "--window-batch", "Windows of 16 frames at once. More is faster on a GPU and takes memory.")
+]
+Vae = Annotated[str | None, _option(_MACHINE, "--vae", "Another VAE.", "NAME|PATH", show_default=_THEIRS)]
+Whisper = Annotated[str | None, _option(_MACHINE, "--whisper", "Another Whisper.", "NAME|PATH", show_default=_THEIRS)]
+Device = Annotated[
+    str, _option(_MACHINE, "--device", "auto, cpu, cuda or mps. auto takes a GPU where there is one.", "NAME")
+]
+Dtype = Annotated[
+    str,
+    _option(
+        _MACHINE, "--dtype", "auto, fp32, fp16 or bf16. auto: fp16 on a GPU, bf16 on a CPU with AMX, else fp32.", "NAME"
+    ),
+]

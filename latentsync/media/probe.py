@@ -1,0 +1,226 @@
+"""What a video is, read without decoding more than a few frames."""
+
+from array import array
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from av.error import FFmpegError
+
+from ..errors import UserError
+from .audio_track import audio_origin, decoded, open_media
+from .color import Colour, colour_of
+
+CHECKED_FRAMES = 4
+"""Frames that probe() decodes, to see whether packets and frames agree."""
+MAX_RATE = 480
+"""Above it a stated rate is a container's clock, not a frame rate."""
+RATES = "10 12 25/2 15 24000/1001 24 25 30000/1001 30 48 50 60000/1001 60 120"
+COMMON_RATES = tuple(Fraction(rate) for rate in RATES.split())
+
+
+@dataclass(frozen=True)
+class FrameIndex:
+    """Where the source's own frames lie, in shown order: time stamps, and those at which decoding can start."""
+
+    times: "array[int]"
+    keys: "array[int]"
+    base: Fraction
+    counted: bool = False  # the file has no time stamps; frames are told apart by counting
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """A video as the engine sees it: upright, at a constant exact rate, time 0 at its first frame.
+
+    width, height: as shown, rotation applied. rotation: degrees clockwise from stored to shown.
+    frames: at rate fps. start: the first frame's time on the file's own clock, seconds; AudioTrack(path, start)
+    keeps the same file's sound in step. audio_start: when its first sample is heard, seconds after the first frame
+    (negative: before). aspect: width over height of one pixel.
+    """
+
+    path: Path
+    width: int
+    height: int
+    fps: Fraction
+    frames: int
+    rotation: int
+    variable_rate: bool
+    has_audio: bool
+    duration: Fraction
+    start: Fraction
+    audio_start: Fraction | None
+    colour: Colour
+    aspect: Fraction
+    index: FrameIndex = field(repr=False, compare=False)
+    turn: tuple[bool, bool, bool] = field(repr=False, default=(False, False, False))
+
+    def source(self, i: int) -> int:
+        """The file's own frame that shows at output frame i: the latest at or before its time."""
+        if not 0 <= i < self.frames:
+            raise IndexError(f"frame {i} of {self.frames} in {self.path.name}")
+        if not self.variable_rate:
+            return i
+        times, base = self.index.times, self.index.base
+        # Containers round stamps to their clock's ticks (Matroska: 1 ms), which must not cost a frame
+        due = times[0] + int(i / self.fps / base) + 1
+        return max(0, bisect_right(times, due) - 1)
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """Read what a video is without decoding it (a few frames excepted). UserError: no file, or no video in it."""
+    path = Path(path)
+    with open_media(path, "a video") as container:
+        stream = _video_stream(container, path)
+        packets, first = _scan(container, stream)
+        sound = container.streams.audio[0] if container.streams.audio else None
+        origin = None if sound is None else audio_origin(sound)
+        aspect = stream.codec_context.sample_aspect_ratio or Fraction(1)
+        stated = _stated_rates(stream)
+    index = _frame_index(path, packets, first)
+    turn = _orientation(first[0])
+    fps, count = _constant_rate(index, stated, packets)
+    height, width = (first[0].width, first[0].height) if turn[0] else (first[0].height, first[0].width)
+    start = index.times[0] * index.base
+    return VideoInfo(
+        path=path,
+        width=width,
+        height=height,
+        fps=fps,
+        frames=count or len(index.times),
+        rotation=_degrees(turn),
+        variable_rate=bool(count),
+        has_audio=sound is not None,
+        duration=(count or len(index.times)) / fps,
+        start=start,
+        audio_start=None if origin is None else origin - start,
+        colour=colour_of(first[0]),
+        aspect=1 / aspect if turn[0] else aspect,
+        index=index,
+        turn=turn,
+    )
+
+
+def _video_stream(container: Any, path: Path) -> Any:
+    """The first stream of moving pictures; cover art and lone pictures are none."""
+    if container.format.name in ("image2", "webp_pipe") or container.format.name.endswith("_pipe"):
+        raise UserError(f"{path} is a picture, not a video; give it as the image instead.")
+    for stream in container.streams.video:
+        if stream.codec_context is not None and not _is_cover(stream):
+            stream.thread_type = "AUTO"  # also since HEVC hangs in PyAV 14 with its default
+            return stream
+    sound = " (it has only sound)" if container.streams.audio else ""
+    raise UserError(f"{path} has no video stream that can be decoded{sound}; give a video.")
+
+
+def _is_cover(stream: Any) -> bool:
+    disposition = getattr(stream, "disposition", None)
+    if disposition is not None:
+        return bool(int(disposition.value if hasattr(disposition, "value") else disposition) & 0x400)
+    return stream.codec_context.name in ("png", "mjpeg") and stream.average_rate in (None, 90000)
+
+
+def _scan(container: Any, stream: Any) -> tuple[list[tuple[int | None, int, bool]], list[Any]]:
+    """(time stamp, duration, starts decoding) of every packet that is shown, and the first few frames decoded."""
+    packets: list[tuple[int | None, int, bool]] = []
+    first: list[Any] = []
+    try:
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_discard:  # discarded: before the start of an edit list
+                packets.append((packet.pts, packet.duration or 0, packet.is_keyframe))
+            if len(first) < CHECKED_FRAMES:
+                first += _decode(packet)
+    except FFmpegError:  # the file ends in the middle of a packet: what came before it counts
+        pass
+    return packets, first[:CHECKED_FRAMES]
+
+
+def _decode(packet: Any) -> list[Any]:
+    try:
+        return packet.decode()
+    except FFmpegError:  # one damaged packet; the frame before it stays on the screen
+        return []
+
+
+def _frame_index(path: Path, packets: list[tuple[int | None, int, bool]], first: list[Any]) -> FrameIndex:
+    times = sorted({pts for pts, _, _ in packets if pts is not None})
+    believable = len(times) > 0 and all(pts is not None for pts, _, _ in packets)
+    if not believable or [frame.pts for frame in first] != times[: len(first)] or not first:
+        return _decoded_index(path)
+    keys = sorted({pts for pts, _, key in packets if key and pts is not None} | {times[0]})
+    return FrameIndex(array("q", times), array("q", keys), first[0].time_base)
+
+
+def _decoded_index(path: Path) -> FrameIndex:
+    """By decoding everything: AVI and raw streams have no stamps, or wrong ones; interlaced ones two for each frame."""
+    with open_media(path, "a video") as container:
+        stream = _video_stream(container, path)
+        times = [frame.pts for frame in decoded(container, stream)]
+        base, rate = stream.time_base, stream.guessed_rate or stream.average_rate or Fraction(25)
+    if not times:
+        raise UserError(f"{path} has no frame that can be decoded; give a video that plays.")
+    if None in times or any(b <= a for a, b in pairwise(times)):
+        return FrameIndex(array("q", range(len(times))), array("q", [0]), 1 / Fraction(rate), counted=True)
+    return FrameIndex(array("q", times), array("q", times[:1]), base)
+
+
+def _stated_rates(stream: Any) -> list[Fraction]:
+    return [Fraction(r) for r in (stream.guessed_rate, stream.average_rate, stream.base_rate) if r and r <= MAX_RATE]
+
+
+def _constant_rate(
+    index: FrameIndex, stated: list[Fraction], packets: list[tuple[int | None, int, bool]]
+) -> tuple[Fraction, int]:
+    """Output rate, and the number of frames at that rate where the source does not keep it (else 0)."""
+    if index.counted:
+        return 1 / index.base, 0
+    if len(index.times) == 1:
+        return (stated or [Fraction(25)])[0], 0
+    ticks = np.asarray(index.times, np.int64) - index.times[0]
+    mean = Fraction(len(ticks) - 1, int(ticks[-1])) / index.base
+    for fps in [*stated, mean.limit_denominator(1001)]:
+        if np.abs(ticks * float(index.base * fps) - np.arange(len(ticks))).max() <= 0.5:
+            return fps, 0
+    fps = _nominal_rate(np.diff(ticks), index.base, stated)
+    last = next((d for pts, d, _ in packets if pts == index.times[-1]), 0)
+    return fps, max(1, round((int(ticks[-1]) + last) * index.base * fps) + (0 if last else 1))
+
+
+def _nominal_rate(steps: np.ndarray, base: Fraction, stated: list[Fraction]) -> Fraction:
+    """The fastest rate that a variable-rate source keeps up for a while, so that hardly a frame is left out."""
+    quick = np.quantile(steps, 0.25, method="lower")
+    mean = float(steps[np.abs(steps - quick) <= 0.1 * quick].mean())
+    rate = 1 / (mean * float(base))
+    nearest = min([*stated, *COMMON_RATES], key=lambda r: abs(float(r) - rate))
+    return nearest if abs(float(nearest) / rate - 1) < 0.1 else Fraction(rate).limit_denominator(1001)
+
+
+def _orientation(frame: Any) -> tuple[bool, bool, bool]:
+    """(transpose, flip left-right, flip up-down), in this order, that show a frame upright."""
+    matrix = _display_matrix(frame)
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = (int(v) for v in matrix[:5])
+    return (True, c < 0, b < 0) if abs(b) > abs(a) else (False, a < 0, d < 0)
+
+
+def _display_matrix(frame: Any) -> np.ndarray | None:
+    """3×3, 16.16 fixed point (ISO 14496-12, tkhd): x' = ax + cy, y' = bx + dy."""
+    try:
+        for data in frame.side_data:
+            if data.type.name == "DISPLAYMATRIX":
+                return np.frombuffer(bytes(data), np.int32)
+    except ValueError:  # side data of a kind that this PyAV does not know
+        pass
+    return None
+
+
+def _degrees(turn: tuple[bool, bool, bool]) -> int:
+    transpose, flip_x, flip_y = turn
+    if transpose:
+        return 90 if flip_x else 270
+    return 180 if flip_x and flip_y else 0

@@ -1,0 +1,141 @@
+"""Video in and out by PyAV: exact frames and time stamps, streamed; memory does not depend on the clip's length."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from av.error import FFmpegError
+
+from ..errors import UserError
+from .audio_track import open_media
+from .color import Scaler
+from .probe import VideoInfo, _decode, _video_stream
+
+HELD_FRAMES = 32
+HELD_BYTES = 96 * 2**20
+"""What the reader keeps of the frames it just decoded, for reading backwards: at most so many, at most so large."""
+
+
+class VideoReader:
+    """Frames of a video by number, in any order, upright uint8 RGB (H, W, 3); a context manager.
+
+    Ascending is one pass of the decoder; backwards goes by key frames. At most 32 decoded frames are held.
+    """
+
+    def __init__(self, info: VideoInfo) -> None:
+        self.info = info
+        self._container: Any = None
+        self._recent: dict[int, Any] = {}  # last decoded frames, oldest first
+        self._room = HELD_FRAMES
+        self._rewind()
+        first = self._frame(0)
+        self._scaler = Scaler("rgb24", first.width, first.height, info.colour, inward=True)
+
+    def __enter__(self) -> "VideoReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._recent.clear()
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+    def read(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
+        """One contiguous array, the caller's own, for each output frame number."""
+        for i in indices:
+            yield self._rgb(self._frame(self.info.source(i)))
+
+    def _rgb(self, frame: Any) -> np.ndarray:
+        image = self._scaler(frame).to_ndarray()
+        transpose, flip_x, flip_y = self.info.turn
+        if transpose:
+            image = image.transpose(1, 0, 2)
+        image = image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
+        return np.ascontiguousarray(image)  # rows of the decoder's picture are padded
+
+    def _frame(self, k: int) -> Any:
+        if k in self._recent:
+            return self._recent[k]
+        if k <= self._position or self._key_before(k) > self._position + HELD_FRAMES:
+            self._seek(k)
+        for n, frame in self._frames:
+            self._position = n
+            self._keep(n, frame)
+            if n == k:
+                return frame
+        raise UserError(f"{self.info.path} can no longer be decoded at frame {k}; was the file changed?")
+
+    def _keep(self, n: int, frame: Any) -> None:
+        self._recent.pop(n, None)
+        self._recent[n] = frame
+        size = sum(plane.buffer_size for plane in frame.planes)
+        self._room = max(4, min(HELD_FRAMES, HELD_BYTES // size))
+        while len(self._recent) > self._room:
+            del self._recent[next(iter(self._recent))]
+
+    def _key_before(self, k: int) -> int:
+        index = self.info.index
+        key = index.keys[max(0, bisect_right(index.keys, index.times[k]) - 1)]
+        return bisect_left(index.times, key)
+
+    def _rewind(self) -> None:
+        if self._container is not None:
+            self._container.close()
+        self._container = open_media(self.info.path, "a video")
+        self._stream = _video_stream(self._container, self.info.path)
+        self._start(0, self._container.demux(self._stream))
+
+    def _start(self, origin: int, packets: Iterable[Any]) -> None:
+        self._position = origin - 1
+        self._frames = self._gapless(origin, self._numbered(packets))
+
+    def _seek(self, k: int) -> None:
+        """To the key frame before frame k, or where the container cannot find it, to the file's start."""
+        origin = self._key_before(k)
+        if origin == 0 or self.info.index.counted:
+            return self._rewind()
+        wanted = self.info.index.times[origin]
+        try:
+            self._container.seek(wanted, stream=self._stream, backward=True, any_frame=False)
+            packets = self._container.demux(self._stream)
+            for packet in packets:
+                if packet.size and packet.is_keyframe:
+                    if packet.pts is None or packet.pts > wanted or packet.pts not in self.info.index.keys:
+                        break
+                    return self._start(bisect_left(self.info.index.times, packet.pts), chain([packet], packets))
+        except FFmpegError:
+            pass
+        return self._rewind()
+
+    def _numbered(self, packets: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+        """(source frame number, frame) as they are decoded."""
+        count = 0
+        try:
+            for packet in packets:
+                for frame in _decode(packet):
+                    yield (count if self.info.index.counted else self._number(frame)), frame
+                    count += 1
+        except FFmpegError:  # the file ends in the middle of a packet
+            return
+
+    def _number(self, frame: Any) -> int:
+        return -1 if frame.pts is None else bisect_right(self.info.index.times, frame.pts) - 1
+
+    def _gapless(self, origin: int, numbered: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+        """Every number from origin on, once; a frame that cannot be decoded is replaced by the one before it."""
+        due, held = origin, None
+        for n, frame in numbered:
+            if n < due:  # leading pictures of an open group, which need the group before
+                continue
+            for missing in range(due, n):
+                yield missing, held or frame
+            yield n, frame
+            due, held = n + 1, frame
+        if held is not None:
+            for missing in range(due, len(self.info.index.times)):
+                yield missing, held

@@ -1,0 +1,49 @@
+"""Which device and which number format to use when the user leaves it open."""
+
+import torch
+
+from ..errors import UserError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TENSOR_CORES = 7
+"""First CUDA capability whose half-precision arithmetic is faster than single precision everywhere (Volta)."""
+
+
+def pick_device(name: str = "auto") -> str:
+    """ "auto": a CUDA card, else Apple's GPU, else the CPU. UserError for a name that is unknown or not there."""
+    kind = name.partition(":")[0]
+    if kind not in DEVICES:
+        raise UserError(f"device is {name!r}; it must be one of {', '.join(DEVICES)}.")
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return next(kind for kind in ("cuda", "mps", "cpu") if here[kind])
+    if not here[kind]:
+        raise UserError(f"device is {name!r}, which torch {torch.__version__} does not see here; use auto or cpu.")
+    return name
+
+
+def pick_dtype(name: str, device: str) -> torch.dtype:
+    """ "auto": fp16 on GPUs and bf16 on CPUs that gain by it, else fp32. UserError for an unknown name."""
+    if name in DTYPES:
+        return DTYPES[name]
+    if name != "auto":
+        raise UserError(f"dtype is {name!r}; it must be one of auto, {', '.join(DTYPES)}.")
+    if device.startswith("cuda"):
+        return torch.float16 if torch.cuda.get_device_capability(device)[0] >= TENSOR_CORES else torch.float32
+    if device == "mps":
+        return torch.float16
+    return torch.bfloat16 if _has_matrix_tiles() else torch.float32
+
+
+def _has_matrix_tiles() -> bool:
+    """Whether this CPU multiplies bf16 matrices in hardware (Intel's AMX), several times as fast as fp32 ones.
+
+    A torch that cannot tell has no get_capabilities (before 2.10).
+    """
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16"))
+
+
+def short_name(dtype: torch.dtype) -> str:
+    return next(name for name, known in DTYPES.items() if known == dtype)

@@ -1,0 +1,76 @@
+"""The finished networks that judge the made mouths while training: LPIPS and VideoMAE. All stay as they are."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..training.unet.losses import VIDEOMAE_SIDE, Perceptual
+
+LPIPS_NETS = ("vgg", "alex", "squeeze")
+
+
+def load_lpips(name: str, device: torch.device | str) -> Perceptual:
+    """The lpips package, else torchmetrics' copy of it. UserError where neither is usable with its weights."""
+    if name not in LPIPS_NETS:
+        raise UserError(f"lpips is {name!r}; it must be one of {', '.join(LPIPS_NETS)}, or off.")
+    reasons = []
+    for build in (_from_lpips, _from_torchmetrics):
+        try:
+            return build(name).to(device).eval().requires_grad_(False)
+        except Exception as error:  # not installed; torchvision missing or broken; weights absent and no network
+            reasons.append(str(error).splitlines()[0] if str(error) else type(error).__name__)
+    raise UserError(
+        f"LPIPS ({name}) cannot be had here ({'; '.join(reasons)}); install lpips and torchvision with the network's"
+        " weights, or say --lpips off."
+    )
+
+
+def _from_lpips(name: str) -> nn.Module:
+    import lpips  # pyright: ignore[reportMissingImports]
+
+    return lpips.LPIPS(net=name, verbose=False)
+
+
+def _from_torchmetrics(name: str) -> nn.Module:
+    from torchmetrics.functional.image.lpips import _LPIPS  # pyright: ignore[reportMissingImports]
+
+    return _LPIPS(pretrained=True, net=name)  # pyright: ignore[reportArgumentType]
+
+
+def load_videomae(
+    folder: Path, device: torch.device | str, frames: int, dtype: torch.dtype = torch.float32
+) -> Callable[[Tensor], Tensor]:
+    """A transformers VideoMAEModel from a folder with config.json and weights; nothing is downloaded."""
+    from transformers import VideoMAEModel
+
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} holds no VideoMAE (config.json and weights, as transformers saves them); get one.")
+    try:
+        loaded: Any = VideoMAEModel.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder} cannot be read as a VideoMAE ({str(error).splitlines()[0]}).") from error
+    model, report = loaded
+    if report["missing_keys"]:  # transformers would make them up
+        raise UserError(f"{folder} lacks weights of a VideoMAE, among them {sorted(report['missing_keys'])[0]}.")
+    config = model.config
+    if (config.num_frames, config.image_size) != (frames, VIDEOMAE_SIDE):
+        raise UserError(
+            f"The VideoMAE in {folder} sees {config.num_frames} frames of {config.image_size} px; {frames} of"
+            f" {VIDEOMAE_SIDE} are needed."
+        )
+    return VideoFeatures(model.to(device, dtype).eval().requires_grad_(False))
+
+
+class VideoFeatures(nn.Module):
+    """(B, F, 3, 224, 224) to one vector per clip, (B, D): the mean of all patches' last states."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return self.model(clips.to(self.model.dtype)).last_hidden_state.mean(1)

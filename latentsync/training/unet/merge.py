@@ -1,0 +1,29 @@
+"""A U-Net and its LoRA made one file."""
+
+import os
+from pathlib import Path
+
+from ...errors import UserError
+from ...weights.convert import save_model
+from ...weights.identify import recognise
+from ...weights.load import load_unet
+from .init import locate
+from .lora import merge_lora
+
+
+def merge_files(base: str, lora: str | os.PathLike[str], out: Path, strength: float = 1.0) -> Path:
+    """Write base with the additions summed in, under the metadata of base; its VAE too, where it has one inside."""
+    from ...weights.files import read_tensors
+
+    if recognise(lora).kind != "lora":
+        raise UserError(f"{lora} is {recognise(lora).title}, not a LoRA; give lora.safetensors of `train unet --lora`.")
+    path = locate(base)
+    info = recognise(path)
+    unet = load_unet(path)
+    state = merge_lora(unet.state_dict(), lora, strength)
+    vae = None
+    if info.kind == "nano":
+        vae = {key.removeprefix("vae."): t for key, t in read_tensors(path).items() if key.startswith("vae.")}
+    facts = {key: value for key, value in info.metadata.items() if key not in ("format", "kind", "config")}
+    facts |= {"prediction_type": info.prediction_type or "epsilon", "resolution": info.resolution, "lora": strength}
+    return save_model(out, state, vae_state=vae, metadata=facts)

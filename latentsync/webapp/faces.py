@@ -1,0 +1,103 @@
+"""One frame of what was given, with the faces in it, for a person to click on."""
+
+import threading
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from ..errors import UserError
+from ..face.detect import Box, Face, FaceFinder
+from ..media.image import read_image
+from ..media.probe import probe
+from ..media.reader import VideoReader
+from ..timeline import fit_timeline
+from ..weights.registry import find
+from .uploads import Media
+
+SHOWN_SIDE = 960
+"""Longest side of a frame as it goes to the browser; places are always pixels of the file."""
+LOOKED_AT = (0.0, 0.1, 0.25, 0.5, 0.75)
+"""Where in a clip a face is looked for, as shares of its length."""
+
+_one_at_a_time = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A frame and the boxes of its faces, from left to right, in pixels of the file; jpeg shows it."""
+
+    frame: int
+    jpeg: bytes
+    width: int
+    height: int
+    boxes: tuple[Box, ...]
+
+    @property
+    def largest(self) -> int:
+        """The number of the largest face; 0 where there is none."""
+        sizes = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in self.boxes]
+        return sizes.index(max(sizes)) if sizes else 0
+
+    def point(self, face: int) -> str:
+        """What the engine takes for this face: "x,y,frame"."""
+        x0, y0, x1, y1 = self.boxes[face]
+        return f"{round((x0 + x1) / 2)},{round((y0 + y1) / 2)},{self.frame}"
+
+    def shares(self) -> list[list[float]]:
+        """The boxes as left, top, width, height in hundredths of the picture."""
+        across, down = 100 / self.width, 100 / self.height
+        inside = [
+            (max(0.0, x0), max(0.0, y0), min(float(self.width), x1), min(float(self.height), y1))
+            for x0, y0, x1, y1 in self.boxes
+        ]
+        return [[x0 * across, y0 * down, (x1 - x0) * across, (y1 - y0) * down] for x0, y0, x1, y1 in inside]
+
+
+def look(media: Media, frame: int = 0) -> Shot:
+    """A frame of a video, or a picture, with its faces. UserError: the model that finds faces is not here."""
+    picture = _frame(media, frame)
+    height, width = picture.shape[:2]
+    boxes = tuple(face.box for face in _faces(picture))
+    return Shot(frame, _jpeg(picture), width, height, boxes)
+
+
+def first_look(media: Media, frames: int) -> Shot:
+    """The earliest of some of the first so many frames that shows a face; the very first where none does."""
+    places = dict.fromkeys(int(share * (frames - 1)) for share in LOOKED_AT)
+    shots = (look(media, frame) for frame in places)
+    first = next(shots)
+    return first if first.boxes else next((shot for shot in shots if shot.boxes), first)
+
+
+def shown_frames(media: Media, spoken: Fraction | None, fit: str) -> int:
+    """How many frames of a clip appear in the result; a face must be picked in one of these."""
+    if media.kind == "picture" or spoken is None:
+        return media.frames
+    return min(media.frames, fit_timeline(media.fps, media.frames, spoken, fit).frames)
+
+
+def _frame(media: Media, frame: int) -> np.ndarray:
+    if media.kind == "picture":
+        return read_image(media.path)
+    if not 0 <= frame < media.frames:
+        raise UserError(f"{media.name} has no picture {frame}; give one from 0 to {media.frames - 1}.")
+    with VideoReader(probe(media.path)) as reader:
+        return next(reader.read([frame]))
+
+
+def _faces(picture: np.ndarray) -> list[Face]:
+    model = find("face_landmarker.task")
+    with _one_at_a_time, FaceFinder(model) as finder:
+        return sorted(finder.detect(picture), key=lambda face: face.centre[0])
+
+
+def _jpeg(picture: np.ndarray) -> bytes:
+    import cv2
+
+    scale = min(1.0, SHOWN_SIDE / max(picture.shape[:2]))
+    small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else picture
+    done, data = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
+    if not done:
+        raise UserError("The picture could not be shown; give another one.")
+    return data.tobytes()

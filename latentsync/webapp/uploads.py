@@ -1,0 +1,263 @@
+"""What visitors send: measured, recognised by its content, and kept under names of ours.
+
+Nothing that a browser says reaches the disk but the bytes themselves. FFmpeg also reads lists that name other files and
+addresses (HLS, concat, SDP): only containers that hold their own sound and pictures are let in.
+"""
+
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..errors import UserError
+from ..files import safe_name
+from .config import Limits
+from .queue import Tell
+
+CONTAINERS = {
+    "mov": ".mp4", "matroska": ".mkv", "avi": ".avi", "mpeg": ".mpg", "mpegts": ".ts", "flv": ".flv", "asf": ".wmv",
+    "ogg": ".ogg", "wav": ".wav", "mp3": ".mp3", "flac": ".flac", "aac": ".aac", "aiff": ".aiff", "gif": ".gif",
+    "amr": ".amr", "caf": ".caf", "w64": ".w64",
+}  # fmt: skip
+"""What FFmpeg calls a container, and the ending that our name for the file gets."""
+PICTURES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "TIFF": ".tiff", "BMP": ".bmp"}
+"""The same for pictures, as Pillow calls them."""
+FACE_ENDINGS: Sequence[str] = "mp4 mov m4v webm mkv avi mpg mpeg ts wmv png jpg jpeg webp tif tiff bmp".split()  # noqa: SIM905 — read like this
+VOICE_ENDINGS: Sequence[str] = "wav mp3 m4a aac flac ogg oga opus aiff wma amr mp4 mov webm mkv avi mpg".split()  # noqa: SIM905
+"""What a file dialog offers. The content decides; these only help to find the right file."""
+
+CHUNK = 1 << 20
+PREVIEW_SIDE = 720
+"""Longest side of the copy that is made for browsers which cannot play the original."""
+
+
+@dataclass(frozen=True)
+class Media:
+    """A file that was let in. kind: "video", "picture" or "sound"; name: what its owner calls it, for showing only.
+
+    seconds, frames: 0 and 1 for a picture. playable: whether browsers can play it as it is.
+    """
+
+    path: Path
+    name: str
+    kind: str
+    seconds: Fraction = Fraction(0)
+    frames: int = 1
+    fps: Fraction = Fraction(25)
+    width: int = 0
+    height: int = 0
+    has_sound: bool = False
+    playable: bool = True
+
+    @property
+    def facts(self) -> str:
+        """In a few words."""
+        size = f"{self.width} × {self.height}"
+        if self.kind == "picture":
+            return f"picture, {size}"
+        length = f"{float(self.seconds):.1f} s"
+        return length if self.kind == "sound" else f"{length}, {size}, {float(self.fps):.4g} pictures a second"
+
+
+def take_face(stream: BinaryIO, name: str, folder: Path, limits: Limits) -> Media:
+    """Keep a video or a picture; UserError says why it cannot be used, and then nothing is kept."""
+    with _kept(stream, name, folder, limits) as path:
+        picture = _picture_ending(path, limits)
+        if picture:
+            return _still(_renamed(path, picture), name)
+        return _video(_renamed(path, _container_ending(path, "a video or a picture")), name, limits)
+
+
+def take_voice(stream: BinaryIO, name: str, folder: Path, limits: Limits) -> Media:
+    """Keep a recording, or a video for its sound."""
+    with _kept(stream, name, folder, limits) as path:
+        path = _renamed(path, _container_ending(path, "a recording"))
+        seconds = _sound_seconds(path, limits)
+        from ..audio.load import check_speech, load_audio
+
+        check_speech(load_audio(path).waveform, str(path))
+        return Media(path, _shown(name), "sound", seconds, has_sound=True)
+
+
+@contextmanager
+def _kept(stream: BinaryIO, name: str, folder: Path, limits: Limits) -> Iterator[Path]:
+    """The bytes under a name of ours. After an error nothing is left, and the owner's name stands for ours."""
+    path = folder / uuid.uuid4().hex
+    try:
+        _copy(stream, path, limits)
+        yield path
+    except BaseException as error:
+        said = str(error)
+        for left in folder.glob(f"{path.name}*"):
+            said = said.replace(str(left), _shown(name))
+            left.unlink(missing_ok=True)
+        if isinstance(error, UserError):
+            raise UserError(said) from None
+        raise
+
+
+def _shown(name: str) -> str:
+    return safe_name(name) or "your file"
+
+
+def _copy(stream: BinaryIO, path: Path, limits: Limits) -> None:
+    size, most = 0, limits.megabytes << 20
+    try:
+        with path.open("xb") as file:
+            while chunk := stream.read(CHUNK):
+                size += len(chunk)
+                if size > most:
+                    raise UserError(f"The file is larger than {limits.megabytes} MB; give a shorter or smaller one.")
+                file.write(chunk)
+    except OSError as error:
+        raise UserError("The file could not be kept: the disk of this server is full or broken.") from error
+    if not size:
+        raise UserError("The file is empty; was it saved completely?")
+
+
+def _renamed(path: Path, ending: str) -> Path:
+    return path.rename(path.with_suffix(ending))
+
+
+def _picture_ending(path: Path, limits: Limits) -> str:
+    """The ending for a still picture; "" for anything else. Its size is known before it is decoded."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            kind, (width, height) = str(picture.format), picture.size
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return ""
+    if kind not in PICTURES:
+        return ""
+    _check_size(width, height, limits)
+    return PICTURES[kind]
+
+
+def _check_size(width: int, height: int, limits: Limits) -> None:
+    if width * height > limits.pixels:
+        most = limits.pixels / 1e6
+        raise UserError(f"The picture is {width} × {height} pixels; at most {most:.0f} million pixels are taken here.")
+
+
+def _container_ending(path: Path, wanted: str) -> str:
+    """The ending for a container that is let in. UserError for anything else, such as a text with another name."""
+    import av
+    from av.error import FFmpegError
+
+    options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+    try:
+        with av.open(str(path), options=options) as container:
+            return CONTAINERS[container.format.name.split(",")[0]]
+    except (FFmpegError, OSError, KeyError, ValueError):
+        raise UserError(
+            f"{path} is not {wanted} that can be read; whatever its name says, its content is not."
+        ) from None
+
+
+def _still(path: Path, name: str) -> Media:
+    from ..media.image import read_image
+
+    height, width = read_image(path).shape[:2]
+    return Media(path, _shown(name), "picture", width=width, height=height)
+
+
+def _video(path: Path, name: str, limits: Limits) -> Media:
+    from ..media.probe import probe
+
+    info = probe(path)
+    _check_seconds("The video", info.duration, limits)
+    _check_size(info.width, info.height, limits)
+    if info.fps > limits.rate:
+        raise UserError(f"The video has {float(info.fps):.4g} pictures a second; at most {limits.rate} are taken here.")
+    return Media(
+        path,
+        _shown(name),
+        "video",
+        info.duration,
+        info.frames,
+        info.fps,
+        info.width,
+        info.height,
+        info.has_audio,
+        _plays_in_browsers(path),
+    )
+
+
+def _check_seconds(what: str, seconds: Fraction, limits: Limits) -> None:
+    if seconds > limits.seconds:
+        raise UserError(
+            f"{what} lasts {float(seconds):.0f} s; at most {limits.seconds:.0f} s are taken here, so cut it first."
+        )
+
+
+def _sound_seconds(path: Path, limits: Limits) -> Fraction:
+    """How long the sound is; decoding ends where it is known to be too long."""
+    from ..media.audio_track import decoded, has_audio, open_audio
+
+    if not has_audio(path):
+        raise UserError(f"{path} has no sound in it; give a recording of speech.")
+    with open_audio(path) as container:
+        stream = container.streams.audio[0]
+        rate, samples = stream.codec_context.sample_rate, 0
+        for frame in decoded(container, stream):
+            samples += frame.samples
+            if samples > rate * limits.seconds + rate:
+                raise UserError(f"The recording lasts more than {limits.seconds:.0f} s, the most that is taken here.")
+    return Fraction(samples, rate)
+
+
+def _plays_in_browsers(path: Path) -> bool:
+    import av
+
+    with av.open(str(path)) as container:
+        stream: Any = container.streams.video[0]
+        form, codec, pixels = container.format.name, stream.codec_context.name, stream.codec_context.pix_fmt
+    if "mp4" in form.split(","):
+        return codec == "h264" and pixels in ("yuv420p", "yuvj420p")
+    return form.startswith("matroska") and codec in ("vp8", "vp9", "libvpx", "libvpx-vp9", "av1", "libdav1d")
+
+
+def browser_copy(media: Media, folder: Path, tell: Tell) -> Path:
+    """A video that browsers play: the file itself, or a copy of it, reduced."""
+    if media.playable:
+        return media.path
+    import cv2
+
+    from ..media.audio_track import AudioTrack
+    from ..media.probe import probe
+    from ..media.reader import VideoReader
+    from ..media.writer import VideoWriter
+
+    info = probe(media.path)
+    scale = min(1.0, PREVIEW_SIDE / max(info.width, info.height))
+    width, height = (max(2, 2 * round(side * scale / 2)) for side in (info.width, info.height))
+    sound = AudioTrack(media.path, info.start) if info.has_audio else None
+    out = folder / f"{uuid.uuid4().hex}.mp4"
+    with (
+        VideoReader(info) as reader,
+        VideoWriter(out, width, height, info.fps, audio=sound, aspect=info.aspect) as writer,
+    ):
+        for i, frame in enumerate(reader.read(range(info.frames))):
+            tell("before", i, info.frames)
+            writer.write(cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA))
+    return out
+
+
+def sample_files(folder: str | None) -> list[Path]:
+    """What may be chosen instead of an upload: the files of a folder that who runs the app named."""
+    if folder is None:
+        return []
+    place = Path(folder)
+    if not place.is_dir():
+        raise UserError(f"There is no folder {folder} with samples; give one that exists.")
+    return sorted(path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def take_file(path: Path, take: Any, folder: Path, limits: Limits) -> Media:
+    """A sample, as if it had been uploaded."""
+    with path.open("rb") as stream:
+        return take(stream, path.name, folder, limits)

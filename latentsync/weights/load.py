@@ -1,0 +1,118 @@
+"""What a weight file is, and loading, converting and saving U-Nets.
+
+Our safetensors files carry these metadata, all of them text (readers must bear with any that is absent):
+
+    format           "latentsync"
+    kind             "unet", "nano" (U-Net and VAE in one file, keys "unet.…" and "vae.…"), "vae", "syncnet", "whisper"
+    version          "1.5", "1.6", "nano" or the trainer's own word
+    resolution       side of the face crop in pixels, "256"
+    prediction_type  "epsilon" (published weights), "sample" (clean latents) or "v_prediction"
+    latent_channels  "4"
+    vae_scaling      latents = (posterior mean − vae_shift) · vae_scaling; "0.18215"
+    vae_shift        "0.0"
+    vae_groups       GroupNorm groups of the VAE and of the U-Net where they are not 32, which shapes do not tell
+    unet_groups
+    unet_residual    "reference" where the U-Net's output is to be added to the reference's latents, around the lips
+    reference        "still" where one reference frame serves a whole stretch of frames; else each frame is its own
+    usual_steps      solver steps and guidance that suit the weights, where they are not the usual ones
+    usual_guidance
+    latent_rgb       JSON, a row (R, G, B) for each latent channel and one for the bias: latents to a rough picture in
+                     [-1, 1], for previews
+    config           the U-Net's UNetConfig as JSON, for readers; loading goes by the tensors
+    source_sha256    of the file that it was converted from
+    licence          of the weights, "OpenRAIL++"
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..models.unet import UNet, UNetConfig, config_from_tensors
+from ..settings import GUIDANCE, STEPS, Settings
+from .files import (
+    mismatch,
+    our_metadata,
+    read_tensors,
+    shapes_of,
+)
+from .identify import FileInfo, _unet_part, check_is_unet, recognise
+from .registry import find, is_known
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+_COPY_BELOW = 512_000_000  # bytes; bigger ones stay mapped from the file instead of being copied into memory
+
+
+def usual_settings(checkpoint: str | os.PathLike[str]) -> Settings:
+    """The defaults, with the steps and the guidance that a checkpoint asks for if it is on this machine."""
+    try:
+        return settings_of(our_metadata(_locate(checkpoint)))
+    except UserError:
+        return settings_of({})
+
+
+def settings_of(metadata: Mapping[str, Any]) -> Settings:
+    """The same from a checkpoint's metadata; what makes no sense there counts as not stated."""
+    try:
+        stated = Settings(
+            steps=int(metadata.get("usual_steps", STEPS)), guidance=float(metadata.get("usual_guidance", GUIDANCE))
+        )
+    except ValueError:  # a UserError is one
+        stated = Settings()
+    return stated.resolved(Settings(steps=STEPS, guidance=GUIDANCE))
+
+
+def load_unet(
+    name_or_path: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    resolution: int | None = None,
+    build: Callable[[UNetConfig], UNet] = UNet,
+) -> UNet:
+    """A U-Net from "nano", "1.5", "1.6" or a file, every tensor accounted for, in eval mode, without gradients.
+
+    The module's `info` is the FileInfo; its resolution is `resolution` when given, else the file's (None when neither
+    says: a re-saved 1.5 and 1.6 look alike). build makes the empty module: a host has layers of its own.
+    Raises UserError when the file is anything else or not complete.
+    """
+    path = _locate(name_or_path)
+    info = recognise(path)
+    check_is_unet(info)
+    if resolution is not None:
+        info = dataclasses.replace(info, resolution=resolution)
+    state = _unet_part(read_tensors(path))
+    config = config_of(state, info)
+    small = sum(tensor.numel() * tensor.element_size() for tensor in state.values()) < _COPY_BELOW
+    state = {key: tensor.to(device, dtype, copy=small) for key, tensor in state.items()}
+    with torch.device("meta"):
+        unet = build(config)
+    load_state(unet, state)
+    object.__setattr__(unet, "info", info)
+    return unet.eval().requires_grad_(False)
+
+
+def config_of(state: Mapping[str, Tensor], info: FileInfo) -> UNetConfig:
+    """The architecture: from names and shapes of the tensors, and from the metadata what these do not tell."""
+    config = config_from_tensors(shapes_of(state))
+    groups = int(info.metadata.get("unet_groups", config.groups))
+    return dataclasses.replace(config, groups=groups, residual="unet_residual" in info.metadata)
+
+
+def load_state(unet: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a module (built on "meta") these very tensors. UserError naming what is missing, unknown or misshapen."""
+    if problem := mismatch(shapes_of(unet.state_dict()), shapes_of(state)):
+        raise UserError(f"These tensors do not fit the U-Net; {problem}.")
+    unet.load_state_dict(dict(state), strict=True, assign=True)
+
+
+def _locate(name_or_path: str | os.PathLike[str]) -> Path:
+    path = Path(name_or_path)
+    if isinstance(name_or_path, str) and not path.is_file() and is_known(name_or_path):
+        return find(name_or_path)
+    return path
