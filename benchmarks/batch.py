@@ -74,7 +74,7 @@ def measure(clip: Path, count: int, settings: Settings, folder: Path) -> dict[st
     result = painted(frames, speech, info.fps, models, settings)
     write, size = cpu(lambda: written(folder / "out.mp4", result.frames, info.fps))
     patches = [changed(*pair).pixels.nbytes for pair in zip(result.frames, result.mask, strict=True)]
-    stages = {"read": read, "faces": faces, **{name: result.report.seconds[name] for name in PAINTING}, "write": write}
+    stages = {"read": read, "track": faces, **{name: result.report.seconds[name] for name in PAINTING}, "write": write}
     per_frame = {name: round(1000 * spent / count, 2) for name, spent in stages.items()}
     per_frame["whisper"] = round(1000 * whisper / (30 * float(info.fps)), 2)
     models.finder.close()
@@ -86,7 +86,7 @@ def measure(clip: Path, count: int, settings: Settings, folder: Path) -> dict[st
         "steps": settings.steps,
         "guidance": settings.guidance,
         "cpu_ms_per_frame": per_frame,
-        "joiner_ms_per_frame": round(2 * per_frame["read"] + per_frame["faces"] + per_frame["write"], 2),
+        "joiner_ms_per_frame": round(2 * per_frame["read"] + per_frame["track"] + per_frame["write"], 2),
         # a run reads its source twice: for the faces, then for the frames
         "cpu_s_per_s": round((per_frame["read"] + sum(per_frame.values())) * float(info.fps) / 1000, 3),
         "load_cpu_seconds": round(load, 2),

@@ -43,7 +43,7 @@ EVERY = 0.5
 
 
 def on_canvas(frames: Iterator[np.ndarray], width: int, height: int) -> Iterator[np.ndarray]:
-    """Each picture as large as it fits, in the middle of a grey one of this size."""
+    """Each picture as large as it fits, in the middle of a gray one of this size."""
     import cv2
 
     for frame in frames:

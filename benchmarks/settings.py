@@ -3,7 +3,7 @@
 Lip-syncs a short piece of a clip (or a picture) again and again, changing one setting at a time, and draws a grid for
 each: a row is a value, a column a moment; the first row is the source. Beside each row stand figures over all its
 frames: how far the mouth opens (inner lips over the height of the face: from, to, and the correlation with the
-source's where the sound is the source's own), and how much the repainted pixels differ from the row marked *, in grey
+source's where the sound is the source's own), and how much the repainted pixels differ from the row marked *, in gray
 levels. "fit" shows which source frame is seen when, in a longer piece, shrunk, with four steps and guidance 1.
 Without --clip: the astronaut portrait of scikit-image says the sample voice. settings.json beside the grids has the
 figures of all rows.
@@ -158,7 +158,7 @@ def opened(opening: np.ndarray, name: str) -> list[str]:
 
 
 def difference(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
-    """Mean distance of two results in grey levels, over what was repainted."""
+    """Mean distance of two results in gray levels, over what was repainted."""
     distance = np.abs(a.astype(np.int16) - b).mean(-1)
     return float((distance * mask).sum() / max(1.0, float(mask.sum())))
 
@@ -247,8 +247,8 @@ def draw(rows: Sequence[Row], times: Sequence[str], title: str = "") -> np.ndarr
     return out
 
 
-def say(picture: np.ndarray, text: str, x: int, y: int, colour: tuple[int, int, int]) -> None:
-    cv2.putText(picture, text, (x, y), _FONT, 0.5, colour, 1, cv2.LINE_AA)
+def say(picture: np.ndarray, text: str, x: int, y: int, color: tuple[int, int, int]) -> None:
+    cv2.putText(picture, text, (x, y), _FONT, 0.5, color, 1, cv2.LINE_AA)
 
 
 def main() -> None:
@@ -280,7 +280,7 @@ def main() -> None:
             if name == "fit":
                 picture, facts[name] = fit_grid(read_piece(*given, FIT_SECONDS), models, Settings())
             else:
-                picture, facts[name] = grid(name, piece, models, models.usual)
+                picture, facts[name] = grid(name, piece, models, models.defaults)
             path = arguments.out / f"{name}.jpg"
             cv2.imwrite(str(path), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
             print(path, *facts[name], sep="\n  ")

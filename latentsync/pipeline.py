@@ -21,7 +21,7 @@ from .audio.mel import SAMPLE_RATE
 from .audio.whisper_features import SpeechFeatures
 from .errors import UserError
 from .face.align import latent_mask, mouth_mask
-from .face.aligned import FaceClip, stretches
+from .face.aligned import AlignedFace, shown_segments
 from .face.detect import FaceFinder
 from .face.track import FaceTrack, Tracks, choose, find_tracks
 from .media.audio_track import AudioTrack
@@ -32,18 +32,18 @@ from .media.writer import VideoWriter
 from .models.unet import UNet
 from .models.vae import VAE
 from .models.whisper import WhisperEncoder
-from .sampling import denoise_window, one_noise
+from .sampling import denoise_window, shared_noise
 from .settings import GUIDANCE, STEPS, WINDOW, Settings
 from .timeline import Cut, Timeline, Window, exact_rate, fit_timeline, windows
-from .weights.load import load_unet, usual_settings
+from .weights.load import default_settings, load_unet
 from .weights.registry import find
 from .weights.vae_files import load_vae
 from .weights.whisper_files import load_whisper
 
 
 @dataclass(frozen=True)
-class Step:
-    """Progress: stage is "faces" or "mouth"; clean are the latents so far, (B, C, F, h, w), while sampling."""
+class Progress:
+    """Progress: stage is "track" or "sample"; clean are the latents so far, (B, C, F, h, w), while sampling."""
 
     stage: str
     done: int
@@ -51,13 +51,13 @@ class Step:
     clean: Tensor | None = None
 
 
-OnStep = Callable[[Step], None]
+ProgressCallback = Callable[[Progress], None]
 """Called after every unit of work; whatever it raises ends the run (and removes the unfinished file)."""
 
 
 @dataclass(frozen=True)
 class Models:
-    """The networks of one checkpoint, on one device. usual: settings that suit it."""
+    """The networks of one checkpoint, on one device. defaults: settings that suit it."""
 
     unet: UNet
     vae: VAE
@@ -65,7 +65,7 @@ class Models:
     finder: FaceFinder
     resolution: int
     name: str = ""
-    usual: Settings = field(default_factory=partial(Settings, steps=STEPS, guidance=GUIDANCE))
+    defaults: Settings = field(default_factory=partial(Settings, steps=STEPS, guidance=GUIDANCE))
 
     def __enter__(self) -> "Models":
         return self
@@ -82,7 +82,7 @@ class Models:
         return next(self.unet.parameters()).dtype
 
     @property
-    def still_reference(self) -> bool:
+    def first_frame_reference(self) -> bool:
         """Whether the U-Net was trained with one reference frame held still; the published ones were not."""
         return bool(self.unet.info) and self.unet.info.metadata.get("reference") == "still"
 
@@ -96,7 +96,7 @@ class Report:
     size: tuple[int, int] = (0, 0)
     source_frames: int = 0
     faces: int = 0
-    stretches: list[tuple[int, int]] = field(default_factory=list)
+    segments: list[tuple[int, int]] = field(default_factory=list)
     checkpoint: str = ""
     settings: Settings = field(default_factory=Settings)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -104,7 +104,7 @@ class Report:
 
     @property
     def repainted(self) -> int:
-        return sum(stop - start for start, stop in self.stretches)
+        return sum(stop - start for start, stop in self.segments)
 
     def as_dict(self) -> dict[str, Any]:
         facts = dataclasses.asdict(self)
@@ -120,7 +120,7 @@ class Report:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-Painted = tuple[np.ndarray, np.ndarray]
+RenderedFrame = tuple[np.ndarray, np.ndarray]
 """An output frame (H, W, 3) uint8 and how much of each pixel was repainted, (H, W) float32."""
 
 Value = TypeVar("Value")
@@ -135,9 +135,9 @@ class Result:
     report: Report
 
 
-Story = Callable[[Source, Timeline, Tensor], Iterable[Painted]]
+FrameProducer = Callable[[Source, Timeline, Tensor], Iterable[RenderedFrame]]
 """Makes the output frames, in order, of a source, a timeline and the speech (T,) at 16 kHz."""
-Paint = Callable[[Iterator[np.ndarray], int, int], Iterable[Painted]]
+RenderFn = Callable[[Iterator[np.ndarray], int, int], Iterable[RenderedFrame]]
 """Takes the frames start … stop-1 from the iterator and gives them back painted."""
 
 
@@ -172,7 +172,7 @@ def load_models(
         )
     finder = FaceFinder(find("face_landmarker.task"))
     name = info.version or Path(checkpoint).stem
-    return Models(unet, loaded_vae, encoder, finder, info.resolution, name, usual_settings(info.path))
+    return Models(unet, loaded_vae, encoder, finder, info.resolution, name, default_settings(info.path))
 
 
 def lipsync(
@@ -183,14 +183,14 @@ def lipsync(
     *,
     models: Models,
     settings: Settings | None = None,
-    on_step: OnStep | None = None,
+    on_step: ProgressCallback | None = None,
 ) -> Result:
     """Make a face say a speech. frames: (F, H, W, 3) uint8 RGB; one frame is a still image, repeated.
 
     waveform: (T,) or (channels, T) float in [-1, 1] at sample_rate Hz. fps: frames per second, a Fraction for rates
     like 30000/1001. UserError when no face is found, the sound is empty or silent, or a setting is out of range.
     """
-    settings = (settings or models.usual).resolved(models.usual)
+    settings = (settings or models.defaults).resolved(models.defaults)
     report = Report(settings=settings)
     frames = _checked_frames(frames)
     speech, seconds = _checked_speech(waveform, sample_rate)
@@ -210,7 +210,7 @@ def lipsync_file(
     tracks: MutableMapping[int, Tracks] | None = None,
     metadata: Mapping[str, str] | None = None,
     allow_silence: bool = False,
-    on_step: OnStep | None = None,
+    on_step: ProgressCallback | None = None,
 ) -> Report:
     """The same from file to file, streamed: memory does not grow with length. video may be a still image.
 
@@ -221,21 +221,21 @@ def lipsync_file(
     audio None takes the video's own sound. The output appears under its name only when it is complete; the sound is
     the user's own, copied where the container can hold it.
     """
-    settings = (settings or models.usual).resolved(models.usual)
+    settings = (settings or models.defaults).resolved(models.defaults)
     report = Report(settings=settings, out=str(out))
 
-    def tell(source: Source, timeline: Timeline, speech: Tensor) -> Iterator[Painted]:
+    def tell(source: Source, timeline: Timeline, speech: Tensor) -> Iterator[RenderedFrame]:
         return _told(source, timeline, speech, models, settings, report, on_step, tracks)
 
-    write_story(video, audio, out, tell, report, cut, metadata, allow_silence=allow_silence)
+    write_video(video, audio, out, tell, report, cut, metadata, allow_silence=allow_silence)
     return report
 
 
-def write_story(
+def write_video(
     video: str | Path,
     audio: str | Path | None,
     out: str | Path,
-    tell: Story,
+    tell: FrameProducer,
     report: Report,
     cut: Cut | None = None,
     metadata: Mapping[str, str] | None = None,
@@ -255,7 +255,7 @@ def write_story(
         track = AudioTrack(audio or video, start, length, _padding(timeline, speech.seconds))
         # the encoder is opened before anything is computed: a bad output path costs no time
         said = ({} if report.settings.mark == "none" else {"comment": COMMENT}) | dict(metadata or {})
-        look: Any = {"colour": shown.colour, "aspect": shown.aspect, "metadata": said}
+        look: Any = {"color": shown.color, "aspect": shown.aspect, "metadata": said}
         with VideoWriter(out, shown.width, shown.height, shown.fps, audio=track, **look) as writer:
             for frame, _ in tell(source, timeline, speech.waveform):
                 with report.timed("write"):
@@ -299,14 +299,14 @@ def _told(
     models: Models,
     settings: Settings,
     report: Report,
-    on_step: OnStep | None,
+    on_step: ProgressCallback | None,
     tracks: MutableMapping[int, Tracks] | None = None,
-) -> Iterator[Painted]:
+) -> Iterator[RenderedFrame]:
     """Every output frame with its mask, in order."""
     say = on_step or (lambda step: None)
     track = follow(source, timeline, models.finder, report, say, {} if tracks is None else tracks)
     report.checkpoint = models.name
-    painter = Painter(timeline, track, speech, models, settings, report, say)
+    painter = WindowRenderer(timeline, track, speech, models, settings, report, say)
     yield from in_order(source, timeline, report, painter.stretch)
 
 
@@ -315,23 +315,23 @@ def follow(
     timeline: Timeline,
     finder: FaceFinder,
     report: Report,
-    say: OnStep,
+    say: ProgressCallback,
     tracks: MutableMapping[int, Tracks],
 ) -> FaceTrack:
     """The chosen face through the clip, which is read once, if at all; the report learns what was found."""
     used = min(timeline.source_frames, timeline.frames)
-    with report.timed("faces"):
+    with report.timed("track"):
         if used not in tracks:
             seen = source.read(range(used))
-            tracks[used] = find_tracks(seen, finder, on_step=lambda n: say(Step("faces", n, used)))
+            tracks[used] = find_tracks(seen, finder, on_step=lambda n: say(Progress("track", n, used)))
         track = choose(tracks[used], report.settings.face)
     report.frames, report.fps, report.size = timeline.frames, timeline.fps, track.size
     report.source_frames, report.faces = timeline.source_frames, len(tracks[used].faces)
-    report.stretches = stretches(timeline, track)
+    report.segments = shown_segments(timeline, track)
     return track
 
 
-def in_order(source: Source, timeline: Timeline, report: Report, paint: Paint) -> Iterator[Painted]:
+def in_order(source: Source, timeline: Timeline, report: Report, paint: RenderFn) -> Iterator[RenderedFrame]:
     """All frames of a clip: those of its stretches painted, the others as they are; marked where that is wanted."""
     painted = _in_order(source, timeline, report, paint)
     if report.settings.mark == "picture":
@@ -339,11 +339,11 @@ def in_order(source: Source, timeline: Timeline, report: Report, paint: Paint) -
     return painted
 
 
-def _in_order(source: Source, timeline: Timeline, report: Report, paint: Paint) -> Iterator[Painted]:
+def _in_order(source: Source, timeline: Timeline, report: Report, paint: RenderFn) -> Iterator[RenderedFrame]:
     frames = source.read(timeline.source_indices())
     empty = np.zeros((report.size[1], report.size[0]), np.float32)
     position = 0
-    for start, stop in report.stretches:
+    for start, stop in report.segments:
         yield from ((frame, empty) for frame in _take(frames, start - position))
         yield from paint(frames, start, stop)
         position = stop
@@ -378,7 +378,7 @@ class Recent(OrderedDict[int, Value]):
             self.popitem(last=False)
 
 
-class Painter:
+class WindowRenderer:
     """Repaints stretches of frames in windows; holds what neighbouring windows share."""
 
     def __init__(
@@ -389,13 +389,13 @@ class Painter:
         models: Models,
         settings: Settings,
         report: Report,
-        say: OnStep,
+        say: ProgressCallback,
     ) -> None:
         self.timeline, self.models, self.settings = timeline, models, settings
         self.report, self.say = report, say
         self.reference = settings.paste == "reference"
         # the public code neither steadies the points nor lets Whisper's blocks overlap
-        self.clip = FaceClip(track, timeline, models.resolution, reference=self.reference)
+        self.clip = AlignedFace(track, timeline, models.resolution, reference=self.reference)
         # sound that ends before the picture is followed by silence, not by its last sound held
         short = int(timeline.duration * SAMPLE_RATE) - len(speech)
         sound = F.pad(speech, (0, max(0, short)))
@@ -403,13 +403,13 @@ class Painter:
         self.keep = torch.from_numpy(mouth_mask(models.resolution)).to(models.device)
         cells = torch.from_numpy(latent_mask(models.resolution, models.vae.factor))
         self.cells = cells.to(models.device, models.dtype)
-        self.noise = one_noise(settings.seed, models.vae.channels, *cells.shape).to(models.device)
+        self.noise = shared_noise(settings.seed, models.vae.channels, *cells.shape).to(models.device)
         self.latents: Recent[Tensor] = Recent()
         self.still: Tensor | None = None
         self.done = 0
-        self.total = settings.steps * sum(len(windows(*run)) for run in report.stretches)
+        self.total = settings.steps * sum(len(windows(*run)) for run in report.segments)
 
-    def stretch(self, frames: Iterator[np.ndarray], start: int, stop: int) -> Iterator[Painted]:
+    def stretch(self, frames: Iterator[np.ndarray], start: int, stop: int) -> Iterator[RenderedFrame]:
         """The frames start … stop-1 with their masks; takes as many from `frames`."""
         self.begin()
         for group in grouped(start, stop, self.settings.window_batch):
@@ -417,11 +417,11 @@ class Painter:
 
     def begin(self) -> None:
         """A new stretch: with a held reference it has its own, and nothing made with the old one may linger."""
-        if self.models.still_reference:
+        if self.models.first_frame_reference:
             self.still = None
             self.latents.clear()
 
-    def group(self, frames: Iterator[np.ndarray], group: list[Window]) -> Iterator[Painted]:
+    def group(self, frames: Iterator[np.ndarray], group: list[Window]) -> Iterator[RenderedFrame]:
         """The frames that these windows keep, with their masks; takes as many from `frames`."""
         first, last = group[0].keep, group[-1].stop
         with self.report.timed("read"):
@@ -458,7 +458,7 @@ class Painter:
 
     def _references(self, pixels: Tensor) -> Tensor:
         """Latents that show the network whose face it is: of each frame, or of the stretch's first for all of it."""
-        if not self.models.still_reference:
+        if not self.models.first_frame_reference:
             return self.models.vae.encode(pixels)
         if self.still is None:
             self.still = self.models.vae.encode(pixels[:1])
@@ -493,4 +493,4 @@ class Painter:
 
     def _report_step(self, number: int, clean: Tensor) -> None:
         self.done += number
-        self.say(Step("mouth", self.done, self.total, clean))
+        self.say(Progress("sample", self.done, self.total, clean))

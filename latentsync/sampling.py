@@ -14,11 +14,11 @@ TRAIN_STEPS = 1000
 BETA_FIRST, BETA_LAST = 0.00085, 0.012
 """Ends of Stable Diffusion 1.x's "scaled linear" noise schedule, with which LatentSync was trained."""
 
-OnStep = Callable[[int, int, Tensor], None]
+SolverCallback = Callable[[int, int, Tensor], None]
 """on_step(steps done, steps in all, estimate of the clean latents); may raise to cancel."""
 
 
-def alpha_bars() -> Tensor:
+def alphas_cumprod() -> Tensor:
     """(1000,) float64: how much signal power is left at each training step; betas are linear in their square root."""
     betas = torch.linspace(BETA_FIRST**0.5, BETA_LAST**0.5, TRAIN_STEPS, dtype=torch.float64) ** 2
     return torch.cumprod(1 - betas, 0)
@@ -35,13 +35,13 @@ def timesteps(steps: int) -> list[int]:
     return [min(i * ratio + 1, TRAIN_STEPS - 1) for i in reversed(range(steps))]
 
 
-def one_noise(seed: int, channels: int, height: int, width: int) -> Tensor:
+def shared_noise(seed: int, channels: int, height: int, width: int) -> Tensor:
     """(1, C, 1, h, w) float32 from a CPU generator: one frame of noise, which every frame of the clip shares."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn((1, channels, 1, height, width), generator=generator)
 
 
-def to_clean(output: Tensor, noisy: Tensor, alpha_bar: float, prediction: str) -> Tensor:
+def predict_x0(output: Tensor, noisy: Tensor, alpha_bar: float, prediction: str) -> Tensor:
     """The network's output as an estimate of the clean latents (Salimans & Ho 2022 for "v_prediction")."""
     signal, spread = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
     if prediction == "epsilon":
@@ -59,16 +59,16 @@ def prediction_type(unet: nn.Module) -> str:
     return (info and info.prediction_type) or "epsilon"
 
 
-def guided(unet: nn.Module, inputs: Tensor, timestep: int, audio: Tensor, guidance: float) -> Tensor:
+def cfg_denoise(unet: nn.Module, inputs: Tensor, timestep: int, audio: Tensor, guidance: float) -> Tensor:
     """One evaluation with classifier-free guidance; without audio means all-zero tokens. guidance 1 costs half."""
     if guidance == 1:
-        return evaluate(unet, inputs, timestep, audio)
-    both = evaluate(unet, torch.cat((inputs, inputs)), timestep, torch.cat((torch.zeros_like(audio), audio)))
+        return run_unet(unet, inputs, timestep, audio)
+    both = run_unet(unet, torch.cat((inputs, inputs)), timestep, torch.cat((torch.zeros_like(audio), audio)))
     without, with_audio = both.chunk(2)
     return without + guidance * (with_audio - without)
 
 
-def evaluate(unet: Callable[..., Tensor], inputs: Tensor, timestep: int | Tensor, audio: Tensor) -> Tensor:
+def run_unet(unet: Callable[..., Tensor], inputs: Tensor, timestep: int | Tensor, audio: Tensor) -> Tensor:
     """unet on a batch of windows. A CPU gains nothing from batches and rounds each size otherwise: there one by one,
     so that a window comes out the same, bit for bit, whatever stands beside it."""
     step = torch.as_tensor(timestep, device=inputs.device)
@@ -79,12 +79,12 @@ def evaluate(unet: Callable[..., Tensor], inputs: Tensor, timestep: int | Tensor
 
 def ddim(steps: int, prediction: str) -> Iterator[tuple[int, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]]:
     """Yield (timestep, update); update(output, noisy) → (less noisy, clean). Song et al. 2021, eta 0."""
-    bars, ratio = alpha_bars().tolist(), TRAIN_STEPS // steps
+    bars, ratio = alphas_cumprod().tolist(), TRAIN_STEPS // steps
     for t in timesteps(steps):
         bar, before = bars[t], bars[max(t - ratio, 0)]
 
         def update(output: Tensor, noisy: Tensor, bar: float = bar, before: float = before) -> tuple[Tensor, Tensor]:
-            clean = to_clean(output, noisy, bar, prediction)
+            clean = predict_x0(output, noisy, bar, prediction)
             noise = (noisy - bar**0.5 * clean) / (1 - bar) ** 0.5
             return before**0.5 * clean + (1 - before) ** 0.5 * noise, clean
 
@@ -109,11 +109,11 @@ def multistep(
         prediction_type=prediction,
     )
     scheduler.set_timesteps(steps)
-    bars = alpha_bars().tolist()
+    bars = alphas_cumprod().tolist()
     for t in scheduler.timesteps.tolist():
 
         def update(output: Tensor, noisy: Tensor, t: int = t) -> tuple[Tensor, Tensor]:
-            return scheduler.step(output, t, noisy).prev_sample, to_clean(output, noisy, bars[t], prediction)
+            return scheduler.step(output, t, noisy).prev_sample, predict_x0(output, noisy, bars[t], prediction)
 
         yield t, update
 
@@ -127,7 +127,7 @@ def denoise_window(
     steps: int = STEPS,
     guidance: float = GUIDANCE,
     solver: str = Settings.solver,
-    on_step: OnStep | None = None,
+    on_step: SolverCallback | None = None,
 ) -> Tensor:
     """Denoise windows together. noise (B, C, F, h, w); conditions (B, 2C + 1, F, h, w) = mask, masked, reference.
 
@@ -141,7 +141,7 @@ def denoise_window(
     plan = ddim(steps, prediction) if solver == "ddim" else multistep(solver, steps, prediction)
     latents = noise
     for done, (t, update) in enumerate(plan, 1):
-        output = guided(unet, torch.cat((latents.to(conditions), conditions), 1), t, audio, guidance)
+        output = cfg_denoise(unet, torch.cat((latents.to(conditions), conditions), 1), t, audio, guidance)
         latents, clean = update(output.to(latents), latents)
         if on_step:
             on_step(done, steps, clean)
@@ -160,7 +160,7 @@ def denoise(
     steps: int = STEPS,
     guidance: float = GUIDANCE,
     solver: str = Settings.solver,
-    on_step: OnStep | None = None,
+    on_step: SolverCallback | None = None,
 ) -> Tensor:
     """Latents of F frames → (1, C, F, h, w); clips longer than 16 frames go window by window.
 
@@ -189,7 +189,7 @@ def denoise(
     return out
 
 
-def _counted(on_step: OnStep | None, before: int, total: int) -> OnStep | None:
+def _counted(on_step: SolverCallback | None, before: int, total: int) -> SolverCallback | None:
     if on_step is None:
         return None
     return lambda done, _, clean: on_step(before + done, total, clean)

@@ -36,7 +36,7 @@ class LatentSyncEncodeAudio(io.ComfyNode):
         waveform, rate = speech_of(audio)
         if is_silent(waveform):
             host.warn("the speech is silent from end to end")
-        stages.step("listening", 0, 1)
+        stages.step("encoding audio", 0, 1)
         heard = audio_encoder.encode_audio(waveform[None], rate)
-        stages.step("listening", 1, 1)
+        stages.step("encoding audio", 1, 1)
         return io.NodeOutput(heard)

@@ -11,7 +11,7 @@ from ..latentsync.audio.mel import SAMPLE_RATE
 from ..latentsync.audio.whisper_features import FEATURE_RATE, audio_windows
 from ..latentsync.errors import UserError
 from ..latentsync.face.align import latent_mask, mouth_mask
-from ..latentsync.face.aligned import FaceClip
+from ..latentsync.face.aligned import AlignedFace
 from ..latentsync.settings import WINDOW
 from .windows import FrameConditions
 
@@ -38,12 +38,12 @@ def sound_tokens(audio: dict[str, Any], fps: Fraction, frames: int) -> Tensor:
     return audio_windows(rows, fps, frames)
 
 
-def frame_conditions(vae: Any, crops: Tensor, clip: FaceClip, on_step: OnStep) -> FrameConditions:
+def frame_conditions(vae: Any, crops: Tensor, clip: AlignedFace, on_step: OnStep) -> FrameConditions:
     """Encode every crop with and without its mouth; a picture that is shown again is encoded once."""
     _check(crops, clip)
     side = clip.resolution
     keep = torch.from_numpy(mouth_mask(side))[..., None]
-    stretch = torch.from_numpy(clip.stretch_of).long()
+    stretch = torch.from_numpy(clip.segment_index).long()
     shown = torch.tensor(clip.source_indices)
     wanted, where = shown[stretch >= 0].unique(return_inverse=True)
     example = {int(s): i for i, s in reversed(list(enumerate(shown.tolist())))}
@@ -63,7 +63,7 @@ def frame_conditions(vae: Any, crops: Tensor, clip: FaceClip, on_step: OnStep) -
     return FrameConditions(cells, masked, reference, stretch, first, side)
 
 
-def _check(crops: Tensor, clip: FaceClip) -> None:
+def _check(crops: Tensor, clip: AlignedFace) -> None:
     if len(crops) != clip.frames:
         raise UserError(
             f"There are {len(crops)} crops and the FACE_TRACK has {clip.frames} frames; connect both from the same"

@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..latentsync.errors import UserError
-from ..latentsync.face.aligned import UNTIMED, FaceClip
+from ..latentsync.face.aligned import UNTIMED, AlignedFace
 from ..latentsync.face.composite import Layer, Look
 from ..latentsync.face.preview import boxes_at, numbered
 from ..latentsync.face.track import Tracks, choose, find_tracks
@@ -117,7 +117,7 @@ class LatentSyncFindFaces(io.ComfyNode):
                 )
             tracks = _tracks(images, source, count, landmarks, stages)
             wanted = tracks if region is None or face not in RULES else within(tracks, region)
-            clip = FaceClip.whole(choose(wanted, face), side, fps)
+            clip = AlignedFace.whole(choose(wanted, face), side, fps)
             crops = _cut_out(source, clip, stages)
             shown = next(iter(source.read([preview_frame])))
         boxes = boxes_at(tracks, preview_frame)
@@ -168,15 +168,15 @@ def _opened(images: Any) -> Iterator[tuple[Frames | VideoReader, int, Fraction]]
         yield reader, reader.info.frames, reader.info.fps
 
 
-def _cut_out(source: Frames | VideoReader, clip: FaceClip, stages: host.Stages) -> Tensor:
+def _cut_out(source: Frames | VideoReader, clip: AlignedFace, stages: host.Stages) -> Tensor:
     out = torch.empty(clip.frames, clip.resolution, clip.resolution, 3)
     for i, crop in enumerate(clip.crops(source.read(range(clip.frames)))):
         out[i] = torch.from_numpy(crop).float() / 255
-        stages.step("cutting out", i + 1, clip.frames)
+        stages.step("cropping", i + 1, clip.frames)
     return out
 
 
-def _for_browser(tracks: Tracks, clip: FaceClip, frame: int, image: dict[str, str]) -> dict[str, Any]:
+def _for_browser(tracks: Tracks, clip: AlignedFace, frame: int, image: dict[str, str]) -> dict[str, Any]:
     """What web/ draws its buttons from: the plain picture and the boxes, in pixels of the source."""
     boxes = boxes_at(tracks, frame)
     return {
@@ -253,7 +253,7 @@ class LatentSyncComposite(io.ComfyNode):
         cls,
         images: Tensor,
         crops: Tensor,
-        face_track: FaceClip,
+        face_track: AlignedFace,
         paste: str,
         grow: int = 0,
         feather: int = 0,
@@ -273,7 +273,7 @@ def _pasted(
     images: Tensor,
     frames: Frames,
     faces: Frames,
-    clip: FaceClip,
+    clip: AlignedFace,
     look: Look | None,
     kept: Callable[[int], Tensor] | None,
     stages: host.Stages,
@@ -282,7 +282,7 @@ def _pasted(
     out = images.clone(memory_format=torch.contiguous_format)
     masks = torch.zeros(out.shape[:3])
     for i in range(len(frames)):
-        if clip.stretch_of[i] >= 0:
+        if clip.segment_index[i] >= 0:
             frame, crop = frames[i], faces.pixels(i)
             if look is None:
                 made, alpha = clip.paste(frame, crop, i, reference=True)
@@ -330,7 +330,7 @@ class LatentSyncFaceRegions(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, face_track: FaceClip, part: str) -> io.NodeOutput:
+    def execute(cls, face_track: AlignedFace, part: str) -> io.NodeOutput:
         check_track(face_track)
         boxes = as_boxes(face_track)
         told = [

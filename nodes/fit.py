@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..latentsync.errors import UserError
-from ..latentsync.face.aligned import FaceClip
+from ..latentsync.face.aligned import AlignedFace
 from ..latentsync.timeline import fit_timeline
 from . import host, inputs
 from .images import check_crops, check_frames, frames_of, in_order, rate_of, sound_for, speech_of
@@ -57,7 +57,7 @@ class LatentSyncFitLength(io.ComfyNode):
         fps: float,
         fit: str,
         crops: Tensor | None = None,
-        face_track: FaceClip | None = None,
+        face_track: AlignedFace | None = None,
     ) -> io.NodeOutput:
         _check_faces(images, crops, face_track)
         waveform, sample_rate = speech_of(audio)
@@ -72,7 +72,7 @@ class LatentSyncFitLength(io.ComfyNode):
         )
 
 
-def _check_faces(images: Tensor, crops: Tensor | None, face_track: FaceClip | None) -> None:
+def _check_faces(images: Tensor, crops: Tensor | None, face_track: AlignedFace | None) -> None:
     frames = frames_of(images)
     if (crops is None) != (face_track is None):
         given, missing = ("crops", "face_track") if face_track is None else ("face_track", "crops")

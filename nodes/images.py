@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..latentsync.errors import UserError
-from ..latentsync.face.aligned import FaceClip
+from ..latentsync.face.aligned import AlignedFace
 from ..latentsync.face.composite import Layer
 from ..latentsync.timeline import Timeline, exact_rate
 
@@ -80,11 +80,11 @@ def frames_of(images: Tensor, name: str = "images") -> Frames:
 
 def check_track(clip: Any) -> None:
     """UserError unless it is ours: another pack may have a socket of this name."""
-    if not isinstance(clip, FaceClip):
+    if not isinstance(clip, AlignedFace):
         raise UserError(f"The face_track is a {type(clip).__name__}; connect that of LatentSync: Find Faces.")
 
 
-def check_frames(images: Frames, clip: FaceClip) -> None:
+def check_frames(images: Frames, clip: AlignedFace) -> None:
     """UserError unless the faces were found in these pictures, as far as number and size can tell."""
     check_track(clip)
     if len(images) != clip.frames:
@@ -99,7 +99,7 @@ def check_frames(images: Frames, clip: FaceClip) -> None:
         )
 
 
-def check_crops(crops: Frames, clip: FaceClip) -> None:
+def check_crops(crops: Frames, clip: AlignedFace) -> None:
     """UserError unless there is one square crop for each frame; the side is free."""
     if len(crops) != clip.frames:
         raise UserError(
@@ -135,7 +135,7 @@ def lay(image: Tensor, over: Layer, kept: Tensor | None = None, *, blended: bool
     return mask
 
 
-def fitted_mask(mask: Tensor, frames: Frames, clip: FaceClip) -> Callable[[int], Tensor]:
+def fitted_mask(mask: Tensor, frames: Frames, clip: AlignedFace) -> Callable[[int], Tensor]:
     """A MASK by frame, in the pictures' size: one for all, one for each frame, or one for each frame of the source."""
     if mask.ndim not in (2, 3) or not mask.numel():
         raise UserError(f"keep_out has shape {tuple(mask.shape)}; connect a MASK: (frames, height, width).")

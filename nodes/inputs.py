@@ -8,7 +8,7 @@ from ..latentsync.settings import FITS, PASTES, SOLVERS, Settings
 from . import host
 
 FACE_TRACK = io.Custom("FACE_TRACK")
-"""Our one socket of our own: an engine FaceClip, where a face lies in every frame."""
+"""Our one socket of our own: an engine AlignedFace, where a face lies in every frame."""
 FACE_LANDMARKS, BOUNDING_BOX, BBOX, SEGS = map(io.Custom, ("FACE_LANDMARKS", "BOUNDING_BOX", "BBOX", "SEGS"))
 """Sockets of newer ComfyUI and of other packs; see regions.py."""
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..latentsync.errors import UserError
-from ..latentsync.face.aligned import FaceClip
+from ..latentsync.face.aligned import AlignedFace
 from ..latentsync.face.composite import Look
 from ..latentsync.face.detect import Box, Face, face_of_mesh, overlap
 from ..latentsync.face.track import FaceTrack, Tracks, describe
@@ -152,14 +152,14 @@ def _corners(box: Any) -> Box:
     return x0, y0, x1, y1
 
 
-def as_boxes(clip: FaceClip) -> list[tuple[float, float, float, float] | None]:
+def as_boxes(clip: AlignedFace) -> list[tuple[float, float, float, float] | None]:
     """x, y, width, height of the face in every frame, None where it is not seen; in pixels, inside the picture."""
     out: list[tuple[float, float, float, float] | None] = []
     width, height = clip.size
     for i, source in enumerate(clip.source_indices):
         x0, y0, x1, y1 = _face_box(clip.track.landmarks[source])
         x0, x1, y0, y1 = *np.clip((x0, x1), 0, width), *np.clip((y0, y1), 0, height)
-        seen = clip.stretch_of[i] >= 0
+        seen = clip.segment_index[i] >= 0
         out.append((float(x0), float(y0), float(x1 - x0), float(y1 - y0)) if seen else None)
     return out
 
@@ -174,7 +174,7 @@ def held(boxes: list[tuple[float, float, float, float] | None]) -> list[tuple[fl
     return out
 
 
-def as_masks(clip: FaceClip, part: str) -> Tensor:
+def as_masks(clip: AlignedFace, part: str) -> Tensor:
     """(F, H, W) float32, 0 where there is no face. part: "face", its outline from the brows down, or "mouth", what
     Composite repaints."""
     width, height = clip.size
@@ -182,7 +182,7 @@ def as_masks(clip: FaceClip, part: str) -> Tensor:
     nothing = np.zeros((clip.resolution, clip.resolution, 3), np.uint8)
     empty = np.zeros((height, width, 3), np.uint8)
     for i, source in enumerate(clip.source_indices):
-        if clip.stretch_of[i] < 0:
+        if clip.segment_index[i] < 0:
             continue
         if part == "mouth":
             over = clip.layer(empty, nothing, i, Look(match=False))

@@ -100,7 +100,7 @@ def _faces(path: Path, changed: int, number: int) -> dict[str, Any]:
     """Numbered from left to right; boxes in pixels of the file."""
     frame = _frame(path, changed, number)
     with FaceFinder(host.find_file("face-landmarker")) as finder:
-        found = sorted(finder.detect(frame), key=lambda face: face.centre[0])
+        found = sorted(finder.detect(frame), key=lambda face: face.center[0])
     info = _info(path, changed)
     return {
         "width": frame.shape[1],

@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..latentsync.face.aligned import FaceClip
+from ..latentsync.face.aligned import AlignedFace
 from ..latentsync.settings import Settings
 from . import host, inputs
 from .conditioning import empty_latents, frame_conditions, sound_tokens
@@ -37,7 +37,7 @@ class LatentSyncCondition(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, vae: Any, crops: Any, audio: dict[str, Any], face_track: FaceClip, fps: float) -> io.NodeOutput:
+    def execute(cls, vae: Any, crops: Any, audio: dict[str, Any], face_track: AlignedFace, fps: float) -> io.NodeOutput:
         check_track(face_track)
         stages = host.Stages(cls.hidden.unique_id)
         tokens = sound_tokens(audio, rate_of(fps), face_track.frames)

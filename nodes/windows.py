@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..latentsync.models.unet import UNet, UNetConfig
-from ..latentsync.sampling import evaluate
+from ..latentsync.sampling import run_unet
 from ..latentsync.timeline import Window, windows
 
 
@@ -100,7 +100,7 @@ class FrameUNet(UNet):
         out = x.new_zeros(branches, frames, self.config.latent_channels, *x.shape[-2:])
         for w in plan(stretch[:frames]):
             self.between()
-            made = evaluate(
+            made = run_unet(
                 self.window, clip[:, w.start : w.stop].transpose(1, 2), timesteps[0], sound[:, w.start : w.stop]
             )
             out[:, w.keep : w.stop] = made.transpose(1, 2)[:, w.keep - w.start :]

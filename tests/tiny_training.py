@@ -22,7 +22,7 @@ UNET = UNetTraining(
 
 
 def make_clip(name, frames=64, seed=0):
-    """A grey face whose mouth is a dark bar that opens with the sound's first number."""
+    """A gray face whose mouth is a dark bar that opens with the sound's first number."""
     random = np.random.default_rng(seed)
     side = SIDE + 2 * (SIDE // MARGIN)
     opening = (np.sin(np.arange(frames) / 3 + seed) * 0.5 + 0.5).astype(np.float32)

@@ -56,8 +56,8 @@ def encode_audio(waveform: Tensor, sample_rate: int, whisper: "WhisperEncoder", 
 def window_rows(fps: Rate, start: int, stop: int, length: int) -> Tensor:
     """(stop - start, 10) rows that frames start … stop hear: c - 4 … c + 5, c = int(i · 50 / fps), within the clip."""
     rate = _rational(fps)
-    centres = torch.tensor([_floor(i, FEATURE_RATE, rate) for i in range(start, stop)], dtype=torch.long)
-    return (centres[:, None] + torch.arange(-ROWS_BEFORE, WINDOW_ROWS - ROWS_BEFORE)).clamp(0, length - 1)
+    centers = torch.tensor([_floor(i, FEATURE_RATE, rate) for i in range(start, stop)], dtype=torch.long)
+    return (centers[:, None] + torch.arange(-ROWS_BEFORE, WINDOW_ROWS - ROWS_BEFORE)).clamp(0, length - 1)
 
 
 def audio_windows(features: Tensor, fps: Rate, frames: int) -> Tensor:

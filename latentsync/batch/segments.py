@@ -31,17 +31,17 @@ from ..media.reader import VideoReader
 from ..media.source import ArraySource
 from ..pipeline import (
     Models,
-    OnStep,
-    Painted,
-    Painter,
+    Progress,
+    ProgressCallback,
     Recent,
+    RenderedFrame,
     Report,
     Source,
-    Step,
+    WindowRenderer,
     follow,
     grouped,
     in_order,
-    write_story,
+    write_video,
 )
 from ..settings import Settings
 from ..timeline import Timeline, Window
@@ -60,7 +60,7 @@ class Plan:
     source: VideoInfo | Path
     timeline: Timeline
     track: FaceTrack
-    stretches: list[tuple[int, int]]
+    segments: list[tuple[int, int]]
     speech: np.ndarray
     settings: Settings
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -110,25 +110,25 @@ class Piece:
 
 
 def cut(
-    timeline: Timeline, stretches: Sequence[tuple[int, int]], *, seconds: float, window_batch: int, still: bool
+    timeline: Timeline, segments: Sequence[tuple[int, int]], *, seconds: float, window_batch: int, still: bool
 ) -> list[Segment]:
     """Segments of at least so many painted seconds (the last has what is left), cut between groups of windows.
 
     still: the network holds the first frame of a stretch as its reference, and starts each stretch afresh.
     """
     wanted = Fraction(str(seconds)) * timeline.fps  # the decimal that was written
-    segments: list[Segment] = []
+    cuts: list[Segment] = []
     groups: list[tuple[Window, ...]] = []
     frames = 0
-    history = _History(timeline, {start for start, _ in stretches}, still)
-    for start, stop in stretches:
+    history = _History(timeline, {start for start, _ in segments}, still)
+    for start, stop in segments:
         for group in grouped(start, stop, window_batch):
             groups.append(tuple(group))
             frames += group[-1].stop - group[0].keep
             if frames >= wanted:
-                segments.append(history.segment(groups))
+                cuts.append(history.segment(groups))
                 groups, frames = [], 0
-    return [*segments, history.segment(groups)] if groups else segments
+    return [*cuts, history.segment(groups)] if groups else cuts
 
 
 class _History:
@@ -170,13 +170,13 @@ class _History:
 class Segments:
     """Paints segments of one plan, in any order; holds what they share: the clip, the sound, the face's places."""
 
-    def __init__(self, plan: Plan, models: Models, say: OnStep) -> None:
+    def __init__(self, plan: Plan, models: Models, say: ProgressCallback) -> None:
         self.plan, self.timeline = plan, plan.timeline
-        self.report = Report(settings=plan.settings, stretches=plan.stretches)
+        self.report = Report(settings=plan.settings, segments=plan.segments)
         self.reader = VideoReader(plan.source) if isinstance(plan.source, VideoInfo) else None
         self.source: Source = self.reader or ArraySource([read_image(plan.source)])  # type: ignore[arg-type]
         speech = torch.from_numpy(np.array(plan.speech))
-        self.painter = Painter(plan.timeline, plan.track, speech, models, plan.settings, self.report, say)
+        self.painter = WindowRenderer(plan.timeline, plan.track, speech, models, plan.settings, self.report, say)
 
     def close(self) -> None:
         if self.reader is not None:
@@ -242,7 +242,7 @@ def lipsync_split(
     seconds: float,
     settings: Settings | None = None,
     retries: int = 2,
-    on_step: OnStep | None = None,
+    on_step: ProgressCallback | None = None,
 ) -> Report:
     """pipeline.lipsync_file by the workers of a pool, in segments of at least `seconds`: the same frames.
 
@@ -255,7 +255,7 @@ def lipsync_split(
     report = Report(settings=settings, out=str(out))
     joiner = _Joiner(Path(video), pool, seconds, retries, report, on_step or (lambda step: None))
     with closing(joiner):
-        write_story(video, audio, out, joiner.tell, report)
+        write_video(video, audio, out, joiner.tell, report)
     return report
 
 
@@ -266,7 +266,7 @@ class _Joiner:
     seconds: float
     retries: int
     report: Report
-    say: OnStep
+    say: ProgressCallback
     patches: Generator[Patch, None, None] | None = None
     handle: Any = None
 
@@ -276,7 +276,7 @@ class _Joiner:
             self.patches.close()
             self.pool.unshare(self.handle)
 
-    def tell(self, source: Source, timeline: Timeline, speech: Tensor) -> Iterator[Painted]:
+    def tell(self, source: Source, timeline: Timeline, speech: Tensor) -> Iterator[RenderedFrame]:
         facts = self._ask()  # before the long pass over the faces: can the workers load the models?
         own = Settings(steps=facts["default_steps"], guidance=facts["default_guidance"])
         self.report.settings = self.report.settings.resolved(own)
@@ -284,13 +284,13 @@ class _Joiner:
             track = follow(source, timeline, finder, self.report, self.say, {})
         self.report.checkpoint = facts["checkpoint"]
         place = source.info if isinstance(source, VideoReader) else self.video
-        plan = Plan(place, timeline, track, self.report.stretches, speech.numpy(), self.report.settings)
+        plan = Plan(place, timeline, track, self.report.segments, speech.numpy(), self.report.settings)
         segments = cut(
             timeline,
-            plan.stretches,
+            plan.segments,
             seconds=self.seconds,
             window_batch=self.report.settings.window_batch,
-            still=facts["still_reference"],
+            still=facts["first_frame_reference"],
         )
         self.handle = self.pool.share(plan)
         self.patches = self._painted(segments)
@@ -306,7 +306,7 @@ class _Joiner:
     def _painted(self, segments: Sequence[Segment]) -> Generator[Patch, None, None]:
         calls = [Call("paint", (self.handle, segment)) for segment in segments]
         size = self.report.settings.window_batch
-        total = self.report.settings.steps * sum(len(w) for run in self.report.stretches for w in grouped(*run, size))
+        total = self.report.settings.steps * sum(len(w) for run in self.report.segments for w in grouped(*run, size))
         done = 0
         for handed, outcome in spread(calls, self.pool, retries=self.retries, ordered=True):
             if outcome.status != "done":
@@ -314,11 +314,11 @@ class _Joiner:
             for stage, spent in outcome.value.seconds.items():
                 self.report.seconds[stage] = self.report.seconds.get(stage, 0.0) + spent
             done += self.report.settings.steps * sum(map(len, segments[handed.number].groups))
-            self.say(Step("mouth", done, total))
+            self.say(Progress("sample", done, total))
             yield from outcome.value.patches
 
 
-def _laid(patches: Iterator[Patch], frames: Iterator[np.ndarray], start: int, stop: int) -> Iterator[Painted]:
+def _laid(patches: Iterator[Patch], frames: Iterator[np.ndarray], start: int, stop: int) -> Iterator[RenderedFrame]:
     """The frames of a stretch with the next patches on them."""
     nothing = np.zeros((0, 0), np.float32)
     for _ in range(start, stop):

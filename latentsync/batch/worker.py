@@ -11,7 +11,7 @@ from ..errors import UserError
 from .jobs import Job
 
 if TYPE_CHECKING:
-    from ..pipeline import Models, Step
+    from ..pipeline import Models, Progress
     from .segments import Piece, Plan, Segment, Segments
 
 
@@ -126,7 +126,7 @@ class Hand:
         except Exception as error:
             return Outcome("failed", error=sentence(error), place=self.place)
 
-    def _check(self, step: "Step | None" = None) -> None:
+    def _check(self, step: "Progress | None" = None) -> None:
         if self._ticket <= self._unwanted:
             raise Stopped
 
@@ -160,9 +160,9 @@ class Worker(Hand):
         return {
             "checkpoint": models.name,
             "resolution": models.resolution,
-            "still_reference": models.still_reference,
-            "default_steps": models.usual.steps,
-            "default_guidance": models.usual.guidance,
+            "first_frame_reference": models.first_frame_reference,
+            "default_steps": models.defaults.steps,
+            "default_guidance": models.defaults.guidance,
             "device": str(models.device),
             "dtype": short_name(models.dtype),
             "load_seconds": round(self.load_seconds, 3),

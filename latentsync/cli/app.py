@@ -140,12 +140,12 @@ def _folder(path: Path) -> Path:
 
 def _checkpoint(name: str) -> str:
     """A file by its full path, known to be one before anybody waits for it."""
-    from ..weights.identify import recognise
+    from ..weights.identify import identify
 
     path = Path(name)
     if not path.is_file():
         raise UserError(f"There is no file {name}; give --checkpoint a weight file.")
-    if problem := recognise(path).problem:
+    if problem := identify(path).problem:
         raise UserError(problem)
     return str(path.resolve())
 

@@ -128,9 +128,9 @@ def batch(
     from ..batch.results import Records
     from ..batch.runner import Batch
     from ..batch.worker import ModelSpec
-    from ..weights.load import usual_settings
+    from ..weights.load import default_settings
 
-    listed = read_jobs(jobs, out, usual_settings(checkpoint))
+    listed = read_jobs(jobs, out, default_settings(checkpoint))
     place = _report_place(jobs, out, report)
     spec = ModelSpec(_known(checkpoint), _known(vae), _known(whisper), resolution, device, dtype)
     records, start = Records(place.with_suffix(".jsonl")), time.perf_counter()

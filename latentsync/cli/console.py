@@ -24,7 +24,8 @@ from rich.table import Table
 from ..errors import UserError
 
 if TYPE_CHECKING:
-    from ..pipeline import OnStep, Report, Step
+    from ..pipeline import Progress as Done
+    from ..pipeline import ProgressCallback, Report
 
 MARKS = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "missing": "[red]missing[/red]"}
 LARGE = 1_000_000_000
@@ -32,16 +33,16 @@ LARGE = 1_000_000_000
 
 
 @contextmanager
-def stages() -> Iterator["OnStep"]:
+def stages() -> Iterator["ProgressCallback"]:
     """A bar per stage on a terminal; a line at each quarter elsewhere (logs, notebooks)."""
     if not _terminal():
-        mouth = _quarters("mouth")
-        yield lambda step: mouth(step.done, step.total) if step.stage == "mouth" else None
+        mouth = _quarters("sample")
+        yield lambda step: mouth(step.done, step.total) if step.stage == "sample" else None
         return
     tasks: dict[str, Any] = {}
     with _bars(MofNCompleteColumn(), TimeElapsedColumn(), keep=True) as bars:
 
-        def on_step(step: "Step") -> None:
+        def on_step(step: "Done") -> None:
             if step.stage not in tasks:
                 tasks[step.stage] = bars.add_task(step.stage, total=step.total)
             bars.update(tasks[step.stage], completed=step.done)

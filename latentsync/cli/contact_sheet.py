@@ -37,7 +37,7 @@ class Curve:
     values: np.ndarray
     low: float
     high: float
-    colour: tuple[int, int, int]
+    color: tuple[int, int, int]
 
 
 def sheet_of(
@@ -128,11 +128,11 @@ def _plot(curves: Sequence[Curve], times: Sequence[float], seconds: float, width
         if curve.name == "loudness":
             floor = np.array([(points[-1][-1][0], CURVES), (points[0][0][0], CURVES)]) if points else None
             shapes = [] if floor is None else [np.concatenate((np.concatenate(points), floor))]
-            cv2.fillPoly(panel, shapes, curve.colour)
+            cv2.fillPoly(panel, shapes, curve.color)
         else:
-            cv2.polylines(panel, points, False, curve.colour, 2, cv2.LINE_AA)
+            cv2.polylines(panel, points, False, curve.color, 2, cv2.LINE_AA)
         text = f"{curve.name} ({curve.low:g} to {curve.high:.2g}{' dB' if curve.name == 'loudness' else ''})"
-        cv2.putText(panel, text, (left, 15), _FONT, 0.45, tuple(c // 2 for c in curve.colour), 1, cv2.LINE_AA)
+        cv2.putText(panel, text, (left, 15), _FONT, 0.45, tuple(c // 2 for c in curve.color), 1, cv2.LINE_AA)
         left += cv2.getTextSize(text, _FONT, 0.45, 1)[0][0] + 24
     return panel
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..weights.locations import command
 
 if TYPE_CHECKING:
-    from ..weights.registry import Entry
+    from ..weights.registry import ModelEntry
 
 OLDEST_PYTHON = (3, 10)
 FOR_NANO = ("nano", "whisper-tiny.en", "face-landmarker")
@@ -186,21 +186,21 @@ def _weights(name: str) -> Check:
     problem = _problem(entry, path) if path else "not here"
     if not problem:
         return Check(name, "ok", f"{entry.title}: {path}", needed=needed)
-    size = "" if entry.built_in else f" ({entry.size}, {entry.licence})"
+    size = "" if entry.built_in else f" ({entry.size}, {entry.license})"
     fix = "install latentsync again, its assets are not complete" if entry.built_in else f"{command()} download {name}"
     return Check(name, "missing" if needed else "note", f"{entry.title}{size}: {problem}", fix, needed)
 
 
-def _problem(entry: "Entry", path: Path) -> str:
+def _problem(entry: "ModelEntry", path: Path) -> str:
     """What a look at the size, or at the header of our own small file, finds wrong."""
     size = path.stat().st_size
     if entry.bytes and path.name == entry.file and size != entry.bytes:
         return f"{path} has {size:,} bytes where {entry.bytes:,} are right"
     if not entry.built_in:
         return ""
-    from ..weights.identify import recognise
+    from ..weights.identify import identify
 
-    return recognise(path).problem or ""
+    return identify(path).problem or ""
 
 
 def _room() -> Check:

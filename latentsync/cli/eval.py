@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..evaluation.clips import Followed
     from ..evaluation.measure import Result, Tools
-    from ..evaluation.syncnet_sync import OnStep, Vae
+    from ..evaluation.syncnet_sync import CountCallback, Vae
     from ..face.detect import FaceFinder
     from ..models.syncnet import SyncNet
 
@@ -318,7 +318,7 @@ def _pairs(made: Path, true: Path) -> tuple[dict[str, tuple[Path, Path]], dict[s
 
 def _judge(name: str | None, vae: str | None, device: str) -> "tuple[SyncNet | None, Vae | None]":
     from ..models.device import pick_device
-    from ..weights.registry import find, is_known
+    from ..weights.registry import find, is_registered
     from ..weights.syncnet_files import load_syncnet
     from ..weights.vae_files import load_vae
     from .console import waiting
@@ -327,7 +327,7 @@ def _judge(name: str | None, vae: str | None, device: str) -> "tuple[SyncNet | N
         return None, None
     with waiting(f"loading {name}"):
         where = pick_device(device)
-        net = load_syncnet(find(name) if is_known(name) else Path(name), device=where)
+        net = load_syncnet(find(name) if is_registered(name) else Path(name), device=where)
         return net, load_vae(vae, device=where) if vae else None
 
 
@@ -365,7 +365,7 @@ def _finder() -> "FaceFinder":
     return FaceFinder(find("face_landmarker.task"))
 
 
-def _follow(path: Path, finder: "FaceFinder", face: str, on_step: "OnStep") -> "Followed":
+def _follow(path: Path, finder: "FaceFinder", face: str, on_step: "CountCallback") -> "Followed":
     from ..evaluation.clips import follow
 
     return follow(path, finder, face=face, on_step=on_step)
@@ -383,7 +383,7 @@ def _leaving_out(name: str, left_out: dict[str, str], alone: bool = False) -> It
 
 
 @contextmanager
-def _steps(name: str) -> "Iterator[OnStep]":
+def _steps(name: str) -> "Iterator[CountCallback]":
     """A bar on a terminal, which a second pass over the same clip starts again."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

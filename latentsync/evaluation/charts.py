@@ -14,7 +14,7 @@ SHARP = 2
 """Drawn so many times larger and reduced: OpenCV's letters are thin."""
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Point = tuple[float, float]
 
 
@@ -48,30 +48,30 @@ class _Paper:
         self.pixels = np.full((height * SHARP, width * SHARP, 3), PAPER, np.uint8)
         self.unit = width / WIDTH
 
-    def text(self, words: str, at: Point, colour: Colour = FAINT, size: float = 13, align: float = 0) -> float:
-        """Baseline at `at`; align 0 starts there, 0.5 is centred, 1 ends there. Gives the words' width."""
+    def text(self, words: str, at: Point, color: Color = FAINT, size: float = 13, align: float = 0) -> float:
+        """Baseline at `at`; align 0 starts there, 0.5 is centered, 1 ends there. Gives the words' width."""
         scale = size * self.unit * SHARP / 22
         bold = max(1, round(scale * (2.1 if size > 15 else 1.6)))
         wide = cv2.getTextSize(words, _FONT, scale, bold)[0][0]
         place = (round(at[0] * SHARP - align * wide), round(at[1] * SHARP))
-        cv2.putText(self.pixels, words, place, _FONT, scale, colour, bold, cv2.LINE_AA)
+        cv2.putText(self.pixels, words, place, _FONT, scale, color, bold, cv2.LINE_AA)
         return wide / SHARP
 
-    def line(self, points: np.ndarray, colour: Colour, width: float = 1) -> None:
+    def line(self, points: np.ndarray, color: Color, width: float = 1) -> None:
         thick = max(1, round(width * self.unit * SHARP))
-        cv2.polylines(self.pixels, [_whole(points)], False, colour, thick, cv2.LINE_AA)
+        cv2.polylines(self.pixels, [_whole(points)], False, color, thick, cv2.LINE_AA)
 
-    def dashes(self, y: float, x0: float, x1: float, colour: Colour) -> None:
+    def dashes(self, y: float, x0: float, x1: float, color: Color) -> None:
         step = 8 * self.unit
         for x in np.arange(x0, x1, step):
-            self.line(np.array([(x, y), (min(x + step / 2, x1), y)]), colour)
+            self.line(np.array([(x, y), (min(x + step / 2, x1), y)]), color)
 
-    def fill(self, points: np.ndarray, colour: Colour) -> None:
-        cv2.fillPoly(self.pixels, [_whole(points)], colour, cv2.LINE_AA)
+    def fill(self, points: np.ndarray, color: Color) -> None:
+        cv2.fillPoly(self.pixels, [_whole(points)], color, cv2.LINE_AA)
 
-    def dot(self, at: Point, radius: float, colour: Colour) -> None:
-        centre = (round(at[0] * SHARP), round(at[1] * SHARP))
-        cv2.circle(self.pixels, centre, round(radius * self.unit * SHARP), colour, -1, cv2.LINE_AA)
+    def dot(self, at: Point, radius: float, color: Color) -> None:
+        center = (round(at[0] * SHARP), round(at[1] * SHARP))
+        cv2.circle(self.pixels, center, round(radius * self.unit * SHARP), color, -1, cv2.LINE_AA)
 
 
 def _whole(points: np.ndarray) -> np.ndarray:
@@ -192,7 +192,7 @@ def _ticks(low: float, high: float, most: int, *, whole: bool = False) -> list[f
 
 
 def thinned(values: np.ndarray, most: int) -> np.ndarray:
-    """Means of equal stretches, so that there are at most so many; NaN where a stretch knows none."""
+    """Means of equal segments, so that there are at most so many; NaN where a stretch knows none."""
     step = -(-len(values) // most)
     if step == 1:
         return values

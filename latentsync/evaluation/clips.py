@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..audio.load import load_audio
 from ..errors import UserError
-from ..face.aligned import FaceClip
+from ..face.aligned import AlignedFace
 from ..face.detect import FaceFinder
 from ..face.track import FaceTrack, choose, find_tracks
 from ..media.image import is_image
@@ -21,7 +21,7 @@ from ..models.syncnet import ChungSyncNet, SyncNet
 from ..prepare.filelist import kept_clips, read_manifest
 from ..prepare.runner import MANIFEST
 from ..settings import Settings
-from .syncnet_sync import FPS, OnStep, StableJudge, SyncScore, Vae, chung_crops, sync_offset
+from .syncnet_sync import FPS, CountCallback, StableJudge, SyncScore, Vae, chung_crops, sync_offset
 
 Read = Callable[[Sequence[int]], Iterator[np.ndarray]]
 """A clip's frames by their numbers, ascending: (H, W, 3) uint8 RGB."""
@@ -66,7 +66,7 @@ class Followed:
 
 
 def follow(
-    path: str | Path, finder: FaceFinder, *, face: str = Settings.face, on_step: OnStep | None = None
+    path: str | Path, finder: FaceFinder, *, face: str = Settings.face, on_step: CountCallback | None = None
 ) -> Followed:
     """One pass over a video file. UserError: no video, no face."""
     if is_image(path):
@@ -110,7 +110,7 @@ def sync_clip(
     *,
     vae: Vae | None = None,
     batch: int = 16,
-    on_step: OnStep | None = None,
+    on_step: CountCallback | None = None,
 ) -> SyncScore:
     """A SyncNet's verdict on a followed face of a file."""
     return sync_track(net, clip.track, clip.read, speech, clip.fps, vae=vae, batch=batch, on_step=on_step)
@@ -125,7 +125,7 @@ def sync_track(
     *,
     vae: Vae | None = None,
     batch: int = 16,
-    on_step: OnStep | None = None,
+    on_step: CountCallback | None = None,
 ) -> SyncScore:
     """The same wherever the frames are from. speech: (T,) at 16 kHz, begins with the first frame."""
     shown = _moments(track.frames, fps, FPS)
@@ -133,13 +133,13 @@ def sync_track(
     if isinstance(net, ChungSyncNet):
         faces = chung_crops(read(shown), track)
     else:
-        faces = FaceClip.whole(track, StableJudge(net, speech, vae).side).crops(read(shown))
+        faces = AlignedFace.whole(track, StableJudge(net, speech, vae).side).crops(read(shown))
     counted = _Counted(faces, len(shown))
     return sync_offset(net, counted, speech, segments=track.segments, vae=vae, batch=batch, on_step=on_step)
 
 
 def sync_aligned(
-    net: SyncNet, path: str | Path, *, vae: Vae | None = None, batch: int = 16, on_step: OnStep | None = None
+    net: SyncNet, path: str | Path, *, vae: Vae | None = None, batch: int = 16, on_step: CountCallback | None = None
 ) -> SyncScore:
     """The same for a prepared clip, whose frames are aligned crops already."""
     if isinstance(net, ChungSyncNet):

@@ -31,8 +31,8 @@ def face_112(frame: np.ndarray, points68: np.ndarray) -> np.ndarray:
 def _similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """(2, 3): points as complex numbers make it a straight line, w = a · z + b."""
     z, w = source[:, 0] + 1j * source[:, 1], target[:, 0] + 1j * target[:, 1]
-    centred = z - z.mean()
-    a = np.vdot(centred, w - w.mean()) / np.vdot(centred, centred)
+    centered = z - z.mean()
+    a = np.vdot(centered, w - w.mean()) / np.vdot(centered, centered)
     b = w.mean() - a * z.mean()
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
@@ -57,7 +57,7 @@ class Identity:
 
 
 def thumbnail_likeness(made: np.ndarray, true: np.ndarray) -> float:
-    """Correlation of two aligned crops as colour thumbnails of 16 × 16, each channel freed of its mean: -1 … 1.
+    """Correlation of two aligned crops as color thumbnails of 16 × 16, each channel freed of its mean: -1 … 1.
 
     It tells a swapped face from a kept one, not one person from a look-alike.
     """

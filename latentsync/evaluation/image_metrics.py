@@ -55,7 +55,7 @@ def _blur(x: np.ndarray) -> np.ndarray:
 
 
 def gradient_similarity(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Whether edges lie where they should: mean of (2gh + c) / (g² + h² + c) over the sizes g, h of both grey pictures'
+    """Whether edges lie where they should: mean of (2gh + c) / (g² + h² + c) over the sizes g, h of both gray pictures'
     gradients (Xue et al. 2014, Prewitt, c = 170). 0 … 1, 1 where equal."""
     g, h = _gradient(a), _gradient(b)
     table = (2 * g * h + GRADIENT_C) / (g * g + h * h + GRADIENT_C)
@@ -63,19 +63,19 @@ def gradient_similarity(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = 
 
 
 def _gradient(picture: np.ndarray) -> np.ndarray:
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    gray = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
     edge = np.outer((1, 1, 1), (1, 0, -1)).astype(np.float32) / 3
-    return np.hypot(cv2.filter2D(grey, -1, edge), cv2.filter2D(grey, -1, edge.T))
+    return np.hypot(cv2.filter2D(gray, -1, edge), cv2.filter2D(gray, -1, edge.T))
 
 
 def sharpness(picture: np.ndarray, mask: np.ndarray) -> float:
-    """Variance of the Laplacian of the grey levels within the mask: falls with blur, rises with noise."""
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    return float(cv2.Laplacian(grey, cv2.CV_32F)[mask].var())
+    """Variance of the Laplacian of the gray levels within the mask: falls with blur, rises with noise."""
+    gray = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    return float(cv2.Laplacian(gray, cv2.CV_32F)[mask].var())
 
 
 def flicker(before: np.ndarray, now: np.ndarray, after: np.ndarray, mask: np.ndarray) -> float:
-    """Half the mean of |before - 2 · now + after| within the mask, in grey levels.
+    """Half the mean of |before - 2 · now + after| within the mask, in gray levels.
 
     A still picture has none, nor has one that steadily brightens or darkens; what alternates from frame to frame by d
     has d.
@@ -112,9 +112,9 @@ class Moments:
             width = features.shape[1]
             self.mean, self.scatter = np.zeros(width), np.zeros((width, width))
         n, mean = len(features), features.mean(0)
-        centred, apart = features - mean, mean - self.mean
+        centered, apart = features - mean, mean - self.mean
         total = self.count + n
-        self.scatter += centred.T @ centred + np.outer(apart, apart) * (self.count * n / total)
+        self.scatter += centered.T @ centered + np.outer(apart, apart) * (self.count * n / total)
         self.mean = self.mean + apart * (n / total)
         self.count = total
 

@@ -47,7 +47,7 @@ SHOWN = 50.0
 LONGEST = 20_000
 """Values of a curve that are handed to a browser or a JSON file."""
 
-OnStep = Callable[[int, int], None]
+CountCallback = Callable[[int, int], None]
 """Called after every frame with how many are done, of how many (0: not known); what it raises ends the run."""
 
 
@@ -112,7 +112,7 @@ def score(
     finder: FaceFinder,
     *,
     face: str = Settings.face,
-    on_step: OnStep | None = None,
+    on_step: CountCallback | None = None,
 ) -> Score:
     """Score frames (uint8 RGB, read once and not kept) against (T,) or (channels, T) sound in [-1, 1].
 
@@ -134,7 +134,7 @@ def score_file(
     finder: FaceFinder,
     *,
     face: str = Settings.face,
-    on_step: OnStep | None = None,
+    on_step: CountCallback | None = None,
 ) -> Score:
     """The same for a video file, streamed. audio None is its own sound; another begins with the first frame."""
     if is_image(video):

@@ -15,7 +15,7 @@ from .image_metrics import Frechet, flicker, gradient_similarity, lips_region, m
 from .landmark_sync import Score, score_track
 from .mouth_motion import compare_motion
 from .networks import Lpips
-from .syncnet_sync import OnStep, SyncScore, Vae
+from .syncnet_sync import CountCallback, SyncScore, Vae
 
 SIDE = 256
 """Side of the aligned crops that pictures are compared in."""
@@ -51,10 +51,10 @@ METRICS = {
     "thumbnail_likeness": Metric("thumbnail likeness (no identity)", "", "higher"),
     "sharpness": Metric("sharpness at the lips", "", "", 1),
     "sharpness_ratio": Metric("sharpness, made / true", "", "", 3),
-    "flicker_skin": Metric("flicker outside the lips", "grey levels", "lower", 2),
-    "flicker_lips": Metric("flicker inside the lips", "grey levels", "", 2),
-    "flicker_skin_true": Metric("flicker outside, of the truth", "grey levels", "", 2),
-    "flicker_lips_true": Metric("flicker inside, of the truth", "grey levels", "", 2),
+    "flicker_skin": Metric("flicker outside the lips", "gray levels", "lower", 2),
+    "flicker_lips": Metric("flicker inside the lips", "gray levels", "", 2),
+    "flicker_skin_true": Metric("flicker outside, of the truth", "gray levels", "", 2),
+    "flicker_lips_true": Metric("flicker inside, of the truth", "gray levels", "", 2),
     "fid": Metric("FID", "", "lower", 2, "--fid-network"),
     "fvd": Metric("FVD", "", "lower", 2, "--fvd-network"),
 }
@@ -97,7 +97,7 @@ class Result:
         return facts | ({"sync": self.sync.as_dict()} if self.sync else {})
 
 
-def measure(clip: Followed, tools: Tools, *, name: str = "", on_step: OnStep | None = None) -> Result:
+def measure(clip: Followed, tools: Tools, *, name: str = "", on_step: CountCallback | None = None) -> Result:
     """One clip without a truth: sync (SyncNet where given, landmarks), sharpness and flicker."""
     values, skipped, sync, score = _sync(clip, tools, on_step)
     looks, matrices = _Looks(), align_matrices(clip.track.points, SIDE)
@@ -111,7 +111,9 @@ def measure(clip: Followed, tools: Tools, *, name: str = "", on_step: OnStep | N
     return Result(name or clip.path.name, len(clip.shown), float(clip.fps), values, skipped, {}, sync, score)
 
 
-def compare(made: Followed, true: Followed, tools: Tools, *, name: str = "", on_step: OnStep | None = None) -> Result:
+def compare(
+    made: Followed, true: Followed, tools: Tools, *, name: str = "", on_step: CountCallback | None = None
+) -> Result:
     """A made clip against the true one, frame by frame at the slower one's rate, both cropped where the true face is.
 
     Frames behind the shorter one's end do not count. UserError: another shape of picture, no face in common.
@@ -139,7 +141,7 @@ def compare(made: Followed, true: Followed, tools: Tools, *, name: str = "", on_
 
 
 def _sync(
-    clip: Followed, tools: Tools, on_step: OnStep | None
+    clip: Followed, tools: Tools, on_step: CountCallback | None
 ) -> tuple[dict[str, float], dict[str, str], SyncScore | None, Score | None]:
     values: dict[str, float] = {}
     skipped: dict[str, str] = {}

@@ -152,7 +152,7 @@ class Line:
 
     x: np.ndarray
     y: np.ndarray
-    colour: tuple[int, int, int] = INK
+    color: tuple[int, int, int] = INK
     label: str = ""
     width: float = 1.8
     dots: bool = False
@@ -187,11 +187,11 @@ class Sheet:
         for line in lines:
             for run in _runs(line.y):
                 curve = axes.at(line.x[run], line.y[run])
-                paper.line(curve, line.colour, line.width)
+                paper.line(curve, line.color, line.width)
                 for point in curve if line.dots else ():
-                    paper.dot((point[0], point[1]), 2.6, line.colour)
+                    paper.dot((point[0], point[1]), 2.6, line.color)
             if line.label:
-                at += paper.text(line.label, (at, box[1] - 10 * u), line.colour, 13) + 26 * u
+                at += paper.text(line.label, (at, box[1] - 10 * u), line.color, 13) + 26 * u
         places = ((box[0], 0.0), ((box[0] + box[2]) / 2, 0.5), (box[2], 1.0))
         for words, (place, align) in zip(across, places, strict=True):
             paper.text(words, (place, box[3] + 40 * u), FAINT, align=align)
@@ -233,9 +233,9 @@ def _mark(sheet: Sheet, axes: _Axes, x: float, y: float) -> None:
     sheet.paper.dot((float(at[0]), float(at[1])), 6, BEST)
 
 
-def _over_time(values: np.ndarray, seconds: float, label: str, colour: tuple[int, int, int] = INK) -> Line:
+def _over_time(values: np.ndarray, seconds: float, label: str, color: tuple[int, int, int] = INK) -> Line:
     thin = thinned(values, 400)
-    return Line((np.arange(len(thin)) + 0.5) * seconds / len(thin), thin, colour, label)
+    return Line((np.arange(len(thin)) + 0.5) * seconds / len(thin), thin, color, label)
 
 
 def draw_comparison(result: Result, width: int = WIDTH) -> np.ndarray:
@@ -286,10 +286,10 @@ def draw_accuracy(found: Accuracy, name: str = "", width: int = WIDTH) -> np.nda
     sheet = Sheet(1, title, f"{name}   {found.pairs} pairs, half of them in sync".strip(), width)
     edges = np.linspace(0, 1, BINS + 1)
     lines = []
-    for wanted, label, colour in ((True, "in sync", BEST), (False, "shifted", MOUTH)):
+    for wanted, label, color in ((True, "in sync", BEST), (False, "shifted", MOUTH)):
         counts = np.histogram(found.likelihoods[found.in_sync == wanted].clip(0, 1), edges)[0]
         x, y = np.repeat(edges, 2), np.concatenate(([0], np.repeat(counts, 2), [0])).astype(float)
-        lines.append(Line(x, y, colour, f"{label} (pairs for each likelihood)", 2.2))
+        lines.append(Line(x, y, color, f"{label} (pairs for each likelihood)", 2.2))
     top = 1.1 * max(1.0, *(float(line.y.max()) for line in lines))
     axes = sheet.panel(lines, ("0: not in sync", "likelihood", "1: in sync"), x=(0, 1), y=(0, top))
     for x in (0.5, found.threshold):

@@ -37,7 +37,7 @@ FOREHEAD = 0.17
 """A face box reaches so far above the brows, of the way from brows to chin (measured on MediaPipe's mesh: 0.08 to 0.2,
 median 0.17); 68 landmarks end at the brows."""
 
-OnStep = Callable[[int, int], None]
+CountCallback = Callable[[int, int], None]
 """Called with frames done, of how many (0: not known); what it raises ends the run."""
 
 
@@ -99,7 +99,7 @@ def sync_offset(
     reach: int = REACH,
     batch: int = 16,
     vae: Vae | None = None,
-    on_step: OnStep | None = None,
+    on_step: CountCallback | None = None,
 ) -> SyncScore:
     """Judge faces at 25 a second ((R, R, 3) uint8 RGB, read once and not kept) against the sound from their start on.
 
@@ -332,7 +332,7 @@ def _running_median(values: np.ndarray, taps: int) -> np.ndarray:
 
 
 def chung_boxes(track: FaceTrack) -> np.ndarray:
-    """(F, 3): centre x, y and half the longer side of the face's box in pixels, each steadied by a 13-tap median."""
+    """(F, 3): center x, y and half the longer side of the face's box in pixels, each steadied by a 13-tap median."""
     low, high = track.landmarks.min(1).astype(np.float64), track.landmarks.max(1).astype(np.float64)
     low[:, 1] -= FOREHEAD * (high[:, 1] - low[:, 1])
     raw = np.concatenate(((low + high) / 2, (high - low).max(1, keepdims=True) / 2), 1)
@@ -343,7 +343,7 @@ def chung_boxes(track: FaceTrack) -> np.ndarray:
 
 
 def chung_crop(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """(224, 224, 3) uint8 RGB: from the box's top to 0.4 of its size below it, as wide as high; grey outside."""
+    """(224, 224, 3) uint8 RGB: from the box's top to 0.4 of its size below it, as wide as high; gray outside."""
     x, y, half = box
     around = int(half * (1 + 2 * CROP_SCALE))
     padded = cv2.copyMakeBorder(frame, *(around,) * 4, borderType=cv2.BORDER_CONSTANT, value=(CROP_FILL,) * 3)

@@ -1,7 +1,7 @@
 """From three facial points to an upright crop and back: similarity transforms, crops and the mouth mask.
 
 All constants are those that the published LatentSync weights were trained with. Coordinates are in pixels, (x, y),
-with (0, 0) at the centre of the first pixel, as OpenCV's warps have it.
+with (0, 0) at the center of the first pixel, as OpenCV's warps have it.
 """
 
 from functools import lru_cache
@@ -69,21 +69,21 @@ def align_matrices(points: np.ndarray, resolution: int, *, reference: bool = Fal
 
 
 def _similarities(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    centre, aim = source.mean(1, keepdims=True), target.mean(0)
+    center, aim = source.mean(1, keepdims=True), target.mean(0)
     spread, aim_spread = _spread(source), _spread(target[None])
-    covariance = (source - centre).transpose(0, 2, 1) @ (target - aim)
+    covariance = (source - center).transpose(0, 2, 1) @ (target - aim)
     left, _, right = np.linalg.svd(covariance)
     mirrored = np.linalg.det(left @ right) < 0
     right[mirrored, -1] *= -1  # a face is never mirrored: flip the weaker axis back
     rotation = (left @ right).transpose(0, 2, 1) * (aim_spread / spread)[:, None, None]
-    shift = aim[:, None] - rotation @ centre.transpose(0, 2, 1)
+    shift = aim[:, None] - rotation @ center.transpose(0, 2, 1)
     return np.concatenate([rotation, shift], 2)
 
 
 def _spread(points: np.ndarray) -> np.ndarray:
-    """Standard deviation over all six centred coordinates, unbiased: the reference's measure of size."""
-    centred = points - points.mean(1, keepdims=True)
-    return centred.reshape(len(points), -1).std(1, ddof=1)
+    """Standard deviation over all six centered coordinates, unbiased: the reference's measure of size."""
+    centered = points - points.mean(1, keepdims=True)
+    return centered.reshape(len(points), -1).std(1, ddof=1)
 
 
 def _smoothed_bias(source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -95,10 +95,10 @@ def _smoothed_bias(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def rescaled(matrix: np.ndarray, x: float, y: float) -> np.ndarray:
-    """The transform followed by a resize of its picture by x and y (pixel edges, not centres, stay in place)."""
+    """The transform followed by a resize of its picture by x and y (pixel edges, not centers, stay in place)."""
     scale = np.array([[x], [y]])
     shifted = matrix * scale
-    shifted[:, 2:] += (scale - 1) / 2  # the centre of pixel 0 lies half a pixel inside its edge
+    shifted[:, 2:] += (scale - 1) / 2  # the center of pixel 0 lies half a pixel inside its edge
     return shifted
 
 
@@ -109,7 +109,7 @@ def crop_matrix(matrix: np.ndarray, resolution: int) -> np.ndarray:
 
 
 def crop_face(frame: np.ndarray, matrix: np.ndarray, resolution: int, *, reference: bool = False) -> np.ndarray:
-    """The aligned face as (R, R, 3) uint8 RGB; grey where the frame ends.
+    """The aligned face as (R, R, 3) uint8 RGB; gray where the frame ends.
 
     frame: (H, W, 3) uint8. matrix: (2, 3), from align_matrices at the same resolution.
     reference: two resamplings (bilinear, then Lanczos) as in the public implementation.

@@ -18,7 +18,7 @@ UNTIMED = Fraction(25)
 
 
 @dataclass(frozen=True, eq=False)
-class FaceClip:
+class AlignedFace:
     """A face followed through source frames (track) and the order in which they show (timeline).
 
     resolution: side of the crops. reference: align as the public code does, by unsteadied points in whole pixels.
@@ -32,7 +32,7 @@ class FaceClip:
     _known: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def whole(cls, track: FaceTrack, resolution: int, fps: Fraction = UNTIMED) -> "FaceClip":
+    def whole(cls, track: FaceTrack, resolution: int, fps: Fraction = UNTIMED) -> "AlignedFace":
         """Every source frame once."""
         return cls(track, Timeline(fps, track.frames, track.frames, "trim"), resolution)
 
@@ -51,15 +51,15 @@ class FaceClip:
         return np.fromiter(self.timeline.source_indices(), np.int64, self.frames)
 
     @cached_property
-    def stretches(self) -> list[tuple[int, int]]:
+    def segments(self) -> list[tuple[int, int]]:
         """Half-open runs of frames that are repainted together."""
-        return stretches(self.timeline, self.track)
+        return shown_segments(self.timeline, self.track)
 
     @cached_property
-    def stretch_of(self) -> np.ndarray:
+    def segment_index(self) -> np.ndarray:
         """(F,) int: number of each frame's stretch, -1 where there is no face."""
         numbers = np.full(self.frames, -1)
-        for number, (start, stop) in enumerate(self.stretches):
+        for number, (start, stop) in enumerate(self.segments):
             numbers[start:stop] = number
         return numbers
 
@@ -67,7 +67,7 @@ class FaceClip:
     def first_of(self) -> np.ndarray:
         """(F,) int: first frame of each frame's stretch, the frame itself where there is no face."""
         first = np.arange(self.frames)
-        for start, stop in self.stretches:
+        for start, stop in self.segments:
             first[start:stop] = start
         return first
 
@@ -105,7 +105,7 @@ class FaceClip:
 
         crop: (S, S, 3) uint8 or float in 0..255, of any side. reference: the public code's seam and no fades.
         """
-        if self.stretch_of[i] < 0:
+        if self.segment_index[i] < 0:
             return frame, np.zeros(frame.shape[:2], np.float32)
         side = len(crop)
         if reference:
@@ -116,12 +116,12 @@ class FaceClip:
 
     def layer(self, frame: np.ndarray, crop: np.ndarray, i: int, look: Look) -> Layer | None:
         """What `paste` would lay over frame i, not blended yet; see composite.layer."""
-        if self.stretch_of[i] < 0:
+        if self.segment_index[i] < 0:
             return None
         side = len(crop)
         return layer(frame, crop, self.matrix(i, side), resolution=side, weight=self.weight(i), look=look)
 
-    def fitted(self, timeline: Timeline) -> "FaceClip":
+    def fitted(self, timeline: Timeline) -> "AlignedFace":
         """This clip's frames in another order: timeline.source_frames are its own."""
         if timeline.source_frames != self.frames:
             raise ValueError(f"a timeline over {timeline.source_frames} frames for a clip of {self.frames}")
@@ -133,7 +133,7 @@ class FaceClip:
         return self.frames == self.track.frames and bool((np.diff(self.source_indices) == 1).all())
 
 
-def stretches(timeline: Timeline, track: FaceTrack) -> list[tuple[int, int]]:
+def shown_segments(timeline: Timeline, track: FaceTrack) -> list[tuple[int, int]]:
     """Runs of output frames that show the face without a gap, a cut or a jump of the loop."""
     segment = np.full(track.frames, -1)
     for number, (start, stop) in enumerate(track.segments):
@@ -150,7 +150,7 @@ def stretches(timeline: Timeline, track: FaceTrack) -> list[tuple[int, int]]:
     return runs
 
 
-def _played(clip: FaceClip) -> FaceTrack:
+def _played(clip: AlignedFace) -> FaceTrack:
     """The track as the clip's own timeline shows it, as if it had been followed there."""
     track, shown = clip.track, clip.source_indices
     cut = np.isin(np.maximum(shown[1:], shown[:-1]), track.cuts) & (shown[1:] != shown[:-1])
@@ -160,7 +160,7 @@ def _played(clip: FaceClip) -> FaceTrack:
         points=track.points[shown],
         landmarks=track.landmarks[shown],
         present=track.present[shown],
-        segments=tuple(clip.stretches),
+        segments=tuple(clip.segments),
         size=track.size,
         cuts=tuple((np.flatnonzero(cut | jump) + 1).tolist()),
     )

@@ -11,11 +11,11 @@ from .align import crop_matrix, face_size, mouth_mask, resample, rescaled
 FEATHER = 10 / 256
 """Width of the soft edge as a share of the crop: the mask begins 10 to 20 pixels of 256 above the upper lip."""
 MATCH_RING = 12 / 256
-"""Width of the ring inside the mask's edge where generated and original should have the same colour."""
+"""Width of the ring inside the mask's edge where generated and original should have the same color."""
 MATCH_REACH = 0.15
 """How far (share of the crop, one sigma) a difference on the ring is carried inwards."""
 MATCH_LIMIT = 24.0
-"""Larger differences (of 255) are another thing in the picture, not another colour, and count as this much."""
+"""Larger differences (of 255) are another thing in the picture, not another color, and count as this much."""
 MATCH_GRID = 32
 
 
@@ -54,9 +54,9 @@ def paste(
     """Put the repainted part of a crop back into its frame.
 
     frame: (H, W, 3) uint8. crop: (R, R, 3) RGB, uint8 or float in 0..255. matrix: (2, 3) from align_matrices.
-    weight: 0..1, the strength of the whole (fades). match: take away the slow colour difference along the mask's edge.
+    weight: 0..1, the strength of the whole (fades). match: take away the slow color difference along the mask's edge.
     Returns the new frame and the mask (H, W) float32 of what was mixed in; where it is 0 the frame is bit-identical.
-    reference: the public implementation's blend of the whole face box instead (no colour match).
+    reference: the public implementation's blend of the whole face box instead (no color match).
     """
     if reference:
         return _paste_reference(frame, crop, matrix, resolution, weight)
@@ -86,7 +86,7 @@ def layer(
     if weight <= 0 or not area.size:
         return None
     if look.match:
-        crop = match_colour(crop, frame, to_crop)
+        crop = match_color(crop, frame, to_crop)
     local = to_crop.copy()
     local[:, 2] += to_crop[:, :2] @ (box[1].start, box[0].start)
     soft = feather(resolution, look.grow * scale, look.feather * scale)
@@ -116,8 +116,8 @@ def _depth(resolution: int, grow: float = 0.0) -> np.ndarray:
     return depth + grow if grow < 0 else depth
 
 
-def match_colour(crop: np.ndarray, frame: np.ndarray, to_crop: np.ndarray) -> np.ndarray:
-    """The crop without its slow colour difference from the frame, as measured on a ring inside the mask's edge.
+def match_color(crop: np.ndarray, frame: np.ndarray, to_crop: np.ndarray) -> np.ndarray:
+    """The crop without its slow color difference from the frame, as measured on a ring inside the mask's edge.
 
     There generated and original show the same skin, so what differs smoothly is the network's and the VAE's doing.
     to_crop: (2, 3) frame -> crop. Returns float32 (R, R, 3), not clipped.

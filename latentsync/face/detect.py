@@ -41,7 +41,7 @@ TILE_STRIDE = 0.6
 """Largest way from tile to tile, as a share of a tile: a face of up to 0.4 tiles lies whole in one of them."""
 MAX_FACES = 6
 SURE = 0.5
-"""A face that a second, better centred crop does not find at the same place (box overlap) is none."""
+"""A face that a second, better centered crop does not find at the same place (box overlap) is none."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Face:
     score: float
 
     @property
-    def centre(self) -> tuple[float, float]:
+    def center(self) -> tuple[float, float]:
         return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
 
     @property
@@ -112,8 +112,8 @@ class FaceFinder:
 
     def refine(self, frame: np.ndarray, box: Box) -> Face | None:
         """The face near this box, by landmarks on a crop around it; None where there is none."""
-        centre, side = _square(box)
-        crop, scale, origin = _cut(frame, centre, side)
+        center, side = _square(box)
+        crop, scale, origin = _cut(frame, center, side)
         faces = (_shift(face, scale, origin) for face in self._landmarks(crop))
         scored = (replace(face, score=overlap(face.box, box)) for face in faces)
         return max((face for face in scored if face.score > 0.1), key=lambda face: face.score, default=None)
@@ -195,7 +195,7 @@ def face_of_mesh(mesh: np.ndarray) -> Face:
 
 
 def _shift(face: Face, scale: float, origin: tuple[float, float]) -> Face:
-    """From pixels of a view to pixels of the frame; pixel centres, not corners, are whole numbers."""
+    """From pixels of a view to pixels of the frame; pixel centers, not corners, are whole numbers."""
     points = ((face.points68 + 0.5) / scale - 0.5 + np.array(origin)).astype(np.float32)
     x0, y0, x1, y1 = ((value + 0.5) / scale - 0.5 for value in face.box)
     return Face(points, (x0 + origin[0], y0 + origin[1], x1 + origin[0], y1 + origin[1]), face.score)
@@ -234,10 +234,10 @@ def _square(box: Box) -> tuple[tuple[float, float], float]:
     return ((x0 + x1) / 2, (y0 + y1) / 2), CROP_MARGIN * max(x1 - x0, y1 - y0)
 
 
-def _cut(frame: np.ndarray, centre: tuple[float, float], side: float) -> tuple[np.ndarray, float, tuple[float, float]]:
-    """A square of CROP_SIDE pixels around centre, black outside the frame; its scale and its corner in the frame."""
+def _cut(frame: np.ndarray, center: tuple[float, float], side: float) -> tuple[np.ndarray, float, tuple[float, float]]:
+    """A square of CROP_SIDE pixels around center, black outside the frame; its scale and its corner in the frame."""
     size = max(16, round(side))
-    x, y = round(centre[0] - size / 2), round(centre[1] - size / 2)
+    x, y = round(center[0] - size / 2), round(center[1] - size / 2)
     height, width = frame.shape[:2]
     inner = frame[max(0, y) : max(0, y + size), max(0, x) : max(0, x + size)]
     pads = (max(0, -y), max(0, y + size - height), max(0, -x), max(0, x + size - width))

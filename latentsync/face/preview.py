@@ -35,15 +35,15 @@ def numbered(frame: np.ndarray, boxes: Mapping[int, Box], chosen: int | None = N
     picture = frame.copy()
     line = max(2, round(max(frame.shape[:2]) / 400))
     for index, box in sorted(boxes.items(), key=lambda item: item[0] == chosen):  # the chosen one on top
-        colour = CHOSEN if index == chosen else OTHER
+        color = CHOSEN if index == chosen else OTHER
         x0, y0, x1, y1 = (round(value) for value in box)
         cv2.rectangle(picture, (x0, y0), (x1, y1), INK, 3 * line)
-        cv2.rectangle(picture, (x0, y0), (x1, y1), colour, line)
-        _label(picture, str(index), (x0, y0), colour, line)
+        cv2.rectangle(picture, (x0, y0), (x1, y1), color, line)
+        _label(picture, str(index), (x0, y0), color, line)
     return picture
 
 
-def _label(picture: np.ndarray, text: str, corner: tuple[int, int], colour: tuple[int, int, int], line: int) -> None:
+def _label(picture: np.ndarray, text: str, corner: tuple[int, int], color: tuple[int, int, int], line: int) -> None:
     """The number on black, on the box's upper left corner; inside the box where there is no room above it."""
     (width, height), _ = cv2.getTextSize(text, _FONT, LABEL * line, line)
     wide, high = width + 6 * line, height + 6 * line
@@ -51,4 +51,4 @@ def _label(picture: np.ndarray, text: str, corner: tuple[int, int], colour: tupl
     x, y = max(0, min(corner[0], picture.shape[1] - wide)), max(0, min(above, picture.shape[0] - high))
     cv2.rectangle(picture, (x, y), (x + wide, y + high), INK, cv2.FILLED)
     place = (x + 3 * line, y + 3 * line + height)
-    cv2.putText(picture, text, place, _FONT, LABEL * line, colour, line, cv2.LINE_AA)
+    cv2.putText(picture, text, place, _FONT, LABEL * line, color, line, cv2.LINE_AA)

@@ -31,7 +31,7 @@ SAME_LOOK, SAME_LOOK_SHOT = 0.75, 0.55
 """Likeness of aligned thumbnails (correlation) from which two trails are one person: across cuts, within a shot."""
 THUMB = (32, 18)
 CUT_LEVEL, CUT_SHAPE = 12.0, 0.3
-"""A cut changes grey by this much on average (of 255) and the picture's shape (1 - correlation) by this much."""
+"""A cut changes gray by this much on average (of 255) and the picture's shape (1 - correlation) by this much."""
 FLASH = 3
 """A picture that is back after at most this many frames was interrupted by a flash, not by cuts."""
 JUMP = 0.12
@@ -66,7 +66,7 @@ class FaceTrack:
         return float(np.median(np.ptp(self.landmarks[self.present][..., 1], axis=1)))
 
     @property
-    def centre(self) -> tuple[float, float]:
+    def center(self) -> tuple[float, float]:
         """Median place in pixels where present."""
         x, y = np.median(self.landmarks[self.present].mean(1), axis=0)
         return float(x), float(y)
@@ -180,7 +180,7 @@ def _extend(trail: _Trail, i: int, face: Face) -> None:
 
 
 def _near(face: Face, last: Face) -> bool:
-    distance = float(np.hypot(*np.subtract(face.centre, last.centre)))
+    distance = float(np.hypot(*np.subtract(face.center, last.center)))
     return distance < NEAR * last.height and 0.6 < face.height / last.height < 1.6
 
 
@@ -190,7 +190,7 @@ def _remember(trail: _Trail, i: int, frame: np.ndarray) -> None:
         return
     matrix = align_matrices(three_points(trail.seen[i])[None], LOOK_SIDE)[0]
     look = crop_face(frame, matrix, LOOK_SIDE).reshape(-1, 3).astype(np.float32)
-    look -= look.mean(0)  # neither the light's colour nor its strength says who it is
+    look -= look.mean(0)  # neither the light's color nor its strength says who it is
     trail.looks.append(look.ravel() / (np.linalg.norm(look) + 1e-6))
     if len(trail.looks) > LOOKS:
         trail.looks = trail.looks[::2]
@@ -238,7 +238,7 @@ def _substantial(people: list[_Trail]) -> list[_Trail]:
 
 
 def _thumbnail(frame: np.ndarray) -> np.ndarray:
-    """A tiny grey picture (18, 32) uint8; large frames are thinned first, which is enough for this and fast."""
+    """A tiny gray picture (18, 32) uint8; large frames are thinned first, which is enough for this and fast."""
     thin = frame[:: max(1, frame.shape[0] // 180), :: max(1, frame.shape[1] // 320)]
     return cv2.cvtColor(cv2.resize(thin, THUMB, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
 
@@ -303,9 +303,9 @@ def _held(values: np.ndarray, present: np.ndarray) -> np.ndarray:
 
 def _jumps(seen: np.ndarray, measured: np.ndarray) -> list[int]:
     """Frames at which a face is suddenly elsewhere although its neighbourhood in time is calm."""
-    centres = three_points(measured).mean(1)
+    centers = three_points(measured).mean(1)
     heights = np.ptp(measured[..., 1], axis=1)
-    steps = np.linalg.norm(np.diff(centres, axis=0), axis=1) / heights[1:]
+    steps = np.linalg.norm(np.diff(centers, axis=0), axis=1) / heights[1:]
     found = []
     for n in np.flatnonzero((steps > JUMP) & (np.diff(seen) == 1)):
         around = np.concatenate([steps[max(0, n - 6) : n], steps[n + 1 : n + 7]])
@@ -388,7 +388,7 @@ def choose(tracks: Tracks, face: str) -> FaceTrack:
     if face == "largest":
         return max(faces, key=lambda track: track.height**2 * track.present.sum())
     if face in ("left", "right"):
-        return (min if face == "left" else max)(faces, key=lambda track: track.centre[0])
+        return (min if face == "left" else max)(faces, key=lambda track: track.center[0])
     numbers = _numbers(face)
     if len(numbers) == 1 and numbers[0] in range(len(faces)):
         return faces[int(numbers[0])]
@@ -426,7 +426,7 @@ def _at_point(tracks: Tracks, x: float, y: float, frame: float) -> FaceTrack:
 def describe(tracks: Tracks) -> str:
     """One line that lists the faces found: index, height, place, frames."""
     return "; ".join(
-        f"{t.index} ({t.height:.0f} px high at {t.centre[0]:.0f},{t.centre[1]:.0f}, "
+        f"{t.index} ({t.height:.0f} px high at {t.center[0]:.0f},{t.center[1]:.0f}, "
         f"in {int(t.present.sum())} of {tracks.frames} frames from frame {t.segments[0][0]})"
         for t in tracks.faces
     )

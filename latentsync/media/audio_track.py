@@ -163,11 +163,11 @@ def open_soundtrack(track: AudioTrack, output: Any) -> Soundtrack:
         codec = container.streams.audio[0].codec_context.name
     form = output.format.name
     if codec in PCM.get(form, ()):
-        return EncodedAudio(track, output, codec)
+        return Reencoder(track, output, codec)
     padded = track.pad_to is not None and _length(track) < track.pad_to
     if codec in COPIED[form] and not padded:
-        return CopiedAudio(track, output)
-    return EncodedAudio(track, output, "libopus" if form == "webm" else "aac")
+        return PacketCopier(track, output)
+    return Reencoder(track, output, "libopus" if form == "webm" else "aac")
 
 
 def _length(track: AudioTrack) -> Fraction:
@@ -178,7 +178,7 @@ def _length(track: AudioTrack) -> Fraction:
     return seconds if track.duration is None else min(seconds, track.duration)
 
 
-class CopiedAudio(Soundtrack):
+class PacketCopier(Soundtrack):
     """The source's packets, byte for byte; only their time stamps move."""
 
     PREROLL = 4
@@ -237,7 +237,7 @@ def _shorten(packet: Any, seconds: Fraction) -> None:
         packet.duration = max(1, round(seconds / packet.time_base))
 
 
-class EncodedAudio(Soundtrack):
+class Reencoder(Soundtrack):
     """Decoded, cut to the sample, padded if asked, encoded at the source's rate and channels where the codec can."""
 
     def __init__(self, track: AudioTrack, output: Any, codec: str) -> None:

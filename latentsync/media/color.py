@@ -1,4 +1,4 @@
-"""Which numbers stand for which colours in a video, and conversion to and from RGB by them."""
+"""Which numbers stand for which colors in a video, and conversion to and from RGB by them."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,7 +17,7 @@ MATRICES = {1: "bt709", 4: "fcc", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
 
 
 @dataclass(frozen=True)
-class Colour:
+class Color:
     """ITU-T H.273 numbers; 2 (range: 0) is unspecified. range: 1 limited, 2 full."""
 
     matrix: int = 1
@@ -30,20 +30,20 @@ class Colour:
         return MATRICES.get(self.matrix, "smpte170m"), "pc" if self.range == 2 else "tv"
 
 
-def colour_of(frame: Any) -> Colour:
+def color_of(frame: Any) -> Color:
     if frame.format.is_rgb:
-        return Colour()
+        return Color()
     primaries, transfer = getattr(frame, "color_primaries", 2), getattr(frame, "color_trc", 2)
-    return Colour(int(frame.colorspace), int(frame.color_range), int(primaries), int(transfer))
+    return Color(int(frame.colorspace), int(frame.color_range), int(primaries), int(transfer))
 
 
 class Scaler:
     """Pixel formats converted by matrix and range. By a filter graph, since PyAV < 17 gets the range wrong itself."""
 
-    def __init__(self, target: str, width: int, height: int, colour: Colour, *, inward: bool) -> None:
-        matrix, span = colour.scale_names
+    def __init__(self, target: str, width: int, height: int, color: Color, *, inward: bool) -> None:
+        matrix, span = color.scale_names
         if inward:
-            span = span if colour.range else "auto"
+            span = span if color.range else "auto"
             self._options = f"w={width}:h={height}:in_color_matrix={matrix}:in_range={span}:flags={TO_RGB}"
         else:
             self._options = f"w={width}:h={height}:out_color_matrix={matrix}:out_range={span}:flags={FROM_RGB}"

@@ -13,7 +13,7 @@ from av.error import FFmpegError
 
 from ..errors import UserError
 from .audio_track import audio_origin, decoded, open_media
-from .color import Colour, colour_of
+from .color import Color, color_of
 
 CHECKED_FRAMES = 4
 """Frames that probe() decodes, to see whether packets and frames agree."""
@@ -54,7 +54,7 @@ class VideoInfo:
     duration: Fraction
     start: Fraction
     audio_start: Fraction | None
-    colour: Colour
+    color: Color
     aspect: Fraction
     index: FrameIndex = field(repr=False, compare=False)
     turn: tuple[bool, bool, bool] = field(repr=False, default=(False, False, False))
@@ -98,7 +98,7 @@ def probe(path: str | Path) -> VideoInfo:
         duration=(count or len(index.times)) / fps,
         start=start,
         audio_start=None if origin is None else origin - start,
-        colour=colour_of(first[0]),
+        color=color_of(first[0]),
         aspect=1 / aspect if turn[0] else aspect,
         index=index,
         turn=turn,

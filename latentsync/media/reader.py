@@ -31,7 +31,7 @@ class VideoReader:
         self._room = HELD_FRAMES
         self._rewind()
         first = self._frame(0)
-        self._scaler = Scaler("rgb24", first.width, first.height, info.colour, inward=True)
+        self._scaler = Scaler("rgb24", first.width, first.height, info.color, inward=True)
 
     def __enter__(self) -> "VideoReader":
         return self

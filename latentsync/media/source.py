@@ -12,7 +12,7 @@ import numpy as np
 from ..settings import Settings
 from ..timeline import Cut
 from .audio_track import sound_start
-from .color import Colour
+from .color import Color
 from .image import read_image
 from .probe import probe
 from .reader import VideoReader
@@ -43,7 +43,7 @@ class Shown:
     fps: Fraction
     frames: int
     start: Fraction = Fraction(0)
-    colour: Colour | None = None
+    color: Color | None = None
     aspect: Fraction = Fraction(1)
 
 
@@ -69,7 +69,7 @@ def open_source(video: str | Path, settings: Settings, still: bool, cut: Cut) ->
     start = info.start + first / info.fps
     with VideoReader(info) as reader:
         source = Part(reader, first) if first else reader
-        yield source, Shown(info.width, info.height, info.fps, frames, start, info.colour, info.aspect)
+        yield source, Shown(info.width, info.height, info.fps, frames, start, info.color, info.aspect)
 
 
 def sound_part(

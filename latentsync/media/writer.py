@@ -1,4 +1,4 @@
-"""Writing a video file: exact size, rate, colour and sound, and never half a file under the final name."""
+"""Writing a video file: exact size, rate, color and sound, and never half a file under the final name."""
 
 import errno
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from av.error import FFmpegError
 
 from ..errors import UserError
 from .audio_track import AudioTrack, open_soundtrack, reason, sample_rate
-from .color import Colour, Scaler
+from .color import Color, Scaler
 
 X264_OPTIONS = {"preset": "veryfast", "rc-lookahead": "10"}
 VP9_OPTIONS = {"b": "0", "row-mt": "1", "cpu-used": "4", "deadline": "good"}
@@ -32,7 +32,7 @@ class VideoWriter:
     H.264 (webm: VP9) of exactly this size and rate; odd sizes are stored without chroma subsampling, which cannot
     express them. The encoder and the file are opened at once. The file bears a hidden partial name until close();
     after an error nothing is left, and a file of that name from before is untouched.
-    colour: how to store the colours, VideoInfo.colour for those of the source. aspect: VideoInfo.aspect.
+    color: how to store the colors, VideoInfo.color for those of the source. aspect: VideoInfo.aspect.
     metadata: fields for the container, such as comment.
     """
 
@@ -44,14 +44,14 @@ class VideoWriter:
         fps: Fraction,
         *,
         audio: AudioTrack | None = None,
-        colour: Colour | None = None,
+        color: Color | None = None,
         aspect: Fraction = Fraction(1),
         crf: int = 16,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self.path, self.fps, self.frames = Path(path), Fraction(fps), 0
         self._shape = (height, width, 3)
-        self._colour = colour or Colour()
+        self._color = color or Color()
         self._part = _checked(self.path)
         self._container: Any = None
         self._sound: Any = None
@@ -82,11 +82,11 @@ class VideoWriter:
         context.width, context.height, context.time_base = width, height, 1 / self.fps
         context.pix_fmt = "yuv420p" if vp9 or width % 2 == height % 2 == 0 else "yuv444p"
         context.sample_aspect_ratio = aspect
-        context.colorspace, context.color_range = self._colour.matrix, self._colour.range
-        context.color_primaries, context.color_trc = self._colour.primaries, self._colour.transfer
+        context.colorspace, context.color_range = self._color.matrix, self._color.range
+        context.color_primaries, context.color_trc = self._color.primaries, self._color.transfer
         context.options = VP9_OPTIONS | {"crf": str(crf + 8)} if vp9 else X264_OPTIONS | {"crf": str(crf)}
         context.open()
-        self._scaler = Scaler(context.pix_fmt, width, height, self._colour, inward=False)
+        self._scaler = Scaler(context.pix_fmt, width, height, self._color, inward=False)
         return stream
 
     def __enter__(self) -> "VideoWriter":

@@ -102,12 +102,12 @@ def write_clip(path: Path, side: int, frames: Iterable[np.ndarray], sound: np.nd
 
     Gives the number of frames. One encoding thread: the same bytes on every machine with the same libraries.
     """
-    from ..media.color import Colour, Scaler
+    from ..media.color import Color, Scaler
 
-    count, colour = 0, Colour()
+    count, color = 0, Color()
     with whole(path) as part, _container(part) as out:
-        stream = _picture(out, side, side, colour)
-        scaler = Scaler("yuv444p", side, side, colour, inward=False)
+        stream = _picture(out, side, side, color)
+        scaler = Scaler("yuv444p", side, side, color, inward=False)
         track = _Track(out, sound)
         for count, frame in enumerate(frames, 1):
             out.mux(stream.encode(_frame(frame, count - 1, scaler)))
@@ -142,12 +142,12 @@ def _container(path: Path) -> Any:
     return av.open(str(path), "w", format="mp4", options={"movie_timescale": str(SAMPLE_RATE)})
 
 
-def _picture(out: Any, width: int, height: int, colour: Any) -> Any:
+def _picture(out: Any, width: int, height: int, color: Any) -> Any:
     stream = out.add_stream("libx264", rate=FPS)
     context = stream.codec_context
     context.width, context.height, context.pix_fmt, context.time_base = width, height, "yuv444p", 1 / FPS
-    context.colorspace, context.color_range = colour.matrix, colour.range
-    context.color_primaries, context.color_trc = colour.primaries, colour.transfer
+    context.colorspace, context.color_range = color.matrix, color.range
+    context.color_primaries, context.color_trc = color.primaries, color.transfer
     context.thread_count = 1
     context.options = {"preset": "veryfast", "crf": str(CRF), "g": str(KEY_EVERY)}
     return stream

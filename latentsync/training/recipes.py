@@ -72,8 +72,8 @@ class UNetRecipe(RunSettings):
     decoded: frames of the window that LPIPS sees, spread evenly; fewer than 16 save memory, and only LPIPS takes them.
     drop_audio: chance that a window hears nothing, which guidance above 1 at sampling builds on. alpha: of the mixed
     noise. lora: rank of low-rank additions that are trained instead, 0 for none. cache_latents: encode all clips once.
-    still_reference: one frame, from elsewhere in the clip, serves all of a window as its reference; a file that was
-    trained so goes on so.
+    first_frame_reference: one frame, from elsewhere in the clip, serves all of a window as its reference; a
+    file that was trained so goes on so.
     sample_clips, sample_frames, sample_steps: held-out clips that are made at each validation, how much of each, and
     with how many solver steps; the first one is kept as a video.
     """
@@ -89,7 +89,7 @@ class UNetRecipe(RunSettings):
     alpha: float = 1.0
     drop_audio: float = 0.0
     prediction_type: str = "epsilon"
-    still_reference: bool = False
+    first_frame_reference: bool = False
     lora: int = 0
     lora_alpha: float = 0.0
     lpips: str = "vgg"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..comfy_client.client import ComfyClient
     from ..comfy_client.events import Event
     from ..comfy_client.prompt import Prompt
-    from ..pipeline import Models, Step
+    from ..pipeline import Models, Progress
 
 PUBLISHED = ("1.5", "1.6")
 ASK_EVERY = 0.2
@@ -93,7 +93,7 @@ class LocalEngine:
 
         from ..pipeline import lipsync_file
 
-        def on_step(step: "Step") -> None:
+        def on_step(step: "Progress") -> None:
             job.tell(step.stage, step.done, step.total)
 
         with self._alone:

@@ -89,7 +89,7 @@ def _frame(media: Media, frame: int) -> np.ndarray:
 def _faces(picture: np.ndarray) -> list[Face]:
     model = find("face_landmarker.task")
     with _one_at_a_time, FaceFinder(model) as finder:
-        return sorted(finder.detect(picture), key=lambda face: face.centre[0])
+        return sorted(finder.detect(picture), key=lambda face: face.center[0])
 
 
 def _jpeg(picture: np.ndarray) -> bytes:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..settings import FITS, MARKS, SOLVERS, Settings
-from ..weights.load import usual_settings
+from ..weights.load import default_settings
 from ..weights.registry import ASSETS
 from .backends import Made
 from .components import face_names, face_picker, play_together
@@ -47,10 +47,10 @@ MARK_WORDS = {
 STAGES = {
     "": "Starting",
     "loading": "Loading the model (once)",
-    "faces": "Step 1 of 2: following the face",
+    "track": "Step 1 of 2: following the face",
     "finding faces": "Step 1 of 2: following the face",
-    "mouth": "Step 2 of 2: painting the mouth",
-    "painting the mouth": "Step 2 of 2: painting the mouth",
+    "sample": "Step 2 of 2: painting the mouth",
+    "sampling": "Step 2 of 2: painting the mouth",
     "before": "Making a copy of your video that browsers play",
     "sending": "Sending the files to ComfyUI",
     "queued": "Handed over to ComfyUI",
@@ -257,7 +257,7 @@ class Page:
         st, busy = self.st, self.visitor.busy
         st.subheader("3 · Model and quality", anchor=False)
         backend, checkpoint = self._machine(busy)
-        usual = usual_settings(checkpoint or "nano")
+        usual = default_settings(checkpoint or "nano")
         steps = qualities(usual.steps, self.limits.steps)
         quality = st.radio(
             "Quality",

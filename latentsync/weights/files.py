@@ -63,7 +63,7 @@ class Header:
 def read_header(path: str | os.PathLike[str]) -> Header:
     """Names, shapes and dtypes of a weight file's tensors. UserError, in one sentence, for anything else."""
     path = Path(path)
-    layout = layout_of(path)
+    layout = detect_format(path)
     if layout == "safetensors":
         entries, metadata, _ = _safetensors_header(path)
         shapes = {key: tuple(entry["shape"]) for key, entry in entries.items()}
@@ -77,7 +77,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 def read_tensors(path: str | os.PathLike[str], keys: Iterable[str] | None = None) -> dict[str, Tensor]:
     """The tensors on the CPU, mapped from the file where the layout allows it, so reading them costs no memory."""
     path = Path(path)
-    layout = layout_of(path)
+    layout = detect_format(path)
     wanted = None if keys is None else list(keys)
     if layout != "safetensors":
         tensors = _read_torch(path, layout, "cpu")
@@ -95,7 +95,7 @@ def our_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     return metadata if metadata.get("format") == "latentsync" else {}
 
 
-def layout_of(path: Path) -> str:
+def detect_format(path: Path) -> str:
     """ "safetensors", "PyTorch" or "PyTorch (old)". UserError with a reason when it is none of these."""
     head = _head(path)
     lower = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()

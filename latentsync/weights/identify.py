@@ -23,7 +23,7 @@ from .files import (
     shapes_of,
     zip_names,
 )
-from .registry import ENTRIES, Entry, get
+from .registry import ENTRIES, ModelEntry, get
 from .vae_files import find_prefix, is_original
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
@@ -39,7 +39,7 @@ _PREDICTS = {"sample": ", predicts clean latents", "v_prediction": ", predicts v
 
 @dataclass(frozen=True)
 class FileInfo:
-    """What `recognise` found out. problem: one sentence, when the file cannot be used as what it is.
+    """What `identify` found out. problem: one sentence, when the file cannot be used as what it is.
 
     kind: unet, nano, vae, whisper, syncnet, lora, sd15, face_landmarker or unknown. version: "1.5", "1.6", "nano" or
     what the file says of itself. parameters: how many numbers, buffers included. motion: none, all or decoder.
@@ -62,7 +62,7 @@ class FileInfo:
     problem: str | None = None
 
 
-def recognise(path: str | os.PathLike[str]) -> FileInfo:
+def identify(path: str | os.PathLike[str]) -> FileInfo:
     """Say what a file is, from its metadata, else its size, else its tensors' names and shapes. Never raises."""
     path = Path(path)
     try:
@@ -248,11 +248,11 @@ def _shapes_wanted(config: UNetConfig) -> dict[str, Shape]:
         return shapes_of(UNet(config).state_dict())
 
 
-def _entry_of_size(size: int, kind: str) -> Entry | None:
+def _entry_of_size(size: int, kind: str) -> ModelEntry | None:
     return next((e for e in ENTRIES if e.kind == kind and size in {f.bytes for f in e.files if f.bytes}), None)
 
 
-def _entry_of_hash(digest: str) -> Entry | None:
+def _entry_of_hash(digest: str) -> ModelEntry | None:
     return next((e for e in ENTRIES if digest and digest in {f.sha256 for f in e.files}), None)
 
 

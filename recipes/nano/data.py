@@ -122,7 +122,7 @@ def _load_clip(path: Path) -> Clip:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One small change of geometry and colour, the same for all frames of a window."""
+    """One small change of geometry and color, the same for all frames of a window."""
 
     matrix: np.ndarray
     gain: np.ndarray
@@ -144,21 +144,21 @@ def plain(resolution: int) -> Augmentation:
 
 
 def random_augmentation(random: np.random.Generator, resolution: int) -> Augmentation:
-    """Flip, turn (±4°), scale (±5 %), shift (±2 %), brightness, contrast, saturation and colour balance."""
-    margin, centre = resolution // MARGIN, resolution / 2
+    """Flip, turn (±4°), scale (±5 %), shift (±2 %), brightness, contrast, saturation and color balance."""
+    margin, center = resolution // MARGIN, resolution / 2
     angle, scale = np.deg2rad(random.uniform(-4, 4)), random.uniform(0.95, 1.05)
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     if random.random() < 0.5:
         turn = np.diag([-1.0, 1.0]) @ turn
-    middle = np.full(2, margin + centre - 0.5)
-    shift = (centre - 0.5) + random.uniform(-0.02, 0.02, 2) * resolution - turn @ middle
-    return Augmentation(np.concatenate([turn, shift[:, None]], 1), _colour(random), _offset(random))
+    middle = np.full(2, margin + center - 0.5)
+    shift = (center - 0.5) + random.uniform(-0.02, 0.02, 2) * resolution - turn @ middle
+    return Augmentation(np.concatenate([turn, shift[:, None]], 1), _color(random), _offset(random))
 
 
-def _colour(random: np.random.Generator) -> np.ndarray:
-    grey = np.full((3, 3), 1 / 3)
+def _color(random: np.random.Generator) -> np.ndarray:
+    gray = np.full((3, 3), 1 / 3)
     saturation = random.uniform(0.7, 1.2)
-    mixed = saturation * np.eye(3) + (1 - saturation) * grey
+    mixed = saturation * np.eye(3) + (1 - saturation) * gray
     return (mixed * random.uniform(0.8, 1.15) * random.uniform(0.94, 1.06, 3)).astype(np.float32)
 
 

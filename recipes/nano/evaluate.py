@@ -83,7 +83,7 @@ def opening(frames: np.ndarray, models: Models) -> np.ndarray:
 
 
 def lip_sharpness(frames: np.ndarray, track: FaceTrack, models: Models, every: int = 5) -> float:
-    """Mean variance of the Laplacian (8-bit grey) over the lips' part of the aligned crop."""
+    """Mean variance of the Laplacian (8-bit gray) over the lips' part of the aligned crop."""
     side = models.resolution
     matrices = align_matrices(track.points, side)
     rows, columns = slice(round(0.5 * side), round(0.85 * side)), slice(round(0.25 * side), round(0.75 * side))

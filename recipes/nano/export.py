@@ -17,7 +17,7 @@ from .unet import UNetTraining, fold_whitening
 from .vae import VAETraining, build_vae, latent_scale
 
 CLIPS = ("latentsync_demo*", "obama_*", "reagan_*", "grid/*", "grid_s1/*")
-"""Under the media folder's clips/: those whose licence allows weights to be shipped."""
+"""Under the media folder's clips/: those whose license allows weights to be shipped."""
 STRANGERS = ("hdtf_*", "videoretalking_*", "edtalk_*")
 """Clips of people that the model never saw, to judge it by."""
 DELAYS = {"obama_b_30s": 0.08, "hdtf_wda_katiehill": 0.1, "edtalk_pose_source2_60s": 0.1}
@@ -43,14 +43,14 @@ def trained_vae(checkpoint: Path, clips: list[Clip]) -> VAE:
 
 
 def latent_rgb(vae: VAE, pictures: Tensor) -> list[list[float]]:
-    """Least squares from latents to colours: a row (R, G, B) for each channel and one for the bias.
+    """Least squares from latents to colors: a row (R, G, B) for each channel and one for the bias.
 
-    pictures: (N, 3, H, W) in [-1, 1]. For previews while sampling: a cell's latents give its mean colour.
+    pictures: (N, 3, H, W) in [-1, 1]. For previews while sampling: a cell's latents give its mean color.
     """
     latents = vae.encode(pictures).movedim(1, -1).flatten(0, 2)
-    colours = F.avg_pool2d(pictures, vae.factor).movedim(1, -1).flatten(0, 2)
+    colors = F.avg_pool2d(pictures, vae.factor).movedim(1, -1).flatten(0, 2)
     inputs = torch.cat((latents, torch.ones(len(latents), 1)), 1)
-    rows = torch.linalg.lstsq(inputs, colours).solution
+    rows = torch.linalg.lstsq(inputs, colors).solution
     return [[round(value, 4) for value in row] for row in rows.tolist()]
 
 
@@ -76,10 +76,10 @@ def export(vae: VAE, unet_checkpoint: Path, path: Path, clips: list[Clip]) -> Pa
         "unet_groups": settings.norm_groups,
         "unet_residual": "reference",
         "latent_rgb": latent_rgb(vae, _pictures(clips, settings.resolution)),
-        "licence": "Apache-2.0",
+        "license": "Apache-2.0",
         "steps": parts["step"],
-        "usual_steps": USUAL_STEPS,
-        "usual_guidance": USUAL_GUIDANCE,
+        "default_steps": USUAL_STEPS,
+        "default_guidance": USUAL_GUIDANCE,
     }
     state = {k: v.half() for k, v in fold_whitening(parts["average"], parts["whitening"]).items()}
     vae_state = {key: value.half() for key, value in vae.model.state_dict().items()}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from latentsync.face.align import latent_mask, mouth_mask
 from latentsync.models.unet import UNet, UNetConfig, lips_window
 from latentsync.models.vae import VAE
-from latentsync.sampling import alpha_bars
+from latentsync.sampling import alphas_cumprod
 from latentsync.training.ema import Log, MovingAverage, learning_rate, save_checkpoint, set_rate
 
 from .critic import Sharpener, balance, plain_losses
@@ -168,11 +168,11 @@ def audio_whitening(variants: Sequence[Sequence[LatentClip]], layers: int = 5, f
     mean = tokens.mean(0)
     basis, _ = torch.linalg.qr(mean.T)
     without_mean = torch.eye(mean.shape[1]) - basis @ basis.T
-    centred = (tokens - mean).flatten(0, 1) @ without_mean
-    power, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
+    centered = (tokens - mean).flatten(0, 1) @ without_mean
+    power, directions = torch.linalg.eigh(centered.T @ centered / len(centered))
     spread = (power.clamp(min=0) + floor * power.mean()).sqrt()
     matrix = directions / spread @ directions.T @ without_mean
-    return matrix / (centred @ matrix.T).std()
+    return matrix / (centered @ matrix.T).std()
 
 
 def fold_whitening(state: Mapping[str, Tensor], whitening: Tensor) -> dict[str, Tensor]:
@@ -215,7 +215,7 @@ class UNetTrainer:
         self.mask = torch.from_numpy(latent_mask(settings.resolution, 8))
         self.seen = (3 * lips_window(settings.resolution, settings.resolution)).clamp(max=1)
         self.whitening = audio_whitening(variants)
-        self.alpha_bars = alpha_bars()
+        self.alphas_cumprod = alphas_cumprod()
         self.step = 0
 
     def _remember(self, module: nn.Module, inputs: object, output: Tensor) -> None:
@@ -238,7 +238,7 @@ class UNetTrainer:
         gain, offset = self._disguise(clip)
         shown = {"clean": clip.clean[span], "masked": masked, "reference": reference}
         parts = {name: latents.float() * gain + offset for name, latents in shown.items()}
-        parts["masked"] = parts["masked"] * self.mask + masked * (1 - self.mask)  # grey stays grey
+        parts["masked"] = parts["masked"] * self.mask + masked * (1 - self.mask)  # gray stays gray
         return {k: v.transpose(0, 1) for k, v in parts.items()} | {
             "gain": gain.transpose(0, 1),
             "offset": offset.transpose(0, 1),
@@ -286,7 +286,7 @@ class UNetTrainer:
         windows = [self.window() for _ in range(settings.batch)]
         data = {name: torch.stack([w[name] for w in windows]) for name in windows[0]}
         timestep = self._timesteps()
-        bar = self.alpha_bars[timestep].float()[:, None, None, None, None]
+        bar = self.alphas_cumprod[timestep].float()[:, None, None, None, None]
         noisy = bar.sqrt() * data["clean"] + (1 - bar).sqrt() * data["noise"]
         mask = self.mask.expand(settings.batch, 1, settings.frames, *self.mask.shape)
         with torch.autocast("cpu", torch.bfloat16):

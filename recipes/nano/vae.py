@@ -25,7 +25,7 @@ class VAETraining:
     """critic_from: share of the steps after which the critic joins and the encoder is frozen. critic_weight: how hard
     the critic pulls at the picture, over how hard the other losses do (Esser et al. 2021).
 
-    norm_groups: few, since a group of two channels, normalised over a whole picture, cannot carry its colour.
+    norm_groups: few, since a group of two channels, normalised over a whole picture, cannot carry its color.
     """
 
     resolution: int = 160

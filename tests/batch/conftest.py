@@ -8,7 +8,7 @@ from .parts import make_clip, make_faces, make_models
 
 @pytest.fixture(scope="session")
 def material(tmp_path_factory):
-    """A folder: scenes.mp4, long.wav, a.mp4, b.mp4, face.png, grey.mp4, say.wav; the face model beside them."""
+    """A folder: scenes.mp4, long.wav, a.mp4, b.mp4, face.png, gray.mp4, say.wav; the face model beside them."""
     folder = tmp_path_factory.mktemp("material")
     link(folder / "face_landmarker.task", face_model())
     make_clip(folder)

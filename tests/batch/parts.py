@@ -71,7 +71,7 @@ class Mortal(Worker):
 
     def _check(self, step=None):
         super()._check(step)
-        if step is not None and step.stage == "mouth" and DIE in os.environ:
+        if step is not None and step.stage == "sample" and DIE in os.environ:
             die_once(Path(os.environ[DIE]))
 
 
@@ -119,7 +119,7 @@ def make_clip(folder: Path) -> Path:
 
 
 def make_faces(folder: Path) -> None:
-    """a.mp4 and b.mp4, 20 frames with sound, face.png, grey.mp4 without a face, say.wav."""
+    """a.mp4 and b.mp4, 20 frames with sound, face.png, gray.mp4 without a face, say.wav."""
     import cv2
 
     from ..tiny import pan, write_clip, write_speech
@@ -127,7 +127,7 @@ def make_faces(folder: Path) -> None:
     sound = write_speech(folder / "say.wav", 0.8)
     write_clip(folder / "a.mp4", pan(20), Fraction(25), audio=sound)
     write_clip(folder / "b.mp4", pan(20)[:, :, ::-1], Fraction(25), audio=sound)
-    write_clip(folder / "grey.mp4", np.full((8, 64, 96, 3), 120, np.uint8), Fraction(25), audio=sound)
+    write_clip(folder / "gray.mp4", np.full((8, 64, 96, 3), 120, np.uint8), Fraction(25), audio=sound)
     cv2.imwrite(str(folder / "face.png"), pan(1)[0][..., ::-1])
 
 

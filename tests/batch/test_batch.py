@@ -24,7 +24,7 @@ from .parts import DIE, Mortal
 ROOT = Path(__file__).resolve().parents[2]
 LIST = """video,audio,out,steps,guidance,fit
 a.mp4,,a.mp4,1,1,
-grey.mp4,,grey.mp4,1,1,
+gray.mp4,,gray.mp4,1,1,
 face.png,say.wav,face.mp4,2,1.5,hold
 """
 
@@ -58,7 +58,7 @@ def test_a_list_on_the_command_line(jobs, spec, material, tmp_path):
     assert (first["frames"], first["video_seconds"], first["settings"]["steps"]) == (20, 0.8, 1)
     assert first["seconds"] > 0
     assert first["seconds_per_video_second"] == pytest.approx(first["seconds"] / 0.8, abs=1e-3)
-    assert {"faces", "sample", "write"} <= first["stages"].keys()
+    assert {"track", "sample", "write"} <= first["stages"].keys()
     assert report["summary"]["frames"] == 40
     assert len(report["jobs"][2]["worker"]) > 2
 
@@ -67,7 +67,7 @@ def test_a_list_on_the_command_line(jobs, spec, material, tmp_path):
     assert told.exit_code == 1
     assert "0 done, 2 skipped, 1 failed of 3 jobs" in told.output
     assert made == {name: (out / name).stat().st_mtime_ns for name in made}
-    jobs.write_text(LIST.replace("a.mp4,1,1", "a.mp4,2,1").replace("grey.mp4,,grey.mp4,1,1,\n", ""))
+    jobs.write_text(LIST.replace("a.mp4,1,1", "a.mp4,2,1").replace("gray.mp4,,gray.mp4,1,1,\n", ""))
     told = runner.invoke(app, command(jobs, spec, "--out", out))  # another setting is another job
     assert told.exit_code == 0
     assert "1 done, 1 skipped, 0 failed of 2 jobs" in told.output
@@ -81,7 +81,7 @@ def test_a_list_on_the_command_line(jobs, spec, material, tmp_path):
 
 def test_bad_lists_and_places_are_told_before_anything_is_loaded(jobs, spec, tmp_path):
     runner = CliRunner()
-    jobs.write_text(LIST.replace("grey.mp4,,", "none.mp4,,"))
+    jobs.write_text(LIST.replace("gray.mp4,,", "none.mp4,,"))
     told = runner.invoke(app, command(jobs, spec, "--out", tmp_path / "out"))
     assert told.exit_code == 2
     assert "Line 3: there is no file" in told.output

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 LIST = """video,audio,out,steps,guidance
 a.mp4,,a.mp4,1,1
-grey.mp4,,grey.mp4,1,1
+gray.mp4,,gray.mp4,1,1
 b.mp4,say.wav,b.mp4,1,1
 """
 
@@ -132,8 +132,8 @@ def test_a_clip_split_over_two_nodes(cluster, material, spec, tmp_path, monkeypa
     split, single = (frames_of(tmp_path / name / "scenes.mp4") for name in ("split", "single"))
     assert (split == single).all()
     row = json.loads((tmp_path / "split" / "split.report.json").read_text())["jobs"][0]
-    assert row["stretches"] == [[0, 30], [30, 50], [54, 70]]
-    assert {"faces", "sample", "write"} <= row["stages"].keys()
+    assert row["segments"] == [[0, 30], [30, 50], [54, 70]]
+    assert {"track", "sample", "write"} <= row["stages"].keys()
 
 
 def test_a_node_that_is_gone_costs_no_call(cluster, plain_pool, monkeypatch):

@@ -137,14 +137,14 @@ def test_the_same_file_as_a_single_run(request, material, tmp_path, cuts, kind, 
         settings=settings,
         on_step=steps.append,
     )
-    assert len(single.stretches) >= 3
+    assert len(single.segments) >= 3
     assert len(cuts) >= 3
     assert np.array_equal(frames_of(tmp_path / "single.mp4"), frames_of(tmp_path / "split.mp4"))
     assert (tmp_path / "single.mp4").read_bytes() == (tmp_path / "split.mp4").read_bytes()
     told = [joined.as_dict() | {"seconds": 0, "out": 0}, single.as_dict() | {"seconds": 0, "out": 0}]
     assert told[0] == told[1]
-    assert {"faces", "encode", "sample", "paste", "write", "other"} <= joined.seconds.keys()
-    assert [(s.done, s.total) for s in steps if s.stage == "mouth"][-1] == (steps[-1].total, steps[-1].total)
+    assert {"track", "encode", "sample", "paste", "write", "other"} <= joined.seconds.keys()
+    assert [(s.done, s.total) for s in steps if s.stage == "sample"][-1] == (steps[-1].total, steps[-1].total)
 
 
 def test_segments_do_not_know_what_was_painted_before(material, pool, cuts, tmp_path, monkeypatch):
@@ -175,7 +175,7 @@ def test_a_picture_in_segments(material, pool, cuts, tmp_path):
 def test_what_goes_wrong_leaves_no_file(material, pool, tmp_path, monkeypatch):
     out = tmp_path / "out.mp4"
     with pytest.raises(UserError, match="No face was found"):
-        lipsync_split(material / "grey.mp4", None, out, pool=pool, seconds=1, settings=Settings(**QUICK))
+        lipsync_split(material / "gray.mp4", None, out, pool=pool, seconds=1, settings=Settings(**QUICK))
     with pytest.raises(UserError, match="0 s cannot be painted"):
         lipsync_split(material / "a.mp4", None, out, pool=pool, seconds=0, settings=Settings(**QUICK))
     monkeypatch.setattr(type(pool._worker), "paint", lambda *_: 1 / 0)

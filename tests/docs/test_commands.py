@@ -19,7 +19,7 @@ import typer
 import latentsync
 from latentsync.cli import main as cli
 from latentsync.settings import Settings
-from latentsync.weights.registry import is_known
+from latentsync.weights.registry import is_registered
 
 from .pages import OTHERS, OURS, ROOT, all_code, commands, extras, is_shell, pages
 
@@ -100,7 +100,7 @@ def test_mentioned_commands_and_options_exist(command):
 @pytest.mark.parametrize("command", [c for c in OWN if told(c.words)[:1] == ("download",)], ids=str)
 def test_downloads_are_known(command):
     names = takewhile(lambda word: not word.startswith("-"), told(command.words)[1:])
-    assert not [name for name in names if not is_known(name)]
+    assert not [name for name in names if not is_registered(name)]
 
 
 @pytest.mark.parametrize("command", [c for c in OWN if c.whole and told(c.words)[:1] == ("queue",)], ids=str)

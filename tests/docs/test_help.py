@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from latentsync.cli import main as cli
-from latentsync.weights.registry import is_known
+from latentsync.weights.registry import is_registered
 
 from .pages import ROOT, pages
 from .test_commands import parse, told
@@ -115,7 +115,7 @@ def test_examples_of_the_help_can_be_typed(example):
             node, _, name = place.split("=")[0].rpartition(".")
             assert name in inputs[node], place
     if context.info_name == "download":
-        assert all(map(is_known, context.params["names"]))
+        assert all(map(is_registered, context.params["names"]))
 
 
 def plain(example: str) -> str:

@@ -246,8 +246,8 @@ def test_features_may_be_trained_on():
 def test_window_rows_follow_the_formula(fps, start, count, length):
     rows = audio.window_rows(fps, start, start + count, length)
     for n, i in enumerate(range(start, start + count)):
-        centre = int(i * 50 / fps)
-        assert rows[n].tolist() == [min(max(centre + d, 0), length - 1) for d in range(-4, 6)]
+        center = int(i * 50 / fps)
+        assert rows[n].tolist() == [min(max(center + d, 0), length - 1) for d in range(-4, 6)]
 
 
 def test_tokens_are_rows_by_states():
@@ -305,7 +305,7 @@ def write_audio(path: Path, sound: np.ndarray, rate: int, *, codec: str, layout:
         stream = container.add_stream(codec, rate=rate, layout=layout)
         if video:
             video.width = video.height = 32
-            for packet in (p for i in range(50) for p in video.encode(grey(i))):
+            for packet in (p for i in range(50) for p in video.encode(gray(i))):
                 container.mux(packet)
         fifo = av.AudioFifo()
         fifo.write(audio_frame(sound, rate, layout, stream.format.name))
@@ -319,7 +319,7 @@ def write_audio(path: Path, sound: np.ndarray, rate: int, *, codec: str, layout:
     return path
 
 
-def grey(index: int) -> av.VideoFrame:
+def gray(index: int) -> av.VideoFrame:
     frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 99, np.uint8), format="rgb24")
     frame.pts, frame.time_base = index, Fraction(1, 25)
     return frame
@@ -464,7 +464,7 @@ def bad_file(kind: str, folder: Path) -> Path:
         with av.open(str(path.with_suffix(".mp4")), "w") as container:
             stream = container.add_stream("mpeg4", rate=25)
             stream.width = stream.height = 32
-            container.mux(stream.encode(grey(0)))
+            container.mux(stream.encode(gray(0)))
             container.mux(stream.encode(None))
         return path.with_suffix(".mp4")
     elif kind == "cut mp4":

@@ -283,7 +283,7 @@ def wide(height: int, width: int) -> np.ndarray:
     return frame
 
 
-def grey(frame: np.ndarray) -> np.ndarray:
+def gray(frame: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
 
 
@@ -302,8 +302,8 @@ ODD: dict[str, tuple[Callable[[Path], dict[str, object]], tuple[int, int], int]]
     "one frame": (lambda p: {"video": film(p / "a.mp4", [portrait()])}, (192, 192), 10),
     "one frame, trimmed": (lambda p: {"video": film(p / "a.mp4", [portrait()]), "fit": "trim"}, (192, 192), 1),
     "4K": (lambda p: {"video": film(p / "a.mp4", [wide(2160, 3840)] * 2), "fit": "trim"}, (3840, 2160), 2),
-    "grey video": (
-        lambda p: {"video": film(p / "a.mp4", [grey(portrait())] * 3, stored="gray", given="gray")},
+    "gray video": (
+        lambda p: {"video": film(p / "a.mp4", [gray(portrait())] * 3, stored="gray", given="gray")},
         (192, 192),
         10,
     ),
@@ -313,8 +313,8 @@ ODD: dict[str, tuple[Callable[[Path], dict[str, object]], tuple[int, int], int]]
         10,
     ),
     "picture with alpha": (lambda p: {"image": see_through_picture(p / "a.png")}, (192, 192), 10),
-    "grey picture": (
-        lambda p: {"image": cv2.imwrite(str(p / "a.png"), grey(portrait())) and p / "a.png"},
+    "gray picture": (
+        lambda p: {"image": cv2.imwrite(str(p / "a.png"), gray(portrait())) and p / "a.png"},
         (192, 192),
         10,
     ),

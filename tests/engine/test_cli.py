@@ -27,7 +27,7 @@ from latentsync.errors import UserError
 from latentsync.models.device import pick_dtype, short_name
 from latentsync.settings import Settings
 from latentsync.weights import registry
-from latentsync.weights.identify import recognise
+from latentsync.weights.identify import identify
 
 from ..tiny import face_model, find_model, link, tiny_checkpoint
 
@@ -124,7 +124,7 @@ def test_run_takes_the_steps_that_the_checkpoint_asks_for(models, tiny, face_png
     own = tmp_path / "own.safetensors"
     state = load_file(tiny)
     with safe_open(tiny, "pt") as file:
-        save_file(state, own, file.metadata() | {"usual_steps": "2", "usual_guidance": "1.0"})
+        save_file(state, own, file.metadata() | {"default_steps": "2", "default_guidance": "1.0"})
     video = tmp_path / "out.mp4"
     words = ["run", "--image", face_png, "--audio", VOICE, "--out", video, "-c", own, "--json", "-"]
     took = json.loads(call(*words).stdout)["settings"]
@@ -155,7 +155,7 @@ def test_run_reports_what_it_did(models, tiny, face_png, tmp_path):
     assert report["frames"] == report["repainted"] > 10
     assert (report["fps"], report["size"], report["resolution"]) == ("25", [256, 256], 64)
     assert report["dtype"] == short_name(pick_dtype("auto", report["device"]))
-    assert {"load", "faces", "crop", "encode", "sample", "decode", "paste", "write"} <= set(report["seconds"])
+    assert {"load", "track", "crop", "encode", "sample", "decode", "paste", "write"} <= set(report["seconds"])
     assert str(out) in result.stderr
     picture = cv2.imread(str(sheet))
     assert picture.shape == (2 * 160 + 150 if report["frames"] <= 16 else 3 * 160 + 150, 8 * 160, 3)
@@ -214,7 +214,7 @@ def test_download_lists_what_there_is(monkeypatch, tmp_path):
     assert result.exit_code == 0
     for entry in registry.ENTRIES:
         line = next(line for line in result.stdout.splitlines() if line.startswith(entry.name + " "))
-        assert entry.licence in line
+        assert entry.license in line
         assert entry.size in line or entry.built_in
     assert str(tmp_path / "none") in result.stdout
     assert not list(tmp_path.iterdir())
@@ -236,7 +236,7 @@ def test_convert(tiny, tmp_path):
     target = tmp_path / "half.safetensors"
     result = call("convert", tiny, target, "--dtype", "fp16", "--version", "mine", "--resolution", 128)
     assert (result.exit_code, result.stdout.strip()) == (0, str(target)), result.stderr
-    found = recognise(target)
+    found = identify(target)
     assert (found.kind, found.dtype, found.version, found.resolution) == ("nano", "float16", "mine", 128)
     assert call("convert", tiny, tmp_path / "a.pt").exit_code == 2
 

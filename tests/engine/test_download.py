@@ -15,7 +15,7 @@ from latentsync.errors import UserError
 from latentsync.weights import download as module
 from latentsync.weights import registry
 from latentsync.weights.download import download, sha256
-from latentsync.weights.registry import Entry, Source, find, get, human_size, model_folders
+from latentsync.weights.registry import ModelEntry, Source, find, get, human_size, model_folders
 
 BODY = bytes(range(256)) * 12_000  # 3 MB
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -109,8 +109,8 @@ def offer(server, monkeypatch):
 
     def make(*names, **fields):
         sources = tuple(name if isinstance(name, Source) else Source(f"{root}/{name}") for name in names)
-        entry = Entry(
-            **{"name": "thing", "kind": "unet", "title": "The thing", "file": "thing.bin", "licence": "MIT"}
+        entry = ModelEntry(
+            **{"name": "thing", "kind": "unet", "title": "The thing", "file": "thing.bin", "license": "MIT"}
             | {"bytes": len(BODY), "sha256": SHA, "sources": sources}
             | fields
         )
@@ -359,7 +359,7 @@ def test_the_registry_is_sound():
     names = [n for e in registry.ENTRIES for n in (e.name, *e.aliases)]
     assert len(names) == len(set(names))
     for entry in registry.ENTRIES:
-        assert entry.licence
+        assert entry.license
         assert entry.built_in or entry.size != "size unknown" or entry.name == "syncnet-v2"
         for source in map(entry.fetched, entry.sources):
             assert re.fullmatch(r"[0-9a-f]{64}", source.sha256), entry.name

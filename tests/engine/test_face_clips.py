@@ -43,11 +43,11 @@ def crop_centres(points, resolution=256):
     )
 
 
-def step_of_stillest_second(centres, length=25):
+def step_of_stillest_second(centers, length=25):
     """Root mean square of the way per frame in the stretch of 25 frames that ranges least."""
-    starts = range(len(centres) - length + 1)
-    calm = min(starts, key=lambda a: np.ptp(centres[a : a + length], axis=0).max())
-    return np.sqrt((np.diff(centres[calm : calm + length], axis=0) ** 2).sum(1).mean())
+    starts = range(len(centers) - length + 1)
+    calm = min(starts, key=lambda a: np.ptp(centers[a : a + length], axis=0).max())
+    return np.sqrt((np.diff(centers[calm : calm + length], axis=0) ** 2).sum(1).mean())
 
 
 STILLS = {

@@ -63,8 +63,8 @@ def test_only_the_picture_of_that_name_is_drawn_on(models):
 @pytest.mark.parametrize("size", [(64, 48), (101, 67), (1920, 1080), (1080, 1920), (3840, 2160)])
 def test_words_are_inside_and_can_be_read(size):
     width, height = size
-    for grey in (0, 128, 255):
-        frame = np.full((height, width, 3), grey, np.uint8)
+    for gray in (0, 128, 255):
+        frame = np.full((height, width, 3), gray, np.uint8)
         made = drawn(frame)
         rows, columns = np.nonzero((made != frame).any(2))
         assert 0 < columns.min() < columns.max() < width - 1
@@ -72,4 +72,4 @@ def test_words_are_inside_and_can_be_read(size):
         tall = rows.max() - rows.min() + 1
         assert tall >= min(8, height // 8)
         assert int(made.max()) - int(made.min()) > 200, "white on black edges"
-        assert np.array_equal(frame, np.full_like(frame, grey)), "the frame itself stays"
+        assert np.array_equal(frame, np.full_like(frame, gray)), "the frame itself stays"

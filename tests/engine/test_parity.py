@@ -27,7 +27,7 @@ def models(request, tmp_path_factory):
 
 
 def crops_of(frames, matrices, side):
-    """Bilinear warp with grey outside, cut off to bytes; Lanczos to a square."""
+    """Bilinear warp with gray outside, cut off to bytes; Lanczos to a square."""
     for frame, matrix in zip(frames, matrices, strict=True):
         upright = cv2.warpAffine(
             frame.astype(np.float32), matrix, face_size(side), flags=cv2.INTER_LINEAR, borderValue=(127, 127, 127)
@@ -38,8 +38,8 @@ def crops_of(frames, matrices, side):
 def tokens_of(sound, whisper, frames):
     """Rows c - 4 ... c + 5 around c = int(i * 50 / fps), clamped to the clip, layers side by side."""
     rows = encode_audio(sound, RATE, whisper, exact=True)
-    centres = [int(i * 50 / FPS) for i in range(frames)]
-    return torch.stack([torch.cat([rows[min(max(c + k, 0), len(rows) - 1)] for k in range(-4, 6)]) for c in centres])[
+    centers = [int(i * 50 / FPS) for i in range(frames)]
+    return torch.stack([torch.cat([rows[min(max(c + k, 0), len(rows) - 1)] for k in range(-4, 6)]) for c in centers])[
         None
     ]
 

@@ -13,14 +13,13 @@ import torch
 from latentsync import pipeline
 from latentsync.audio.load import load_audio
 from latentsync.errors import UserError
-from latentsync.face.aligned import stretches
 from latentsync.face.track import choose, find_tracks
 from latentsync.media.audio_track import audio_duration
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
 from latentsync.media.writer import VideoWriter
 from latentsync.models.vae import VAE
-from latentsync.pipeline import Models, Report, Step, lipsync, lipsync_file, load_models
+from latentsync.pipeline import Models, Progress, Report, lipsync, lipsync_file, load_models
 from latentsync.settings import FITS, Settings
 from latentsync.timeline import fit_timeline
 
@@ -95,7 +94,7 @@ def gap(frames, start, stop):
 
 def test_arrays(models):
     source = pan(20)
-    steps: list[Step] = []
+    steps: list[Progress] = []
     result = lipsync(source, speech(0.8), RATE, 25, models=models, settings=QUICK, on_step=steps.append)
     assert result.frames.shape == source.shape
     assert result.frames.dtype == np.uint8
@@ -107,10 +106,10 @@ def test_arrays(models):
     assert different[result.mask > 0.5].mean() > 0.9
     assert different.any((1, 2)).all()
     assert [(s.stage, s.done, s.total) for s in steps] == [
-        *(("faces", i, 20) for i in range(1, 21)),
-        *(("mouth", i, 2) for i in (1, 2)),
+        *(("track", i, 20) for i in range(1, 21)),
+        *(("sample", i, 2) for i in (1, 2)),
     ]
-    assert all((s.clean is not None) == (s.stage == "mouth") for s in steps)
+    assert all((s.clean is not None) == (s.stage == "sample") for s in steps)
     assert steps[-1].clean is not None
     assert steps[-1].clean.shape == (1, 4, 16, 8, 8)
 
@@ -118,12 +117,12 @@ def test_arrays(models):
 def test_report(models):
     report = lipsync(pan(20), speech(0.8), RATE, 25, models=models, settings=QUICK).report
     assert (report.frames, report.source_frames, report.fps, report.size) == (20, 20, Fraction(25), (128, 112))
-    assert (report.faces, report.stretches, report.repainted, report.checkpoint) == (1, [(0, 20)], 20, "nano")
+    assert (report.faces, report.segments, report.repainted, report.checkpoint) == (1, [(0, 20)], 20, "nano")
     facts = json.loads(json.dumps(report.as_dict()))
     assert facts["fps"] == "25"
     assert facts["settings"]["steps"] == 1
     assert facts["repainted"] == 20
-    assert {"faces", "read", "crop", "encode", "sample", "decode", "paste"} <= facts["seconds"].keys()
+    assert {"track", "read", "crop", "encode", "sample", "decode", "paste"} <= facts["seconds"].keys()
     assert Report().as_dict()["frames"] == 0
 
 
@@ -184,18 +183,18 @@ def test_windows_end_at_cuts_and_at_the_jump_of_a_loop(models):
     calls = []
     settings = dataclasses.replace(QUICK, fit="loop")
     result = lipsync(pan(10), speech(1.0), RATE, 25, models=models, settings=settings, on_step=calls.append)
-    assert result.report.stretches == [(0, 10), (10, 20), (20, 25)]
-    assert [c.done for c in calls if c.stage == "mouth"] == [1, 2, 3]
+    assert result.report.segments == [(0, 10), (10, 20), (20, 25)]
+    assert [c.done for c in calls if c.stage == "sample"] == [1, 2, 3]
     pingpong = lipsync(pan(10), speech(1.0), RATE, 25, models=models, settings=QUICK)
-    assert pingpong.report.stretches == [(0, 25)]
+    assert pingpong.report.segments == [(0, 25)]
     cut = lipsync(source, speech(0.8), RATE, 25, models=models, settings=QUICK)
-    assert cut.report.stretches == [(0, 10), (10, 20)]
+    assert cut.report.segments == [(0, 10), (10, 20)]
 
 
 def test_frames_without_the_face_pass_through(models):
     source = gap(pan(30), 10, 20)
     result = lipsync(source, speech(1.2), RATE, 25, models=models, settings=QUICK)
-    assert result.report.stretches == [(0, 10), (20, 30)]
+    assert result.report.segments == [(0, 10), (20, 30)]
     assert np.array_equal(result.frames[10:20], source[10:20])
     assert not result.mask[10:20].any()
     assert changed(source, result.frames)[:10].any((1, 2)).all()
@@ -208,7 +207,7 @@ def test_fades_where_a_face_comes_and_goes(models):
     track = choose(find_tracks(source, models.finder), "largest")
     assert not track.cuts
     result = lipsync(source, speech(1.2), RATE, 25, models=models, settings=QUICK)
-    assert result.report.stretches == [(0, 12), (20, 30)]
+    assert result.report.segments == [(0, 12), (20, 30)]
     peaks = result.mask.max((1, 2))
     assert np.allclose(peaks[:12], [1] * 9 + [0.75, 0.5, 0.25], atol=0.02)
     assert not peaks[12:20].any()
@@ -241,7 +240,7 @@ def test_a_held_reference_is_encoded_once_for_each_stretch(tmp_path, models):
         vae.calls = []
         settings = dataclasses.replace(QUICK, fit="loop")
         result = lipsync(pan(10), speech(1.0), RATE, 25, models=still, settings=settings)
-        assert result.report.stretches == [(0, 10), (10, 20), (20, 25)]
+        assert result.report.segments == [(0, 10), (10, 20), (20, 25)]
         assert sum(vae.calls) == (10 + 1) + (10 + 1) + (5 + 1)
 
 
@@ -363,10 +362,10 @@ def test_arrays_and_files_agree(models, clip, tmp_path, monkeypatch):
     sound = load_audio(clip, info.start)
     arrays = lipsync(source, sound.waveform, RATE, info.fps, models=models, settings=QUICK)
     assert np.array_equal(np.stack(Spy.written), arrays.frames)
-    assert report.stretches == arrays.report.stretches
+    assert report.segments == arrays.report.segments
     assert report.out == str(tmp_path / "out.mp4")
     assert "write" in report.seconds
-    assert [s.done for s in steps if s.stage == "mouth"] == [1, 2]
+    assert [s.done for s in steps if s.stage == "sample"] == [1, 2]
 
 
 CASES = [
@@ -439,7 +438,7 @@ def test_colour_and_pixel_shape_go_through(models, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "VideoWriter", Spy)
     video = write_clip(tmp_path / "in.mp4", pan(3), Fraction(25), aspect=Fraction(16, 15))
     lipsync_file(video, write_speech(tmp_path / "a.wav", 0.2), tmp_path / "out.mp4", models=models, settings=QUICK)
-    assert Spy.options["colour"] == probe(video).colour
+    assert Spy.options["color"] == probe(video).color
     assert probe(tmp_path / "out.mp4").aspect == Fraction(16, 15)
 
 
@@ -462,7 +461,7 @@ class Cancelled(Exception):
     pass
 
 
-@pytest.mark.parametrize("stage", ["faces", "mouth"])
+@pytest.mark.parametrize("stage", ["track", "sample"])
 def test_cancelling_leaves_nothing(models, clip, tmp_path, stage):
     def on_step(step):
         if step.stage == stage:
@@ -477,7 +476,7 @@ def test_cancelling_leaves_nothing(models, clip, tmp_path, stage):
 
 
 def test_bad_places_are_told_before_any_work(models, clip, tmp_path):
-    steps: list[Step] = []
+    steps: list[Progress] = []
     for out in (tmp_path / "no" / "out.mp4", tmp_path, tmp_path / "out.txt"):
         with pytest.raises(UserError):
             lipsync_file(clip, None, out, models=models, settings=QUICK, on_step=steps.append)
@@ -562,7 +561,7 @@ def test_pixels_outside_the_mask_on_every_real_clip(media, smaller_models):
         different = changed(source, result.frames)
         assert not different[result.mask == 0].any(), path.name
         painted = np.zeros(len(source), bool)
-        for a, b in result.report.stretches:
+        for a, b in result.report.segments:
             painted[a:b] = True
         assert (result.mask.max((1, 2)) > 0)[painted].any(), path.name
         assert not result.mask[~painted].any(), path.name
@@ -575,7 +574,7 @@ def test_a_black_second_passes_through(media, models):
     with VideoReader(probe(path)) as reader:
         source = np.stack(list(reader.read(range(70, 105))))
     result = lipsync(source, speech(1.4), RATE, 25, models=models, settings=QUICK)
-    assert result.report.stretches == [(0, 5), (31, 35)]
+    assert result.report.segments == [(0, 5), (31, 35)]
     assert np.array_equal(result.frames[5:31], source[5:31])
     assert not result.mask[5:31].any()
 
@@ -596,7 +595,7 @@ def test_stretches_of_real_windows_are_disjoint_and_ordered(models):
     track = choose(find_tracks(gap(pan(24), 9, 16), models.finder), "largest")
     for fit in FITS:
         timeline = fit_timeline(Fraction(25), 24, Fraction(3), fit)
-        runs = stretches(timeline, track)
+        runs = shown_segments(timeline, track)
         assert all(a < b for a, b in runs)
         assert all(b <= c for (_, b), (c, _) in pairwise(runs))
         shown = [timeline.source_index(i) for a, b in runs for i in range(a, b)]

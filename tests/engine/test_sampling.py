@@ -15,14 +15,14 @@ from latentsync.errors import UserError
 from latentsync.models.unet import UNet
 from latentsync.sampling import (
     TRAIN_STEPS,
-    alpha_bars,
+    alphas_cumprod,
+    cfg_denoise,
     denoise,
     denoise_window,
-    guided,
-    one_noise,
+    predict_x0,
     prediction_type,
+    shared_noise,
     timesteps,
-    to_clean,
 )
 from latentsync.settings import SOLVERS, WINDOW
 from latentsync.timeline import windows
@@ -62,7 +62,7 @@ def test_schedule_table():
     assert timesteps(2) == [501, 1]
     assert timesteps(1) == [999]  # the rule's 1 would pass the noise on as the result
     assert timesteps(1000)[:2] == [999, 999]  # 1000 would be past the table's end
-    bars = alpha_bars()
+    bars = alphas_cumprod()
     assert bars.shape == (TRAIN_STEPS,)
     assert float(bars[0]) == pytest.approx(1 - 0.00085, abs=1e-12)
     assert float(bars[-1]) == pytest.approx(0.0046602, abs=1e-6)
@@ -120,7 +120,7 @@ class Ideal(nn.Module):
     def __init__(self, prediction):
         super().__init__()
         self.info = SimpleNamespace(prediction_type=prediction)
-        self.bars = alpha_bars()
+        self.bars = alphas_cumprod()
         self.calls = []
 
     def forward(self, sample, timestep, audio):
@@ -180,7 +180,7 @@ def test_on_step_sees_every_step_and_the_clean_estimate(solver, prediction):
 
 def test_unknown_prediction_is_refused():
     with pytest.raises(UserError, match="predicts 'flow'; known are epsilon, sample and v_prediction"):
-        to_clean(torch.zeros(1), torch.zeros(1), 0.5, "flow")
+        predict_x0(torch.zeros(1), torch.zeros(1), 0.5, "flow")
 
 
 def test_prediction_type_comes_from_the_file_else_is_epsilon():
@@ -204,7 +204,7 @@ class Sound(nn.Module):
 @pytest.mark.parametrize(("guidance", "passes"), [(1, 1), (1.0, 1), (0.0, 2), (1.5, 2), (3, 2)])
 def test_guidance(guidance, passes):
     unet, audio = Sound(), torch.full((1, 2, 50, 4), 0.5)
-    made = guided(unet, torch.zeros(1, 4, 2, 3, 3), 10, audio, guidance)
+    made = cfg_denoise(unet, torch.zeros(1, 4, 2, 3, 3), 10, audio, guidance)
     assert unet.windows == passes
     assert torch.allclose(made, torch.tensor(1 + guidance * 0.5))  # 1 without, 1.5 with audio
 
@@ -329,10 +329,10 @@ def test_noise_and_sound_of_different_length():
 
 def test_noise_hangs_on_the_seed_alone():
     before = torch.get_rng_state()
-    first = one_noise(1247, 4, 8, 8)
+    first = shared_noise(1247, 4, 8, 8)
     assert first.shape == (1, 4, 1, 8, 8)
-    assert torch.equal(first, one_noise(1247, 4, 8, 8))
-    assert not torch.equal(first, one_noise(1248, 4, 8, 8))
+    assert torch.equal(first, shared_noise(1247, 4, 8, 8))
+    assert not torch.equal(first, shared_noise(1248, 4, 8, 8))
     assert torch.equal(before, torch.get_rng_state())  # nobody else's generator is touched
-    assert abs(float(one_noise(0, 8, 64, 64).std()) - 1) < 0.02
-    assert one_noise(2**63 - 1, 1, 2, 2).isfinite().all()
+    assert abs(float(shared_noise(0, 8, 64, 64).std()) - 1) < 0.02
+    assert shared_noise(2**63 - 1, 1, 2, 2).isfinite().all()

@@ -313,8 +313,8 @@ def test_the_one_of_two_who_speaks(media, finder):
 # The chart
 
 
-def near(picture, colour):
-    return (np.abs(picture.astype(int) - colour) < 12).all(-1)
+def near(picture, color):
+    return (np.abs(picture.astype(int) - color) < 12).all(-1)
 
 
 @pytest.mark.parametrize("late", [-0.4, -0.08, 0.0, 0.2, 0.52])
@@ -324,7 +324,7 @@ def test_the_best_lag_is_marked_where_it_lies(late):
     assert found.offset == pytest.approx(late * 25, abs=1)
     picture = draw_chart(found, 960)
     assert (picture.shape, picture.dtype) == ((634, 960, 3), np.uint8)
-    column = np.argmax(near(picture, BEST).sum(0))  # the upright line is the highest of that colour
+    column = np.argmax(near(picture, BEST).sum(0))  # the upright line is the highest of that color
     assert column == pytest.approx(64 + (found.offset + 15) / 30 * 826, abs=2)
     assert near(picture, MOUTH)[110:370].sum() > 500
     assert near(picture, SOUND)[110:370].sum() > 5000

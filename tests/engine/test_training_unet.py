@@ -101,7 +101,7 @@ def test_the_masked_picture_may_be_held(clips, variants, held):
 
 
 def test_a_disguise_is_taken_off_again(clips, variants):
-    """It changes all latents of a window alike, but not the grey of the mask."""
+    """It changes all latents of a window alike, but not the gray of the mask."""
     masked = [[dataclasses.replace(c, masked=c.clean) for c in variant] for variant in variants]
     bare, worn = (
         UNetTrainer(masked, clips, dataclasses.replace(UNET, disguise=how, held_picture=0, held_reference=0), painter())

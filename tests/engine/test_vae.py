@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from latentsync.errors import UserError
 from latentsync.weights.convert import save_model
-from latentsync.weights.identify import recognise
+from latentsync.weights.identify import identify
 from latentsync.weights.vae_files import config_from_shapes, diffusers_layout, find_prefix, load_vae
 
 
@@ -216,7 +216,7 @@ def test_recognised_as_a_vae_in_both_layouts(tmp_path):
     state = tiny().state_dict()
     save_file(state, tmp_path / "a.safetensors")
     save_file(to_original(state, 2), tmp_path / "b.safetensors")
-    a, b = recognise(tmp_path / "a.safetensors"), recognise(tmp_path / "b.safetensors")
+    a, b = identify(tmp_path / "a.safetensors"), identify(tmp_path / "b.safetensors")
     assert (a.kind, b.kind) == ("vae", "vae")
     assert "diffusers layout" in a.title
     assert "original layout" in b.title

@@ -19,7 +19,7 @@ from latentsync.errors import UserError
 from latentsync.media import audio_track as soundtrack
 from latentsync.media import writer
 from latentsync.media.audio_track import AudioTrack, audio_duration, has_audio
-from latentsync.media.color import Colour, Scaler
+from latentsync.media.color import Color, Scaler
 from latentsync.media.image import is_image, read_image
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
@@ -252,7 +252,7 @@ def plain_decode(path):
 def test_any_order_gives_the_frames_of_a_plain_decode(media, name):
     info = probe(media / name)
     with av.open(str(info.path)) as container:
-        scaler = Scaler("rgb24", info.width, info.height, info.colour, inward=True)
+        scaler = Scaler("rgb24", info.width, info.height, info.color, inward=True)
         truth = [scaler(f).to_ndarray()[::4, ::4].copy() for f in container.decode(video=0)]
     assert info.frames == len(truth) == len({f.tobytes() for f in truth})
     with VideoReader(info) as reader:
@@ -263,7 +263,7 @@ def test_any_order_gives_the_frames_of_a_plain_decode(media, name):
 
 
 @pytest.mark.parametrize("name", ["edge/fps_24.mp4", "edge/hand_over_mouth_23.976fps.mp4", "clips/hdtf_wda_aoc.mp4"])
-def test_colours_are_those_of_swscale(media, name):
+def test_colors_are_those_of_swscale(media, name):
     ours, its = read(media / name, [0])[0].astype(int), plain_decode(media / name)[0].astype(int)
     assert np.abs(ours - its).mean() < 2
     assert np.abs(ours - its).max() <= 24
@@ -385,7 +385,7 @@ def test_stamps_rounded_to_milliseconds_lose_no_frame(steps):
     if fps != 30:  # a steady 15 or 10 fps is that
         return
     info = VideoInfo(
-        Path("x"), 1, 1, fps, count or len(times), 0, bool(count), False, Fraction(1), Fraction(0), None, Colour(),
+        Path("x"), 1, 1, fps, count or len(times), 0, bool(count), False, Fraction(1), Fraction(0), None, Color(),
         Fraction(1), index,
     )  # fmt: skip
     assert sorted({info.source(i) for i in range(info.frames)}) == list(range(len(times)))
@@ -429,21 +429,21 @@ def test_rate_survives_millisecond_stamps(tmp_path, rate, suffix):
 @pytest.mark.parametrize("matrix", [1, 2, 5, 6, 7, 9])
 @pytest.mark.parametrize("span", [0, 1, 2])
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
-def test_flat_colours_come_back(tmp_path, matrix, span, suffix):
-    colour = Colour(matrix, span, matrix if matrix != 2 else 2, 1)
+def test_flat_colors_come_back(tmp_path, matrix, span, suffix):
+    color = Color(matrix, span, matrix if matrix != 2 else 2, 1)
     for name, size in (("even", (64, 48)), ("odd", (65, 49))):
         path = tmp_path / f"{name}{suffix}"
-        write(path, (np.full((size[1], size[0], 3), c, np.uint8) for c in FLAT), size=size, colour=colour)
+        write(path, (np.full((size[1], size[0], 3), c, np.uint8) for c in FLAT), size=size, color=color)
         for wanted, got in zip(FLAT, read(path), strict=True):
             assert np.abs(got[8:-8, 8:-8].astype(int) - wanted).max() <= 3, wanted
             assert np.abs(got[8:-8, 8:-8].astype(int).mean((0, 1)) - wanted).max() <= 2.1, wanted
         if suffix == ".mp4":
-            again = probe(path).colour
+            again = probe(path).color
             assert (again.matrix, again.range) == (matrix, span or 1)  # players take unsaid for limited
 
 
 def test_colour_is_bt709_limited_unless_told(tmp_path):
-    assert probe(write(tmp_path / "a.mp4", [numbered(3)])).colour == Colour(1, 1, 1, 1)
+    assert probe(write(tmp_path / "a.mp4", [numbered(3)])).color == Color(1, 1, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -452,8 +452,8 @@ def test_colour_is_bt709_limited_unless_told(tmp_path):
 def test_source_colour_is_kept(media, tmp_path, name):
     info = probe(media / name)
     before = read(info.path, range(4))
-    path = write(tmp_path / "a.mp4", before, info.fps, (info.width, info.height), colour=info.colour, crf=4)
-    assert probe(path).colour in (info.colour, replace(info.colour, range=1))
+    path = write(tmp_path / "a.mp4", before, info.fps, (info.width, info.height), color=info.color, crf=4)
+    assert probe(path).color in (info.color, replace(info.color, range=1))
     for a, b in zip(before, read(path), strict=True):
         assert np.abs(a.astype(int).mean((0, 1)) - b.astype(int).mean((0, 1))).max() < 1
         assert np.abs(a.astype(int) - b.astype(int)).mean() < 3
@@ -467,9 +467,9 @@ def test_untouched_pixels_reach_the_encoder_unchanged(media, name):
     with VideoReader(info) as reader:
         again = av.VideoFrame.from_ndarray(next(reader.read([0])), format="rgb24")
     again.pts = 0
-    again = Scaler("yuv420p", info.width, info.height, info.colour, inward=False)(again)
+    again = Scaler("yuv420p", info.width, info.height, info.color, inward=False)(again)
     a, b = (f.to_ndarray().astype(int) for f in (stored, again))
-    assert (a != b).mean() < 0.02  # colours outside RGB
+    assert (a != b).mean() < 0.02  # colors outside RGB
 
 
 def test_pixel_aspect_is_kept(tmp_path):
@@ -746,9 +746,9 @@ def test_stills(media, tmp_path):
 
 
 def test_kinds_of_stills(tmp_path):
-    colour = numbered(5)
-    colour[..., 2] = 40
-    bgr = colour[..., ::-1]
+    color = numbered(5)
+    color[..., 2] = 40
+    bgr = color[..., ::-1]
     files = {
         "a.png": bgr,
         "a.webp": bgr,
@@ -759,11 +759,11 @@ def test_kinds_of_stills(tmp_path):
     for name, pixels in files.items():
         cv2.imwrite(str(tmp_path / name), pixels, [cv2.IMWRITE_WEBP_QUALITY, 101] if name == "a.webp" else [])
         got = read_image(tmp_path / name)
-        assert np.array_equal(got, colour), name
+        assert np.array_equal(got, color), name
         assert (got.dtype, got.flags.c_contiguous) == (np.uint8, True)
         assert is_image(tmp_path / name)
-    cv2.imwrite(str(tmp_path / "grey.png"), colour[..., 0])
-    assert np.array_equal(read_image(str(tmp_path / "grey.png")), np.repeat(colour[..., :1], 3, 2))
+    cv2.imwrite(str(tmp_path / "gray.png"), color[..., 0])
+    assert np.array_equal(read_image(str(tmp_path / "gray.png")), np.repeat(color[..., :1], 3, 2))
 
 
 def test_exif_rotation_is_undone(tmp_path):

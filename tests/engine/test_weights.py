@@ -24,8 +24,8 @@ from latentsync.weights import load as weights
 from latentsync.weights import registry
 from latentsync.weights.convert import convert, save_model
 from latentsync.weights.files import mismatch, read_header, read_tensors, write_safetensors
-from latentsync.weights.identify import check_is_unet, recognise
-from latentsync.weights.load import load_state, load_unet, usual_settings
+from latentsync.weights.identify import check_is_unet, identify
+from latentsync.weights.load import default_settings, load_state, load_unet
 
 STAGES = {
     "unet_stage1": ("none", "stage 1 (no motion modules), 850.0 M numbers"),
@@ -52,7 +52,7 @@ def small_state(config=SMALL):
 
 
 def problem_of(path):
-    info = recognise(path)
+    info = identify(path)
     with pytest.raises(UserError) as caught:
         check_is_unet(info)
     text = str(caught.value)
@@ -71,7 +71,7 @@ def test_a_checkpoint_with_the_published_keys_loads_strictly_and_is_named(spec, 
     motion, title = STAGES[name]
     path = tmp_path / "latentsync_unet.pt"
     torch.save({"global_step": 1, "state_dict": zeros(manifest(spec, name))}, path)
-    info = recognise(path)
+    info = identify(path)
     assert (info.kind, info.motion, info.problem) == ("unet", motion, None)
     assert title in info.title
     unet = load_unet(path, dtype=torch.float16, resolution=256)
@@ -121,7 +121,7 @@ def test_one_wrong_tensor_is_named_itself(spec, tmp_path, name, edit):
         EDITS[edit](changed, key)
         path = tmp_path / "bad.pt"
         torch.save({"state_dict": zeros(changed)}, path)
-        text = str(recognise(path).problem)
+        text = str(identify(path).problem)
         assert ("something.else" if edit == "unexpected" else key) in text
         assert "more" not in text
         if edit == "longer":
@@ -285,14 +285,14 @@ def make(path, form):
 def test_other_models_are_named_for_what_they_are(tmp_path, form, kind, words):
     path = tmp_path / "latentsync_unet.pt"
     make(path, form)
-    assert recognise(path).kind == kind
+    assert identify(path).kind == kind
     assert words in problem_of(path)
 
 
 @pytest.mark.parametrize("name", ["syncnet_16_pixel_attn", "syncnet_16_latent", "syncnet_v2"])
 def test_real_syncnets_by_their_keys(spec, tmp_path, name):
     torch.save({"state_dict": zeros(manifest(spec, name))}, tmp_path / "x.pt")
-    assert recognise(tmp_path / "x.pt").kind == "syncnet"
+    assert identify(tmp_path / "x.pt").kind == "syncnet"
 
 
 def cut(path, share):
@@ -335,7 +335,7 @@ def test_folders_missing_files_zips_and_truncated_files(tmp_path):
         path = tmp_path / f"unet.{suffix}"
         state = small_state()
         torch.save(state, path) if suffix == "pt" else save_file(state, path)
-        assert recognise(path).problem is None
+        assert identify(path).problem is None
         cut(path, share)
         assert "is cut off" in problem_of(path)
 
@@ -345,7 +345,7 @@ def test_folders_missing_files_zips_and_truncated_files(tmp_path):
 def test_no_bytes_make_recognise_raise(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("junk") / "x.pt"
     path.write_bytes(content)
-    assert recognise(path).problem
+    assert identify(path).problem
 
 
 @given(st.integers(0, 60_000), st.binary(min_size=1, max_size=8))
@@ -355,7 +355,7 @@ def test_no_flipped_bytes_make_recognise_raise(tmp_path_factory, at, content):
     at %= len(whole)
     path = tmp_path_factory.mktemp("flipped") / "x.pt"
     path.write_bytes(whole[:at] + content + whole[at + len(content) :])
-    assert recognise(path).title
+    assert identify(path).title
 
 
 def _small_pt(factory, cache=[]):  # noqa: B006
@@ -413,10 +413,10 @@ def test_the_face_landmarker_by_size_or_name(tmp_path):
     path = tmp_path / "face_landmarker.task"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("face_detector.tflite", "x")
-    assert recognise(path).kind == "face_landmarker"
+    assert identify(path).kind == "face_landmarker"
     assert "MediaPipe face landmarker" in problem_of(path)
     path.write_bytes(b"PK\x03\x04")
-    assert "cut off" in str(recognise(path).problem)
+    assert "cut off" in str(identify(path).problem)
 
 
 # Identity: version and resolution
@@ -427,7 +427,7 @@ def test_the_published_files_are_known_by_their_size(tmp_path, monkeypatch):
     torch.save({"global_step": 1, "state_dict": small_state()}, path)
     entries = [e if e.name != "1.6" else _sized(e, path.stat().st_size) for e in registry.ENTRIES]
     monkeypatch.setattr(weights, "ENTRIES", tuple(entries))
-    info = recognise(path)
+    info = identify(path)
     assert (info.version, info.resolution, info.prediction_type) == ("1.6", 512, "epsilon")
     assert info.title.startswith("LatentSync 1.6 U-Net for 512 px, stage 2")
     with pytest.raises(UserError, match="not its SHA-256"):
@@ -465,10 +465,10 @@ def test_convert_keeps_the_numbers_and_says_what_it_is(tmp_path, name, dtype):
     assert (said["latent_channels"], said["vae_scaling"]) == ("4", "0.18215")
     assert said["source_sha256"] == checkpoint_sha(source)
     assert json.loads(said["config"])["widths"] == [32, 64]
-    info = recognise(target)
+    info = identify(target)
     assert (info.version, info.resolution, info.problem) == ("1.6", 512, None)
     again = convert(target, tmp_path / "again.safetensors", dtype="fp32")
-    assert (recognise(again).version, recognise(again).resolution) == ("1.6", 512)
+    assert (identify(again).version, identify(again).resolution) == ("1.6", 512)
 
 
 def checkpoint_sha(path):
@@ -544,7 +544,7 @@ def nano(tmp_path, **facts):
 
 def test_a_bundle_of_unet_and_vae(tmp_path):
     path, state = nano(tmp_path)
-    info = recognise(path)
+    info = identify(path)
     assert (info.kind, info.version, info.resolution, info.prediction_type) == ("nano", "nano", 128, "sample")
     assert info.latent_channels == 8
     assert info.title.startswith("LatentSync nano U-Net and VAE for 128 px, stage 1 (no motion modules)")
@@ -552,7 +552,7 @@ def test_a_bundle_of_unet_and_vae(tmp_path):
     unet = load_unet(path)
     assert all(torch.equal(tensor, state[key]) for key, tensor in unet.state_dict().items())
     half = convert(path, tmp_path / "half.safetensors")
-    assert recognise(half).metadata["vae_scaling"] == "0.5"
+    assert identify(half).metadata["vae_scaling"] == "0.5"
     assert {k.split(".")[0] for k in read_header(half).shapes} == {"unet", "vae"}
 
 
@@ -575,21 +575,21 @@ def test_the_built_in_model_is_whole():
     ("said", "steps", "guidance"),
     [
         ({}, STEPS, GUIDANCE),
-        ({"usual_steps": 3}, 3, GUIDANCE),
-        ({"usual_steps": 3, "usual_guidance": 1.0}, 3, 1.0),
-        ({"usual_steps": "many", "usual_guidance": 1.0}, STEPS, GUIDANCE),
-        ({"usual_steps": 0}, STEPS, GUIDANCE),
+        ({"default_steps": 3}, 3, GUIDANCE),
+        ({"default_steps": 3, "default_guidance": 1.0}, 3, 1.0),
+        ({"default_steps": "many", "default_guidance": 1.0}, STEPS, GUIDANCE),
+        ({"default_steps": 0}, STEPS, GUIDANCE),
     ],
 )
 def test_a_file_may_say_which_steps_and_guidance_suit_it(tmp_path, said, steps, guidance):
     path = save_model(tmp_path / "own.safetensors", small_state(), metadata=said)
-    assert usual_settings(path) == Settings(steps=steps, guidance=guidance)
+    assert default_settings(path) == Settings(steps=steps, guidance=guidance)
 
 
 def test_what_is_not_here_gets_the_usual_settings(tmp_path):
     assert (
-        usual_settings(tmp_path / "none.safetensors")
-        == usual_settings("no-such")
+        default_settings(tmp_path / "none.safetensors")
+        == default_settings("no-such")
         == Settings(steps=STEPS, guidance=GUIDANCE)
     )
 

@@ -1,4 +1,4 @@
-"""Synthetic talkers: a dark bar on skin colour, as high as the voice is loud; and a SyncNet that learns them."""
+"""Synthetic talkers: a dark bar on skin color, as high as the voice is loud; and a SyncNet that learns them."""
 
 from functools import cache
 
@@ -32,7 +32,7 @@ def opening(frames: int, seed: int) -> np.ndarray:
 
 
 def faces(curve: np.ndarray, seed: int, side: int = SIDE) -> np.ndarray:
-    """(F, side, side, 3) uint8: the bar sits in the lower half, its place and all colours are the seed's."""
+    """(F, side, side, 3) uint8: the bar sits in the lower half, its place and all colors are the seed's."""
     rng = np.random.default_rng(seed)
     skin, dark = rng.uniform(120, 220, 3), rng.uniform(10, 60, 3)
     y, x = (0.72 + rng.uniform(-0.04, 0.04)) * side, 0.5 * side

@@ -206,7 +206,7 @@ def test_latents_come_from_the_given_vae():
 
 
 class Counting(ChungSyncNet):
-    """The picture's vector is the frame's grey over 10, the sound's the row of its first cepstra: both tell time."""
+    """The picture's vector is the frame's gray over 10, the sound's the row of its first cepstra: both tell time."""
 
     def __init__(self):
         super().__init__()
@@ -246,19 +246,19 @@ def test_chungs_ends_meet_zeros():
     assert found.windows == count
 
 
-def track(centres, half=50.0):
+def track(centers, half=50.0):
     """A face whose 68 points fill a square; segments: one."""
-    count = len(centres)
+    count = len(centers)
     points = np.zeros((count, 68, 2), np.float32)
-    points[:, 0], points[:, 8] = np.array(centres) - half, np.array(centres) + half
-    points[:, 1:8] = points[:, 9:] = np.array(centres)[:, None]
+    points[:, 0], points[:, 8] = np.array(centers) - half, np.array(centers) + half
+    points[:, 1:8] = points[:, 9:] = np.array(centers)[:, None]
     return FaceTrack(0, points[:, :3], points, np.ones(count, bool), ((0, count),), (640, 480))
 
 
 def test_chungs_crop_is_wide_and_steady():
-    centres = np.tile([300.0, 200.0], (30, 1))
-    centres[15] += 40  # one bad frame does not move a median
-    boxes = chung_boxes(track(centres))
+    centers = np.tile([300.0, 200.0], (30, 1))
+    centers[15] += 40  # one bad frame does not move a median
+    boxes = chung_boxes(track(centers))
     half = 50 * 1.17
     assert np.allclose(boxes, [300, 200 - 0.17 * 50, half])
     frame = np.zeros((480, 640, 3), np.uint8)

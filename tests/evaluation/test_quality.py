@@ -94,17 +94,17 @@ def test_blur_costs_sharpness_and_gradients_noise_adds_sharpness(portrait):
 def test_flicker_in_closed_form():
     everywhere = np.ones((16, 16), bool)
 
-    def grey(value):
+    def gray(value):
         return np.full((16, 16, 3), value, np.uint8)
 
-    assert flicker(grey(90), grey(90), grey(90), everywhere) == 0
-    assert flicker(grey(90), grey(100), grey(110), everywhere) == 0  # a steady change is no flicker
-    assert flicker(grey(90), grey(97), grey(90), everywhere) == 7
+    assert flicker(gray(90), gray(90), gray(90), everywhere) == 0
+    assert flicker(gray(90), gray(100), gray(110), everywhere) == 0  # a steady change is no flicker
+    assert flicker(gray(90), gray(97), gray(90), everywhere) == 7
     mask = everywhere.copy()
     mask[:, 8:] = False
-    half = grey(90)
+    half = gray(90)
     half[:, 8:] = 200
-    assert flicker(grey(90), half, grey(90), mask) == 0
+    assert flicker(gray(90), half, gray(90), mask) == 0
 
 
 def test_lips_are_the_hull_and_a_margin():
@@ -166,7 +166,7 @@ def test_frechet_distance_of_samples_goes_to_the_known_one():
 
 
 class Means(torch.nn.Module):
-    """Mean colour of each quarter."""
+    """Mean color of each quarter."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
@@ -297,13 +297,13 @@ def test_lpips_by_a_file_or_by_weights_that_are_here(script, portrait, monkeypat
 # ---- identity
 
 
-class Colour(torch.nn.Module):
+class Color(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.mean(dim=(2, 3))
 
 
 def test_identity_is_the_cosine_of_the_networks_vectors(script):
-    identity = Identity(Network(script(Colour())))
+    identity = Identity(Network(script(Color())))
     red, cyan = np.zeros((2, 112, 112, 3), np.uint8)
     red[..., 0], cyan[..., 1:] = 255, 255
     assert identity.similarity(red, red) == pytest.approx(1)

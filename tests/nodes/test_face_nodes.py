@@ -37,8 +37,8 @@ def composite(g, images, crops, track, paste="mouth"):
 
 def transparent(g, images):
     """The pictures, 20 of 320 x 280, with a quarter of transparency."""
-    grey = g.node("MaskToImage", mask=g.node("SolidMask", value=0.25, width=320, height=280))
-    masks = g.node("ImageToMask", image=g.node("RepeatImageBatch", image=grey, amount=20), channel="red")
+    gray = g.node("MaskToImage", mask=g.node("SolidMask", value=0.25, width=320, height=280))
+    masks = g.node("ImageToMask", image=g.node("RepeatImageBatch", image=gray, amount=20), channel="red")
     return g.node("JoinImageWithAlpha", image=images, alpha=masks)
 
 
@@ -71,7 +71,7 @@ def test_faces_of_pictures(comfy, portrait_clip):
     assert not drawn[round(y0) + 5 : round(y1) - 5, round(x0) + 5 : round(x1) - 5].any()
     lines = run.stages()[found.id]
     assert lines[0].startswith("finding faces: 1 of 20")
-    assert lines[-1] == "cutting out: 20 of 20"
+    assert lines[-1] == "cropping: 20 of 20"
 
 
 def test_a_video_gives_the_same_faces_as_its_pictures(comfy, portrait_clip):

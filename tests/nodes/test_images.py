@@ -29,7 +29,7 @@ def test_every_colour_comes_back():
     assert np.array_equal(frame, values[0].numpy())
 
 
-def test_between_two_colours_the_nearer_one_and_never_beyond_the_ends():
+def test_between_two_colors_the_nearer_one_and_never_beyond_the_ends():
     frame = images.frames_of(
         torch.tensor([-3.0, 0.4999 / 255, 0.51 / 255, 254.6 / 255, 1.7, torch.inf]).reshape(1, 1, 2, 3)
     )[0]
@@ -282,7 +282,7 @@ def face_clip(frames=3, size=(10, 8), resolution=16):
     points = np.tile(np.array([(2, 2), (6, 2), (4, 4)], np.float32), (frames, 1, 1))
     present = np.ones(frames, bool)
     found = track.FaceTrack(0, points, np.zeros((frames, 68, 2), np.float32), present, ((0, frames),), size)
-    return clips.FaceClip.whole(found, resolution)
+    return clips.AlignedFace.whole(found, resolution)
 
 
 def test_pictures_and_crops_of_the_clip_pass():

@@ -45,10 +45,10 @@ def write(path, graph, **titles):
     return path
 
 
-def blurs(count, colour, **titles):
+def blurs(count, color, **titles):
     """Work that takes a while on any processor and can be interrupted between its nodes."""
     g = Graph()
-    image = g.node("EmptyImage", "start", width=700, height=700, batch_size=4, color=colour)
+    image = g.node("EmptyImage", "start", width=700, height=700, batch_size=4, color=color)
     for number in range(count):
         image = g.node("ImageBlur", f"blur{number}", image=image, blur_radius=7, sigma=1 + number / 100)
     g.node("PreviewImage", "end", images=image)
@@ -65,7 +65,7 @@ def copying(tmp_path):
     g.node("SaveImage", "dark", images=g.node("ImageInvert", image=g.node("LoadImage", "bright", image="x")),
            filename_prefix="dark")  # fmt: skip
     g.node("PreviewAny", "words", source=g.node("PrimitiveString", "say", value=""))
-    return write(tmp_path / "copying.json", g, clip="The clip. In colour")
+    return write(tmp_path / "copying.json", g, clip="The clip. In color")
 
 
 def samples(path):
@@ -78,7 +78,7 @@ def test_files_go_there_and_back(comfy, copying, tmp_path):
     Image.new("RGB", (8, 6), (255, 100, 0)).save(picture)
     words = [
         "-i",
-        f"The clip. In colour.file={clip}",
+        f"The clip. In color.file={clip}",
         "-i",
         f"LoadAudio.audio={VOICE}",
         "-i",
@@ -124,10 +124,10 @@ def test_an_upload_replaces_nobodys_file(comfy, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), 'Invalid video file: x; send one by --input "The clip. In colour.file=FILE"'),
+        ((), 'Invalid video file: x; send one by --input "The clip. In color.file=FILE"'),
         (("--set", "film.format=avi"), 'format of film is "avi"; it must be one of auto, mp4'),
         (("--set", "film.formta=mp4"), "Did you mean format?"),
-        (("--set", "SaveVideo.video=x"), "is a socket for VIDEO, wired to The clip. In colour; it takes no value"),
+        (("--set", "SaveVideo.video=x"), "is a socket for VIDEO, wired to The clip. In color; it takes no value"),
         (("--set", "Film2.format=mp4"), "There is no node Film2 in the workflow"),
     ],
 )

@@ -16,8 +16,8 @@ from .graphs import Graph
 from .parts import find, in_one, loaded, loader, parts, save, streamed
 
 STAGES = {
-    "find": ["finding faces", "cutting out"],
-    "hear": ["listening"],
+    "find": ["finding faces", "cropping"],
+    "hear": ["encoding audio"],
     "condition": ["encoding"],
     "sample": ["sampling"],
     "paste": ["pasting"],
@@ -131,9 +131,9 @@ def test_the_streaming_node_shows_its_stages(comfy, portrait_clip):
     g = Graph()
     save(g, streamed(g, g.node("LoadVideo", file=portrait_clip)))
     run = comfy.queue(g).check()
-    found = check_stages(run.stages()["video"], ["finding faces", "painting the mouth"])
+    found = check_stages(run.stages()["video"], ["finding faces", "sampling"])
     assert set(run.stages()) == {"video"}
-    assert found["painting the mouth"] == [(n, 4) for n in range(1, 5)]
+    assert found["sampling"] == [(n, 4) for n in range(1, 5)]
     assert len(run.previews) == 4
     assert {preview.node.partition(".")[0] for preview in run.previews} <= {"video", ""}
     for preview in run.previews:
@@ -238,7 +238,7 @@ def test_cancel_in_the_streaming_node(comfy, portrait_clip, whole_run, save_to):
         save(g, streamed(g, video, audio=source[1], save_to=save_to, **inputs))
         return g
 
-    assert cancelled(comfy, graph(steps=60), "video", "painting the mouth") < 2
+    assert cancelled(comfy, graph(steps=60), "video", "sampling") < 2
     comfy.queue(graph(steps=1)).check()
 
 

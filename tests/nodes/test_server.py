@@ -13,21 +13,21 @@ from .run import decode
 from .server import ROOT, ComfyServer, find_comfyui
 
 
-def picture(*, width=32, colour=255):
+def picture(*, width=32, color=255):
     g = Graph()
-    image = g.node("EmptyImage", width=width, height=24, batch_size=2, color=colour)
+    image = g.node("EmptyImage", width=width, height=24, batch_size=2, color=color)
     g.node("PreviewImage", images=image)
     return g
 
 
 def test_a_run_and_its_second_time(comfy):
-    first = comfy.queue(picture(colour=1234)).check()
+    first = comfy.queue(picture(color=1234)).check()
     assert first.ran_kinds() == ["EmptyImage", "PreviewImage"]
     shown = first.shown("PreviewImage", "images")
     assert [comfy.path(one).is_file() for one in shown] == [True, True]
     assert comfy.view(shown[0]).startswith(b"\x89PNG")
     assert "outputs" in comfy.history(first)
-    again = comfy.queue(picture(colour=1234)).check()
+    again = comfy.queue(picture(color=1234)).check()
     assert not again.ran
     assert again.cached == {"1", "2"}
 
@@ -64,9 +64,9 @@ def test_what_watch_raises_ends_the_run(comfy):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        comfy.queue(picture(colour=77), watch=stop)
+        comfy.queue(picture(color=77), watch=stop)
     assert comfy.idle()
-    comfy.queue(picture(colour=78)).check()
+    comfy.queue(picture(color=78)).check()
 
 
 def test_memory_upload_and_folders(comfy, tmp_path):

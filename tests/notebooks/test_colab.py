@@ -123,13 +123,13 @@ def test_it_names_commands_and_options_that_exist():
 
 def test_where_no_cursor_moves_progress_is_told_in_lines(monkeypatch, capsys):
     from latentsync.cli import console as screen
-    from latentsync.pipeline import Step
+    from latentsync.pipeline import Progress
 
     monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, as the notebook's is
     monkeypatch.setenv("TERM", "dumb")
     with screen.stages() as on_step:
         for done in range(1, 9):
-            on_step(Step("mouth", done, 8))
+            on_step(Progress("sample", done, 8))
     with screen.transfer("1.5", screen.LARGE) as on_progress:
         on_progress(screen.LARGE // 2, screen.LARGE)
     with screen.transfer("small", 100) as on_progress:

@@ -27,7 +27,7 @@ SYNC = SyncNetConfig(
 
 
 def faces(frames: int, seed: int, side: int = SIDE) -> np.ndarray:
-    """Coloured noise in the manner of a face, with a dark bar for a mouth that opens and shuts: (F, S, S, 3) uint8."""
+    """Colored noise in the manner of a face, with a dark bar for a mouth that opens and shuts: (F, S, S, 3) uint8."""
     random = np.random.default_rng(seed)
     face = random.integers(90, 190, (8, 8, 3), dtype=np.uint8).repeat(side // 8, 0).repeat(side // 8, 1)
     out = np.stack([face] * frames)

@@ -9,7 +9,7 @@ from latentsync.training.unet.lora import add_lora, base_state, load_lora_state,
 from latentsync.training.unet.merge import merge_files
 from latentsync.training.unet.task import prepare_unet
 from latentsync.weights.convert import save_model
-from latentsync.weights.identify import recognise
+from latentsync.weights.identify import identify
 from latentsync.weights.load import load_unet
 
 from ..tiny import lively, tiny_checkpoint, tiny_config
@@ -86,7 +86,7 @@ def test_the_file_is_one_that_comfyui_reads(tmp_path):
     assert {f"{layer}.lora_A.weight", f"{layer}.lora_B.weight", f"{layer}.alpha"} <= keys
     weights = {f"diffusion_model.{key}" for key in base_state(unet)}
     assert {key.removesuffix(".alpha") + ".weight" for key in keys if key.endswith(".alpha")} <= weights
-    assert recognise(path).kind == "lora"
+    assert identify(path).kind == "lora"
 
 
 def test_additions_come_back(tmp_path):
@@ -126,7 +126,7 @@ def test_two_files_become_one(tmp_path, bundled):
     lora = save_lora(tmp_path / "lora.safetensors", stir(unet), {})
     out = merge_files(str(base), lora, tmp_path / "merged.safetensors")
     assert torch.allclose(answer(load_unet(out)), answer(unet), atol=1e-5)
-    info = recognise(out)
+    info = identify(out)
     assert (info.kind, info.resolution, info.prediction_type) == ("nano" if bundled else "unet", 64, "sample")
     with pytest.raises(UserError, match="not a LoRA"):
         merge_files(str(base), base, tmp_path / "x.safetensors")

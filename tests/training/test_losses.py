@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from latentsync.errors import UserError
 from latentsync.models.perceptual import VideoFeatures, load_lpips, load_videomae
-from latentsync.sampling import alpha_bars
+from latentsync.sampling import alphas_cumprod
 from latentsync.training.unet.losses import (
     add_noise,
     estimate,
@@ -29,7 +29,7 @@ from latentsync.training.unet.losses import (
 
 from .parts import tiny_syncnet, tiny_videomae
 
-BARS = alpha_bars().float()
+BARS = alphas_cumprod().float()
 
 
 def generator(seed=0):

@@ -10,7 +10,7 @@ from latentsync.errors import UserError
 from latentsync.models.unet import UNet, UNetConfig
 from latentsync.training.unet.init import sd_unet, start_from
 from latentsync.weights.convert import save_model
-from latentsync.weights.identify import recognise
+from latentsync.weights.identify import identify
 
 from ..tiny import lively, tiny_checkpoint
 from .parts import recipe
@@ -81,7 +81,7 @@ def sd_file(request, sd, tmp_path_factory):
 
 @pytest.mark.parametrize("stage", ["1", "2", "2-efficient"])
 def test_stable_diffusion_gives_its_spatial_layers(sd, sd_file, stage):
-    assert recognise(sd_file).kind == "sd15"
+    assert identify(sd_file).kind == "sd15"
     start = start_from(str(sd_file), recipe(stage), audio_dim=24)
     state = start.unet.state_dict()
     assert start.unet.config == UNetConfig((32, 64), 2, (True, True), 24, 4, recipe(stage).motion)

@@ -14,7 +14,7 @@ from latentsync.training.logging import EVENTS, PICTURE, read_log
 from latentsync.training.trainer import Trainer
 from latentsync.training.unet.run import Files, long_enough, run_unet
 from latentsync.training.unet.task import Judges, UNetTask
-from latentsync.weights.identify import recognise
+from latentsync.weights.identify import identify
 from latentsync.weights.load import load_unet
 
 from .parts import all_judges, recipe, tiny_task, tiny_vae, write_files
@@ -202,7 +202,7 @@ def test_the_result_is_a_model_that_loads(finished):
     content = torch.load(public, weights_only=True)
     assert content["global_step"] == 4
     assert content["state_dict"].keys() == unet.state_dict().keys()
-    assert recognise(public).kind == "unet"
+    assert identify(public).kind == "unet"
     best_public = torch.load(trainer.run / "unet.pt", weights_only=True)["state_dict"]
     assert all(torch.equal(best_public[key], tensor) for key, tensor in unet.state_dict().items())
 
@@ -367,7 +367,7 @@ def test_two_stages_by_command(clips, files, tmp_path):
     assert done.exit_code == 0, done.output
     assert len(list((tmp_path / "cache").glob("latents-*/*"))) == 3
     result = tmp_path / "one" / "unet.safetensors"
-    info = recognise(result)
+    info = identify(result)
     assert (info.kind, info.resolution) == ("nano", 64)  # a VAE that is not the usual one travels with the network
     two = ("train", "unet", clips, "--stage", "2-efficient", "--init", result, "-o", tmp_path / "two")
     judged = ("--sync-net", files["sync_net"], "--lpips", "off")
@@ -393,7 +393,7 @@ def test_a_lora_by_command(clips, files, tmp_path):
     done = command(*words, *more, "--config", tmp_path / "fast.yaml")
     assert done.exit_code == 0, done.output
     lora = run / "lora.safetensors"
-    assert recognise(lora).kind == "lora"
+    assert identify(lora).kind == "lora"
     assert sorted(p.name for p in (run / "checkpoints/step-00000002").iterdir()) == ["lora.safetensors", "trainer.pt"]
     merged = command("train", "merge-lora", base, lora, tmp_path / "merged.safetensors")
     assert merged.exit_code == 0, merged.output

@@ -55,11 +55,11 @@ def test_faces_have_boxes_in_pixels_of_the_file(comfy: ComfyServer, tmp_path: Pa
 
 def test_a_changed_file_is_read_again(comfy: ComfyServer, tmp_path: Path) -> None:
     path = tmp_path / "changing.png"
-    for grey in (40, 200):
-        Image.new("RGB", (64, 48), (grey, grey, grey)).save(path)
+    for gray in (40, 200):
+        Image.new("RGB", (64, 48), (gray, gray, gray)).save(path)
         shutil.copyfile(path, comfy.input / path.name)
         with Image.open(BytesIO(ask(comfy, "frame", file=path.name))) as shown:
-            assert abs(int(np.asarray(shown).mean()) - grey) < 5
+            assert abs(int(np.asarray(shown).mean()) - gray) < 5
         assert json.loads(ask(comfy, "faces", file=path.name))["faces"] == []
 
 

@@ -142,7 +142,7 @@ def test_progress_in_words():
     job: Job[int] = Job(lambda job: 1)
     assert progress_text(job) == "Waiting for others"
     job.state = "running"
-    job.tell("mouth", 3, 12)
+    job.tell("sample", 3, 12)
     text = progress_text(job)
     assert text.startswith("Step 2 of 2: painting the mouth · 3 of 12")
     assert text.endswith("left")

@@ -132,7 +132,7 @@ def test_silence_and_pictures_without_sound_are_no_voice(tmp_path, folder):
 
 def test_only_what_browsers_play_is_shown_as_it_is(tmp_path, folder):
     told = []
-    odd = take(take_face, clip(tmp_path / "odd.mkv", width=160), folder)  # H.264 with full colour, in Matroska
+    odd = take(take_face, clip(tmp_path / "odd.mkv", width=160), folder)  # H.264 with full color, in Matroska
     assert not odd.playable
     copy = browser_copy(odd, folder, lambda *said: told.append(said))
     info = probe(copy)

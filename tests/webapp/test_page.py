@@ -12,7 +12,7 @@ from latentsync.webapp.faces import look
 from latentsync.webapp.queue import CANCELLED, FAILED
 from latentsync.webapp.service import Studio
 from latentsync.webapp.uploads import take_face, take_voice
-from latentsync.weights.load import usual_settings
+from latentsync.weights.load import default_settings
 
 from ..tiny import link
 from .test_jobs import wait_until
@@ -105,8 +105,8 @@ def test_without_a_face_nothing_can_be_made(screen, studio, material, tmp_path):
     import cv2
     import numpy as np
 
-    cv2.imwrite(str(tmp_path / "grey.png"), np.full((100, 100, 3), 120, np.uint8))
-    give(studio, tmp_path, "grey.png", str(material / "say.wav"))
+    cv2.imwrite(str(tmp_path / "gray.png"), np.full((100, 100, 3), 120, np.uint8))
+    give(studio, tmp_path, "gray.png", str(material / "say.wav"))
     shown(screen)
     assert "No face was found here" in text(screen)
     assert button(screen, "Make the video").disabled
@@ -124,7 +124,7 @@ def test_the_run_gets_what_was_chosen(screen, studio, material, monkeypatch):
     ((visitor, order),) = orders
     assert visitor is anna
     assert (order.backend, order.checkpoint, order.own_sound) == ("local", "nano", False)
-    assert order.settings.steps == usual_settings("nano").steps
+    assert order.settings.steps == default_settings("nano").steps
     assert (order.settings.fit, order.settings.mark) == ("hold", "file")
     assert order.settings.face == look(anna.face).point(1)
 
@@ -134,7 +134,7 @@ def test_the_settings_are_those_that_suit_the_checkpoint(screen, studio, materia
     from safetensors.torch import load_file, save_file
 
     with safe_open(material / "tiny.safetensors", "pt") as file:
-        said = {**(file.metadata() or {}), "usual_steps": "5", "usual_guidance": "1.2"}
+        said = {**(file.metadata() or {}), "default_steps": "5", "default_guidance": "1.2"}
     save_file(load_file(material / "tiny.safetensors"), tmp_path / "fast.safetensors", said)
     monkeypatch.setattr(studio.backends["local"], "_more", (str(tmp_path / "fast.safetensors"),))
     give(studio, material)
@@ -148,7 +148,7 @@ def test_the_settings_are_those_that_suit_the_checkpoint(screen, studio, materia
             quality.set_value("Finest").run()
         button(screen, "Make the video").click().run()
     assert (orders[0].steps, orders[0].guidance) == (10, 1.2)
-    usual = usual_settings("nano")
+    usual = default_settings("nano")
     assert (orders[1].steps, orders[1].guidance) == (usual.steps, usual.guidance)
 
 
@@ -193,7 +193,7 @@ def test_while_it_runs_nothing_can_be_changed(screen, studio, material):
     anna, go = give(studio, material), threading.Event()
 
     def work(job):
-        job.tell("mouth", 3, 12)
+        job.tell("sample", 3, 12)
         go.wait(60)
 
     anna.run = studio._queues["local"].submit(work)

@@ -71,8 +71,8 @@ def test_the_local_engine_makes_what_the_engine_makes(engine, queue, material, t
     assert (job.state, job.error) == (DONE, "")
     assert alike(tmp_path / "made.mp4", wanted)
     assert told[0][0] == "loading"
-    assert ("faces", 30, 30) in told
-    assert told[-1] == ("mouth", 4, 4)
+    assert ("track", 30, 30) in told
+    assert told[-1] == ("sample", 4, 4)
 
 
 def test_models_are_loaded_once_for_all_runs(engine, queue, material, tmp_path, monkeypatch):
@@ -92,7 +92,7 @@ def test_models_are_loaded_once_for_all_runs(engine, queue, material, tmp_path, 
 def test_cancelling_leaves_no_file(engine, queue, material, tmp_path):
     many = Settings(steps=50, guidance=1.0)
     job = queue.submit(lambda job: engine.make(wish(material, tmp_path / "made.mp4", settings=many), job))
-    assert wait_until(lambda: job.stage == "mouth" and job.done, 120)
+    assert wait_until(lambda: job.stage == "sample" and job.done, 120)
     job.cancel()
     assert ended(job).state == CANCELLED
     assert not list(tmp_path.iterdir())

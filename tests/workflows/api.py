@@ -86,7 +86,7 @@ def packets_of(path: Path) -> list[bytes]:
 def faces_in(picture: np.ndarray) -> list[Face]:
     """From left to right."""
     with FaceFinder(face_model()) as finder:
-        return sorted(finder.detect(picture), key=lambda face: face.centre[0])
+        return sorted(finder.detect(picture), key=lambda face: face.center[0])
 
 
 def lips(face: Face) -> tuple[slice, slice]:

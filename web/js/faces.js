@@ -17,7 +17,7 @@ export function faceStage(picture, choose) {
 }
 
 /** Where the `face` widget points when this face is picked: the middle of its box. */
-export function centre({ box }) {
+export function center({ box }) {
   return [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2];
 }
 

@@ -4,7 +4,7 @@ import { watchCached } from "./cached.js";
 import { choiceOf, faceWidget, pointText, setFace } from "./choice.js";
 import { fileUrl, showCompare } from "./compare.js";
 import { addPanel, addWidget, keepKeys, loadStyle, make, panel } from "./dom.js";
-import { centre, faceStage } from "./faces.js";
+import { center, faceStage } from "./faces.js";
 import { isOurs, nodeOf } from "./nodes.js";
 import { openPicker } from "./picker.js";
 import { dropLatePreview, watchRuns } from "./running.js";
@@ -36,7 +36,7 @@ function fitOf(node) {
 function showFaces(node, found) {
   const picture = { ...found, src: fileUrl(found.image), asked: choiceOf(node).text };
   node.latentsyncFaces = picture;
-  const choose = (face) => setFace(node, pointText(...centre(face), found.frame)) || void openPicker(node); // says why
+  const choose = (face) => setFace(node, pointText(...center(face), found.frame)) || void openPicker(node); // says why
   panel(node, "faces")?.replaceChildren(faceStage(picture, choose));
 }
 

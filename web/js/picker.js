@@ -2,7 +2,7 @@
 import { api } from "../../../scripts/api.js";
 import { choiceOf, inWords, pointText, read, rules, setFace } from "./choice.js";
 import { keepFocus, keepKeys, make } from "./dom.js";
-import { centre, faceStage } from "./faces.js";
+import { center, faceStage } from "./faces.js";
 import { findSource } from "./source.js";
 import { say } from "./words.js";
 
@@ -159,7 +159,7 @@ class Picker {
 
   showPicture(picture, frame, point) {
     const chosen = this.current(picture, frame, point);
-    const choose = this.choice.wired == null && ((face) => this.write(pointText(...point(...centre(face)), frame)));
+    const choose = this.choice.wired == null && ((face) => this.write(pointText(...point(...center(face)), frame)));
     const hadFocus = this.frameRow.contains(document.activeElement);
     const stage = faceStage({ ...picture, chosen }, choose);
     this.stage.replaceChildren(stage);

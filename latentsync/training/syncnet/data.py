@@ -240,7 +240,7 @@ class Change:
     size: tuple[int, int]
     gain: np.ndarray
     offset: float
-    grey: float
+    gray: float
 
     def __call__(self, crop: np.ndarray) -> np.ndarray:
         """A stored crop to (h, w, 3) uint8."""
@@ -248,7 +248,7 @@ class Change:
         edge = cv2.BORDER_REPLICATE
         moved = cv2.warpAffine(crop, self.matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=edge)
         pixels = moved.astype(np.float32)
-        pixels += self.grey * (pixels.mean(-1, keepdims=True) - pixels)
+        pixels += self.gray * (pixels.mean(-1, keepdims=True) - pixels)
         return np.clip(pixels * self.gain + self.offset + 0.5, 0, 255).astype(np.uint8)
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ...errors import UserError
 from ...models.unet import UNet, UNetConfig, config_from_tensors
 from ...weights.files import read_tensors, shapes_of
-from ...weights.identify import FileInfo, check_is_unet, recognise
+from ...weights.identify import FileInfo, check_is_unet, identify
 from ...weights.load import config_of
-from ...weights.registry import find, is_known, model_folders
+from ...weights.registry import find, is_registered, model_folders
 from ..recipes import UNetRecipe, unet_config
 
 SD15_FILES = ("v1-5-pruned-emaonly.safetensors", "v1-5-pruned.safetensors", "sd15.safetensors")
@@ -59,7 +59,7 @@ def start_from(init: str, recipe: UNetRecipe, *, size: str = "full", audio_dim: 
         unet = _fresh(unet_config(size, recipe.motion, audio_dim, channels), recipe.seed)
         return Start(unet, recipe.prediction_type, None, tuple(name for name, _ in unet.named_parameters()))
     path = locate(init)
-    info = recognise(path)
+    info = identify(path)
     if info.kind == "sd15":
         return _from_sd15(read_tensors(path), recipe, audio_dim)
     check_is_unet(info)
@@ -77,7 +77,7 @@ def locate(init: str) -> Path:
             )
         return found
     path = Path(init)
-    return find(init) if not path.is_file() and is_known(init) else path
+    return find(init) if not path.is_file() and is_registered(init) else path
 
 
 def _fresh(config: UNetConfig, seed: int) -> UNet:
@@ -107,8 +107,8 @@ def _from_latentsync(info: FileInfo, recipe: UNetRecipe) -> Start:
     unet = _fresh(dataclasses.replace(config, motion=recipe.motion), recipe.seed)
     new = _take_over(unet, state)
     prediction = info.prediction_type or "epsilon"
-    still, colours = info.metadata.get("reference") == "still", info.metadata.get("latent_rgb")
-    return Start(unet, prediction, info.resolution, new, info.path if bundle else None, still, colours)
+    still, colors = info.metadata.get("reference") == "still", info.metadata.get("latent_rgb")
+    return Start(unet, prediction, info.resolution, new, info.path if bundle else None, still, colors)
 
 
 def _plain(key: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...errors import UserError
 from ...models.syncnet import StableSyncNet
-from ...sampling import to_clean
+from ...sampling import predict_x0
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 """Two batches of pictures (N, 3, H, W) in [-1, 1] to their distances, of any shape."""
@@ -54,7 +54,7 @@ def target(clean: Tensor, noise: Tensor, alpha_bar: Tensor, prediction: str) -> 
 def estimate(output: Tensor, noisy: Tensor, alpha_bar: Tensor, prediction: str) -> Tensor:
     """The clean latents that follow from one evaluation: x0 = (x_t − sqrt(1 − ā) ε) / sqrt(ā)."""
     bar: Any = _broadcast(alpha_bar, noisy)
-    return to_clean(output.float(), noisy, bar, prediction)
+    return predict_x0(output.float(), noisy, bar, prediction)
 
 
 def _broadcast(alpha_bar: Tensor, like: Tensor) -> Tensor:

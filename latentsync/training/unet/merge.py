@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ...errors import UserError
 from ...weights.convert import save_model
-from ...weights.identify import recognise
+from ...weights.identify import identify
 from ...weights.load import load_unet
 from .init import locate
 from .lora import merge_lora
@@ -15,10 +15,10 @@ def merge_files(base: str, lora: str | os.PathLike[str], out: Path, strength: fl
     """Write base with the additions summed in, under the metadata of base; its VAE too, where it has one inside."""
     from ...weights.files import read_tensors
 
-    if recognise(lora).kind != "lora":
-        raise UserError(f"{lora} is {recognise(lora).title}, not a LoRA; give lora.safetensors of `train unet --lora`.")
+    if identify(lora).kind != "lora":
+        raise UserError(f"{lora} is {identify(lora).title}, not a LoRA; give lora.safetensors of `train unet --lora`.")
     path = locate(base)
-    info = recognise(path)
+    info = identify(path)
     unet = load_unet(path)
     state = merge_lora(unet.state_dict(), lora, strength)
     vae = None

@@ -14,7 +14,7 @@ from ...models.perceptual import load_lpips, load_videomae
 from ...models.syncnet import StableSyncNet
 from ...models.vae import VAE
 from ...models.whisper import WhisperEncoder
-from ...weights.identify import recognise
+from ...weights.identify import identify
 from ...weights.syncnet_files import load_syncnet
 from ...weights.vae_files import load_vae
 from ...weights.whisper_files import load_whisper
@@ -79,7 +79,7 @@ def run_unet(
     judges = load_judges(recipe, files, accelerator.device, DTYPES[str(accelerator.mixed_precision)])
     kind = f"latents-{fingerprint(vae.state_dict())}-{recipe.resolution}" if recipe.cache_latents else None
     make = UNetWindows(
-        store, bool(recipe.sync_weight), recipe.supervises_pixels, kind, recipe.frames, recipe.still_reference
+        store, bool(recipe.sync_weight), recipe.supervises_pixels, kind, recipe.frames, recipe.first_frame_reference
     )
     task = UNetTask(
         start.unet,
@@ -108,15 +108,15 @@ def _bundle(init: str) -> Path | None:
     if init in ("none", "sd15"):
         return None
     path = locate(init)
-    return path if recognise(path).kind == "nano" else None
+    return path if identify(path).kind == "nano" else None
 
 
 def _settled(recipe: UNetRecipe, start: Start, own_resolution: bool) -> UNetRecipe:
     """A network goes on predicting what it was trained to predict, at its own resolution unless told otherwise."""
     resolution = recipe.resolution if own_resolution else start.resolution or recipe.resolution
-    still = recipe.still_reference or start.still
+    still = recipe.first_frame_reference or start.still
     return dataclasses.replace(
-        recipe, prediction_type=start.prediction_type, resolution=resolution, still_reference=still
+        recipe, prediction_type=start.prediction_type, resolution=resolution, first_frame_reference=still
     )
 
 
@@ -179,7 +179,7 @@ def _facts(start: Start, vae: VAE, out: Path, recipe: UNetRecipe) -> dict[str, A
         "unet_groups": start.unet.config.groups,
         "unet_residual": "reference" if start.unet.config.residual else None,
         "vae_groups": vae.model.config.norm_num_groups,
-        "reference": "still" if recipe.still_reference else None,
+        "reference": "still" if recipe.first_frame_reference else None,
         "latent_rgb": start.latent_rgb,
     }
     return {name: value for name, value in facts.items() if value is not None}

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...errors import UserError
 from ...media.audio_track import AudioTrack
 from ...media.writer import VideoWriter
-from ...sampling import denoise, one_noise
+from ...sampling import denoise, shared_noise
 from ...settings import WINDOW
 from ..dataset import FPS, ClipFile, ClipStore, UNetWindows, unit
 from .losses import similarity, sync_input
@@ -91,7 +91,7 @@ def sample(task: "UNetTask", stretch: Stretch, *, seed: int) -> Tensor:
     true, reference = stretch.true.to(device), stretch.reference.to(device)
     masked, reference = (task.encode(pixels).transpose(0, 1)[None] for pixels in (true * task.keep, reference))
     frames = len(true)
-    noise = one_noise(seed, *masked.shape[1:2], *masked.shape[3:]).to(device).expand_as(masked)
+    noise = shared_noise(seed, *masked.shape[1:2], *masked.shape[3:]).to(device).expand_as(masked)
     mask = task.mask.expand(1, 1, frames, -1, -1)
     audio = stretch.audio[None].to(device)
     guidance = 1.5 if recipe.drop_audio else 1.0

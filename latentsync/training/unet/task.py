@@ -16,7 +16,7 @@ from ...face.align import latent_mask, mouth_mask
 from ...models.syncnet import StableSyncNet
 from ...models.unet import Block, UNet
 from ...models.vae import VAE
-from ...sampling import TRAIN_STEPS, alpha_bars
+from ...sampling import TRAIN_STEPS, alphas_cumprod
 from ...weights.convert import save_model
 from ...weights.files import read_tensors
 from ...weights.identify import FileInfo
@@ -87,7 +87,7 @@ class UNetTask:
         self.result = "lora.safetensors" if recipe.lora else "unet.safetensors"
         info = FileInfo(Path(self.result), "unet", "in training", prediction_type=recipe.prediction_type)
         object.__setattr__(unet, "info", info)  # sampling asks it what the network predicts
-        self.bars = alpha_bars().float()
+        self.bars = alphas_cumprod().float()
         self.keep = torch.from_numpy(mouth_mask(recipe.resolution))
         self.mask = torch.from_numpy(latent_mask(recipe.resolution, vae.factor))
 

@@ -44,7 +44,7 @@ def engine() -> tuple[torch.Tensor, np.ndarray]:
         result = pipeline.lipsync(frames, wave, rate, Fraction(25), models=models, settings=settings)
     pipeline.denoise_window = original
     done = 0
-    for stretch in result.report.stretches:
+    for stretch in result.report.segments:
         for window in pack("latentsync.timeline").windows(*stretch):
             out.append(made[done][0, :, window.keep - window.start :])
             done += 1
