@@ -1,13 +1,30 @@
-"""Files that come from elsewhere: names that stay in their folder, nothing half-written, nothing overwritten."""
+"""Writing files: nothing half-written, nothing overwritten, names that stay in their folder."""
 
 import os
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import UserError
 
 _DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(10))}
+
+
+@contextmanager
+def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path beside `final`, for its writer alone; it replaces `final` on success and is removed on failure.
+
+    The temporary name ends in .part: name the format to writers that take it from the suffix.
+    """
+    final = Path(final)
+    part = final.with_name(f".{final.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+    try:
+        yield part
+        part.replace(final)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def safe_name(name: str) -> str:
