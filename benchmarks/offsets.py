@@ -1,11 +1,12 @@
-"""How often is a shift of the sound found? Pieces of prepared clips, moved by -6 … +6 frames.
+"""How often is a shift of the sound found? Segments of prepared clips, moved by -6 … +6 frames.
 
-python -m benchmarks.offsets SYNCNET PREPARED --held-out 0.25 --except anna,ben
+python -m benchmarks.offsets SYNCNET PREPARED --holdout-time 0.25 --holdout-people anna,ben
 """
 
 import argparse
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from latentsync.audio.load import load_audio
 from latentsync.audio.mel import SAMPLE_RATE
-from latentsync.evaluation.clips import margin_of, prepared_clips
-from latentsync.evaluation.syncnet_sync import FPS, sync_offset
+from latentsync.dataset import FPS, ClipFile, find_clips, holdout_part
+from latentsync.evaluation.syncnet_sync import sync_offset
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
 from latentsync.models.syncnet import StableSyncNet
@@ -26,24 +27,22 @@ SECONDS = (1.2, 2.0, 3.0, 5.0)
 HOP = SAMPLE_RATE // int(FPS)
 
 
-def pieces(frames: int, part: tuple[float, float], sound: int, length: int) -> Iterator[int]:
-    """First frames of pieces that overlap by half, with sound for every shift."""
-    low, high = (round(share * frames) for share in part)
+def segments(low: int, high: int, sound: int, length: int) -> Iterator[int]:
+    """First frames of segments that overlap by half, with audio for every shift."""
     for start in range(low, high - length + 1, length // 2):
         if start >= SHIFT and (start + length + SHIFT) * HOP <= sound:
             yield start
 
 
-def misses(net: StableSyncNet, path: Path, part: tuple[float, float]) -> Iterator[tuple[float, list[int]]]:
-    """(seconds, found minus true shift for each shift) of every piece of a clip."""
-    info, margin = probe(path), margin_of(path)
-    wave = load_audio(path, info.start).waveform
-    inner = slice(margin, -margin or None)
+def misses(net: StableSyncNet, clip: ClipFile) -> Iterator[tuple[float, list[int]]]:
+    """(seconds, found minus true shift for each shift) of every segment of a clip."""
+    info = probe(clip.path)
+    wave = load_audio(clip.path, info.start).waveform
     with VideoReader(info) as reader:
-        faces = [frame[inner, inner] for frame in reader.read(range(info.frames))]
+        faces = [clip.crop(frame) for frame in reader.read(range(info.frames))]
     for seconds in SECONDS:
         length = round(seconds * FPS)
-        for start in pieces(len(faces), part, len(wave), length):
+        for start in segments(*clip.span(len(faces)), len(wave), length):
             yield seconds, [_miss(net, faces, wave, start, length, shift) for shift in range(-SHIFT, SHIFT + 1)]
 
 
@@ -56,21 +55,22 @@ def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("syncnet")
     ask.add_argument("prepared", type=Path)
-    ask.add_argument("--held-out", type=float, default=1.0, help="share of every clip that is used, in its middle")
-    ask.add_argument("--only", default="", help="recordings whose names begin so (anna,ben)")
-    ask.add_argument("--except", dest="without", default="", help="not those whose names begin so")
+    ask.add_argument("--holdout-time", type=float, default=1.0, help="share of every clip that is used, in its middle")
+    ask.add_argument("--only", default="", help="recordings with these name prefixes (anna,ben)")
+    ask.add_argument("--holdout-people", default="", help="not those with these prefixes")
     ask.add_argument("--threads", type=int, default=1)
-    said = ask.parse_args()
-    torch.set_num_threads(said.threads)
-    net = load_syncnet(said.syncnet)
+    args = ask.parse_args()
+    torch.set_num_threads(args.threads)
+    net = load_syncnet(args.syncnet)
     assert isinstance(net, StableSyncNet)
-    low = (1 - said.held_out) / 2
     found: dict[float, list[int]] = defaultdict(list)
-    names = ([n for n in text.split(",") if n] for text in (said.only, said.without))
-    for path in prepared_clips(said.prepared, *names):
-        for seconds, off in misses(net, path, (low, low + said.held_out)):
+    only, left = ([n for n in text.split(",") if n] for text in (args.only, args.holdout_people))
+    for clip in find_clips(args.prepared):
+        if (only and not clip.is_of(only)) or clip.is_of(left):
+            continue
+        for seconds, off in misses(net, replace(clip, part=holdout_part(args.holdout_time))):
             found[seconds] += off
-    print("| seconds | pieces | exact | within 1 frame |\n|---|---|---|---|")
+    print("| seconds | segments | exact | within 1 frame |\n|---|---|---|---|")
     for seconds, off in sorted(found.items()):
         apart = abs(np.array(off))
         share = f"{(apart == 0).mean():.0%} | {(apart <= 1).mean():.0%}"

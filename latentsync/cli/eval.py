@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,13 +125,14 @@ def sync(
 
 
 def _sync_aligned(clip: Path, audio: Path | None, net: "SyncNet | None", vae: "Vae | None") -> Said:
+    from ..dataset import clip_files
     from ..evaluation.clips import sync_aligned
     from ..evaluation.report import draw_sync, sync_rows
 
     if net is None or audio is not None:
         raise UserError("An aligned crop is judged by a SyncNet with its own sound: give --syncnet and no --audio.")
     with _steps(clip.name) as on_step:
-        score = sync_aligned(net, clip, vae=vae, on_step=on_step)
+        score = sync_aligned(net, clip_files([clip])[0], vae=vae, on_step=on_step)
     facts = {"clip": str(clip), "sync": score.as_dict()}
     return Said(clip.name, _ONE, sync_rows(score), (), facts, lambda: draw_sync(score, clip.name))
 
@@ -223,63 +224,66 @@ def accuracy(
         Path, typer.Argument(help="A folder that `latentsync prepare` made, a file list, or a folder of aligned clips.")
     ],
     pairs: Annotated[int, typer.Option(min=2, help="Pairs drawn from each clip, half of them in sync.")] = 8,
-    held_out: Annotated[
-        float, typer.Option(min=0.01, max=1.0, help="Ask about this share of every clip only (--holdout-time).")
+    holdout_time: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="Measure on this share of every clip only.")
     ] = 1.0,
-    held_at: Annotated[
-        float, typer.Option(min=0, max=1, help="Where it lies: 0 at the beginning, 1 at the end (--holdout-at).")
+    holdout_at: Annotated[
+        float, typer.Option(min=0, max=1, help="Where that share lies: 0 at the beginning, 1 at the end.")
     ] = 0.5,
+    holdout_people: Annotated[
+        str, typer.Option(metavar="NAMES", help="Leave out recordings with these name prefixes.", show_default=False)
+    ] = "",
     only: Annotated[
-        str, typer.Option(metavar="NAMES", help="Only recordings whose names begin so (anna,ben).", show_default=False)
+        str, typer.Option(metavar="NAMES", help="Only recordings with these prefixes (anna,ben).", show_default=False)
     ] = "",
-    without: Annotated[
-        str,
-        typer.Option("--except", metavar="NAMES", help="Not those whose names begin so.", show_default=False),
-    ] = "",
-    least: Annotated[int, typer.Option(min=1, help="Frames by which a shifted pair is shifted at least.")] = 1,
+    min_shift: Annotated[int, typer.Option(min=1, help="Smallest shift of a shifted pair, in frames.")] = 1,
     seed: Annotated[int, typer.Option(help="The same seed draws the same pairs.")] = 1247,
     vae: VaeName = None,
     device: Device = "auto",
     report: Json = None,
     picture: Picture = None,
 ) -> None:
-    """How often a SyncNet is right about pairs of picture and sound of which half are shifted within their clip.
+    """Accuracy of a SyncNet on pairs of frames and audio, half of them shifted within their clip.
 
-    At threshold 0.5, and at the threshold that is best on every second clip, told on the others.
+    At threshold 0.5, and at the threshold that is best on every second clip, measured on the others.
 
     \b
-    Of a training with --holdout-time 0.25 --holdout-people anna,ben:
-      latentsync eval syncnet-accuracy NET DATA --held-out 0.25 --except anna,ben    held-out time
-      latentsync eval syncnet-accuracy NET DATA --only anna,ben                      held-out people
+    After a training with --holdout-time 0.25 --holdout-people anna,ben:
+      latentsync eval syncnet-accuracy NET DATA --holdout-time 0.25 --holdout-people anna,ben    held-out time
+      latentsync eval syncnet-accuracy NET DATA --only anna,ben                                  held-out people
     """
-    from ..evaluation.clips import prepared_clips
+    from ..dataset import find_clips, holdout_part
     from ..evaluation.report import accuracy_rows, draw_accuracy
     from ..evaluation.syncnet_accuracy import syncnet_accuracy
 
     _check_places(report, picture)
     judge, own_vae = _judge(net, vae, device)
     assert judge is not None
+    taken, left = _names(only), _names(holdout_people)
+    clips = [
+        replace(clip, part=holdout_part(holdout_time, holdout_at))
+        for clip in find_clips(prepared)
+        if (not taken or clip.is_of(taken)) and not clip.is_of(left)
+    ]
+    if not clips:
+        raise UserError(f"{prepared} has no recording that --only and --holdout-people leave; check the names.")
     with _steps("clips") as on_step:
         found = syncnet_accuracy(
-            judge,
-            prepared_clips(prepared, _names(only), _names(without)),
-            seed=seed,
-            pairs=pairs,
-            held_out=held_out,
-            held_at=held_at,
-            least=least,
-            vae=own_vae,
-            on_clip=on_step,
+            judge, clips, seed=seed, pairs=pairs, min_shift=min_shift, vae=own_vae, on_clip=on_step
         )
-    facts = {"net": net, "prepared": str(prepared), "seed": seed, "held_out": held_out, "held_at": held_at}
-    facts |= {"only": only, "except": without, "least": least}
-    skipped = list(found.left_out.items())
+    facts = {
+        "net": net,
+        "prepared": str(prepared),
+        "seed": seed,
+        "holdout_time": holdout_time,
+        "holdout_at": holdout_at,
+        "holdout_people": left,
+        "only": taken,
+        "min_shift": min_shift,
+    } | found.as_dict()
     title = f"{net} on {prepared}"
-    _tell(
-        Said(title, (), accuracy_rows(found), skipped, facts | found.as_dict(), lambda: draw_accuracy(found, title)),
-        report,
-        picture,
-    )
+    skipped = list(found.skipped.items())
+    _tell(Said(title, (), accuracy_rows(found), skipped, facts, lambda: draw_accuracy(found, title)), report, picture)
 
 
 def _names(text: str) -> list[str]:

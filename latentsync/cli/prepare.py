@@ -4,12 +4,14 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UserError
+from ..files import atomic_path
 from ..prepare.settings import MAY_BE_SKIPPED, PrepareSettings
 
 if TYPE_CHECKING:
@@ -195,8 +197,8 @@ def _tenths() -> "OnItem":
 
 
 def _show(report: "Report", chart: bool, wall: float, workers: int) -> None:
+    from ..dataset import MANIFEST
     from ..prepare.report import draw, rows, times
-    from ..prepare.runner import MANIFEST
     from .console import show_table
 
     show_table(rows(report), ("", "clips", "minutes", ""))
@@ -223,7 +225,7 @@ def filelist(
     only: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Only clips of these sources; may be repeated.")
     ] = None,
-    holdout: Annotated[
+    holdout_sources: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="No clips of these sources; may be repeated.")
     ] = None,
 ) -> None:
@@ -231,17 +233,26 @@ def filelist(
 
     \b
     One person for validation, the others for training:
-      latentsync filelist prepared/ --holdout 'anna/*' > train.txt
+      latentsync filelist prepared/ --holdout-sources 'anna/*' > train.txt
       latentsync filelist prepared/ --only 'anna/*' > val.txt
     """
-    from ..prepare.filelist import kept_clips
+    from ..dataset import kept_clips
 
-    lines = "".join(f"{path}\n" for path in kept_clips(out, only or (), holdout or ()))
+    def matches(source: str, patterns: Sequence[str] | None) -> bool:
+        return any(fnmatch(source, pattern) for pattern in patterns or ())
+
+    clips = [
+        c for c in kept_clips(out) if (not only or matches(c.source, only)) and not matches(c.source, holdout_sources)
+    ]
+    if not clips:
+        raise UserError(f"{out} has no kept clip{' of the sources asked for' if only or holdout_sources else ''}.")
+    lines = "".join(f"{clip.path.resolve()}\n" for clip in clips)
     if to is None:
         typer.echo(lines, nl=False)
         return
     try:
-        to.write_text(lines, encoding="utf-8")
+        with atomic_path(to) as part:
+            part.write_text(lines, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{to} could not be written ({error.strerror}); give another name.") from error
-    typer.echo(f"{to}: {lines.count(chr(10))} clips")
+    typer.echo(f"{to}: {len(clips)} clips")

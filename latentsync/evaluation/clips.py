@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from ..audio.load import load_audio
+from ..dataset import FPS, ClipFile, find_videos
 from ..errors import UserError
 from ..face.aligned import AlignedFace
 from ..face.detect import FaceFinder
@@ -18,15 +18,11 @@ from ..media.image import is_image
 from ..media.probe import VideoInfo, probe
 from ..media.reader import VideoReader
 from ..models.syncnet import ChungSyncNet, SyncNet
-from ..prepare.filelist import kept_clips, read_manifest
-from ..prepare.runner import MANIFEST
 from ..settings import Settings
-from .syncnet_sync import FPS, CountCallback, StableJudge, SyncScore, Vae, chung_crops, sync_offset
+from .syncnet_sync import CountCallback, StableJudge, SyncScore, Vae, chung_crops, sync_offset
 
 Read = Callable[[Sequence[int]], Iterator[np.ndarray]]
 """A clip's frames by their numbers, ascending: (H, W, 3) uint8 RGB."""
-
-VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m4v")
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,9 +135,10 @@ def sync_track(
 
 
 def sync_aligned(
-    net: SyncNet, path: str | Path, *, vae: Vae | None = None, batch: int = 16, on_step: CountCallback | None = None
+    net: SyncNet, clip: ClipFile, *, vae: Vae | None = None, batch: int = 16, on_step: CountCallback | None = None
 ) -> SyncScore:
     """The same for a prepared clip, whose frames are aligned crops already."""
+    path = clip.path
     if isinstance(net, ChungSyncNet):
         raise UserError(
             f"{path} is an aligned crop, too narrow for the SyncNet of Chung and Zisserman; give the clip it is from."
@@ -150,10 +147,9 @@ def sync_aligned(
     if not info.has_audio:
         raise UserError(f"{path} has no sound; prepare it again with its sound.")
     speech = load_audio(path, info.start).waveform
-    count, margin = max(1, int(info.frames * FPS / info.fps)), margin_of(Path(path))
-    inner = slice(margin, -margin or None)
+    count = max(1, int(info.frames * FPS / info.fps))
     with VideoReader(info) as reader:
-        frames = (frame[inner, inner] for frame in reader.read(int(i * info.fps / FPS) for i in range(count)))
+        frames = (clip.crop(frame) for frame in reader.read(int(i * info.fps / FPS) for i in range(count)))
         faces = _Counted(frames, count)
         return sync_offset(net, faces, speech, vae=vae, batch=batch, on_step=on_step)
 
@@ -176,45 +172,7 @@ def videos(folder: str | Path) -> dict[str, Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}; give one with videos.")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEOS and not p.name.startswith("."))
+    found = find_videos(folder)
     if not found:
-        raise UserError(f"{folder} holds no videos ({', '.join(VIDEOS)}); give a folder that does.")
+        raise UserError(f"{folder} holds no videos (.mp4, .mov, .mkv and the like); give a folder that does.")
     return {p.relative_to(folder).with_suffix("").as_posix(): p for p in found}
-
-
-def prepared_clips(place: str | Path, only: Sequence[str] = (), without: Sequence[str] = ()) -> list[Path]:
-    """Of a prepared folder, a file list (one path a line, relative ones from the list's folder), or any folder of
-    aligned clips. only, without: beginnings of the names of recordings to take, and to leave out; where there is no
-    manifest, of the clips."""
-    place = Path(place)
-    if place.is_dir() and (place / MANIFEST).is_file():
-        return kept_clips(place, _patterns(only), _patterns(without))
-    paths = list(videos(place).values()) if not place.is_file() else _listed(place)
-    found = [p for p in paths if p.name.startswith(tuple(only) or "") and not p.name.startswith(tuple(without))]
-    if not found:
-        raise UserError(f"None of the {len(paths)} clips of {place} has a name that was asked for.")
-    return found
-
-
-def _patterns(names: Sequence[str]) -> list[str]:
-    return [pattern for name in names for pattern in (f"{name}*", f"*/{name}*")]
-
-
-def _listed(place: Path) -> list[Path]:
-    lines = [line.strip() for line in place.read_text(encoding="utf-8").splitlines()]
-    paths = [place.parent / line for line in lines if line and not line.startswith("#")]
-    missing = [path for path in paths if not path.is_file()]
-    if missing or not paths:
-        raise UserError(f"{place} lists {len(paths)} clips, {len(missing)} of which are not there; check its paths.")
-    return paths
-
-
-def margin_of(path: Path) -> int:
-    """Pixels around the aligned crop that `latentsync prepare` left on each side of this clip's frames."""
-    folder = path.parent.parent
-    return _margins(folder).get(path.stem, 0) if (folder / MANIFEST).is_file() else 0
-
-
-@lru_cache(maxsize=8)
-def _margins(folder: Path) -> dict[str, int]:
-    return {str(record.get("id")): int(record.get("margin") or 0) for record in read_manifest(folder)}

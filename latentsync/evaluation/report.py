@@ -7,12 +7,13 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ..dataset import FPS
 from .charts import BEST, FAINT, INK, MOUTH, SOUND_EDGE, WIDTH, _Axes, _frame, _Paper, _runs, _ticks, thinned
 from .image_metrics import Frechet
 from .landmark_sync import Score
 from .measure import METRICS, Result
 from .syncnet_accuracy import Accuracy
-from .syncnet_sync import FPS, SyncScore
+from .syncnet_sync import SyncScore
 
 PANEL, TOP, GAP = 190.0, 86.0, 78.0
 """Heights in units of chart.py: of one panel, above the first, and below each."""

@@ -1,8 +1,7 @@
-"""How often a SyncNet is right: on pairs of picture and sound of prepared clips, half of them shifted."""
+"""Accuracy of a SyncNet on pairs of frames and audio of prepared clips, half of them shifted."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,26 +9,24 @@ import torch
 from torch import Tensor
 
 from ..audio.load import load_audio
+from ..dataset import FPS, ClipFile
 from ..errors import UserError
 from ..media.probe import VideoInfo, probe
 from ..media.reader import VideoReader
 from ..models.syncnet import ChungSyncNet, StableSyncNet
-from .clips import margin_of
-from .syncnet_sync import FPS, StableJudge, Vae
+from .syncnet_sync import CountCallback, StableJudge, Vae
 
 THRESHOLD = 0.5
 PAIRS = 8
 """Pairs of a clip, half of them in sync."""
 
-OnClip = Callable[[int, int], None]
-
 
 @dataclass(frozen=True)
 class Accuracy:
-    """pairs: how many, half of them in sync. at_half: share judged rightly at THRESHOLD. threshold: the best one on the
-    clips set aside for choosing it; at_threshold: the share judged rightly with it on the others (nan where there is
-    one clip only). auc: the share of (in sync, shifted) couples of which the first is the likelier. likelihood: mean of
-    pairs in sync, of shifted ones. likelihoods, in_sync, clips (N,): every pair. left_out: clip -> why.
+    """pairs: how many, half of them in sync. at_half: share classified correctly at THRESHOLD. threshold: the best one
+    on every second clip; at_threshold: accuracy with it on the others (nan if there is one clip only). auc: area under
+    the ROC curve. likelihood: mean of pairs in sync, of shifted ones. likelihoods, in_sync, clips (N,): every pair.
+    skipped: clip to reason.
     """
 
     pairs: int
@@ -41,7 +38,7 @@ class Accuracy:
     likelihoods: np.ndarray
     in_sync: np.ndarray
     clips: np.ndarray
-    left_out: dict[str, str]
+    skipped: dict[str, str]
 
     def as_dict(self) -> dict[str, Any]:
         facts = {
@@ -53,101 +50,91 @@ class Accuracy:
             "likelihood_shifted": self.likelihood[1],
         }
         plain = {k: round(v, 4) if np.isfinite(v) else None for k, v in facts.items()}
-        return {"pairs": self.pairs, "clips": len(set(self.clips.tolist()))} | plain | {"left_out": self.left_out}
+        return {"pairs": self.pairs, "clips": len(set(self.clips.tolist()))} | plain | {"skipped": self.skipped}
 
 
 def syncnet_accuracy(
     net: StableSyncNet | ChungSyncNet,
-    paths: Sequence[Path],
+    clips: Sequence[ClipFile],
     *,
     seed: int = 1247,
     pairs: int = PAIRS,
-    held_out: float = 1.0,
-    held_at: float = 0.5,
-    least: int = 1,
+    min_shift: int = 1,
     vae: Vae | None = None,
-    on_clip: OnClip | None = None,
+    on_clip: CountCallback | None = None,
 ) -> Accuracy:
     """On aligned clips of 25 frames a second. Deterministic: the same seed and clips give the same pairs.
 
-    pairs: of each clip. held_out: only this share of every clip is asked about, the sound included; held_at: where it
-    lies, 0 at the clip's beginning, 1 at its end (as training.syncdata.held_out). least: frames by which shifted pairs
-    are shifted at least; where to is drawn among all these places. UserError: Chung's SyncNet (it has no likelihood),
-    no clip that is long enough.
+    clips: windows lie within the part of each, its audio included. pairs: of each clip. min_shift: smallest shift of
+    a shifted pair, in frames. UserError: Chung's SyncNet, which has no likelihood; no clip is long enough.
     """
     if isinstance(net, ChungSyncNet):
         raise UserError(
             "Accuracy at a threshold is asked of a StableSyncNet; Chung's gives distances: use `eval sync`."
         )
-    low = held_at * (1 - held_out)
-    found, left_out = [], {}
-    for n, path in enumerate(paths):
+    found, skipped = [], {}
+    for n, clip in enumerate(clips):
         random = np.random.default_rng((seed, n))
         try:
-            found.append(_pairs(net, path, random, pairs, (low, low + held_out), least, vae))
+            found.append(_measure_pairs(net, clip, random, pairs, min_shift, vae))
         except UserError as error:
-            left_out[path.stem] = str(error)
+            skipped[clip.path.stem] = str(error)
         if on_clip:
-            on_clip(n + 1, len(paths))
+            on_clip(n + 1, len(clips))
     if not found:
-        raise UserError(f"None of the {len(paths)} clips can be asked about: {next(iter(left_out.values()))}")
-    return _judged(found, left_out)
+        raise UserError(f"None of the {len(clips)} clips can be measured: {next(iter(skipped.values()))}")
+    return _summarize(found, skipped)
 
 
 @torch.no_grad()
-def _pairs(
-    net: StableSyncNet,
-    path: Path,
-    random: np.random.Generator,
-    pairs: int,
-    part: tuple[float, float],
-    least: int,
-    vae: Vae | None,
+def _measure_pairs(
+    net: StableSyncNet, clip: ClipFile, random: np.random.Generator, pairs: int, min_shift: int, vae: Vae | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) likelihoods, (N,) bool in sync. part: shares of the clip between which windows lie."""
-    info = probe(path)
+    """(N,) likelihoods, (N,) bool in sync."""
+    info = probe(clip.path)
     if not info.has_audio or info.fps != FPS:
-        raise UserError(f"{path} is no prepared clip: 25 frames a second with sound are needed.")
-    judge = StableJudge(net, load_audio(path, info.start).waveform, vae)
-    first, end = (round(share * info.frames) for share in part)
-    stop = min(end - judge.window + 1, judge.sounds)
-    if stop - first <= least:
-        raise UserError(f"{path} has {max(0, stop - first)} windows to draw from; at least {least + 1} are needed.")
-    seen = random.integers(first, stop, pairs)
-    heard = np.array([i if n % 2 == 0 else _elsewhere(random, first, stop, i, least) for n, i in enumerate(seen)])
-    pictures = _seen(judge, info, set(seen.tolist()))
-    likely = [
-        1 - float(judge.distance(pictures[a], judge.hear(b, b + 1)))
-        for a, b in zip(seen.tolist(), heard.tolist(), strict=True)
+        raise UserError(f"{clip.path} is no prepared clip: 25 frames a second with audio are needed.")
+    scorer = StableJudge(net, load_audio(clip.path, info.start).waveform, vae)
+    first, end = clip.span(info.frames)
+    stop = min(end - scorer.window + 1, scorer.sounds)
+    if stop - first <= min_shift:
+        count = max(0, stop - first)
+        raise UserError(f"{clip.path} has {count} windows to draw from; at least {min_shift + 1} are needed.")
+    frames = random.integers(first, stop, pairs)
+    audio = np.array(
+        [i if n % 2 == 0 else _draw_shifted(random, first, stop, i, min_shift) for n, i in enumerate(frames)]
+    )
+    pictures = _embed_windows(scorer, clip, info, set(frames.tolist()))
+    likelihoods = [
+        1 - float(scorer.distance(pictures[a], scorer.hear(b, b + 1)))
+        for a, b in zip(frames.tolist(), audio.tolist(), strict=True)
     ]
-    return np.array(likely), seen == heard
+    return np.array(likelihoods), frames == audio
 
 
-def _seen(judge: StableJudge, info: VideoInfo, places: set[int]) -> dict[int, Tensor]:
-    """Vectors (1, D) of the windows that begin there; every frame is read once."""
-    margin = margin_of(info.path)
-    inner = slice(margin, -margin or None)
-    held: dict[int, Tensor] = {}
+def _embed_windows(scorer: StableJudge, clip: ClipFile, info: VideoInfo, starts: set[int]) -> dict[int, Tensor]:
+    """Vectors (1, D) of the windows that begin at these frames; every frame is read once."""
+    frames: dict[int, Tensor] = {}
     vectors = {}
     with VideoReader(info) as reader:
-        for place in sorted(places):
-            held = {i: frame for i, frame in held.items() if i >= place}
-            missing = [i for i in range(place, place + judge.window) if i not in held]
-            held |= zip(missing, (judge.frame(f[inner, inner]) for f in reader.read(missing)), strict=True)
-            vectors[place] = judge.see(torch.stack([held[place + i] for i in range(judge.window)]))
+        for start in sorted(starts):
+            frames = {i: frame for i, frame in frames.items() if i >= start}
+            missing = [i for i in range(start, start + scorer.window) if i not in frames]
+            frames |= zip(missing, (scorer.frame(clip.crop(f)) for f in reader.read(missing)), strict=True)
+            vectors[start] = scorer.see(torch.stack([frames[start + i] for i in range(scorer.window)]))
     return vectors
 
 
-def _elsewhere(random: np.random.Generator, first: int, stop: int, here: int, least: int) -> int:
-    """Another place, `least` frames away or more; the farther end where there is none so far."""
-    places = [i for i in range(first, stop) if abs(i - here) >= least]
-    return int(random.choice(places)) if places else max((first, stop - 1), key=lambda i: abs(i - here))
+def _draw_shifted(random: np.random.Generator, first: int, stop: int, here: int, min_shift: int) -> int:
+    """Another start, min_shift frames away or more; the farther end where there is none so far."""
+    starts = [i for i in range(first, stop) if abs(i - here) >= min_shift]
+    return int(random.choice(starts)) if starts else max((first, stop - 1), key=lambda i: abs(i - here))
 
 
-def _judged(found: Sequence[tuple[np.ndarray, np.ndarray]], left_out: dict[str, str]) -> Accuracy:
+def _summarize(found: Sequence[tuple[np.ndarray, np.ndarray]], skipped: dict[str, str]) -> Accuracy:
     likely, truth = (np.concatenate([pair[i] for pair in found]) for i in (0, 1))
     clips = np.concatenate([np.full(len(pair[0]), n) for n, pair in enumerate(found)])
-    choosing = clips % 2 == 1  # every second clip chooses the threshold, the others are judged by it
+    choosing = clips % 2 == 1  # every second clip chooses the threshold, the others are measured with it
     threshold, at_threshold = float("nan"), float("nan")
     if choosing.any():
         threshold = best_threshold(likely[choosing], truth[choosing])
@@ -163,12 +150,12 @@ def _judged(found: Sequence[tuple[np.ndarray, np.ndarray]], left_out: dict[str, 
         likelihoods=likely,
         in_sync=truth,
         clips=clips,
-        left_out=left_out,
+        skipped=skipped,
     )
 
 
 def best_threshold(likely: np.ndarray, truth: np.ndarray) -> float:
-    """What parts the two best; of equally good ones the middle."""
+    """The threshold of highest accuracy; the median of equally good ones."""
     ordered = np.unique(likely)
     middles = np.concatenate(([ordered[0] - 1e-3], (ordered[1:] + ordered[:-1]) / 2, [ordered[-1] + 1e-3]))
     right = ((likely >= middles[:, None]) == truth).mean(1)

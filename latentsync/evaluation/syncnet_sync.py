@@ -5,7 +5,6 @@ The measures are those of Chung and Zisserman ("Out of time", 2016), under the n
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from operator import length_hint
 from typing import Any, Protocol
 
@@ -18,12 +17,11 @@ from ..audio import mfcc as cepstra
 from ..audio.load import check_speech, to_mono_16k
 from ..audio.mel import SAMPLE_RATE
 from ..audio.syncnet_mel import HOP, N_FFT, RATE, mel_span, sync_mel
+from ..dataset import FPS
 from ..errors import UserError
 from ..face.track import FaceTrack
 from ..models.syncnet import ChungSyncNet, StableSyncNet, SyncNet
 
-FPS = Fraction(25)
-"""Both networks know this rate only."""
 REACH = 15
 FEWEST = 10
 """Windows; fewer tell nothing."""

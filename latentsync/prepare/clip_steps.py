@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..dataset import FPS
 from ..errors import UserError
 from ..face.align import align_matrices, crop_matrix, resample
 from ..face.detect import mouth_opening
 from ..face.track import FaceTrack, Tracks, find_tracks
-from .settings import FPS
 from .steps import Dropped, Facts, Item, Step
 from .workspace import SAMPLES, read_arrays, read_sound, replace_sound, write_arrays, write_clip
 

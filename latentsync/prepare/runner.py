@@ -9,26 +9,20 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from ..dataset import FPS, MANIFEST, VIDEO_SUFFIXES
 from ..errors import UserError
 from ..weights.registry import find
-from .settings import FPS, PrepareSettings
+from .settings import PrepareSettings
 from .steps import Item, Outcome
 from .worker import Plan, Shop, mark, source_id
 from .workspace import sweep, write_json, write_text
 
-# fmt: off
-VIDEOS = frozenset((
-    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mpe", ".ts", ".mts", ".m2ts", ".flv", ".wmv",
-    ".asf", ".ogv", ".3gp", ".vob", ".mxf",
-))
-# fmt: on
-"""Endings of files that are looked at; all others are only counted."""
 NETWORKS = {
     "sync": "--syncnet FILE (Chung's syncnet_v2.model, or a StableSyncNet)",
     "quality": "--quality FILE (TorchScript: pictures (N, 3, H, W) in 0 … 1 to scores)",
 }
 """What the steps that cannot do without one are given."""
-MANIFEST, SUMMARY, REPORT = "manifest.jsonl", "summary.json", "report.png"
+SUMMARY, REPORT = "summary.json", "report.png"
 
 FIELDS = ("path", "fps", "frames", "resolution", "margin", "face_px", "offset", "confidence", "quality")
 
@@ -136,7 +130,7 @@ def list_sources(source: Path, out: Path, only: Sequence[str] = ()) -> tuple[Pat
             relative = (below / name).relative_to(root).as_posix()
             if only and not any(fnmatch(relative, pattern) for pattern in only):
                 continue
-            if Path(name).suffix.lower() in VIDEOS:
+            if Path(name).suffix.lower() in VIDEO_SUFFIXES:
                 names.append(relative)
             else:
                 other += 1

@@ -5,10 +5,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from ..dataset import FPS
 from ..errors import UserError
-
-FPS = Fraction(25)
-"""Frames a second of everything that is prepared: the rate that LatentSync and both SyncNets know."""
 
 SOURCE_STEPS = ("readable", "rate", "shots", "pieces")
 PIECE_STEPS = ("face", "crops", "sync", "quality")

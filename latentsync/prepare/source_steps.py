@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 
 from ..audio.load import SILENT_DB, load_audio
+from ..dataset import FPS
 from ..errors import UserError
 from ..media.audio_track import has_audio
 from ..media.probe import VideoInfo
-from .settings import FPS, PrepareSettings
+from .settings import PrepareSettings
 from .steps import Dropped, Facts, Item, Step
 from .workspace import SAMPLES, as_pcm, read_sound, write_sound
 

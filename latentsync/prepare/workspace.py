@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..audio.mel import SAMPLE_RATE
-from .settings import FPS
+from ..dataset import FPS
 
 SAMPLES = int(SAMPLE_RATE / FPS)
 """Of sound to one frame: 640, a whole number."""

@@ -1,7 +1,9 @@
 """`latentsync eval` on files: what is measured, what is said to be missing, and what a folder survives."""
 
 import json
+from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,8 +12,9 @@ import torch
 from typer.testing import CliRunner
 
 from latentsync.cli.main import app
+from latentsync.dataset import clip_files, find_clips, holdout_part
 from latentsync.errors import UserError
-from latentsync.evaluation.clips import follow, prepared_clips, sync_aligned
+from latentsync.evaluation.clips import follow, sync_aligned
 from latentsync.evaluation.image_metrics import Frechet
 from latentsync.evaluation.measure import METRICS, Tools, compare, measure
 from latentsync.evaluation.networks import Network
@@ -169,17 +172,16 @@ def prepared(tmp_path_factory):
 
 
 def test_accuracy_is_far_above_chance_and_repeats(prepared):
-    paths = prepared_clips(prepared)
-    assert [p.name for p in paths] == [f"c{n}.mp4" for n in range(6)]
-    found = syncnet_accuracy(learnt(), paths, least=3, pairs=12)
+    paths = find_clips(prepared)
+    found = syncnet_accuracy(learnt(), paths, min_shift=3, pairs=12)
     assert found.pairs == 72
     assert found.in_sync.sum() == 36
     assert found.auc > 0.85
     assert found.at_threshold > 0.75
     assert found.likelihood[0] > found.likelihood[1] + 0.1
-    again = syncnet_accuracy(learnt(), paths, least=3, pairs=12)
+    again = syncnet_accuracy(learnt(), paths, min_shift=3, pairs=12)
     assert np.array_equal(found.likelihoods, again.likelihoods)
-    other = syncnet_accuracy(learnt(), paths, least=3, pairs=12, seed=1)
+    other = syncnet_accuracy(learnt(), paths, min_shift=3, pairs=12, seed=1)
     assert not np.array_equal(found.likelihoods, other.likelihoods)
     assert draw_accuracy(found).std() > 5
 
@@ -187,55 +189,32 @@ def test_accuracy_is_far_above_chance_and_repeats(prepared):
 def test_the_margin_of_prepared_clips_is_cut_off(prepared, tmp_path):
     import shutil
 
-    inside = sync_aligned(learnt(), prepared / "clips" / "c1.mp4")
-    shutil.copy(prepared / "clips" / "c1.mp4", tmp_path)
-    outside = sync_aligned(learnt(), tmp_path / "c1.mp4")
+    (clip,) = clip_files([prepared / "clips" / "c1.mp4"])
+    inside = sync_aligned(learnt(), clip)
+    outside = sync_aligned(learnt(), clip_files([Path(shutil.copy(clip.path, tmp_path))])[0])
     assert inside.offset == 0
     assert inside.confidence > outside.confidence
     with pytest.raises(UserError, match="too narrow"):
-        sync_aligned(ChungSyncNet().eval(), prepared / "clips" / "c1.mp4")
+        sync_aligned(ChungSyncNet().eval(), clip)
 
 
-def test_held_out_time_is_all_that_is_asked(prepared):
-    paths = prepared_clips(prepared)
-    found = syncnet_accuracy(learnt(), paths, held_out=0.25)
-    assert len(found.likelihoods) == 48
-    ends = [syncnet_accuracy(learnt(), paths, held_out=0.25, held_at=at).likelihoods for at in (0, 1)]
-    assert not np.array_equal(*ends)
+def test_accuracy_is_measured_on_the_part_of_each_clip(prepared):
+    def measured(share, at=0.5):
+        clips = [replace(clip, part=holdout_part(share, at)) for clip in find_clips(prepared)]
+        return syncnet_accuracy(learnt(), clips).likelihoods
+
+    assert len(measured(0.25)) == 48
+    assert not np.array_equal(measured(0.25, 0), measured(0.25, 1))
     with pytest.raises(UserError, match=r"c0.mp4 has 0 windows to draw from; at least 2"):
-        syncnet_accuracy(learnt(), paths, held_out=0.05)
+        measured(0.05)
     with pytest.raises(UserError, match="Chung"):
-        syncnet_accuracy(ChungSyncNet().eval(), paths)
+        syncnet_accuracy(ChungSyncNet().eval(), find_clips(prepared))
 
 
 def test_the_best_threshold_parts_the_two():
     likely, truth = np.array([0.1, 0.2, 0.6, 0.8, 0.9]), np.array([False, False, False, True, True])
     assert 0.6 < best_threshold(likely, truth) < 0.8
     assert best_threshold(np.array([0.3]), np.array([True])) < 0.3
-
-
-def test_file_lists_and_plain_folders(prepared, tmp_path):
-    (tmp_path / "list.txt").write_text(f"{prepared}/clips/c0.mp4\n\n# a remark\n{prepared}/clips/c3.mp4\n")
-    assert [p.stem for p in prepared_clips(tmp_path / "list.txt")] == ["c0", "c3"]
-    assert len(prepared_clips(prepared / "clips")) == 6
-
-
-def test_some_recordings_only(prepared):
-    def names(place, *which):
-        return [p.stem for p in prepared_clips(place, *which)]
-
-    assert names(prepared, ["1", "3"]) == ["c1", "c3"]  # the recordings are 0.mp4 …, their clips c0.mp4 …
-    assert names(prepared, [], ["1", "2.mp4", "5"]) == ["c0", "c3", "c4"]
-    assert names(prepared / "clips", ["c1", "c2"], ["c2"]) == ["c1"]
-    for place in (prepared, prepared / "clips"):
-        with pytest.raises(UserError, match=r"No clip|None of the 6 clips"):
-            prepared_clips(place, ["mp4"])
-
-
-def test_lists_name_what_is_missing(prepared, tmp_path):
-    (tmp_path / "list.txt").write_text("gone.mp4")
-    with pytest.raises(UserError, match="1 clips, 1 of which are not there"):
-        prepared_clips(tmp_path / "list.txt")
 
 
 # ---- the command line
@@ -318,7 +297,7 @@ def test_sync_of_a_video_and_of_an_aligned_crop(run, folder, prepared, tmp_path)
 
 
 def test_accuracy_on_the_screen(run, prepared, tmp_path):
-    done = run("syncnet-accuracy", prepared / "net.safetensors", prepared, "--least", 3, "--picture",
+    done = run("syncnet-accuracy", prepared / "net.safetensors", prepared, "--min-shift", 3, "--picture",
                tmp_path / "a.png", "--json", tmp_path / "a.json")  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "accuracy at threshold 0.5" in done.output
@@ -326,3 +305,16 @@ def test_accuracy_on_the_screen(run, prepared, tmp_path):
     assert facts["pairs"] == 48
     assert facts["clips"] == 6
     assert facts["auc"] > 0.8
+
+
+def test_accuracy_of_some_recordings(run, prepared):
+    """The recordings are 0.mp4 …, their clips c0.mp4 …."""
+
+    def clips(*options):
+        done = run("syncnet-accuracy", prepared / "net.safetensors", prepared, "--json", "-", *options)
+        return json.loads(done.stdout)["clips"] if done.exit_code == 0 else done.output
+
+    assert clips("--only", "1,3,7") == 2
+    assert clips("--only", "1,3", "--holdout-people", "3") == 1
+    assert clips("--holdout-people", "1, 2.mp4, 5", "--holdout-time", "0.5") == 3
+    assert "no recording that --only" in clips("--only", "c1")

@@ -1,7 +1,6 @@
 """The parts of `prepare` one by one: arithmetic, files, shots, the chain of steps, the list of files."""
 
 import itertools
-import json
 import os
 from dataclasses import replace
 from fractions import Fraction
@@ -20,7 +19,6 @@ from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
 from latentsync.prepare import workspace as disk
 from latentsync.prepare.clip_steps import only_face
-from latentsync.prepare.filelist import kept_clips
 from latentsync.prepare.reasons import REASONS
 from latentsync.prepare.runner import list_sources
 from latentsync.prepare.settings import PrepareSettings
@@ -330,24 +328,6 @@ def test_equal_names_in_two_folders_do_not_meet():
     assert all(name.startswith("x-") for name in ids)
     assert source_id("a/ü: *?.mp4").isprintable()
     assert not set(source_id("a/ü: *?.mp4")) & set(' :*?/"')
-
-
-def test_the_filelist_has_what_was_kept(tmp_path):
-    record = {"id": "1", "source": "a/x.mp4", "status": "kept", "path": "clips/1.mp4"}
-    records = [
-        record,
-        record | {"id": "2", "source": "b/y.mp4", "path": "clips/2.mp4"},
-        record | {"id": "3", "status": "dropped", "path": None},
-    ]
-    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
-    one, two = (tmp_path / "clips" / name for name in ("1.mp4", "2.mp4"))
-    assert kept_clips(tmp_path) == [one, two]
-    assert kept_clips(tmp_path, only=["b/*"]) == [two]
-    assert kept_clips(tmp_path, holdout=["b/*"]) == [one]
-    with pytest.raises(UserError, match="patterns"):
-        kept_clips(tmp_path, only=["c/*"])
-    with pytest.raises(UserError, match="latentsync prepare"):
-        kept_clips(tmp_path / "clips")
 
 
 def test_a_video_at_25_fps_is_left_as_it_is(tmp_path):

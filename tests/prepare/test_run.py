@@ -369,7 +369,10 @@ def test_the_command_shows_what_it_did(videos, out, whole):
     assert len(picture) > 10_000
     listed = call("filelist", out)
     assert listed.stdout.splitlines() == [str((out / r["path"]).resolve()) for r in manifest(out) if r["path"]]
-    assert call("filelist", out, "--holdout", "*", "-o", out / "l.txt").exit_code == 2
+    assert call("filelist", out, "--holdout-sources", "*", "-o", out / "l.txt").exit_code == 2
+    rest = call("filelist", out, "--holdout-sources", "long*").stdout.splitlines()
+    assert [path for path in listed.stdout.splitlines() if "long-" not in path] == rest
+    assert call("filelist", videos).exit_code == 2
     assert call("filelist", out, "--only", "long*", "-o", out / "l.txt").stdout.endswith("l.txt: 2 clips\n")
 
 
