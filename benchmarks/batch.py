@@ -1,8 +1,8 @@
 """Unit costs for planning: python -m benchmarks.batch CLIP [--frames 100] [--json FILE], or --count, or --list 10000
 
 Every stage is run alone and measured in CPU seconds of this process on one thread, so that other work on the machine
-does not count: reading, finding faces, painting (by the engine's own stages), writing; the sizes of what a split run
-sends; and loading. --count: operations of the public networks, counted without computing them. --list: what so many
+does not count: reading, finding faces, rendering (by the engine's own stages), writing; the sizes of what a segmented
+run sends; and loading. --count: operations of the public networks, counted without computing them. --list: what so many
 jobs cost the one machine that hands them out. docs/scale.md is computed from these.
 """
 
@@ -31,7 +31,7 @@ from latentsync.audio.load import load_audio
 from latentsync.audio.mel import SAMPLE_RATE
 from latentsync.audio.whisper_features import SpeechFeatures
 from latentsync.batch.jobs import read_jobs
-from latentsync.batch.segments import changed
+from latentsync.batch.segments import make_patch
 from latentsync.face.track import find_tracks
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
@@ -42,7 +42,7 @@ from latentsync.settings import GUIDANCE, STEPS, WINDOW, Settings
 
 VOICE = Path(__file__).resolve().parents[1] / "latentsync" / "assets" / "voice.flac"
 FPS = 25
-PAINTING = ("crop", "encode", "sample", "decode", "paste")
+RENDERING = ("crop", "encode", "sample", "decode", "paste")
 
 
 def cpu(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -71,10 +71,10 @@ def measure(clip: Path, count: int, settings: Settings, folder: Path) -> dict[st
     faces, _ = cpu(lambda: find_tracks(frames, models.finder))
     speech = voice(Fraction(count) / info.fps)
     whisper, _ = cpu(lambda: SpeechFeatures(speech, SAMPLE_RATE, models.whisper).rows(0, 1))
-    result = painted(frames, speech, info.fps, models, settings)
-    write, size = cpu(lambda: written(folder / "out.mp4", result.frames, info.fps))
-    patches = [changed(*pair).pixels.nbytes for pair in zip(result.frames, result.mask, strict=True)]
-    stages = {"read": read, "track": faces, **{name: result.report.seconds[name] for name in PAINTING}, "write": write}
+    result = rendered(frames, speech, info.fps, models, settings)
+    write, size = cpu(lambda: write_video(folder / "out.mp4", result.frames, info.fps))
+    patches = [make_patch(*pair).pixels.nbytes for pair in zip(result.frames, result.mask, strict=True)]
+    stages = {"read": read, "track": faces, **{name: result.report.seconds[name] for name in RENDERING}, "write": write}
     per_frame = {name: round(1000 * spent / count, 2) for name, spent in stages.items()}
     per_frame["whisper"] = round(1000 * whisper / (30 * float(info.fps)), 2)
     models.finder.close()
@@ -86,7 +86,7 @@ def measure(clip: Path, count: int, settings: Settings, folder: Path) -> dict[st
         "steps": settings.steps,
         "guidance": settings.guidance,
         "cpu_ms_per_frame": per_frame,
-        "joiner_ms_per_frame": round(2 * per_frame["read"] + per_frame["track"] + per_frame["write"], 2),
+        "merge_ms_per_frame": round(2 * per_frame["read"] + per_frame["track"] + per_frame["write"], 2),
         # a run reads its source twice: for the faces, then for the frames
         "cpu_s_per_s": round((per_frame["read"] + sum(per_frame.values())) * float(info.fps) / 1000, 3),
         "load_cpu_seconds": round(load, 2),
@@ -146,12 +146,12 @@ def voice(seconds: Fraction) -> torch.Tensor:
     return torch.cat(list(islice(cycle([sound]), length // len(sound) + 1)))[:length]
 
 
-def painted(frames: list[np.ndarray], speech: torch.Tensor, fps: Fraction, models: Models, settings: Settings) -> Any:
+def rendered(frames: list[np.ndarray], speech: torch.Tensor, fps: Fraction, models: Models, settings: Settings) -> Any:
     with cpu_clock():
         return lipsync(frames, speech, SAMPLE_RATE, fps, models=models, settings=replace(settings, fit="silence"))
 
 
-def written(out: Path, frames: np.ndarray, fps: Fraction) -> int:
+def write_video(out: Path, frames: np.ndarray, fps: Fraction) -> int:
     with VideoWriter(out, frames.shape[2], frames.shape[1], fps) as writer:
         for frame in frames:
             writer.write(frame)
@@ -165,7 +165,7 @@ def table(facts: dict[str, Any]) -> str:
         f"{facts['clip']}: {facts['frames']} frames of {facts['size'][0]} × {facts['size'][1]} at {facts['fps']} fps",
         *(f"  {name:8} {spent:8.1f} ms of CPU a frame" for name, spent in facts["cpu_ms_per_frame"].items()),
         f"  {facts['cpu_s_per_s']:.2f} s of CPU per second of video; loading {facts['load_cpu_seconds']} s",
-        f"  a split run's joiner: {facts['joiner_ms_per_frame']:.1f} ms a frame",
+        f"  a segmented run's merging process: {facts['merge_ms_per_frame']:.1f} ms a frame",
         *(f"  {name:12} {size / 1000:9.1f} kB a frame" for name, size in facts["bytes_per_frame"].items()),
     ]
     return "\n".join(lines)

@@ -1,10 +1,11 @@
 """Writing files: nothing half-written, nothing overwritten, names that stay in their folder."""
 
+import glob
 import os
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import UserError
@@ -25,6 +26,13 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
         part.replace(final)
     finally:
         part.unlink(missing_ok=True)
+
+
+def remove_partial_files(final: Path, pid: int | None) -> None:
+    """Remove what atomic_path left behind in a process that was killed."""
+    for part in final.parent.glob(f".{glob.escape(final.name)}.{pid}-*.part"):
+        with suppress(OSError):
+            part.unlink()
 
 
 def safe_name(name: str) -> str:

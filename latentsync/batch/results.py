@@ -1,4 +1,4 @@
-"""What became of each job: a line as soon as it is known (so that a run can be taken up again), a report at the end."""
+"""What became of each job: a line as soon as it is known, so that a run can be resumed, and a report at the end."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -8,89 +8,98 @@ from typing import Any
 from ..errors import UserError
 from .jobs import Job
 
-Row = dict[str, Any]
-TITLES = ("line", "out", "status", "frames", "seconds", "s per s", "tries", "worker", "")
-SHOWN_ERROR = 90
+JobResult = dict[str, Any]
+"""key, line, video, audio, out, settings, status, attempts, worker; error (and traceback) of a failed job; of the
+others frames, video_s (length of the result), compute_s (of all workers), elapsed_s (by the clock), load_s,
+realtime_factor (compute_s / video_s), timings (seconds by stage), bytes, and what the engine reports."""
+TITLES = ("line", "out", "status", "frames", "compute s", "s per s", "attempts", "worker", "")
+MAX_ERROR = 90
+"""Characters of an error in the table."""
+MAX_TRACEBACK = 4
+"""Frames of a traceback in the results."""
 
 
-class Records:
-    """A .jsonl file of rows, appended to one by one; a last line that was torn off is passed over."""
+class ResultsLog:
+    """A .jsonl file of results, appended to one by one. A last line that was cut off is ignored."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: dict[str, Row] = {}
-        self._whole = True
-        if path.is_file():
-            self._read(path.read_text(encoding="utf-8", errors="replace"))
-
-    def _read(self, text: str) -> None:
-        self._whole = not text or text.endswith("\n")
+        self.results: dict[str, JobResult] = {}
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        self._ends_in_newline = not text or text.endswith("\n")
         for line in text.splitlines():
             try:
-                row = json.loads(line)
-                self.rows[row["key"]] = row
+                result = json.loads(line)
+                self.results[result["key"]] = result
             except (ValueError, TypeError, KeyError):
                 continue
 
-    def done(self, job: Job, key: str) -> Row | None:
-        """The row of this very job when it was done before and its output is still the file that was written."""
-        row = self.rows.get(key)
-        if row is None or row.get("status") != "done" or not job.out.is_file():
+    def finished(self, job: Job, key: str) -> JobResult | None:
+        """The result of this very job if an earlier run finished it and its output is still that file."""
+        result = self.results.get(key)
+        if result is None or result.get("status") != "done" or not job.out.is_file():
             return None
-        return row if job.out.stat().st_size == row.get("bytes") else None
+        return result if job.out.stat().st_size == result.get("bytes") else None
 
-    def add(self, row: Row) -> None:
-        line = json.dumps(row, ensure_ascii=False, default=str) + "\n"
+    def add(self, result: JobResult) -> None:
+        line = json.dumps(result, ensure_ascii=False, default=str) + "\n"
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(line if self._whole else "\n" + line)
+                file.write(line if self._ends_in_newline else "\n" + line)
         except OSError as error:
-            raise UserError(f"{self.path} could not be written ({error.strerror}); name another --report.") from error
-        self._whole = True
-        self.rows[row["key"]] = row
+            raise UserError(f"{self.path} could not be written ({error.strerror}); name another --json.") from error
+        self._ends_in_newline = True
+        self.results[result["key"]] = result
 
 
-def summary(rows: Sequence[Row], wall: float) -> dict[str, Any]:
-    """Totals. seconds: of compute, added up over workers; wall_seconds: as the clock on the wall saw it."""
-    done = [row for row in rows if row["status"] == "done"]
-    video, compute = (sum(row[name] for row in done) for name in ("video_seconds", "seconds"))
+def short_traceback(text: str) -> list[str]:
+    """The innermost frames of a formatted traceback, as 'file.py:12 in function'."""
+    places = [line.split(", ") for line in text.splitlines() if line.startswith('  File "') and line.count(", ") == 2]
+    return [
+        f"{Path(file.strip()[6:-1]).name}:{line.removeprefix('line ')} {function}"
+        for file, line, function in places[-MAX_TRACEBACK:]
+    ]
+
+
+def summary(results: Sequence[JobResult], elapsed_s: float) -> dict[str, Any]:
+    """Totals. The factors are compute and clock seconds per second of video."""
+    done = [result for result in results if result["status"] == "done"]
+    video_s, compute_s = (sum(result[name] for result in done) for name in ("video_s", "compute_s"))
+    statuses = [result["status"] for result in results]
     return {
-        "jobs": len(rows),
-        **{status: sum(row["status"] == status for row in rows) for status in ("done", "skipped", "failed")},
-        "frames": sum(row["frames"] for row in done),
-        "video_seconds": round(video, 3),
-        "seconds": round(compute, 3),
-        "load_seconds": round(sum({row["worker"]: row["load_seconds"] for row in done}.values()), 3),
-        "wall_seconds": round(wall, 3),
-        "seconds_per_video_second": _ratio(compute, video),
-        "wall_seconds_per_video_second": _ratio(wall, video),
+        "jobs": len(results),
+        **{status: statuses.count(status) for status in ("done", "skipped", "failed")},
+        "frames": sum(result["frames"] for result in done),
+        "video_s": round(video_s, 3),
+        "compute_s": round(compute_s, 3),
+        "load_s": round(sum({result["worker"]: result["load_s"] for result in done}.values()), 3),
+        "elapsed_s": round(elapsed_s, 3),
+        "realtime_factor": round(compute_s / video_s, 4) if video_s else None,
+        "elapsed_factor": round(elapsed_s / video_s, 4) if video_s else None,
     }
 
 
-def _ratio(a: float, b: float) -> float | None:
-    return round(a / b, 4) if b else None
-
-
-def table(rows: Iterable[Row]) -> list[tuple[str, ...]]:
+def table(results: Iterable[JobResult]) -> list[tuple[str, ...]]:
     """Cells under TITLES."""
-    return [_cells(row) for row in rows]
+    return [_cells(result) for result in results]
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    name, error = Path(row["out"]).name, row.get("error") or ""
-    if row["status"] == "failed":
-        shown = error if len(error) <= SHOWN_ERROR else error[: SHOWN_ERROR - 1] + "…"
-        return (str(row["line"]), name, "failed", "", "", "", str(row["tries"]), row["worker"], shown)
-    ratio = "" if row["seconds_per_video_second"] is None else f"{row['seconds_per_video_second']:.2f}"
-    cells = (str(row["line"]), name, row["status"], str(row["frames"]), f"{row['seconds']:.1f}", ratio)
-    return (*cells, str(row["tries"]), row["worker"], "")
+def _cells(result: JobResult) -> tuple[str, ...]:
+    first = str(result["line"]), Path(result["out"]).name, result["status"]
+    last = str(result["attempts"]), result["worker"]
+    if result["status"] == "failed":
+        error = result.get("error") or ""
+        return (*first, "", "", "", *last, error if len(error) <= MAX_ERROR else error[: MAX_ERROR - 1] + "…")
+    factor = result["realtime_factor"]
+    rate = "" if factor is None else f"{factor:.2f}"
+    return (*first, str(result["frames"]), f"{result['compute_s']:.1f}", rate, *last, "")
 
 
-def tail(summary: dict[str, Any]) -> str:
+def footer(summary: dict[str, Any]) -> str:
     """One line under the table."""
-    ratio = summary["seconds_per_video_second"]
-    rate = "" if ratio is None else f"; {ratio:.2f} s of compute per second of video"
+    factor = summary["realtime_factor"]
+    rate = "" if factor is None else f"; {factor:.2f} s of compute per second of video"
     return (
         f"{summary['done']} done, {summary['skipped']} skipped, {summary['failed']} failed of {summary['jobs']} jobs;"
-        f" {summary['frames']} frames in {summary['wall_seconds']:.1f} s{rate}"
+        f" {summary['frames']} frames in {summary['elapsed_s']:.1f} s{rate}"
     )

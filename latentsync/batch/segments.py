@@ -7,7 +7,6 @@ frames that were encoded together then. It gives back what changed, cut out of e
 frames it reads, in order, and encodes them.
 """
 
-import pickle
 import time
 import uuid
 from collections.abc import Generator, Iterator, Sequence
@@ -46,8 +45,8 @@ from ..pipeline import (
 from ..settings import Settings
 from ..timeline import Timeline, Window
 from ..weights.registry import find
-from .parallel.processes import Pool, spread
-from .worker import Call
+from .parallel.dispatch import Pool, map_calls
+from .parallel.worker import Call
 
 Batch = tuple[int, ...]
 """Output frames whose source frames were encoded together."""
@@ -99,7 +98,7 @@ class Patch:
 
 
 @dataclass(frozen=True)
-class Piece:
+class RenderedSegment:
     """A segment's patches, frame by frame, and the seconds that its stages took."""
 
     patches: list[Patch]
@@ -109,7 +108,7 @@ class Piece:
 # ---- cutting -------------------------------------------------------------------------------------------------------
 
 
-def cut(
+def plan_segments(
     timeline: Timeline, segments: Sequence[tuple[int, int]], *, seconds: float, window_batch: int, still: bool
 ) -> list[Segment]:
     """Segments of at least so many painted seconds (the last has what is left), cut between groups of windows.
@@ -167,7 +166,7 @@ class _History:
 # ---- painting: the worker's side -----------------------------------------------------------------------------------
 
 
-class Segments:
+class SegmentRenderer:
     """Paints segments of one plan, in any order; holds what they share: the clip, the sound, the face's places."""
 
     def __init__(self, plan: Plan, models: Models, say: ProgressCallback) -> None:
@@ -183,7 +182,7 @@ class Segments:
             self.reader.close()
 
     @torch.inference_mode()
-    def paint(self, segment: Segment) -> Piece:
+    def render(self, segment: Segment) -> RenderedSegment:
         self.report.seconds.clear()
         start = time.perf_counter()
         self._recall(segment)
@@ -192,10 +191,10 @@ class Segments:
             if group[0].keep in segment.begins:
                 self.painter.begin()
             frames = self.source.read(self.timeline.source_indices(group[0].keep, group[-1].stop))
-            patches += [changed(*painted) for painted in self.painter.group(frames, list(group))]
+            patches += [make_patch(*painted) for painted in self.painter.group(frames, list(group))]
         seconds = dict(self.report.seconds)
         other = time.perf_counter() - start - sum(seconds.values())  # mostly Whisper
-        return Piece(patches, seconds | {"other": other})
+        return RenderedSegment(patches, seconds | {"other": other})
 
     def _recall(self, segment: Segment) -> None:
         """Put the painter where it would be had it painted everything before."""
@@ -216,7 +215,7 @@ class Segments:
         return [self.painter.clip.crop(frame, i) for i, frame in zip(frames, shown, strict=True)]
 
 
-def changed(frame: np.ndarray, mask: np.ndarray) -> Patch:
+def make_patch(frame: np.ndarray, mask: np.ndarray) -> Patch:
     """What a painted frame has that its source has not: the box around its mask."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
@@ -225,15 +224,10 @@ def changed(frame: np.ndarray, mask: np.ndarray) -> Patch:
     return Patch(top, left, frame[top : rows[-1] + 1, left : columns[-1] + 1].copy())
 
 
-def load_plan(plan: Any) -> Plan:
-    """A plan, or the file in which a pool of processes left it for them."""
-    return pickle.loads(plan.read_bytes()) if isinstance(plan, Path) else plan
-
-
 # ---- joining: the caller's side ------------------------------------------------------------------------------------
 
 
-def lipsync_split(
+def lipsync_segments(
     video: str | Path,
     audio: str | Path | None,
     out: str | Path,
@@ -250,17 +244,17 @@ def lipsync_split(
     Memory holds a few segments' patches, whatever the length. UserError as lipsync_file; a segment that fails ends it.
     """
     if seconds <= 0:
-        raise UserError(f"A segment of {seconds:g} s cannot be painted; give a length above 0, such as 10.")
+        raise UserError(f"A segment of {seconds:g} s is too short; give a length above 0, such as 10.")
     settings = settings or Settings()
     report = Report(settings=settings, out=str(out))
-    joiner = _Joiner(Path(video), pool, seconds, retries, report, on_step or (lambda step: None))
+    joiner = SegmentMerger(Path(video), pool, seconds, retries, report, on_step or (lambda step: None))
     with closing(joiner):
         write_video(video, audio, out, joiner.tell, report)
     return report
 
 
 @dataclass
-class _Joiner:
+class SegmentMerger:
     video: Path
     pool: Pool
     seconds: float
@@ -274,7 +268,7 @@ class _Joiner:
         """Nothing may be painted any more, whatever ended the writing."""
         if self.patches is not None:
             self.patches.close()
-            self.pool.unshare(self.handle)
+            self.pool.release(self.handle)
 
     def tell(self, source: Source, timeline: Timeline, speech: Tensor) -> Iterator[RenderedFrame]:
         facts = self._ask()  # before the long pass over the faces: can the workers load the models?
@@ -285,7 +279,7 @@ class _Joiner:
         self.report.checkpoint = facts["checkpoint"]
         place = source.info if isinstance(source, VideoReader) else self.video
         plan = Plan(place, timeline, track, self.report.segments, speech.numpy(), self.report.settings)
-        segments = cut(
+        segments = plan_segments(
             timeline,
             plan.segments,
             seconds=self.seconds,
@@ -294,31 +288,33 @@ class _Joiner:
         )
         self.handle = self.pool.share(plan)
         self.patches = self._painted(segments)
-        yield from in_order(source, timeline, self.report, partial(_laid, self.patches))
+        yield from in_order(source, timeline, self.report, partial(apply_patches, self.patches))
 
     def _ask(self) -> dict[str, Any]:
-        for _, outcome in spread([Call("describe")], self.pool, retries=self.retries):
+        for _, outcome in map_calls([Call("describe")], self.pool, retries=self.retries):
             if outcome.status == "done":
                 return outcome.value
             raise UserError(f"A worker did not answer: {outcome.error}")
         raise UserError("There is no worker to paint the segments; give at least one.")
 
     def _painted(self, segments: Sequence[Segment]) -> Generator[Patch, None, None]:
-        calls = [Call("paint", (self.handle, segment)) for segment in segments]
+        calls = [Call("render", (self.handle, segment)) for segment in segments]
         size = self.report.settings.window_batch
         total = self.report.settings.steps * sum(len(w) for run in self.report.segments for w in grouped(*run, size))
         done = 0
-        for handed, outcome in spread(calls, self.pool, retries=self.retries, ordered=True):
+        for pending, outcome in map_calls(calls, self.pool, retries=self.retries, ordered=True):
             if outcome.status != "done":
-                raise UserError(f"Segment {handed.number + 1} of {len(calls)} could not be painted: {outcome.error}")
+                raise UserError(f"Segment {pending.index + 1} of {len(calls)} could not be rendered: {outcome.error}")
             for stage, spent in outcome.value.seconds.items():
                 self.report.seconds[stage] = self.report.seconds.get(stage, 0.0) + spent
-            done += self.report.settings.steps * sum(map(len, segments[handed.number].groups))
+            done += self.report.settings.steps * sum(map(len, segments[pending.index].groups))
             self.say(Progress("sample", done, total))
             yield from outcome.value.patches
 
 
-def _laid(patches: Iterator[Patch], frames: Iterator[np.ndarray], start: int, stop: int) -> Iterator[RenderedFrame]:
+def apply_patches(
+    patches: Iterator[Patch], frames: Iterator[np.ndarray], start: int, stop: int
+) -> Iterator[RenderedFrame]:
     """The frames of a stretch with the next patches on them."""
     nothing = np.zeros((0, 0), np.float32)
     for _ in range(start, stop):

@@ -1,18 +1,19 @@
-"""What a worker is: it holds the models, takes calls, and says what became of them."""
+"""The worker that holds a checkpoint's models: it runs jobs, and segments of long clips."""
 
-import os
-import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from .jobs import Job
+from .parallel.worker import BaseWorker
 
 if TYPE_CHECKING:
-    from ..pipeline import Models, Progress
-    from .segments import Piece, Plan, Segment, Segments
+    from ..pipeline import Models
+    from .segments import Plan, RenderedSegment, Segment, SegmentRenderer
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class ModelSpec:
     dtype: str = "auto"
     threads: int | None = None
 
-    def facts(self) -> dict[str, Any]:
-        """What a result hangs on."""
+    def fingerprint(self) -> dict[str, Any]:
+        """What results depend on: names, and files with their size and modification time."""
         names = ("checkpoint", "vae", "whisper", "resolution", "dtype")
         return {name: _stamped(getattr(self, name)) for name in names}
 
@@ -39,7 +40,7 @@ class ModelSpec:
         from ..pipeline import load_models
 
         if self.threads:
-            torch.set_num_threads(self.threads)  # only ever asked of processes that are ours
+            torch.set_num_threads(self.threads)  # set only for processes that are ours
         device = pick_device(self.device)
         return load_models(
             self.checkpoint,
@@ -52,105 +53,33 @@ class ModelSpec:
 
 
 def _stamped(name: Any) -> Any:
-    """A file with its size and time of change: another one of the same name is another model."""
     path = Path(name) if isinstance(name, str) else None
     if path is None or not path.is_file():
         return name
     return [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
 
 
-@dataclass(frozen=True)
-class Call:
-    """A worker's method and its arguments. leaves: the output whose unfinished file must not survive a dead worker."""
-
-    method: str
-    args: tuple[Any, ...] = ()
-    leaves: Path | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """status: done (value), failed (error says why), setup (the models could not be loaded), died, stopped."""
-
-    status: str
-    value: Any = None
-    error: str = ""
-    place: str = ""
-
-
-class SetupError(UserError):
-    """The models cannot be loaded: no job can run."""
-
-
-class Stopped(BaseException):
-    """Raised out of a step of a call that is no longer wanted; nothing but Worker.call catches it."""
-
-
-class Hand:
-    """What a pool drives, here or in another process: it takes calls of its methods, which give things to be sent."""
-
-    def __init__(self, spec: Any) -> None:
-        self.spec = spec
-        self._ticket, self._unwanted = 0, 0
-
-    def ready(self) -> None:
-        """Before every call; what is raised here means that no call can run."""
-
-    def forget(self) -> None:
-        """The last plan that was shared is done with."""
-
-    def close(self) -> None: ...
-
-    @property
-    def place(self) -> str:
-        return f"{platform.node()}:{os.getpid()}"
-
-    def stop(self, ticket: int) -> None:
-        """Calls up to this one are to end at their next step; comes from another thread."""
-        self._unwanted = max(self._unwanted, ticket)
-
-    def call(self, ticket: int, method: str, *args: Any) -> Outcome:
-        """Whatever goes wrong becomes an outcome, but for the end of the process and Ctrl-C."""
-        self._ticket = ticket
-        try:
-            self._check()
-            self.ready()
-        except Stopped:
-            return Outcome("stopped", place=self.place)
-        except Exception as error:
-            return Outcome("setup", error=sentence(error), place=self.place)
-        try:
-            return Outcome("done", getattr(self, method)(*args), place=self.place)
-        except Stopped:
-            return Outcome("stopped", place=self.place)
-        except Exception as error:
-            return Outcome("failed", error=sentence(error), place=self.place)
-
-    def _check(self, step: "Progress | None" = None) -> None:
-        if self._ticket <= self._unwanted:
-            raise Stopped
-
-
-class Worker(Hand):
+class LipSyncWorker(BaseWorker):
     """Loads the models with its first call and keeps them."""
 
     spec: ModelSpec
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
-        self.load_seconds = 0.0
+        self.load_s = 0.0
         self._models: Models | None = None
-        self._segments: Segments | None = None
+        self._renderer: SegmentRenderer | None = None
 
-    def ready(self) -> None:
+    def setup(self) -> None:
         _ = self.models
 
     @property
     def models(self) -> "Models":
         if self._models is None:
             start = time.perf_counter()
-            self._models = self.spec.load()
-            self.load_seconds = time.perf_counter() - start
+            with _memory_errors():
+                self._models = self.spec.load()
+            self.load_s = time.perf_counter() - start
         return self._models
 
     def describe(self) -> dict[str, Any]:
@@ -165,46 +94,53 @@ class Worker(Hand):
             "default_guidance": models.defaults.guidance,
             "device": str(models.device),
             "dtype": short_name(models.dtype),
-            "load_seconds": round(self.load_seconds, 3),
+            "load_s": round(self.load_s, 3),
         }
 
     def run(self, job: Job) -> dict[str, Any]:
-        """One whole job: its report, with "wall" among the seconds."""
+        """One job: its report with "elapsed_s", and the models' description."""
         from ..pipeline import lipsync_file
 
         start = time.perf_counter()
-        report = lipsync_file(
-            job.video, job.audio, job.out, models=self.models, settings=job.settings, on_step=self._check
-        )
-        facts = report.as_dict() | {"wall": time.perf_counter() - start}
-        return facts | {name: value for name, value in self.describe().items() if name not in facts}
+        with _memory_errors():
+            report = lipsync_file(
+                job.video, job.audio, job.out, models=self.models, settings=job.settings, on_step=self.check_cancelled
+            )
+        return self.describe() | report.as_dict() | {"elapsed_s": time.perf_counter() - start}
 
-    def paint(self, plan: "Plan | Path", segment: "Segment") -> "Piece":
-        """One segment of a long clip; the plan's own preparations are kept for the next one."""
-        from .segments import Segments, load_plan
+    def render(self, plan: "Plan", segment: "Segment") -> "RenderedSegment":
+        """One segment of a long clip. The plan's renderer is kept for the next one."""
+        from .segments import SegmentRenderer
 
-        plan = load_plan(plan)
-        if self._segments is None or self._segments.plan.key != plan.key:
-            self.forget()
-            self._segments = Segments(plan, self.models, self._check)
-        return self._segments.paint(segment)
+        if self._renderer is None or self._renderer.plan.key != plan.key:
+            self._close_renderer()
+            self._renderer = SegmentRenderer(plan, self.models, self.check_cancelled)
+        with _memory_errors():
+            return self._renderer.render(segment)
 
-    def forget(self) -> None:
-        if self._segments is not None:
-            self._segments.close()
-        self._segments = None
+    def release(self) -> None:
+        super().release()
+        self._close_renderer()
+
+    def _close_renderer(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+        self._renderer = None
 
     def close(self) -> None:
-        self.forget()
+        self.release()
         if self._models is not None:
             self._models.finder.close()
         self._models = None
 
 
-def sentence(error: BaseException) -> str:
-    """What a person is told of an error."""
-    if isinstance(error, UserError):
-        return " ".join(str(error).split())
-    if type(error).__name__ == "OutOfMemoryError":
-        return "The graphics card ran out of memory; lower window_batch, take fp16, or put fewer workers on a card."
-    return " ".join(f"{type(error).__name__}: {error}".split())
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "The GPU ran out of memory; lower window_batch, use fp16, or run fewer workers per GPU."
+        ) from error

@@ -1,4 +1,4 @@
-"""`latentsync app`: the engine in a browser. It parses and starts apps/app_server.py."""
+"""`latentsync app`: the engine in a browser."""
 
 from pathlib import Path
 from typing import Annotated

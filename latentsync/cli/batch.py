@@ -1,114 +1,108 @@
-"""`latentsync batch`: many jobs, here or on a Ray cluster. It parses, calls apps/batch.py and prints."""
+"""`latentsync batch`: many jobs, here or on a Ray cluster."""
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UserError
 from . import options
+from .parameters import expand_options, option
 
 if TYPE_CHECKING:
-    from ..batch.parallel.processes import Pool
-    from ..batch.results import Row
+    from ..batch.parallel.dispatch import Pool
+    from ..batch.results import JobResult
     from ..batch.worker import ModelSpec
 
 FAILED = 1
-"""Exit code: some jobs could not be done."""
+"""Exit code: some jobs failed."""
 
-_WHAT, _WHERE = "What runs", "Where it runs"
-
-Jobs = Annotated[Path, typer.Argument(metavar="JOBS", help="A list of jobs: .csv with a header line, or .jsonl.")]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--out", "-o", metavar="FOLDER", help="Where outputs go; made when absent.", show_default="the list's folder"
-    ),
-]
-Split = Annotated[
-    float | None,
-    typer.Option(
-        "--split",
-        metavar="SECONDS",
-        min=0.1,
-        help="Spread each video over all workers, in segments of so many seconds: for a few long ones.",
-        rich_help_panel=_WHAT,
-    ),
-]
-Again = Annotated[bool, typer.Option("--again", help="Also redo what an earlier run has done.", rich_help_panel=_WHAT)]
-Retries = Annotated[
-    int, typer.Option(min=0, help="How often a job is tried again when its worker dies.", rich_help_panel=_WHAT)
-]
-Report = Annotated[
-    Path | None,
-    typer.Option(
-        "--report",
-        metavar="FILE.json",
-        help="The report; beside it, in FILE.jsonl, what a next run skips.",
-        show_default="<list>.report.json with the outputs",
-        rich_help_panel=_WHAT,
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="Processes, or actors of Ray.", show_default="1; with --ray what fits", rich_help_panel=_WHERE
-    ),
-]
-Ray = Annotated[
-    bool,
-    typer.Option("--ray", help="Run on Ray: the cluster of RAY_ADDRESS, else this machine.", rich_help_panel=_WHERE),
-]
-RayAddress = Annotated[
-    str | None,
-    typer.Option(metavar="ADDRESS", help="Run on this Ray cluster (auto, or host:port).", rich_help_panel=_WHERE),
-]
-Gpus = Annotated[
-    float | None,
-    typer.Option(
-        "--gpus-per-worker",
-        min=0.0,
-        help="Ray: 0.5 puts two workers on a card.",
-        show_default="1 where there are GPUs",
-        rich_help_panel=_WHERE,
-    ),
-]
-Cpus = Annotated[
-    int | None,
-    typer.Option(
-        "--cpus-per-worker",
-        min=1,
-        help="Cores of a worker, and threads it computes with.",
-        show_default="those of a plain run, shared out among processes; 1 beside a GPU",
-        rich_help_panel=_WHERE,
-    ),
-]
+WHAT, WHERE = "What runs", "Where it runs"
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """Which jobs run, and where results go."""
+
+    out: Annotated[
+        Path | None,
+        option(
+            None, "--out -o", "Where outputs go; made when absent.", metavar="FOLDER", show_default="the list's folder"
+        ),
+    ] = None
+    segment_seconds: Annotated[
+        float | None,
+        option(
+            WHAT,
+            "",
+            "Spread each video over all workers, in segments of this length: for a few long videos.",
+            "SECONDS",
+            min=0.1,
+        ),
+    ] = None
+    overwrite: Annotated[bool, option(WHAT, "--overwrite", "Also redo what an earlier run has finished.")] = False
+    retries: Annotated[int, option(WHAT, "", "How often a job is run again when its worker dies.", min=0)] = 2
+    json: Annotated[
+        Path | None,
+        option(
+            WHAT,
+            "--json",
+            "The report; beside it, in REPORT.jsonl, what a next run skips.",
+            metavar="REPORT.json",
+            show_default="<list>.report.json with the outputs",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """Where jobs run."""
+
+    workers: Annotated[
+        int | None, option(WHERE, "", "Processes, or Ray actors.", min=1, show_default="1; with --ray what fits")
+    ] = None
+    ray: Annotated[bool, option(WHERE, "--ray", "Run on Ray: the cluster of RAY_ADDRESS, else this machine.")] = False
+    ray_address: Annotated[
+        str | None, option(WHERE, "", "Run on this Ray cluster (auto, or host:port).", metavar="ADDRESS")
+    ] = None
+    gpus_per_worker: Annotated[
+        float | None,
+        option(WHERE, "", "Ray: 0.5 puts two workers on a GPU.", min=0.0, show_default="1 where there are GPUs"),
+    ] = None
+    cpus_per_worker: Annotated[
+        int | None,
+        option(
+            WHERE,
+            "",
+            "Cores, and so threads, of a worker.",
+            min=1,
+            show_default="those of a single run, divided among processes; 1 beside a GPU",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    checkpoint: options.Checkpoint = "nano"
+    resolution: options.Resolution = None
+    vae: options.Vae = None
+    whisper: options.Whisper = None
+    device: options.Device = "auto"
+    dtype: options.Dtype = "auto"
+
+
+@expand_options
 def batch(
-    jobs: Jobs,
-    out: Out = None,
-    split: Split = None,
-    again: Again = False,
-    retries: Retries = 2,
-    report: Report = None,
-    workers: Workers = None,
-    ray: Ray = False,
-    ray_address: RayAddress = None,
-    gpus_per_worker: Gpus = None,
-    cpus_per_worker: Cpus = None,
-    checkpoint: options.Checkpoint = "nano",
-    resolution: options.Resolution = None,
-    vae: options.Vae = None,
-    whisper: options.Whisper = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
+    jobs: Annotated[Path, typer.Argument(metavar="JOBS", help="A list of jobs: .csv with a header line, or .jsonl.")],
+    run: RunOptions,
+    where: WorkerOptions,
+    models: ModelOptions,
 ) -> None:
-    """Make many videos: the models are loaded once, a job that fails does not stop the rest, a second run goes on.
+    """Make many videos: models load once, a failed job does not stop the rest, and a second run resumes.
 
     The list has a line for each job: video (or picture), audio (else the video's own), out, and any of the settings
     steps, guidance, solver, seed, fit, face, paste, window_batch, still_fps, mark; `run --help` explains them.
@@ -125,113 +119,104 @@ def batch(
     Exit code 1: some jobs failed; the report says why.
     """
     from ..batch.jobs import read_jobs
-    from ..batch.results import Records
+    from ..batch.results import ResultsLog
     from ..batch.runner import Batch
     from ..batch.worker import ModelSpec
     from ..weights.load import default_settings
 
-    listed = read_jobs(jobs, out, default_settings(checkpoint))
-    place = _report_place(jobs, out, report)
-    spec = ModelSpec(_known(checkpoint), _known(vae), _known(whisper), resolution, device, dtype)
-    records, start = Records(place.with_suffix(".jsonl")), time.perf_counter()
-    asked = _Asked(workers, ray or ray_address is not None, ray_address, gpus_per_worker, cpus_per_worker)
-    with _pool(spec, asked, most=None if split else len(listed)) as pool:
-        done = Batch(spec, retries, split, again).run(listed, pool, records, _Line(len(listed)))
-    _show(done, place, time.perf_counter() - start)
-    if any(row["status"] == "failed" for row in done):
+    listed = read_jobs(jobs, run.out, default_settings(models.checkpoint))
+    report_path = _report_path(jobs, run)
+    spec = ModelSpec(**{name: _absolute(value) for name, value in asdict(models).items()})
+    log, start = ResultsLog(report_path.with_suffix(".jsonl")), time.perf_counter()
+    limit = None if run.segment_seconds else len(listed)
+    make_pool = _ray_pool if where.ray or where.ray_address is not None else _local_pool
+    with closing(make_pool(spec, where, limit)) as pool:
+        batch = Batch(spec, run.retries, run.segment_seconds, run.overwrite)
+        results = batch.run(listed, pool, log, _ProgressLines(len(listed)))
+    _show(results, report_path, time.perf_counter() - start)
+    if any(result["status"] == "failed" for result in results):
         raise typer.Exit(FAILED)
 
 
-class _Asked(NamedTuple):
-    workers: int | None
-    ray: bool
-    address: str | None
-    gpus: float | None
-    cpus: int | None
+def _absolute(value: Any) -> Any:
+    """Workers may run in another folder."""
+    return str(Path(value).resolve()) if isinstance(value, str) and Path(value).is_file() else value
 
 
-def _known(name: Any) -> Any:
-    """A file by its full path: workers may stand in another folder."""
-    return str(Path(name).resolve()) if name is not None and Path(name).is_file() else name
-
-
-def _report_place(jobs: Path, out: Path | None, report: Path | None) -> Path:
-    folder = jobs.parent if out is None else out
+def _report_path(jobs: Path, run: RunOptions) -> Path:
+    folder = jobs.parent if run.out is None else run.out
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder} cannot be made a folder ({error.strerror}); give another --out.") from error
-    place = folder / f"{jobs.stem}.report.json" if report is None else report
-    if place.suffix.lower() != ".json":
-        raise UserError(f"--report is {place}; its name must end in .json.")
-    if place.is_dir() or not place.parent.is_dir() or not os.access(place.parent, os.W_OK):
-        raise UserError(f"{place} cannot be written there; name a file in a folder that can be written to.")
-    return place
+    path = run.json or folder / f"{jobs.stem}.report.json"
+    if path.suffix.lower() != ".json":
+        raise UserError(f"--json is {path}; its name must end in .json.")
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path} cannot be written there; name a file in a folder that can be written to.")
+    return path
 
 
-@contextmanager
-def _pool(spec: "ModelSpec", asked: _Asked, most: int | None) -> Iterator["Pool"]:
-    """The workers that were asked for, no more than there are jobs."""
-    pool = _ray_pool(spec, asked, most) if asked.ray else _local_pool(spec, asked, most)
-    try:
-        yield pool
-    finally:
-        pool.close()
+def _local_pool(spec: "ModelSpec", where: WorkerOptions, limit: int | None) -> "Pool":
+    """limit: workers that have something to do."""
+    from ..batch.parallel.processes import InProcessPool, ProcessPool
+    from ..batch.worker import LipSyncWorker
 
-
-def _local_pool(spec: "ModelSpec", asked: _Asked, most: int | None) -> "Pool":
-    from dataclasses import replace
-
-    from ..batch.parallel.processes import Here, Processes
-
-    if asked.gpus is not None:
-        raise UserError("--gpus-per-worker goes with --ray; without it every worker uses the card that --device names.")
-    number = min(asked.workers or 1, most or asked.workers or 1)
-    if number == 1 and asked.cpus is None:
-        return Here(spec)
+    if where.gpus_per_worker is not None:
+        raise UserError("--gpus-per-worker needs --ray; without it every worker uses the GPU that --device names.")
+    workers = where.workers or 1
+    workers = min(workers, limit or workers)
+    if workers == 1 and where.cpus_per_worker is None:
+        return InProcessPool(spec, LipSyncWorker)
     import torch
 
-    return Processes(replace(spec, threads=asked.cpus or max(1, torch.get_num_threads() // number)), number)
+    threads = where.cpus_per_worker or max(1, torch.get_num_threads() // workers)
+    return ProcessPool(replace(spec, threads=threads), workers, LipSyncWorker)
 
 
-def _ray_pool(spec: "ModelSpec", asked: _Asked, most: int | None) -> "Pool":
-    from dataclasses import replace
-
+def _ray_pool(spec: "ModelSpec", where: WorkerOptions, limit: int | None) -> "Pool":
     import torch
 
-    from ..batch.distributed import RayPool, connect, idle, room, share_of_node
+    from ..batch.parallel.ray import RayPool, capacity, connect, has_free_resources, worker_resources
+    from ..batch.worker import LipSyncWorker
 
-    connect(asked.address)
-    gpus, cpus = share_of_node(asked.gpus, asked.cpus, spec.device, torch.get_num_threads())
-    if not idle(gpus, cpus):
+    connect(where.ray_address)
+    gpus, cpus = worker_resources(where.gpus_per_worker, where.cpus_per_worker, spec.device, torch.get_num_threads())
+    if not has_free_resources(gpus, cpus):
         typer.echo("the cluster is busy: workers start when others end", err=True)
-    number = asked.workers or max(1, room(gpus, cpus))
-    return RayPool(replace(spec, threads=cpus), min(number, most or number), gpus=gpus, cpus=cpus)
+    workers = where.workers or max(1, capacity(gpus, cpus))
+    return RayPool(
+        replace(spec, threads=cpus),
+        min(workers, limit or workers),
+        LipSyncWorker,
+        gpus=gpus,
+        cpus=cpus,
+        environment=("LATENTSYNC_MODELS",),
+    )
 
 
-class _Line:
-    """Says a line for each job as it ends."""
+class _ProgressLines:
+    """Prints a line for each job as it ends."""
 
     def __init__(self, total: int) -> None:
         self.total, self.count = total, 0
 
-    def __call__(self, row: "Row") -> None:
+    def __call__(self, result: "JobResult") -> None:
         self.count += 1
-        said = {
-            "done": f"{row.get('frames')} frames in {row.get('wall_seconds', 0):.1f} s",
+        message = {
+            "done": f"{result.get('frames')} frames in {result.get('elapsed_s', 0):.1f} s",
             "skipped": "done before",
-            "failed": f"failed: {row.get('error')}",
-        }[row["status"]]
-        typer.echo(f"{self.count}/{self.total} {Path(row['out']).name}: {said}", err=True)
+            "failed": f"failed: {result.get('error')}",
+        }[result["status"]]
+        typer.echo(f"{self.count}/{self.total} {Path(result['out']).name}: {message}", err=True)
 
 
-def _show(rows: "list[Row]", place: Path, wall: float) -> None:
-    from ..batch.results import TITLES, summary, table, tail
+def _show(results: "list[JobResult]", path: Path, elapsed_s: float) -> None:
+    from ..batch.results import TITLES, footer, summary, table
     from .console import show_table, write_json
 
-    totals = summary(rows, wall)
-    show_table(table(rows), TITLES)
-    typer.echo(tail(totals))
-    facts: dict[str, Any] = {"summary": totals, "jobs": rows}
-    write_json(place, facts)
-    typer.echo(f"report: {place}")
+    totals = summary(results, elapsed_s)
+    show_table(table(results), TITLES)
+    typer.echo(footer(totals))
+    write_json(path, {"summary": totals, "jobs": results})
+    typer.echo(f"report: {path}")

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from ..batch.parallel.processes import Here, Processes, spread
-from ..batch.worker import Call, Hand
+from ..batch.parallel.dispatch import map_calls
+from ..batch.parallel.processes import InProcessPool, ProcessPool
+from ..batch.parallel.worker import BaseWorker, Call
 from .steps import Item, Outcome
 from .worker import Plan, Shop, Worker, settled
 
@@ -22,10 +23,10 @@ class Start:
     build: Callable[[Plan, str], Worker] = Worker
 
 
-class Preparer(Hand):
+class Preparer(BaseWorker):
     worker: Worker | None = None
 
-    def ready(self) -> None:
+    def setup(self) -> None:
         self.worker = self.worker or self.spec.build(self.spec.plan, self.spec.kind)
 
     def take(self, item: Item) -> Outcome:
@@ -53,7 +54,7 @@ def run_local(
             else:
                 yield before
     start, size = Start(plan, kind, build), min(workers, len(left))
-    with closing(Here(start, Preparer) if size <= 1 else Processes(start, size, Preparer)) as pool:
-        for handed, outcome in spread([Call("take", (item,)) for item in left], pool, retries=RETRIES):
-            failed = Outcome(left[handed.number], error=outcome.error)
+    with closing(InProcessPool(start, Preparer) if size <= 1 else ProcessPool(start, size, Preparer)) as pool:
+        for pending, outcome in map_calls([Call("take", (item,)) for item in left], pool, retries=RETRIES):
+            failed = Outcome(left[pending.index], error=outcome.error)
             yield outcome.value if outcome.status == "done" else failed

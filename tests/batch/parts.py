@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from latentsync.batch.worker import Hand, ModelSpec, Worker
+from latentsync.batch.parallel.worker import BaseWorker
+from latentsync.batch.worker import LipSyncWorker, ModelSpec
+from latentsync.errors import UserError
+from latentsync.files import atomic_path
 
 DIE = "LATENTSYNC_TEST_DIE"
 """Names a file; the worker that can create it dies in the middle of its work."""
 
 
-class Plain(Hand):
+class Plain(BaseWorker):
     """A worker without models, for calls that need none."""
 
     def double(self, number):
@@ -27,6 +30,9 @@ class Plain(Hand):
     def fail(self):
         raise KeyError("why")
 
+    def refuse(self):
+        raise UserError("There is no bread;\nbake some.")
+
     def die(self):
         os._exit(3)
 
@@ -35,22 +41,23 @@ class Plain(Hand):
         return number
 
     def unfinished(self, path: Path):
-        path.write_bytes(b"half")
-        os._exit(3)
+        with atomic_path(path) as part:
+            part.write_bytes(b"half")
+            os._exit(3)
 
     def wait(self, path: Path):
         """Five minutes, or until it is stopped."""
         path.with_suffix(".begun").touch()
         try:
             for _ in range(6000):
-                self._check()
+                self.check_cancelled()
                 time.sleep(0.05)
         finally:
             path.write_text("cleaned up")
 
 
 class Unready(Plain):
-    def ready(self):
+    def setup(self):
         raise ValueError("no such weights")
 
 
@@ -61,7 +68,7 @@ class Unreadable:
         return __import__, ("not_on_this_machine",)
 
 
-class Mortal(Worker):
+class Mortal(LipSyncWorker):
     """Dies once, after the first solver step of whatever it is doing."""
 
     @property
@@ -69,9 +76,9 @@ class Mortal(Worker):
         ray = sys.modules.get("ray")  # an actor has it
         return ray.get_runtime_context().get_node_id() if ray and ray.is_initialized() else super().place
 
-    def _check(self, step=None):
-        super()._check(step)
-        if step is not None and step.stage == "sample" and DIE in os.environ:
+    def check_cancelled(self, progress=None):
+        super().check_cancelled(progress)
+        if progress is not None and progress.stage == "sample" and DIE in os.environ:
             die_once(Path(os.environ[DIE]))
 
 

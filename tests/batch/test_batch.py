@@ -6,15 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from latentsync.batch.jobs import read_jobs
-from latentsync.batch.parallel.processes import Here, Processes
-from latentsync.batch.results import Records
+from latentsync.batch.parallel.processes import InProcessPool, ProcessPool
+from latentsync.batch.results import ResultsLog
 from latentsync.batch.runner import Batch
+from latentsync.batch.worker import LipSyncWorker
 from latentsync.cli.main import app
 from latentsync.pipeline import lipsync_file
 from latentsync.settings import Settings
@@ -49,16 +51,16 @@ def test_a_list_on_the_command_line(jobs, spec, material, tmp_path):
     assert "No face was found in any of the 8 frames" in told.output
     assert sorted(p.name for p in out.iterdir()) == ["a.mp4", "face.mp4", "jobs.report.json", "jobs.report.jsonl"]
     report = json.loads((out / "jobs.report.json").read_text())
-    assert [(row["line"], row["status"], row["tries"]) for row in report["jobs"]] == [
+    assert [(row["line"], row["status"], row["attempts"]) for row in report["jobs"]] == [
         (2, "done", 1),
         (3, "failed", 1),
         (4, "done", 1),
     ]
     first = report["jobs"][0]
-    assert (first["frames"], first["video_seconds"], first["settings"]["steps"]) == (20, 0.8, 1)
-    assert first["seconds"] > 0
-    assert first["seconds_per_video_second"] == pytest.approx(first["seconds"] / 0.8, abs=1e-3)
-    assert {"track", "sample", "write"} <= first["stages"].keys()
+    assert (first["frames"], first["video_s"], first["settings"]["steps"]) == (20, 0.8, 1)
+    assert first["compute_s"] > 0
+    assert first["realtime_factor"] == pytest.approx(first["compute_s"] / 0.8, abs=1e-3)
+    assert {"track", "sample", "write"} <= first["timings"].keys()
     assert report["summary"]["frames"] == 40
     assert len(report["jobs"][2]["worker"]) > 2
 
@@ -72,11 +74,11 @@ def test_a_list_on_the_command_line(jobs, spec, material, tmp_path):
     assert told.exit_code == 0
     assert "1 done, 1 skipped, 0 failed of 2 jobs" in told.output
     told = runner.invoke(
-        app, command(jobs, spec, "--out", out, "--again", "--split", "0.5", "--report", tmp_path / "r.json")
+        app, command(jobs, spec, "--out", out, "--overwrite", "--segment-seconds", "0.5", "--json", tmp_path / "r.json")
     )
     assert "2 done, 0 skipped, 0 failed of 2 jobs" in told.output
     report = json.loads((tmp_path / "r.json").read_text())
-    assert {row["worker"] for row in report["jobs"]} == {"split"}
+    assert {row["worker"] for row in report["jobs"]} == {"all"}
 
 
 def test_bad_lists_and_places_are_told_before_anything_is_loaded(jobs, spec, tmp_path):
@@ -87,8 +89,8 @@ def test_bad_lists_and_places_are_told_before_anything_is_loaded(jobs, spec, tmp
     assert "Line 3: there is no file" in told.output
     jobs.write_text(LIST)
     for more in (
-        ["--report", tmp_path / "x.txt"],
-        ["--report", tmp_path / "no" / "x.json"],
+        ["--json", tmp_path / "x.txt"],
+        ["--json", tmp_path / "no" / "x.json"],
         ["--gpus-per-worker", "0.5"],
     ):
         told = runner.invoke(app, command(jobs, spec, "--out", tmp_path / "out", *more))
@@ -106,11 +108,11 @@ def test_a_process_that_dies_in_the_middle_loses_no_job(jobs, spec, material, tm
     jobs.write_text("video,audio,steps,guidance\na.mp4,say.wav,1,1\nb.mp4,say.wav,1,1\n")
     listed, out = read_jobs(jobs, tmp_path / "out"), tmp_path / "out"
     out.mkdir()
-    pool = Processes(spec, 2, Mortal)
-    rows = Batch(spec).run(listed, pool, Records(out / "r.jsonl"))
+    pool = ProcessPool(spec, 2, Mortal)
+    rows = Batch(spec).run(listed, pool, ResultsLog(out / "r.jsonl"))
     pool.close()
     assert [row["status"] for row in rows] == ["done", "done"]
-    assert sorted(row["tries"] for row in rows) == [1, 2]
+    assert sorted(row["attempts"] for row in rows) == [1, 2]
     assert sorted(p.name for p in out.iterdir()) == ["a.mp4", "b.mp4", "r.jsonl"]
     with spec.load() as models:
         for job in listed:
@@ -128,12 +130,31 @@ def test_records_are_there_as_soon_as_a_job_is(jobs, spec, tmp_path):
         seen.append(row)
         raise KeyboardInterrupt
 
-    pool = Here(spec)
+    pool = InProcessPool(spec, LipSyncWorker)
     with pytest.raises(KeyboardInterrupt):
-        Batch(spec).run(read_jobs(jobs, out), pool, Records(out / "r.jsonl"), stop)
+        Batch(spec).run(read_jobs(jobs, out), pool, ResultsLog(out / "r.jsonl"), stop)
     pool.close()
     assert [json.loads(line)["line"] for line in (out / "r.jsonl").read_text().splitlines()] == [2]
     assert sorted(p.name for p in out.iterdir()) == ["a.mp4", "r.jsonl"]
+
+
+@pytest.mark.parametrize("segments", [None, 0.5])
+def test_a_programming_error_keeps_its_traceback(jobs, spec, tmp_path, caplog, monkeypatch, segments):
+    """In the log, and in short form in the results; a UserError is one sentence."""
+
+    def broken(*_, **__):
+        raise RuntimeError("off by one")
+
+    monkeypatch.setattr("latentsync.pipeline.lipsync_file", broken)
+    monkeypatch.setattr("latentsync.batch.segments.lipsync_segments", broken)
+    (out := tmp_path / "out").mkdir()
+    log = ResultsLog(out / "r.jsonl")
+    with closing(InProcessPool(spec, LipSyncWorker)) as pool:
+        first, *_ = Batch(spec, segment_seconds=segments).run(read_jobs(jobs, out), pool, log)
+    assert first["error"] == "RuntimeError: off by one"
+    assert first["traceback"][-1].startswith("test_batch.py:")
+    assert "in broken" in caplog.text
+    assert json.loads((out / "r.jsonl").read_text().splitlines()[0])["traceback"] == first["traceback"]
 
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")

@@ -116,7 +116,7 @@ import latentsync.webapp.server as server
 server.find_spec = lambda name: True
 server.command = lambda *_: [sys.executable, "-c", {STANDING!r}, sys.argv[1]]
 server._await_answer = lambda *_: None
-from latentsync.apps.app_settings import AppSettings
+from latentsync.webapp.config import AppSettings
 import signal
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 server.serve(AppSettings(), server.Place(), print, print)

@@ -1,0 +1,1 @@
+"""Calls of worker methods spread over processes or a Ray cluster, with retries."""

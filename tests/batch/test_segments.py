@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentsync.batch import segments as split
-from latentsync.batch.parallel.processes import Here
-from latentsync.batch.segments import Segment, cut, lipsync_split
+from latentsync.batch import segments as module
+from latentsync.batch.parallel.processes import InProcessPool
+from latentsync.batch.segments import Segment, lipsync_segments, plan_segments
+from latentsync.batch.worker import LipSyncWorker
 from latentsync.errors import UserError
 from latentsync.pipeline import Recent, grouped, lipsync_file
 from latentsync.settings import FITS, Settings
@@ -49,7 +50,7 @@ def lived(timeline, groups, begins, still, held):
 @given(clips(), st.floats(0.05, 4), st.integers(1, 3), st.booleans())
 def test_segments_are_the_single_runs_windows_with_the_single_runs_memory(clip, seconds, batch, still):
     timeline, stretches = clip
-    segments = cut(timeline, stretches, seconds=seconds, window_batch=batch, still=still)
+    segments = plan_segments(timeline, stretches, seconds=seconds, window_batch=batch, still=still)
     whole = [tuple(group) for run in stretches for group in grouped(*run, batch)]
     assert [group for segment in segments for group in segment.groups] == whole
     assert all(a.stop <= b.start for a, b in pairwise(segments))
@@ -78,10 +79,10 @@ def sources(timeline, frames):
 def test_a_plain_clip_makes_little_again():
     """Frames that pass once: only a last window looks back, at one batch of the window before it."""
     timeline = fit_timeline(Fraction(25), 500, Fraction(20), "trim")
-    segments = cut(timeline, [(0, 500)], seconds=4, window_batch=1, still=False)
+    segments = plan_segments(timeline, [(0, 500)], seconds=4, window_batch=1, still=False)
     assert [len(s.groups) for s in segments] == [7, 7, 7, 7, 4]
     assert [sum(bool(batch) for _, batch in s.held) for s in segments] == [0] * 5
-    segments = cut(timeline, [(0, 497)], seconds=0.64, window_batch=1, still=False)
+    segments = plan_segments(timeline, [(0, 497)], seconds=0.64, window_batch=1, still=False)
     assert [{batch for _, batch in s.held if batch} for s in segments[:-1]] == [set()] * 31
     assert {batch for _, batch in segments[-1].held if batch} == {tuple(range(480, 496))}
 
@@ -91,14 +92,14 @@ def test_a_plain_clip_makes_little_again():
 
 @pytest.fixture(scope="module")
 def pool(spec):
-    pool = Here(spec)
+    pool = InProcessPool(spec, LipSyncWorker)
     yield pool
     pool.close()
 
 
 @pytest.fixture(scope="module")
 def still_pool(still_spec):
-    pool = Here(still_spec)
+    pool = InProcessPool(still_spec, LipSyncWorker)
     yield pool
     pool.close()
 
@@ -117,7 +118,7 @@ CASES = [
 def cuts(monkeypatch):
     """The segments that were cut."""
     made: list[Segment] = []
-    monkeypatch.setattr(split, "cut", lambda *a, **k: made.extend(cut(*a, **k)) or made)
+    monkeypatch.setattr(module, "plan_segments", lambda *a, **k: made.extend(plan_segments(*a, **k)) or made)
     return made
 
 
@@ -125,10 +126,10 @@ def cuts(monkeypatch):
 def test_the_same_file_as_a_single_run(request, material, tmp_path, cuts, kind, audio, settings):
     pool = request.getfixturevalue(kind)
     settings, audio = Settings(**QUICK | settings), audio and material / audio
-    models = pool._worker.models
+    models = pool.worker.models
     single = lipsync_file(material / "scenes.mp4", audio, tmp_path / "single.mp4", models=models, settings=settings)
     steps = []
-    joined = lipsync_split(
+    joined = lipsync_segments(
         material / "scenes.mp4",
         audio,
         tmp_path / "split.mp4",
@@ -151,12 +152,14 @@ def test_segments_do_not_know_what_was_painted_before(material, pool, cuts, tmp_
     """Each segment by a worker that has painted nothing, and in another order than the clip's: the same patches."""
     plans = []
     monkeypatch.setattr(pool, "share", lambda plan: plans.append(plan) or plan)
-    lipsync_split(material / "scenes.mp4", None, tmp_path / "x.mp4", pool=pool, seconds=0.7, settings=Settings(**QUICK))
-    first = [pool._worker.paint(plans[0], segment).patches for segment in cuts]
+    lipsync_segments(
+        material / "scenes.mp4", None, tmp_path / "x.mp4", pool=pool, seconds=0.7, settings=Settings(**QUICK)
+    )
+    first = [pool.worker.render(plans[0], segment).patches for segment in cuts]
     again = []
     for segment in reversed(cuts):
-        pool._worker.forget()
-        again.insert(0, pool._worker.paint(plans[0], segment).patches)
+        pool.worker.release()
+        again.insert(0, pool.worker.render(plans[0], segment).patches)
     for a, b in zip(chain(*first), chain(*again), strict=True):
         assert (a.top, a.left) == (b.top, b.left)
         assert np.array_equal(a.pixels, b.pixels)
@@ -164,10 +167,10 @@ def test_segments_do_not_know_what_was_painted_before(material, pool, cuts, tmp_
 
 
 def test_a_picture_in_segments(material, pool, cuts, tmp_path):
-    settings, models = Settings(**QUICK), pool._worker.models
+    settings, models = Settings(**QUICK), pool.worker.models
     arguments = material / "face.png", material / "long.wav"
     lipsync_file(*arguments, tmp_path / "single.mp4", models=models, settings=settings)
-    lipsync_split(*arguments, tmp_path / "split.mp4", pool=pool, seconds=1.2, settings=settings)
+    lipsync_segments(*arguments, tmp_path / "split.mp4", pool=pool, seconds=1.2, settings=settings)
     assert len(cuts) >= 3
     assert (tmp_path / "single.mp4").read_bytes() == (tmp_path / "split.mp4").read_bytes()
 
@@ -175,10 +178,10 @@ def test_a_picture_in_segments(material, pool, cuts, tmp_path):
 def test_what_goes_wrong_leaves_no_file(material, pool, tmp_path, monkeypatch):
     out = tmp_path / "out.mp4"
     with pytest.raises(UserError, match="No face was found"):
-        lipsync_split(material / "gray.mp4", None, out, pool=pool, seconds=1, settings=Settings(**QUICK))
-    with pytest.raises(UserError, match="0 s cannot be painted"):
-        lipsync_split(material / "a.mp4", None, out, pool=pool, seconds=0, settings=Settings(**QUICK))
-    monkeypatch.setattr(type(pool._worker), "paint", lambda *_: 1 / 0)
-    with pytest.raises(UserError, match="Segment 1 of 1 could not be painted: ZeroDivisionError"):
-        lipsync_split(material / "a.mp4", None, out, pool=pool, seconds=1, settings=Settings(**QUICK))
+        lipsync_segments(material / "gray.mp4", None, out, pool=pool, seconds=1, settings=Settings(**QUICK))
+    with pytest.raises(UserError, match="0 s is too short"):
+        lipsync_segments(material / "a.mp4", None, out, pool=pool, seconds=0, settings=Settings(**QUICK))
+    monkeypatch.setattr(type(pool.worker), "render", lambda *_: 1 / 0)
+    with pytest.raises(UserError, match="Segment 1 of 1 could not be rendered: ZeroDivisionError"):
+        lipsync_segments(material / "a.mp4", None, out, pool=pool, seconds=1, settings=Settings(**QUICK))
     assert not list(tmp_path.iterdir())

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from latentsync.batch.parallel.processes import QUEUED, Here, Processes, spread
-from latentsync.batch.worker import Call, ModelSpec, SetupError
+from latentsync.batch.parallel.dispatch import QUEUED, map_calls
+from latentsync.batch.parallel.processes import InProcessPool, ProcessPool
+from latentsync.batch.parallel.worker import Call, SetupError
+from latentsync.batch.results import short_traceback
+from latentsync.batch.worker import ModelSpec
 from latentsync.errors import UserError
 
 from .parts import Plain, Unreadable, Unready
@@ -22,14 +25,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def processes():
-    pool = Processes(SPEC, 2, Plain)
+    pool = ProcessPool(SPEC, 2, Plain)
     yield pool
     pool.close()
 
 
 @pytest.fixture
 def here():
-    return Here(SPEC, Plain)
+    return InProcessPool(SPEC, Plain)
 
 
 def doubles(numbers):
@@ -40,45 +43,46 @@ def doubles(numbers):
 @pytest.mark.parametrize("kind", ["here", "processes"])
 def test_every_call_once(request, kind, ordered):
     pool = request.getfixturevalue(kind)
-    got = [(handed.number, outcome.value) for handed, outcome in spread(doubles(range(9)), pool, ordered=ordered)]
+    got = [(pending.index, outcome.value) for pending, outcome in map_calls(doubles(range(9)), pool, ordered=ordered)]
     assert (got if ordered else sorted(got)) == [(n, 2 * n) for n in range(9)]
-    assert list(spread([], pool)) == []
+    assert list(map_calls([], pool)) == []
 
 
 def test_a_failure_is_an_outcome(here):
     calls = [Call("fail"), Call("double", (4,))]
-    failed, done = (outcome for _, outcome in spread(calls, here))
+    failed, done = (outcome for _, outcome in map_calls(calls, here))
     assert (failed.status, failed.error) == ("failed", "KeyError: 'why'")
     assert (done.status, done.value) == ("done", 8)
 
 
-@pytest.mark.parametrize("kind", [Here, partial(Processes, size=1)])
+@pytest.mark.parametrize("kind", [InProcessPool, partial(ProcessPool, size=1)])
 def test_models_that_cannot_be_loaded_end_it(kind):
-    pool = kind(SPEC, make=Unready)
+    pool = kind(SPEC, make_worker=Unready)
     with pytest.raises(SetupError, match="could not load the models: ValueError: no such weights"):
-        list(spread(doubles([1, 2]), pool))
+        list(map_calls(doubles([1, 2]), pool))
     pool.close()
     assert issubclass(SetupError, UserError)
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-def test_a_worker_that_dies_loses_no_call(processes, tmp_path, ordered):
+def test_aworker_that_dies_loses_no_call(processes, tmp_path, ordered):
     calls = [Call("die_once", (tmp_path / "marker", n)) for n in range(7)]
-    told = list(spread(calls, processes, ordered=ordered))
+    told = list(map_calls(calls, processes, ordered=ordered))
     assert sorted(outcome.value for _, outcome in told) == list(range(7))
-    assert sorted(handed.tries for handed, _ in told) == [1] * 6 + [2]
+    assert sorted(pending.attempts for pending, _ in told) == [1] * 6 + [2]
     if ordered:
-        assert [handed.number for handed, _ in told] == list(range(7))
+        assert [pending.index for pending, _ in told] == list(range(7))
 
 
 def test_a_deadly_call_is_given_up_and_harms_no_other(processes, tmp_path):
-    half = tmp_path / ".out.part.mp4"
-    deadly = Call("unfinished", (half,), leaves=tmp_path / "out.mp4")
-    told = list(spread([*doubles(range(3)), deadly, *doubles(range(3))], processes, retries=1, ordered=True))
+    other = tmp_path / ".out.mp4.1-abc.part"
+    other.touch()
+    deadly = Call("unfinished", (tmp_path / "out.mp4",), output_path=tmp_path / "out.mp4")
+    told = list(map_calls([*doubles(range(3)), deadly, *doubles(range(3))], processes, retries=1, ordered=True))
     assert [outcome.status for _, outcome in told] == ["done"] * 3 + ["failed"] + ["done"] * 3
-    assert [handed.tries for handed, _ in told] == [1, 1, 1, 2, 1, 1, 1]
+    assert [pending.attempts for pending, _ in told] == [1, 1, 1, 2, 1, 1, 1]
     assert "died 2 times (exit code 3)" in told[3][1].error
-    assert not half.exists()
+    assert list(tmp_path.iterdir()) == [other]  # of another run into the same path
 
 
 def test_look_ahead_is_bounded(processes):
@@ -90,7 +94,7 @@ def test_look_ahead_is_bounded(processes):
             taken.append(n)
             yield Call("double", (n,))
 
-    listening = spread(calls(), processes, ordered=True)
+    listening = map_calls(calls(), processes, ordered=True)
     for seen in range(1, 6):
         next(listening)
         time.sleep(0.05)
@@ -100,29 +104,29 @@ def test_look_ahead_is_bounded(processes):
 
 def test_who_stops_listening_stops_the_work(processes, tmp_path):
     calls = [Call("double", (1,)), *(Call("wait", (tmp_path / f"{n}.txt",)) for n in range(2))]
-    listening = spread(calls, processes)
+    listening = map_calls(calls, processes)
     assert next(listening)[1].value == 2
     threading.Event().wait(0.5)
     start = time.monotonic()
     listening.close()
     assert time.monotonic() - start < 20
     assert (tmp_path / "0.txt").read_text() == "cleaned up"
-    assert [o.value for _, o in spread(doubles([5]), processes)] == [10]
+    assert [o.value for _, o in map_calls(doubles([5]), processes)] == [10]
 
 
 def test_a_call_that_cannot_be_read_is_a_failure(processes):
-    told = list(spread([Call("double", (Unreadable(),)), Call("double", (3,))], processes, retries=0, ordered=True))
+    told = list(map_calls([Call("double", (Unreadable(),)), Call("double", (3,))], processes, retries=0, ordered=True))
     assert [(outcome.status, outcome.value) for _, outcome in told] == [("failed", None), ("done", 6)]
 
 
 ORPHANS = """
 import sys
 from pathlib import Path
-from latentsync.apps.pools import Processes
-from latentsync.apps.workers import Call
+from latentsync.batch.parallel.processes import ProcessPool
+from latentsync.batch.parallel.worker import Call
 from tests.batch.parts import Plain
 if __name__ == "__main__":
-    pool = Processes(None, 2, Plain)
+    pool = ProcessPool(None, 2, Plain)
     for name in "01":
         pool.start(Call("wait", (Path(sys.argv[1]) / name,)), 1)
     pool.wait()
@@ -130,7 +134,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
-def test_workers_of_a_killed_parent_clean_up_and_end(tmp_path):
+def testworkers_of_a_killed_parent_clean_up_and_end(tmp_path):
     (script := tmp_path / "script.py").write_text(ORPHANS)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     parent = subprocess.Popen([sys.executable, script, tmp_path], env=environment, stderr=subprocess.PIPE)
@@ -148,3 +152,16 @@ def _until(true):
             return
         time.sleep(0.1)
     pytest.fail("that never happened")
+
+
+@pytest.mark.parametrize("kind", ["here", "processes"])
+def test_programming_errors_are_logged_with_their_traceback(request, kind, caplog):
+    """And errors that are for a person to read are not."""
+    (_, failed), (_, refused) = map_calls([Call("fail"), Call("refuse")], request.getfixturevalue(kind), ordered=True)
+    assert 'parts.py", line' in caplog.text
+    assert "in fail" in caplog.text
+    assert "KeyError: 'why'" in caplog.text
+    assert short_traceback(failed.traceback)[-1].startswith("parts.py:")
+    assert short_traceback(failed.traceback)[-1].endswith(" in fail")
+    assert (refused.error, refused.traceback) == ("There is no bread; bake some.", "")
+    assert "bread" not in caplog.text

@@ -1,0 +1,39 @@
+"""Commands whose options are the fields of dataclasses."""
+
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import Any, get_type_hints
+
+import typer
+
+
+def option(panel: str | None, names: str, help: str, metavar: str | None = None, **rest: Any) -> Any:
+    """names: separated by spaces; "" derives the name from the field."""
+    return typer.Option(*names.split(), help=help, metavar=metavar, rich_help_panel=panel, **rest)
+
+
+def expand_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace each parameter that is a dataclass by one option per field, which is Annotated with option(…)."""
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    parameters = []
+    for one in signature(command).parameters.values():
+        if one.name not in groups:
+            parameters.append(one.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[one.name]))
+            continue
+        kinds = get_type_hints(groups[one.name], include_extras=True)
+        for field in fields(groups[one.name]):
+            annotation = {"default": field.default, "annotation": kinds[field.name]}
+            parameters.append(Parameter(field.name, Parameter.KEYWORD_ONLY, **annotation))
+
+    @wraps(command)
+    def expanded(**values: Any) -> None:
+        for name, kind in groups.items():
+            values[name] = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
+        command(**values)
+
+    expanded.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {one.name: one.annotation for one in parameters}
+    return expanded
