@@ -177,7 +177,7 @@ def _local_pool(spec: "ModelSpec", where: WorkerOptions, limit: int | None) -> "
 def _ray_pool(spec: "ModelSpec", where: WorkerOptions, limit: int | None) -> "Pool":
     import torch
 
-    from ..batch.parallel.ray import RayPool, capacity, connect, has_free_resources, worker_resources
+    from ..batch.parallel.ray_pool import RayPool, capacity, connect, has_free_resources, worker_resources
     from ..batch.worker import LipSyncWorker
 
     connect(where.ray_address)

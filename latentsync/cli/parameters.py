@@ -17,7 +17,7 @@ def option(panel: str | None, names: str, help: str, metavar: str | None = None,
 def expand_options(command: Callable[..., None]) -> Callable[..., None]:
     """Replace each parameter that is a dataclass by one option per field, which is Annotated with option(…)."""
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     parameters = []
     for one in signature(command).parameters.values():
         if one.name not in groups:

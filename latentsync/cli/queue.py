@@ -1,15 +1,17 @@
-"""`latentsync queue`: one workflow on a running ComfyUI. It parses, calls client.py and prints."""
+"""`latentsync queue`: one workflow on a running ComfyUI."""
 
 import asyncio
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UserError
+from .parameters import expand_options, option
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -20,83 +22,72 @@ if TYPE_CHECKING:
     from ..comfy_client.prompt import Prompt
 
 FAILED, BAD_INPUT = 1, 2
-"""Exit codes: the run did not end well on the server; something that the user can put right."""
+"""Exit codes: the run did not end well on the server; something that the user can fix."""
 BRIEF = 0.5
-"""Seconds; nodes without progress of their own that take less leave no bar behind."""
-WIDE = 48
-"""Columns after which what an input takes need not stand in line any more."""
-SHORT = 200
-"""Texts of nodes up to so many characters are shown on the screen too."""
+"""Seconds; nodes without progress of their own that take less leave no bar."""
+MAX_COLUMN = 48
+"""Columns up to which --list aligns what inputs take."""
+MAX_TEXT = 200
+"""Characters of a node's text that is also printed."""
 
-_WORK, _SERVER = "What runs", "Where, and what comes back"
+WORK, SERVER = "What runs", "Where, and what comes back"
 
-Workflow = Annotated[Path, typer.Argument(metavar="WORKFLOW.json", help="A workflow in API form.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="NODE.INPUT=VALUE",
-        help="Set an input. NODE is an id, a title, or a class that occurs once.",
-        rich_help_panel=_WORK,
-    ),
-]
-Input = Annotated[
-    list[str] | None,
-    typer.Option("--input", "-i", metavar="NODE.INPUT=FILE", help="Upload a file and set it.", rich_help_panel=_WORK),
-]
-List = Annotated[
-    bool,
-    typer.Option("--list", help="Show what can be set, with its values now; run nothing.", rich_help_panel=_WORK),
-]
-Timeout = Annotated[
-    float | None,
-    typer.Option(metavar="SECONDS", min=0.001, help="Stop the run when it takes longer.", rich_help_panel=_WORK),
-]
-Server = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL",
-        envvar="LATENTSYNC_COMFYUI",
-        help="The address of ComfyUI.",
-        show_default="http://127.0.0.1:8188",
-        rich_help_panel=_SERVER,
-    ),
-]
+
+@dataclass(frozen=True)
+class WorkOptions:
+    values: Annotated[
+        list[str] | None,
+        option(
+            WORK,
+            "--set",
+            "Set an input. NODE is an id, a title, or a class that occurs once.",
+            metavar="NODE.INPUT=VALUE",
+        ),
+    ] = None
+    inputs: Annotated[
+        list[str] | None, option(WORK, "--input -i", "Upload a file and set it.", metavar="NODE.INPUT=FILE")
+    ] = None
+    list_inputs: Annotated[
+        bool, option(WORK, "--list", "Show what can be set, with its current values; run nothing.")
+    ] = False
+    timeout: Annotated[
+        float | None, option(WORK, "", "Stop the run when it takes longer.", metavar="SECONDS", min=0.001)
+    ] = None
+
+
 Header = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME: VALUE", help='Goes with every request: "Authorization: Bearer …".', rich_help_panel=_SERVER
-    ),
-]
-Out = Annotated[
-    Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the results go.", rich_help_panel=_SERVER)
-]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace files of the same name.", rich_help_panel=_SERVER)
-]
-Json = Annotated[
-    Path | None,
-    typer.Option(
-        "--json", metavar="REPORT", help="Also write what was done as JSON; - is the screen.", rich_help_panel=_SERVER
-    ),
-]
-Free = Annotated[
-    bool, typer.Option("--free", help="Let the server unload its models afterwards.", rich_help_panel=_SERVER)
+    list[str] | None, option(SERVER, "", 'Sent with every request: "Authorization: Bearer …".', metavar="NAME: VALUE")
 ]
 
 
+@dataclass(frozen=True)
+class ServerOptions:
+    server: Annotated[
+        str | None,
+        option(
+            SERVER,
+            "",
+            "The address of ComfyUI.",
+            metavar="URL",
+            envvar="LATENTSYNC_COMFYUI",
+            show_default="http://127.0.0.1:8188",
+        ),
+    ] = None
+    header: Header = None
+    out: Annotated[Path, option(SERVER, "--out -o", "Where the results go.", metavar="FOLDER")] = Path()
+    overwrite: Annotated[bool, option(SERVER, "--overwrite", "Replace files of the same name.")] = False
+    json: Annotated[
+        Path | None,
+        option(SERVER, "--json", "Also write what was done as JSON; - is the screen.", metavar="REPORT"),
+    ] = None
+    free: Annotated[bool, option(SERVER, "--free", "Let the server unload its models afterwards.")] = False
+
+
+@expand_options
 def queue(
-    workflow: Workflow,
-    values: Set = None,
-    inputs: Input = None,
-    show: List = False,
-    timeout: Timeout = None,
-    server: Server = None,
-    header: Header = None,
-    out: Out = Path(),
-    overwrite: Overwrite = False,
-    report: Json = None,
-    free: Free = False,
+    workflow: Annotated[Path, typer.Argument(metavar="WORKFLOW.json", help="A workflow in API form.")],
+    work: WorkOptions,
+    server: ServerOptions,
 ) -> None:
     """Run a workflow on a running ComfyUI and fetch what it makes.
 
@@ -109,24 +100,24 @@ def queue(
     from ..comfy_client.client import ComfyClient
     from ..comfy_client.events import RunFailedError
 
-    _check_places(out, report)
-    client = ComfyClient(server, headers=dict(map(parse_header, header or ())))
-    if show:
-        _list(client, workflow, _pairs(values))
+    _check_writable(server.out, server.json)
+    client = ComfyClient(server.server, headers=dict(map(parse_header, server.header or ())))
+    values, inputs = _pairs(work.values), _pairs(work.inputs)
+    if work.list_inputs:
+        _list(client, workflow, values)
         return
-    work = _work(client, workflow, _pairs(inputs), _pairs(values), timeout, out, overwrite, free)
     try:
         with _refusals():
-            result, paths = asyncio.run(work)
+            result, paths = asyncio.run(_run(client, workflow, inputs, values, work.timeout, server))
     except RunFailedError as error:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(FAILED) from error
-    _show(result, paths, client.shown, report)
+    _show(result, paths, client.display_url, server.json)
 
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """A line for each node that ComfyUI does not take."""
+    """A line for each node that ComfyUI does not accept."""
     from ..comfy_client.client import RefusedError
 
     try:
@@ -138,7 +129,7 @@ def _refusals() -> Iterator[None]:
 
 def _list(client: "ComfyClient", workflow: Path, values: dict[str, str]) -> None:
     """A line for each input: NAME=VALUE, and what it takes."""
-    from ..comfy_client.inputs import wanted
+    from ..comfy_client.inputs import describe
     from ..comfy_client.prompt import shown_value
 
     async def ask() -> tuple["Prompt", list["Field"]]:
@@ -148,13 +139,13 @@ def _list(client: "ComfyClient", workflow: Path, values: dict[str, str]) -> None
     with _refusals():
         prompt, fields = asyncio.run(ask())
     lines = [(field, f"  {field.name}={shown_value(prompt, field)}") for field in fields]
-    width = min(WIDE, max((len(line) for _, line in lines), default=0))
+    width = min(MAX_COLUMN, max((len(line) for _, line in lines), default=0))
     node = ""
     for field, line in lines:
         if field.node != node:
             typer.echo(f"{field.label} (node {field.node})")
         node = field.node
-        typer.echo(f"{line:<{width}}  {wanted(field)}")
+        typer.echo(f"{line:<{width}}  {describe(field)}")
 
 
 def _pairs(texts: Sequence[str] | None) -> dict[str, str]:
@@ -162,7 +153,7 @@ def _pairs(texts: Sequence[str] | None) -> dict[str, str]:
     for text in texts or ():
         place, sign, value = text.partition("=")
         if not sign or not place.strip():
-            raise UserError(f"{text} lacks a part; it must look like NODE.INPUT=VALUE.")
+            raise UserError(f"{text} is incomplete; it must look like NODE.INPUT=VALUE.")
         pairs[place.strip()] = value
     return pairs
 
@@ -174,29 +165,26 @@ def parse_header(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _check_places(out: Path, report: Path | None) -> None:
-    """What can be found wrong before the server works for nothing."""
-    near = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not near.is_dir() or not os.access(near, os.W_OK):
+def _check_writable(out: Path, report: Path | None) -> None:
+    """Before the server works in vain."""
+    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UserError(f"{out} cannot be written to; name a folder by --out that can.")
-    if (
-        report is not None
-        and str(report) != "-"
-        and (report.is_dir() or not os.access(report.absolute().parent, os.W_OK))
-    ):
+    if report is None or str(report) == "-":
+        return
+    if report.is_dir() or not os.access(report.absolute().parent, os.W_OK):
         raise UserError(f"{report} cannot be written there; name a file in a folder that can be written to.")
 
 
-async def _work(
+async def _run(
     client: "ComfyClient",
     workflow: Path,
     inputs: dict[str, str],
     values: dict[str, str],
     timeout: float | None,
-    out: Path,
-    overwrite: bool,
-    free: bool,
+    server: ServerOptions,
 ) -> tuple["RunResult", dict[str, list[Path]]]:
+    """The result, and its files by node."""
     from ..comfy_client.client import save_values
 
     async with client:
@@ -204,12 +192,12 @@ async def _work(
             with _display() as on_event:
                 result = await client.run(workflow, inputs=inputs, values=values, on_event=on_event, timeout=timeout)
         finally:
-            if free:
+            if server.free:
                 await client.free()
         paths: dict[str, list[Path]] = {}
-        for output, path in (await client.download(result, out, overwrite=overwrite)).items():
+        for output, path in (await client.download(result, server.out, overwrite=server.overwrite)).items():
             paths.setdefault(output.node, []).append(path)
-        for node, saved in save_values(result, out, overwrite=overwrite).items():
+        for node, saved in save_values(result, server.out, overwrite=server.overwrite).items():
             paths.setdefault(node, []).extend(saved)
         return result, paths
 
@@ -222,7 +210,7 @@ def _display() -> Iterator["OnEvent"]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _lines()
+        yield _print_event
         return
     columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
     with Progress(*columns, TextColumn("{task.fields[stage]}", markup=False), console=console) as bars:
@@ -254,7 +242,7 @@ class _Bars:
             self.bars.update(task, stage=event.text)
 
     def finish(self) -> None:
-        """The bar of the node that ran stays full; one that was gone in a moment makes room."""
+        """The bar of the node that ran stays full, unless it took hardly any time."""
         task = next((task for task in self.bars.tasks if task.id == self.tasks.get(self.now)), None)
         if task is not None:
             brief = task.total is None and (task.elapsed or 0) < BRIEF
@@ -262,53 +250,55 @@ class _Bars:
             self.bars.stop_task(task.id)
 
 
-def _lines() -> "OnEvent":
-    def on_event(event: "Event") -> None:
-        line = event.title if event.kind == "node" else _line(event)
-        if line is not None:
-            typer.echo(line, err=True)
-
-    return on_event
+def _print_event(event: "Event") -> None:
+    line = event.title if event.kind == "node" else _line(event)
+    if line is not None:
+        typer.echo(line, err=True)
 
 
 def _line(event: "Event") -> str | None:
-    if event.kind == "uploading":
-        return f"uploading {event.text}"
-    if event.kind == "queued":
-        return f"queued, {event.done:g} ahead" if event.done else "queued"
-    if event.kind == "cached" and event.done:
-        return f"{event.done:g} of {event.total:g} nodes need not run again"
-    return {"lost": "no live progress from the server; the run goes on", "found": "in touch again"}.get(event.kind)
+    match event.kind:
+        case "uploading":
+            return f"uploading {event.text}"
+        case "queued":
+            return f"queued, {event.done:g} ahead" if event.done else "queued"
+        case "cached" if event.done:
+            return f"{event.done:g} of {event.total:g} nodes are cached"
+        case "lost":
+            return "no live progress from the server; the run goes on"
+        case "found":
+            return "live progress again"
+    return None
 
 
 def _show(result: "RunResult", paths: dict[str, list[Path]], server: str, report: Path | None) -> None:
     from .console import show_json, write_json
 
     on_screen = str(report) == "-"
-    facts = _facts(result, paths, server)
     for path in (path for found in paths.values() for path in found):
         typer.echo(str(path), err=on_screen)
-    for text in (text for says in result.values.values() for text in says.get("text", [])):
-        if isinstance(text, str) and len(text) <= SHORT:
+    for text in (text for values in result.values.values() for text in values.get("text", [])):
+        if isinstance(text, str) and len(text) <= MAX_TEXT:
             typer.echo(text, err=True)
-    done = f"{result.total_seconds:.1f} s" + ("" if paths else "; no node of the workflow leaves a result")
-    typer.echo(done, err=True)
+    note = "" if paths else "; no node of the workflow has a result"
+    typer.echo(f"{result.elapsed_s:.1f} s{note}", err=True)
     if report is not None:
-        show_json(facts) if on_screen else write_json(report, facts)
+        content = _report(result, paths, server)
+        show_json(content) if on_screen else write_json(report, content)
 
 
-def _facts(result: "RunResult", paths: dict[str, list[Path]], server: str) -> dict[str, Any]:
+def _report(result: "RunResult", paths: dict[str, list[Path]], server: str) -> dict[str, Any]:
     from ..comfy_client.prompt import title
 
     nodes = [
         {
             "id": node,
             "title": title(result.prompt, node),
-            "class": own["class_type"],
-            "seconds": round(result.seconds.get(node, 0.0), 3),
+            "class": content["class_type"],
+            "elapsed_s": round(result.timings.get(node, 0.0), 3),
             "cached": node in result.cached,
         }
-        for node, own in result.prompt.items()
+        for node, content in result.prompt.items()
     ]
     outputs = [
         {"node": node, "title": title(result.prompt, node), "file": str(path)}
@@ -318,7 +308,7 @@ def _facts(result: "RunResult", paths: dict[str, list[Path]], server: str) -> di
     return {
         "server": server,
         "prompt_id": result.prompt_id,
-        "seconds": round(result.total_seconds, 3),
+        "elapsed_s": round(result.elapsed_s, 3),
         "nodes": nodes,
         "outputs": outputs,
         "values": result.values,

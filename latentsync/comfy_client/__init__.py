@@ -1,0 +1,1 @@
+"""A client for ComfyUI servers: queue workflows, follow them, fetch their results."""

@@ -88,9 +88,9 @@ class Declared(NamedTuple):
 def declared(inputs: Inputs, prefix: str = "") -> Iterator[Declared]:
     """The inputs of one level."""
     for section in ("required", "optional"):
-        for name, said in (inputs.get(section) or {}).items():
-            rules = said[1] if len(said) > 1 and isinstance(said[1], Mapping) else {}
-            yield Declared(prefix + name, said[0], rules, section == "required")
+        for name, spec in (inputs.get(section) or {}).items():
+            rules = spec[1] if len(spec) > 1 and isinstance(spec[1], Mapping) else {}
+            yield Declared(prefix + name, spec[0], rules, section == "required")
 
 
 def present(inputs: Inputs, own: Mapping[str, Any], prefix: str = "") -> Iterator[Declared]:
@@ -183,11 +183,10 @@ def fit(field: Field, value: Any) -> Any:
     if field.kind in ("COMBO", DYNAMIC):
         return _choose(field, value)
     parsed = from_text(value)
-    good, what = _check(field)
     if field.kind == "INT" and isinstance(parsed, float) and parsed.is_integer():
         parsed = int(parsed)
-    if not good(parsed):
-        raise UserError(f"{field.name} of {field.label} is {_shown(value)}; it must be {what}.")
+    if not _is_valid(field, parsed):
+        raise UserError(f"{field.name} of {field.label} is {_shown(value)}; it must be {_expected(field)}.")
     return parsed
 
 
@@ -204,13 +203,13 @@ def fits(field: Field, value: Any) -> bool:
     return True
 
 
-def wanted(field: Field) -> str:
+def describe(field: Field) -> str:
     """What an input takes, in words."""
     if field.is_upload:
         return "a file (--input sends one)"
     if field.kind in ("COMBO", DYNAMIC):
         return "text" if field.choices is None else _list_choices(field.choices)
-    return _check(field)[1]
+    return _expected(field)
 
 
 def default(field: Field) -> Any:
@@ -270,79 +269,96 @@ def _list_choices(choices: Sequence[Any], near: str = "") -> str:
 
 
 def _shown(value: Any) -> str:
-    said = str(value)
-    return f'"{said[:60]}…"' if len(said) > 60 else f'"{said}"'
+    text = str(value)
+    return f'"{text[:60]}…"' if len(text) > 60 else f'"{text}"'
 
 
-Check = Callable[[Any], bool]
+def _is_valid(field: Field, value: Any) -> bool:
+    low, high = field.rules.get("min", -math.inf), field.rules.get("max", math.inf)
+    match field.kind:
+        case "INT":
+            return _is_int(value) and low <= value <= high
+        case "FLOAT":
+            return _is_number(value) and low <= value <= high
+        case "BOOLEAN":
+            return isinstance(value, bool)
+        case kind if kind in DRAWN:
+            return DRAWN[kind][0](value) and _is_within(field.rules, value)
+    return True
 
 
-def _check(field: Field) -> tuple[Check, str]:
-    """Whether a value fits, and what does, in words."""
-    if field.kind in DRAWN:
-        good, said = DRAWN[field.kind]
-        return (lambda value: good(value) and _within(field.rules, value)), said
-    if field.kind in ("INT", "FLOAT"):
-        low, high = field.rules.get("min", -math.inf), field.rules.get("max", math.inf)
-        span = "" if math.isinf(low) and math.isinf(high) else f" from {low} to {high}"
-        test, kind = (_whole, "a whole number") if field.kind == "INT" else (_number, "a number")
-        return (lambda value: test(value) and low <= value <= high), kind + span
-    if field.kind == "BOOLEAN":
-        return (lambda value: isinstance(value, bool)), "true or false"
-    return (lambda _: True), "text" if field.kind == "STRING" else "text or JSON"
+def _expected(field: Field) -> str:
+    """What _is_valid accepts, in words."""
+    low, high = field.rules.get("min", -math.inf), field.rules.get("max", math.inf)
+    span = "" if math.isinf(low) and math.isinf(high) else f" from {low} to {high}"
+    match field.kind:
+        case "INT":
+            return "a whole number" + span
+        case "FLOAT":
+            return "a number" + span
+        case "BOOLEAN":
+            return "true or false"
+        case kind if kind in DRAWN:
+            return DRAWN[kind][1]
+    return "text" if field.kind == "STRING" else "text or JSON"
 
 
-def _number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _whole(value: Any) -> bool:
+def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _within(rules: Rules, value: Any) -> bool:
+def _is_within(rules: Rules, value: Any) -> bool:
     """RANGE has limits of its own."""
     low, high = rules.get("value_min", -math.inf), rules.get("value_max", math.inf)
     ends = [value["min"], value["max"]] if isinstance(value, Mapping) and "min" in value else []
     return all(low <= end <= high for end in ends)
 
 
-def _color(value: Any) -> bool:
+def _is_color(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value) is not None
 
 
-def _box(value: Any) -> bool:
+def _are_colors(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_color, value))
+
+
+def _is_box(value: Any) -> bool:
     sides = ("x", "y", "width", "height")
-    return isinstance(value, Mapping) and all(_whole(value.get(side)) and value[side] >= 0 for side in sides)
+    return isinstance(value, Mapping) and all(_is_int(value.get(side)) and value[side] >= 0 for side in sides)
 
 
-def _curve(value: Any) -> bool:
+def _are_boxes(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_box, value))
+
+
+def _is_curve(value: Any) -> bool:
     points = value.get("points") if isinstance(value, Mapping) else value
-    pairs = [point for point in points if isinstance(point, list) and len(point) == 2 and all(map(_number, point))] \
-        if isinstance(points, list) else []  # fmt: skip
-    return bool(pairs) and len(pairs) == len(points or ())
-
-
-def _range(value: Any) -> bool:
-    if not isinstance(value, Mapping) or not _number(value.get("min")) or not _number(value.get("max")):
+    if not isinstance(points, list) or not points:
         return False
-    return value.get("midpoint") is None or _number(value["midpoint"])
+    return all(isinstance(point, list) and len(point) == 2 and all(map(_is_number, point)) for point in points)
 
 
-def _all(test: Check) -> Check:
-    return lambda value: isinstance(value, list) and all(map(test, value))
+def _is_range(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not _is_number(value.get("min")) or not _is_number(value.get("max")):
+        return False
+    return value.get("midpoint") is None or _is_number(value["midpoint"])
 
 
-DRAWN: dict[str, tuple[Check, str]] = {
-    "COLOR": (_color, 'a color such as "#ff8000"'),
-    "COLORS": (_all(_color), 'a list of colors such as ["#ff8000", "#000000"]'),
-    "BOUNDING_BOX": (_box, 'a box such as {"x": 0, "y": 0, "width": 512, "height": 512}, in pixels'),
-    "BOUNDING_BOXES": (_all(_box), 'a list of boxes such as [{"x": 0, "y": 0, "width": 512, "height": 512}]'),
-    "CURVE": (_curve, 'a curve such as {"points": [[0, 0], [1, 1]], "interpolation": "linear"}'),
-    "RANGE": (_range, 'a range such as {"min": 0, "max": 1}'),
-    "COMPOSITOR": (
-        lambda value: isinstance(value, Mapping),
-        'an object as the editor saves it, such as {"layers": []}',
-    ),
+def _is_object(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+DRAWN: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "COLOR": (_is_color, 'a color such as "#ff8000"'),
+    "COLORS": (_are_colors, 'a list of colors such as ["#ff8000", "#000000"]'),
+    "BOUNDING_BOX": (_is_box, 'a box such as {"x": 0, "y": 0, "width": 512, "height": 512}, in pixels'),
+    "BOUNDING_BOXES": (_are_boxes, 'a list of boxes such as [{"x": 0, "y": 0, "width": 512, "height": 512}]'),
+    "CURVE": (_is_curve, 'a curve such as {"points": [[0, 0], [1, 1]], "interpolation": "linear"}'),
+    "RANGE": (_is_range, 'a range such as {"min": 0, "max": 1}'),
+    "COMPOSITOR": (_is_object, 'an object as the editor saves it, such as {"layers": []}'),
 }
 """Widgets that are drawn in the browser and hold plain data, which can be written as JSON."""

@@ -37,7 +37,7 @@ def read(source: str | Path | Mapping[str, Any]) -> Prompt:
     if isinstance(found, Mapping) and isinstance(found.get("nodes"), list):
         raise UserError(f"{name} is a workflow as the editor saves it; the queue needs the API form: {EXPORT}.")
     if not isinstance(found, Mapping) or not found or not all(map(_is_node, found.values())):
-        raise UserError(f"{name} holds no workflow in API form; to get one, {EXPORT}.")
+        raise UserError(f"{name} is not a workflow in API form; to get one, {EXPORT}.")
     return {str(key): {"inputs": {}} | copy.deepcopy(dict(node)) for key, node in found.items()}
 
 
@@ -47,7 +47,7 @@ def _parse(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"{path} could not be read ({error.strerror}); give a workflow file (.json).") from error
     except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}); give a workflow in API form: {EXPORT}.") from error
+        raise UserError(f"{path} is not JSON ({error}); give a workflow in API form: {EXPORT}.") from error
 
 
 def _is_node(node: Any) -> bool:
@@ -56,12 +56,12 @@ def _is_node(node: Any) -> bool:
 
 
 def title(prompt: Mapping[str, Any], node: str) -> str:
-    """What a person calls the node: its title, else its class. A node made by expansion is known by its parent."""
+    """A node's title, else its class. A node made by expansion goes by its parent."""
     own = prompt.get(node) or prompt.get(node.split(".")[0])
     if own is None:
         return f"node {node}"
-    said = own.get("_meta", {}).get("title") if isinstance(own.get("_meta", {}), Mapping) else None
-    return str(said or own["class_type"])
+    name = own.get("_meta", {}).get("title") if isinstance(own.get("_meta", {}), Mapping) else None
+    return str(name or own["class_type"])
 
 
 def locate(prompt: Prompt, info: Info, address: str) -> Field:
@@ -88,8 +88,8 @@ def _named(prompt: Prompt, name: str) -> list[str]:
         return [name]
     titles = {node: title(prompt, node) for node in prompt}
     tries = (
-        [node for node, said in titles.items() if said == name],
-        [node for node, said in titles.items() if said.casefold() == name.casefold()],
+        [node for node, title in titles.items() if title == name],
+        [node for node, title in titles.items() if title.casefold() == name.casefold()],
         [node for node in prompt if prompt[node]["class_type"] == name],
     )
     return next(filter(None, tries), [])
@@ -158,8 +158,8 @@ def shown_value(prompt: Prompt, field: Field) -> str:
     if _is_link(prompt, value):
         return f"(wired to {title(prompt, str(value[0]))})"
     value = value.get("__value__", value) if isinstance(value, Mapping) else value
-    said = "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return said.replace("\n", " ") if len(said) <= LONG else f"{said[:LONG]}…".replace("\n", " ")
+    text = "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return (text if len(text) <= LONG else f"{text[:LONG]}…").replace("\n", " ")
 
 
 def put_all(prompt: Prompt, info: Info, values: Mapping[str, Any]) -> dict[str, Field]:
@@ -241,15 +241,15 @@ def missing(prompt: Prompt, info: Info) -> list[str]:
 
 
 def refusals(prompt: Prompt, info: Info, answer: Mapping[str, Any]) -> list[str]:
-    """What the server found wrong with a prompt, a line each, in the words of the nodes' titles."""
+    """What the server found wrong with a prompt, a line each, with the nodes' titles."""
     lines = []
-    for node, said in (answer.get("node_errors") or {}).items():
+    for node, report in (answer.get("node_errors") or {}).items():
         label = title(prompt, str(node))
-        for error in said.get("errors", []):
+        for error in report.get("errors", []):
             name = (error.get("extra_info") or {}).get("input_name")
             hint = f'; send one by --input "{label}.{name}=FILE"' if _takes_file(prompt, info, str(node), name) else ""
-            lines.append(f"{label} (node {node}): {sentence(error)}{hint}")
-    return lines or [sentence(answer.get("error")) or "the server gives no reason"]
+            lines.append(f"{label} (node {node}): {_sentence(error)}{hint}")
+    return lines or [_sentence(answer.get("error")) or "the server gives no reason"]
 
 
 def _takes_file(prompt: Prompt, info: Info, node: str, name: str | None) -> bool:
@@ -259,8 +259,8 @@ def _takes_file(prompt: Prompt, info: Info, node: str, name: str | None) -> bool
         return False
 
 
-def sentence(error: Any) -> str:
+def _sentence(error: Any) -> str:
     if not isinstance(error, Mapping):
         return str(error or "").strip()
-    said: Iterable[Any] = (error.get("message"), error.get("details"))
-    return ": ".join(str(part).strip() for part in said if part)
+    parts: Iterable[Any] = (error.get("message"), error.get("details"))
+    return ": ".join(str(part).strip() for part in parts if part)

@@ -23,8 +23,8 @@ ray = pytest.importorskip(
     "ray", reason='Ray is not here (pip install "latentsync[ray]"): batches on clusters are not tested'
 )
 
-from latentsync.batch.parallel import ray as ray_pool  # noqa: E402
-from latentsync.batch.parallel.ray import RayPool, capacity, connect, has_free_resources, worker_resources  # noqa: E402
+from latentsync.batch.parallel import ray_pool  # noqa: E402
+from latentsync.batch.parallel.ray_pool import RayPool, capacity, connect, has_free_resources, worker_resources  # noqa: E402
 
 pytestmark = pytest.mark.slow
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}

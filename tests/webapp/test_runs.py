@@ -11,7 +11,7 @@ from latentsync.settings import Settings
 from latentsync.webapp.backends import ComfyServer, LocalEngine, Wish, prompt_for
 from latentsync.webapp.queue import CANCELLED, DONE, FAILED, Queue
 
-from ..engine.fake_comfy import OK, FakeComfy, reply
+from ..comfy_client.fake_comfy import OK, FakeComfy, reply
 from .parts import alike
 from .test_jobs import wait_until
 

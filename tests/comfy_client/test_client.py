@@ -18,8 +18,7 @@ from typer.testing import CliRunner
 
 from latentsync import files
 from latentsync.cli import main as cli
-from latentsync.comfy_client import client
-from latentsync.comfy_client import events as follow
+from latentsync.comfy_client import client, connection, events
 from latentsync.comfy_client.client import ComfyClient, RefusedError
 from latentsync.comfy_client.events import Output, RunFailedError
 from latentsync.comfy_client.prompt import locate, put, read, title
@@ -33,9 +32,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
     """The client's patience in a test's time."""
-    monkeypatch.setattr(client, "RETRY", (0.01, 0.02))
-    monkeypatch.setattr(client, "SILENCE", 0.2)
-    monkeypatch.setattr(client, "SETTLE", 0.05)
+    monkeypatch.setattr(client, "RETRY_DELAYS", (0.01, 0.02))
+    monkeypatch.setattr(connection, "SILENCE", 0.2)
+    monkeypatch.setattr(connection, "SETTLE", 0.05)
 
 
 def go(url, prompt=PROMPT, *, headers=None, fetch=None, **rest):
@@ -87,7 +86,7 @@ def test_a_run_is_followed_and_its_file_fetched(host, base, tmp_path):
     assert (events[5].done, events[5].total, events[5].title) == (1, 2, "LatentSync 1.5: Work")
     assert events[6].picture == b"JPEG"
     assert result.cached == ["1"]
-    assert set(result.seconds) == {"2", "3"}
+    assert set(result.timings) == {"2", "3"}
     assert paths == {Output("3", "Save Video", "x.mp4", "video"): tmp_path / "new" / "x.mp4"}
     assert (tmp_path / "new" / "x.mp4").read_bytes() == b"film"
     assert {headers.get("Authorization") for _, _, headers, _ in server.requests} == {"Bearer s3cret"}
@@ -96,12 +95,12 @@ def test_a_run_is_followed_and_its_file_fetched(host, base, tmp_path):
 
 def test_seconds_belong_to_the_node_that_a_person_sees(monkeypatch):
     clock = iter([0.0, 1.0, 4.0, 6.0, 9.0])
-    monkeypatch.setattr(follow.time, "perf_counter", lambda: next(clock))
-    watch = follow.Watch(read(PROMPT), "p", None)
+    monkeypatch.setattr(events.time, "perf_counter", lambda: next(clock))
+    monitor = events.RunMonitor(read(PROMPT), "p", None)
     for node in ("1", "2", "2.0.0.5", "2.0.0.6", "1", None):
-        watch.hear(json.dumps({"type": "executing", "data": {"node": node, "prompt_id": "p"}}))
-    assert dict(watch.seconds) == {"1": 3.0 + 3.0, "2": 2.0}
-    assert watch.over
+        monitor.receive(json.dumps({"type": "executing", "data": {"node": node, "prompt_id": "p"}}))
+    assert dict(monitor.timings) == {"1": 3.0 + 3.0, "2": 2.0}
+    assert monitor.over
 
 
 def test_a_dropped_socket_costs_nothing_but_progress():
@@ -159,7 +158,7 @@ def test_a_server_that_stumbles_is_forgiven_and_one_that_is_gone_is_not(monkeypa
         await asyncio.sleep(0.05)
         await server.stop()
 
-    monkeypatch.setattr(client, "PATIENCE", 0.3)
+    monkeypatch.setattr(client, "CONTACT_TIMEOUT", 0.3)
     with FakeComfy(vanish) as server, pytest.raises(RunFailedError, match=r"has not answered for 0\.3 s"):
         go(server.url)
 
@@ -444,7 +443,7 @@ def test_without_hard_links_nothing_is_overwritten_either(tmp_path, monkeypatch)
         (reply(text="[]"), "not as ComfyUI does"),
         (reply(status=401), "--header"),
         (reply(status=404), "is the address right"),
-        (reply(status=302, headers={"Location": "https://other/"}), "sends on to https://other/"),
+        (reply(status=302, headers={"Location": "https://other/"}), "redirects to https://other/"),
         (reply(status=500), "HTTP 500"),
     ],
 )
@@ -467,12 +466,12 @@ def test_addresses_that_are_none(text):
 
 
 def test_addresses_keep_their_secrets_and_their_tokens():
-    assert ComfyClient("http://me:pw@host/comfy/?token=s#x").shown == "http://host/comfy"
+    assert ComfyClient("http://me:pw@host/comfy/?token=s#x").display_url == "http://host/comfy"
     assert (
-        str(ComfyClient("http://host/comfy/?token=s")._url("history", "a/b"))
+        str(ComfyClient("http://host/comfy/?token=s").connection.url("history", "a/b"))
         == "http://host/comfy/history/a%2Fb?token=s"
     )
-    assert ComfyClient("host:9").shown == "http://host:9"
+    assert ComfyClient("host:9").display_url == "http://host:9"
 
 
 def field(place, prompt=PROMPT, info=INFO):
@@ -570,12 +569,12 @@ def test_values_that_do_not_fit(name, value, said):
             '{"nodes": [], "links": []}',
             "as the editor saves it; the queue needs the API form: open it in ComfyUI and choose Export",
         ),
-        ("{", "is no JSON"),
-        ("{}", "no workflow in API form"),
-        ("[1]", "no workflow in API form"),
-        ('{"1": {"inputs": {}}}', "no workflow in API form"),
-        ('{"1": {"class_type": "A", "inputs": [1]}}', "no workflow in API form"),
-        ("\x80", "is no JSON"),
+        ("{", "is not JSON"),
+        ("{}", "not a workflow in API form"),
+        ("[1]", "not a workflow in API form"),
+        ('{"1": {"inputs": {}}}', "not a workflow in API form"),
+        ('{"1": {"class_type": "A", "inputs": [1]}}', "not a workflow in API form"),
+        ("\x80", "is not JSON"),
     ],
 )
 def test_files_that_are_no_workflow(tmp_path, text, said):
@@ -624,7 +623,7 @@ def test_the_command_prints_paths_and_writes_a_report(workflow, tmp_path):
     report = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     assert [node["title"] for node in report["nodes"]] == ["Load Video", "LatentSync 1.5: Work", "Save Video"]
     assert [node["cached"] for node in report["nodes"]] == [True, False, False]
-    assert report["seconds"] > 0
+    assert report["elapsed_s"] > 0
     assert report["server"] == server.url
 
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from latentsync.comfy_client.inputs import BROWSER, DRAWN, TYPED, default, fit, fits, present, wanted
+from latentsync.comfy_client.inputs import BROWSER, DRAWN, TYPED, default, describe, fit, fits, present
 from latentsync.comfy_client.prompt import AbsentError, locate, put, put_all, read, settable, shown_value
 from latentsync.errors import UserError
 
@@ -191,7 +191,7 @@ def field(kind, rules):
 def test_what_a_kind_takes(kind, rules, good, bad, said):
     own = field(kind, rules)
     assert not own.is_socket
-    assert said in wanted(own)
+    assert said in describe(own)
     assert "default" not in rules or fits(own, default(own))
     for value in good:
         info, work = {"Node": {"input": {"required": {"it": [kind, rules]}}}}, prompt("Node")
