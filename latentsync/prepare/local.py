@@ -1,4 +1,4 @@
-"""The work on this machine: in this process, or in several. A worker that dies loses nothing."""
+"""Preparing on this machine, in this process or in several. A worker that dies loses nothing."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -8,22 +8,25 @@ from ..batch.parallel.dispatch import map_calls
 from ..batch.parallel.processes import InProcessPool, ProcessPool
 from ..batch.parallel.worker import BaseWorker, Call
 from .steps import Item, Outcome
-from .worker import Plan, Shop, Worker, settled
+from .worker import Worker, finished_outcome
+from .workspace import Kind, Plan, Workspace
 
 RETRIES = 1
-"""Of an item whose process died: the second death is the item's own fault, not the machine's."""
+"""Of an item whose process died; a second death is taken to be the item's fault."""
+
+BuildWorker = Callable[[Plan, Kind], Worker]
 
 
 @dataclass(frozen=True)
-class Start:
-    """What a process is told; build makes its worker."""
+class WorkerSpec:
+    """What a process needs to build its worker."""
 
     plan: Plan
-    kind: str
-    build: Callable[[Plan, str], Worker] = Worker
+    kind: Kind
+    build: BuildWorker = Worker
 
 
-class Preparer(BaseWorker):
+class PrepareWorker(BaseWorker):
     worker: Worker | None = None
 
     def setup(self) -> None:
@@ -39,22 +42,23 @@ class Preparer(BaseWorker):
 
 
 def run_local(
-    plan: Plan, kind: str, items: Sequence[Item], workers: int, build: Callable[[Plan, str], Worker] = Worker
+    plan: Plan, kind: Kind, items: Sequence[Item], workers: int, build: BuildWorker = Worker
 ) -> Iterator[Outcome]:
-    """Outcomes as they come, first those of earlier runs. workers: processes; 1 works in this one.
+    """Yields outcomes as they come, first those of earlier runs. workers: processes; 1 works in this one.
 
-    build: makes the worker of each. UserError where a worker cannot load its models.
+    build: makes the worker of each process. UserError: a worker cannot load its models.
     """
-    left: list[Item] = []
-    with closing(Shop(plan)) as shop:
+    remaining: list[Item] = []
+    with closing(Workspace(plan)) as workspace:
         for item in items:
-            before = settled(shop, kind, item)
-            if before is None:
-                left.append(item)
+            finished = finished_outcome(workspace, kind, item)
+            if finished is None:
+                remaining.append(item)
             else:
-                yield before
-    start, size = Start(plan, kind, build), min(workers, len(left))
-    with closing(InProcessPool(start, Preparer) if size <= 1 else ProcessPool(start, size, Preparer)) as pool:
-        for pending, outcome in map_calls([Call("take", (item,)) for item in left], pool, retries=RETRIES):
-            failed = Outcome(left[pending.index], error=outcome.error)
+                yield finished
+    spec, size = WorkerSpec(plan, kind, build), min(workers, len(remaining))
+    with closing(InProcessPool(spec, PrepareWorker) if size <= 1 else ProcessPool(spec, size, PrepareWorker)) as pool:
+        calls = [Call("take", (item,)) for item in remaining]
+        for pending, outcome in map_calls(calls, pool, retries=RETRIES):
+            failed = Outcome(remaining[pending.index], error=outcome.error, traceback=outcome.traceback or None)
             yield outcome.value if outcome.status == "done" else failed

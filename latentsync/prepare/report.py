@@ -1,19 +1,19 @@
-"""What a run did, for people: a table for the screen and report.png."""
+"""The report of a run: a table for the screen, and report.png."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..dataset import Record
 from ..errors import UserError
+from ..files import atomic_path
 from .reasons import REASONS
 from .runner import REPORT, Report
 from .settings import STEPS
-from .worker import CHUNG_CONFIDENCE
+from .workspace import CHUNG_CONFIDENCE
 
 KEPT, DROPPED, LIMIT, FAINT = "#2f7d5b", "#d9a08c", "#2d3036", "#787c84"
 BINS, COLUMNS = 30, 3
-
-Record = dict[str, Any]
 
 
 def rows(report: Report) -> list[tuple[str, str, str, str]]:
@@ -25,58 +25,54 @@ def rows(report: Report) -> list[tuple[str, str, str, str]]:
     return out
 
 
-def times(report: Report, wall: float, workers: int) -> str:
-    """Where the time went; empty where nothing was left to do."""
-    busy = sum(report.seconds.values())
-    if not busy:
+def timings_line(report: Report, elapsed: float, workers: int) -> str:
+    """Seconds of each step; empty if nothing was left to do."""
+    if not sum(report.timings.values()):
         return ""
-    parts = ", ".join(f"{name} {report.seconds[name]:.1f}" for name in STEPS if report.seconds.get(name, 0) >= 0.05)
-    return f"seconds: {parts}; {wall:.1f} in all with {workers} worker{'s' * (workers != 1)}"
+    steps = ", ".join(f"{name} {report.timings[name]:.1f}" for name in STEPS if report.timings.get(name, 0) >= 0.05)
+    return f"seconds: {steps}; {elapsed:.1f} in all with {workers} worker{'s' * (workers != 1)}"
 
 
-def draw(report: Report) -> Path:
-    """report.png: minutes by reason, and histograms of what was measured. UserError where matplotlib is missing."""
+def draw_report(report: Report) -> Path:
+    """report.png: minutes by reason, and histograms of what was measured. UserError: matplotlib is missing."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UserError('The picture needs matplotlib; pip install "latentsync[prepare]" or add --no-chart.') from error
+        raise UserError('The chart needs matplotlib; pip install "latentsync[prepare]" or add --no-chart.') from error
     measured = [m for m in _measures(report) if any(_value(r, m[0]) is not None for r in report.records)]
     lines = -(-(1 + len(measured)) // COLUMNS)
     figure = Figure(figsize=(4 * COLUMNS, 0.6 + 3 * lines), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(_headline(report), fontsize=13, x=0.01, ha="left")
     panels = figure.subplots(lines, COLUMNS, squeeze=False).flat
-    _reasons(next(panels), report)
+    _draw_reasons(next(panels), report)
     for name, title, limits in measured:
-        _histogram(next(panels), report.records, name, title, limits)
+        _draw_histogram(next(panels), report.records, name, title, limits)
     for empty in panels:
         empty.set_axis_off()
     path = report.out / REPORT
-    part = path.with_name(f".{path.name}.part.png")
-    figure.savefig(part, metadata={"Software": None})
-    part.replace(path)
+    with atomic_path(path) as part:
+        figure.savefig(part, format="png", metadata={"Software": None})
     return path
 
 
 def _headline(report: Report) -> str:
     minutes = sum(r["stop"] - r["start"] for r in report.kept) / 60
-    said = f"{len(report.kept)} clips kept ({minutes:.1f} min), {len(report.records) - len(report.kept)} dropped"
-    left_out = ", ".join(name for name in STEPS if name in report.settings.skip)
-    return f"{said}; left out: {left_out}" if left_out else said
+    counts = f"{len(report.kept)} clips kept ({minutes:.1f} min), {len(report.records) - len(report.kept)} dropped"
+    skipped = ", ".join(name for name in STEPS if name in report.settings.skip)
+    return f"{counts}; skipped: {skipped}" if skipped else counts
 
 
 def _measures(report: Report) -> list[tuple[str, str, Sequence[float]]]:
-    """(field, title, limits drawn)."""
+    """(field, title, limits to draw)."""
     settings = report.settings
     confidence = CHUNG_CONFIDENCE if settings.min_confidence is None else settings.min_confidence
-    reach = settings.max_offset + 0.5
+    limit = settings.max_offset + 0.5
     return [
         ("length", "Length (s)", [settings.min_seconds]),
         ("face_px", "Face, brows to chin (px)", [settings.min_face]),
-        ("offset", "Sound after picture (frames, before it was put right)", [-reach, reach]),
-        ("confidence", "Confidence of sync", [confidence]),
-        ("quality", "Quality of the picture", [settings.min_quality]),
+        ("offset", "Audio after video (frames, before the correction)", [-limit, limit]),
+        ("confidence", "Sync confidence", [confidence]),
+        ("quality", "Image quality", [settings.min_quality]),
     ]
 
 
@@ -86,20 +82,20 @@ def _value(record: Record, name: str) -> float | None:
     return record[name]
 
 
-def _histogram(panel: Any, records: Sequence[Record], name: str, title: str, limits: Sequence[float]) -> None:
+def _draw_histogram(panel: Any, records: Sequence[Record], name: str, title: str, limits: Sequence[float]) -> None:
     import numpy as np
 
     groups = [
         [v for r in records if r["status"] == status and (v := _value(r, name)) is not None]
         for status in ("kept", "dropped")
     ]
-    _plain(panel, title)
+    _style(panel, title)
     every = [v for group in groups for v in group]
     low, high = min([*every, *limits]), max([*every, *limits])
-    whole = name == "offset"
-    room = 0.5 if whole else 0.02 * (high - low) + 1e-6
-    edges = np.arange(np.floor(low), np.ceil(high) + 1) if whole else np.linspace(low - room, high + room, BINS + 1)
-    edges = edges - 0.5 if whole else edges
+    pad = 0.02 * (high - low) + 1e-6
+    edges = np.linspace(low - pad, high + pad, BINS + 1)
+    if name == "offset":  # a bin for each frame
+        edges = np.arange(np.floor(low), np.ceil(high) + 1) - 0.5
     panel.hist(groups, edges, stacked=True, color=[KEPT, DROPPED], label=["kept", "dropped"])
     for limit in limits:
         panel.axvline(limit, color=LIMIT, linewidth=1, linestyle="--")
@@ -108,8 +104,8 @@ def _histogram(panel: Any, records: Sequence[Record], name: str, title: str, lim
     panel.legend(frameon=False, fontsize=8)
 
 
-def _reasons(panel: Any, report: Report) -> None:
-    _plain(panel, "Minutes, and number of clips")
+def _draw_reasons(panel: Any, report: Report) -> None:
+    _style(panel, "Minutes, and number of clips")
     kept = sum(r["stop"] - r["start"] for r in report.kept)
     found = [("kept", (len(report.kept), kept)), *sorted(report.by_reason().items(), key=lambda p: -p[1][1])][::-1]
     names = [name.replace("_", " ") for name, _ in found]
@@ -119,7 +115,7 @@ def _reasons(panel: Any, report: Report) -> None:
     panel.set_xlim(0, max([*minutes, 1e-3]) * 1.15)
 
 
-def _plain(panel: Any, title: str) -> None:
+def _style(panel: Any, title: str) -> None:
     panel.set_title(title, fontsize=10, loc="left")
     panel.tick_params(labelsize=8, colors=FAINT)
     for side in ("top", "right"):

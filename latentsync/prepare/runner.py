@@ -1,51 +1,56 @@
-"""`latentsync prepare` without its door: which files, which steps, where; the manifest and what it says."""
+"""A run of `latentsync prepare`: which files, which steps, and the manifest of what became of them."""
 
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from ..dataset import FPS, MANIFEST, VIDEO_SUFFIXES
+from ..dataset import FPS, MANIFEST, VIDEO_SUFFIXES, Record
 from ..errors import UserError
 from ..weights.registry import find
+from .io import remove_stale, write_json, write_text
 from .settings import PrepareSettings
 from .steps import Item, Outcome
-from .worker import Plan, Shop, mark, source_id
-from .workspace import sweep, write_json, write_text
+from .workspace import Kind, Plan, Workspace, file_hash, source_id
+
+log = logging.getLogger(__name__)
 
 NETWORKS = {
     "sync": "--syncnet FILE (Chung's syncnet_v2.model, or a StableSyncNet)",
-    "quality": "--quality FILE (TorchScript: pictures (N, 3, H, W) in 0 … 1 to scores)",
+    "quality": "--quality FILE (TorchScript: images (N, 3, H, W) in 0 … 1 to scores)",
 }
-"""What the steps that cannot do without one are given."""
-SUMMARY, REPORT = "summary.json", "report.png"
+"""The option of each step that needs a network."""
+SUMMARY, REPORT, ERRORS = "summary.json", "report.png", "errors.log"
+CLIP_FIELDS = ("path", "fps", "frames", "resolution", "margin", "face_px", "offset", "confidence", "quality")
 
-FIELDS = ("path", "fps", "frames", "resolution", "margin", "face_px", "offset", "confidence", "quality")
-
-Execute = Callable[[Plan, str, Sequence[Item]], Iterator[Outcome]]
+Execute = Callable[[Plan, Kind, Sequence[Item]], Iterator[Outcome]]
 """Takes items of one kind through their steps, in any order."""
 OnItem = Callable[[str, int, int], None]
-"""Called with the kind of items ("source", "piece"), how many are done, of how many."""
+"""Called with the kind of items ("source", "clip"), how many are done, of how many."""
 
 
 @dataclass
 class Report:
-    """records: of the manifest. seconds: what each step took in this run, all workers together. other: files that are
-    no videos by their names. orphans: clips in the folder that no record names."""
+    """records: of the manifest. timings: seconds of each step in this run, all workers together. other_files: files
+    without a video's suffix. orphans: clips in the folder that no record names. tracebacks: of failed items, by id.
+    """
 
     out: Path
     settings: PrepareSettings
-    records: list[dict[str, Any]]
-    seconds: dict[str, float] = field(default_factory=dict)
-    other: int = 0
+    records: list[Record]
+    timings: dict[str, float] = field(default_factory=dict)
+    other_files: int = 0
     orphans: int = 0
+    tracebacks: dict[str, str] = field(default_factory=dict)
 
     @property
-    def kept(self) -> list[dict[str, Any]]:
+    def kept(self) -> list[Record]:
         return [r for r in self.records if r["status"] == "kept"]
 
     @property
@@ -53,7 +58,7 @@ class Report:
         return sum(r["reason"] == "error" for r in self.records)
 
     def by_reason(self) -> dict[str, tuple[int, float]]:
-        """Reason → clips, seconds of what was dropped."""
+        """Number and total seconds of dropped clips."""
         counts = Counter(r["reason"] for r in self.records if r["reason"])
         return {
             reason: (n, _seconds(r for r in self.records if r["reason"] == reason))
@@ -61,18 +66,18 @@ class Report:
         }
 
     def summary(self) -> dict[str, Any]:
-        """What summary.json holds: nothing that differs between two runs over the same files."""
+        """The content of summary.json: nothing that differs between two runs over the same files."""
         return {
             "settings": self.settings.as_dict(),
             "skipped": sorted(self.settings.skip),
             "sources": len({r["source"] for r in self.records}),
             "kept": {"clips": len(self.kept), "seconds": round(_seconds(self.kept), 2)},
             "dropped": {reason: {"clips": n, "seconds": round(s, 2)} for reason, (n, s) in self.by_reason().items()},
-            "other_files": self.other,
+            "other_files": self.other_files,
         }
 
 
-def _seconds(records: Iterable[dict[str, Any]]) -> float:
+def _seconds(records: Iterable[Record]) -> float:
     return sum((r["stop"] or 0) - r["start"] for r in records)
 
 
@@ -86,28 +91,33 @@ def prepare(
     threads: int = 0,
     on_item: OnItem | None = None,
 ) -> Report:
-    """Every video of a folder (or one file) through all steps; writes manifest.jsonl and summary.json into out.
+    """Take every video of a folder (or one file) through all steps; writes manifest.jsonl and summary.json into out.
 
-    only: patterns of paths below source. Sources are read, never changed. UserError where something is missing that the
-    steps need, before any work is done.
+    only: patterns of paths below source. Sources are read, never changed. UserError, before any work is done, if
+    something that the steps need is missing.
     """
-    root, files, other = list_sources(source, out, only)
+    root, files, other_files = list_sources(source, out, only)
     plan = make_plan(root, out, settings, threads)
     make_folders(out)
-    report = Report(out, settings, [], other=other)
-    done = _run(execute, plan, "source", [Item(source_id(name), name) for name in files], report, on_item)
-    pieces: list[Item] = []
-    for outcome in done:
-        records, found = of_source(outcome, settings)
+    report = Report(out, settings, [], other_files=other_files)
+    clips: list[Item] = []
+    for outcome in _run(execute, plan, "source", [Item(source_id(name), name) for name in files], report, on_item):
+        records, found = source_records(outcome, settings)
         report.records += records
-        pieces += found
-    for outcome in _run(execute, plan, "piece", pieces, report, on_item):
-        report.records.append(of_piece(outcome, settings))
+        clips += found
+    report.records += [
+        clip_record(outcome, settings) for outcome in _run(execute, plan, "clip", clips, report, on_item)
+    ]
     report.records.sort(key=lambda r: (r["source"], r["start"], r["id"]))
-    report.orphans = _orphans(out, report.kept)
+    kept = {record["id"] for record in report.kept}
+    report.orphans = sum(path.stem not in kept for path in (out / "clips").glob("[!.]*.mp4"))
     lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in report.records)
     write_text(out / MANIFEST, "".join(lines))
     write_json(out / SUMMARY, report.summary())
+    if report.tracebacks:
+        write_text(out / ERRORS, "\n".join(f"{name}\n{text}" for name, text in sorted(report.tracebacks.items())))
+    else:
+        (out / ERRORS).unlink(missing_ok=True)
     return report
 
 
@@ -140,82 +150,84 @@ def list_sources(source: Path, out: Path, only: Sequence[str] = ()) -> tuple[Pat
 
 
 def make_plan(root: Path, out: Path, settings: PrepareSettings, threads: int = 0) -> Plan:
-    """Checks that everything the steps need is here, by loading it once."""
+    """Loads all models once, to check that everything the steps need is here."""
     _check_networks({"sync": settings.syncnet, "quality": settings.quality}, settings.skip)
-    Shop(Plan(root, out, settings, Path())).load("source")
+    Workspace(Plan(root, out, settings, Path())).load("source")
     face_model = find("face_landmarker.task").resolve()
-    marks = [mark(settings.syncnet), mark(settings.quality)]
-    plan = Plan(root, out.resolve(), settings, face_model, *marks, threads=threads)
-    shop = Shop(plan)
-    try:
-        shop.load("piece")
-    finally:
-        shop.close()
+    hashes = file_hash(settings.syncnet), file_hash(settings.quality)
+    plan = Plan(root, out.resolve(), settings, face_model, *hashes, threads=threads)
+    with closing(Workspace(plan)) as workspace:
+        workspace.load("clip")
     return plan
 
 
-def _check_networks(given: dict[str, Path | None], skip: Sequence[str]) -> None:
-    missing = [name for name, file in given.items() if file is None and name not in skip]
+def _check_networks(files: dict[str, Path | None], skip: Sequence[str]) -> None:
+    missing = [name for name, file in files.items() if file is None and name not in skip]
     if missing:
-        wanted = " and ".join(NETWORKS[name] for name in missing)
-        left_out = " ".join(f"--skip {name}" for name in missing)
-        which = f"The step{'s' * (len(missing) > 1)} {' and '.join(missing)} cannot judge without a network"
-        raise UserError(f"{which}; give {wanted}, or add {left_out}.")
-    for file in filter(None, given.values()):
+        options = " and ".join(NETWORKS[name] for name in missing)
+        skipping = " ".join(f"--skip {name}" for name in missing)
+        steps = f"The step{'s' * (len(missing) > 1)} {' and '.join(missing)}"
+        raise UserError(f"{steps} cannot run without a network; give {options}, or add {skipping}.")
+    for file in filter(None, files.values()):
         if not file.is_file():
-            raise UserError(f"There is no file {file}; give the path of a network, or leave its step out by --skip.")
+            raise UserError(f"There is no file {file}; give the path of a network, or add --skip for its step.")
 
 
 def make_folders(out: Path) -> None:
-    for name in ("clips", "work/source", "work/piece", "work/sound", "work/faces"):
+    for name in ("", "clips", "work/source", "work/clip", "work/audio", "work/faces"):
         folder = out / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{folder} cannot be made ({error.strerror}); give another output folder.") from error
-        sweep(folder)
+        remove_stale(folder)
 
 
 def _run(
-    execute: Execute, plan: Plan, kind: str, items: Sequence[Item], report: Report, on_item: OnItem | None
+    execute: Execute, plan: Plan, kind: Kind, items: Sequence[Item], report: Report, on_item: OnItem | None
 ) -> list[Outcome]:
     outcomes = []
     for outcome in execute(plan, kind, items):
-        if outcome.stop:
-            raise UserError(outcome.stop)
+        if outcome.fatal:
+            raise UserError(outcome.fatal)
         outcomes.append(outcome)
-        for name, seconds in outcome.seconds.items():
-            report.seconds[name] = report.seconds.get(name, 0.0) + seconds
+        for name, seconds in outcome.timings.items():
+            report.timings[name] = report.timings.get(name, 0.0) + seconds
+        if outcome.error:
+            report.tracebacks[outcome.item.id] = outcome.traceback or f"{outcome.error}\n"
+            log.debug("%s: %s", outcome.item.source, outcome.traceback or outcome.error)
         if on_item:
             on_item(kind, len(outcomes), len(items))
     return sorted(outcomes, key=lambda outcome: (outcome.item.source, outcome.item.start))
 
 
-def of_source(outcome: Outcome, settings: PrepareSettings) -> tuple[list[dict[str, Any]], list[Item]]:
-    """(records of what ends here, pieces that go on)."""
-    item, facts = outcome.item, outcome.facts
-    whole = facts.get("seconds")
-    if outcome.error:
-        return [_record(item, settings, 0.0, whole, drop=("", "error", outcome.error))], []
-    if outcome.drop:
-        return [_record(item, settings, 0.0, whole, drop=outcome.drop)], []
-    records, pieces = [], []
-    key = outcome.key("rate")  # how shots were found does not change what is in a piece
-    for start, stop, reason, detail in facts["pieces"]:
-        piece = Item(f"{item.id}-{start:06d}-{stop:06d}", item.source, start, stop, key)
+def source_records(outcome: Outcome, settings: PrepareSettings) -> tuple[list[Record], list[Item]]:
+    """Records of what was dropped, and the clips that go on."""
+    item, data = outcome.item, outcome.data
+    dropped = _dropped(outcome)
+    if dropped:
+        return [_record(item, settings, 0.0, data.get("seconds"), dropped)], []
+    records, clips = [], []
+    key = outcome.key("rate")  # how shots were found does not change what is in a clip
+    for start, stop, reason, detail in data["clips"]:
+        clip = Item(f"{item.id}-{start:06d}-{stop:06d}", item.source, start, stop, key)
         if reason is None:
-            pieces.append(piece)
+            clips.append(clip)
         else:
-            records.append(_record(piece, settings, *_span(piece), drop=("pieces", reason, detail)))
-    return records, pieces
+            records.append(_record(clip, settings, *_seconds_of(clip), ("clips", reason, detail)))
+    return records, clips
 
 
-def of_piece(outcome: Outcome, settings: PrepareSettings) -> dict[str, Any]:
-    drop = ("", "error", outcome.error) if outcome.error else outcome.drop
-    return _record(outcome.item, settings, *_span(outcome.item), drop=drop, facts=outcome.facts)
+def clip_record(outcome: Outcome, settings: PrepareSettings) -> Record:
+    return _record(outcome.item, settings, *_seconds_of(outcome.item), _dropped(outcome), outcome.data)
 
 
-def _span(item: Item) -> tuple[float, float]:
+def _dropped(outcome: Outcome) -> tuple[str | None, str, str] | None:
+    """(step, reason, detail)."""
+    return (None, "error", outcome.error) if outcome.error else outcome.rejected
+
+
+def _seconds_of(item: Item) -> tuple[float, float]:
     return item.start / int(FPS), item.stop / int(FPS)
 
 
@@ -224,28 +236,22 @@ def _record(
     settings: PrepareSettings,
     start: float,
     stop: float | None,
-    *,
-    drop: tuple[str, str, str] | None,
-    facts: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    step, reason, detail = drop or (None, None, None)
-    known = {name: (facts or {}).get(name) for name in FIELDS}
-    if drop:
-        known["path"] = None
+    dropped: tuple[str | None, str, str] | None,
+    data: dict[str, Any] | None = None,
+) -> Record:
+    step, reason, detail = dropped or (None, None, None)
+    fields = {name: (data or {}).get(name) for name in CLIP_FIELDS}
+    if dropped:
+        fields["path"] = None
     return {
         "id": item.id,
         "source": item.source,
         "start": start,
         "stop": stop,
-        "status": "dropped" if drop else "kept",
-        "step": step or None,
+        "status": "dropped" if dropped else "kept",
+        "step": step,
         "reason": reason,
         "detail": detail,
-        **known,
+        **fields,
         "skipped": sorted(settings.skip),
     }
-
-
-def _orphans(out: Path, kept: Sequence[dict[str, Any]]) -> int:
-    named = {record["id"] for record in kept}
-    return sum(path.stem not in named for path in (out / "clips").glob("[!.]*.mp4"))

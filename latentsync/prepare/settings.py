@@ -1,6 +1,6 @@
-"""What `latentsync prepare` can be told, and the names of its steps."""
+"""Settings of `latentsync prepare`, each with the words of its command-line option, and the names of the steps."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -8,67 +8,71 @@ from typing import Any
 from ..dataset import FPS
 from ..errors import UserError
 
-SOURCE_STEPS = ("readable", "rate", "shots", "pieces")
-PIECE_STEPS = ("face", "crops", "sync", "quality")
-STEPS = SOURCE_STEPS + PIECE_STEPS
-MAY_BE_SKIPPED = ("shots", "sync", "quality")
+SOURCE_STEPS = ("readable", "rate", "shots", "clips")
+CLIP_STEPS = ("face", "crops", "sync", "quality")
+STEPS = SOURCE_STEPS + CLIP_STEPS
+OPTIONAL_STEPS = ("shots", "sync", "quality")
 
-LARGEST_MARGIN = 0.5
+MAX_MARGIN = 0.5
+CROPS, SYNC = "Clips and crops", "Sync and quality"
+
+
+def _option(default: Any, panel: str, help: str, metavar: str | None = None, show_default: str | bool = True) -> Any:
+    words = {"help": help, "metavar": metavar, "rich_help_panel": panel, "show_default": show_default}
+    return field(default=default, metadata=words)
 
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """resolution: side of the crops in pixels. margin: what is kept around them on each side, as a share of it.
+    """min_confidence None is 3, which is right for Chung's network only. skip: some of OPTIONAL_STEPS."""
 
-    min_seconds, max_seconds: length of the pieces. min_face: pixels from the brows to the chin, median over a piece.
-    shot_threshold: of PySceneDetect's adaptive detector; lower finds more cuts. syncnet: a SyncNet's file.
-    min_confidence: None is 3, which suits Chung's network only. max_offset: frames. quality: a TorchScript file.
-    """
-
-    resolution: int = 256
-    margin: float = 0.0
-    min_seconds: float = 5.0
-    max_seconds: float = 10.0
-    min_face: float = 96.0
-    shot_threshold: float = 3.0
-    syncnet: Path | None = None
-    min_confidence: float | None = None
-    max_offset: int = 6
-    quality: Path | None = None
-    min_quality: float = 40.0
+    resolution: int = _option(256, CROPS, "Side of the crops in pixels.")
+    margin: float = _option(
+        0.0, CROPS, "Kept around the crops on each side, as a share of them: 0.125 for training with augmentation."
+    )
+    min_seconds: float = _option(5.0, CROPS, "Shorter shots are dropped.", "SECONDS")
+    max_seconds: float = _option(10.0, CROPS, "Longer shots are split into equal clips.", "SECONDS")
+    min_face: float = _option(96.0, CROPS, "Smallest median height of the face from brows to chin.", "PIXELS")
+    shot_threshold: float = _option(3.0, CROPS, "Of PySceneDetect's adaptive detector; lower finds more cuts.")
+    syncnet: Path | None = _option(None, SYNC, "Chung's syncnet_v2.model, or a StableSyncNet.", "FILE")
+    min_confidence: float | None = _option(
+        None, SYNC, "Smallest sync confidence.", show_default="3 with Chung's network"
+    )
+    max_offset: int = _option(6, SYNC, "Audio up to this far off is moved into sync; more is dropped.", "FRAMES")
+    quality: Path | None = _option(None, SYNC, "TorchScript network: images (N, 3, H, W) in 0 … 1 to scores.", "FILE")
+    min_quality: float = _option(40.0, SYNC, "Smallest quality score.")
     skip: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in self.skip:
-            if name not in MAY_BE_SKIPPED:
-                raise UserError(f"--skip is {name!r}; the steps that can be skipped are {', '.join(MAY_BE_SKIPPED)}.")
+            if name not in OPTIONAL_STEPS:
+                raise UserError(f"--skip is {name!r}; the steps that can be skipped are {', '.join(OPTIONAL_STEPS)}.")
         if self.resolution < 64 or self.resolution % 8:
             raise UserError(f"The resolution is {self.resolution}; give a multiple of 8, at least 64, say 256 or 512.")
-        if not 0 <= self.margin <= LARGEST_MARGIN:
-            raise UserError(f"The margin is {self.margin:g}; give a share of the crop from 0 to {LARGEST_MARGIN:g}.")
+        if not 0 <= self.margin <= MAX_MARGIN:
+            raise UserError(f"The margin is {self.margin:g}; give a share of the crop from 0 to {MAX_MARGIN:g}.")
         if not 0.2 <= self.min_seconds <= self.max_seconds:
             raise UserError(
-                f"Pieces of {self.min_seconds:g} to {self.max_seconds:g} s are impossible; give --min-seconds of at"
+                f"Clips of {self.min_seconds:g} to {self.max_seconds:g} s are impossible; give --min-seconds of at"
                 " least 0.2 and --max-seconds no smaller than that."
             )
 
     @property
-    def shortest(self) -> int:
-        """Frames, rounded up."""
+    def min_frames(self) -> int:
         return int(-(-Fraction(str(self.min_seconds)) * FPS // 1))
 
     @property
-    def longest(self) -> int:
-        """Frames, rounded down, but never below the shortest."""
-        return max(self.shortest, int(Fraction(str(self.max_seconds)) * FPS))
+    def max_frames(self) -> int:
+        """Never below min_frames."""
+        return max(self.min_frames, int(Fraction(str(self.max_seconds)) * FPS))
 
     @property
     def margin_px(self) -> int:
         return round(self.margin * self.resolution)
 
     @property
-    def side(self) -> int:
-        """Of the stored picture, margins included."""
+    def frame_side(self) -> int:
+        """Side of a stored frame, margins included."""
         return self.resolution + 2 * self.margin_px
 
     def as_dict(self) -> dict[str, Any]:

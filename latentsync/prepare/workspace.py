@@ -1,191 +1,180 @@
-"""Files of the work: never half of one under its final name, and the same bytes for the same content."""
+"""What one worker works with: the items, the folders of a run, and the models, each loaded once."""
 
-import json
-import time
-import uuid
-import wave
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from fractions import Fraction
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from ..audio.mel import SAMPLE_RATE
 from ..dataset import FPS
+from ..errors import UserError
+from ..files import safe_name
+from ..media.probe import VideoInfo, probe
+from ..media.reader import VideoReader
+from .settings import PrepareSettings
+from .shots import shot_detector
 
-SAMPLES = int(SAMPLE_RATE / FPS)
-"""Of sound to one frame: 640, a whole number."""
-CRF = 8
-"""x264; on talking faces about 49 dB against the crops that went in."""
-KEY_EVERY = 25
-"""Frames; a window of 16 is then read by decoding at most 40."""
-ABANDONED = 3600.0
-"""Seconds without a change after which a partial file belongs to nobody any more."""
+if TYPE_CHECKING:
+    from ..face.detect import FaceFinder
+    from ..models.syncnet import SyncNet
 
+CHUNG_CONFIDENCE = 3.0
+"""The public pipeline's threshold for Chung's network."""
+PROBE_CACHE = 4
+"""Sources whose index is kept, so that the clips of one long source do not scan it again."""
 
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A hidden name beside path to write to; it becomes path at the end, and nothing is left after an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{uuid.uuid4().hex}.part{path.suffix}")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+Kind = Literal["source", "clip"]
 
 
-def sweep(folder: Path) -> None:
-    """Remove the partial files that killed runs have left in a folder."""
-    for part in folder.glob(".*.part*"):
-        try:
-            if time.time() - part.stat().st_mtime > ABANDONED:
-                part.unlink()
-        except FileNotFoundError:  # another run finished it
-            continue
+@dataclass(frozen=True)
+class Item:
+    """A source (start = stop = 0) or a clip of it: frames start … stop at 25 fps.
 
-
-def write_text(path: Path, text: str) -> None:
-    with whole(path) as part:
-        part.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, facts: Any) -> None:
-    write_text(path, json.dumps(facts, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """None where there is no such file, or none that is JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with whole(path) as part:
-        np.savez(part, allow_pickle=False, **arrays)
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
-
-
-def as_pcm(waveform: np.ndarray) -> np.ndarray:
-    """Floats in -1 … 1 to int16."""
-    return np.clip(np.round(waveform * 32768), -32768, 32767).astype(np.int16)
-
-
-def write_sound(path: Path, samples: np.ndarray) -> None:
-    """(T,) int16 at 16 kHz as a WAV file."""
-    with whole(path) as part, wave.open(str(part), "wb") as file:
-        file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
-        file.writeframes(samples.astype("<i2").tobytes())
-
-
-def read_sound(path: Path, start: int, stop: int) -> np.ndarray:
-    """(stop - start,) int16 samples of a WAV file; silence outside it."""
-    out = np.zeros(stop - start, np.int16)
-    with wave.open(str(path), "rb") as file:
-        first, last = max(start, 0), min(stop, file.getnframes())
-        if first < last:
-            file.setpos(first)
-            out[first - start : last - start] = np.frombuffer(file.readframes(last - first), "<i2")
-    return out
-
-
-def write_clip(path: Path, side: int, frames: Iterable[np.ndarray], sound: np.ndarray) -> int:
-    """(side, side, 3) uint8 RGB frames at 25 a second as H.264 4:4:4, nearly lossless, and 16 kHz int16 as FLAC.
-
-    Gives the number of frames. One encoding thread: the same bytes on every machine with the same libraries.
+    source: path below the input folder, with slashes. key: hash of what the item was made from.
     """
-    from ..media.color import Color, Scaler
 
-    count, color = 0, Color()
-    with whole(path) as part, _container(part) as out:
-        stream = _picture(out, side, side, color)
-        scaler = Scaler("yuv444p", side, side, color, inward=False)
-        track = _Track(out, sound)
-        for count, frame in enumerate(frames, 1):
-            out.mux(stream.encode(_frame(frame, count - 1, scaler)))
-            track.advance(count * SAMPLES)
-        out.mux(stream.encode(None))
-        track.finish()
-    return count
+    id: str
+    source: str
+    start: int = 0
+    stop: int = 0
+    key: str = ""
 
 
-def replace_sound(path: Path, sound: np.ndarray) -> None:
-    """The same picture, packet by packet, under other sound."""
-    import av
+@dataclass(frozen=True)
+class Plan:
+    """What all workers of a run share. root, out: absolute; on a cluster, paths that every node sees.
 
-    with whole(path) as part, av.open(str(path)) as source, _container(part) as out:
-        old = source.streams.video[0]
-        if hasattr(out, "add_stream_from_template"):
-            stream = out.add_stream_from_template(old)
-        else:  # PyAV < 14
-            stream = out.add_stream(template=old)
-        track = _Track(out, sound)
-        for number, packet in enumerate(p for p in source.demux(old) if p.size):
-            packet.stream = stream
-            out.mux(packet)
-            track.advance(number * SAMPLES)
-        track.finish()
+    syncnet_hash, quality_hash: of the files. threads: of OpenCV and torch in each worker; 0 leaves them alone.
+    """
+
+    root: Path
+    out: Path
+    settings: PrepareSettings
+    face_model: Path
+    syncnet_hash: str = ""
+    quality_hash: str = ""
+    threads: int = 0
 
 
-def _container(path: Path) -> Any:
-    import av
-
-    # A clock on which both lengths are whole numbers; on FFmpeg's of 1 ms they are not
-    return av.open(str(path), "w", format="mp4", options={"movie_timescale": str(SAMPLE_RATE)})
-
-
-def _picture(out: Any, width: int, height: int, color: Any) -> Any:
-    stream = out.add_stream("libx264", rate=FPS)
-    context = stream.codec_context
-    context.width, context.height, context.pix_fmt, context.time_base = width, height, "yuv444p", 1 / FPS
-    context.colorspace, context.color_range = color.matrix, color.range
-    context.color_primaries, context.color_trc = color.primaries, color.transfer
-    context.thread_count = 1
-    context.options = {"preset": "veryfast", "crf": str(CRF), "g": str(KEY_EVERY)}
-    return stream
+def file_hash(path: Path | None) -> str:
+    """The first 16 digits of the file's SHA-256."""
+    if path is None:
+        return ""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
 
 
-def _frame(frame: np.ndarray, number: int, scaler: Any) -> Any:
-    import av
-
-    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-    picture.pts, picture.time_base = number, 1 / FPS
-    picture = scaler(picture)
-    picture.pts, picture.time_base = number, 1 / FPS
-    return picture
+def source_id(source: str) -> str:
+    """A file name for a source: its own and a hash of its path, so that equal names in two folders do not collide."""
+    stem = safe_name(Path(source).stem).replace(" ", "_")[:60]
+    return f"{stem}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
 
-class _Track:
-    """Sound as FLAC, fed in step with the picture."""
+def at_rate(info: VideoInfo) -> VideoInfo:
+    """The same video at 25 fps: frame j is the source's latest frame at or before j / 25 s."""
+    if info.fps == FPS and not info.variable_rate:
+        return info
+    return replace(info, fps=FPS, frames=max(1, int(info.duration * FPS)), variable_rate=True)
 
-    def __init__(self, out: Any, sound: np.ndarray) -> None:
-        self.out, self.sound, self.sent = out, sound, 0
-        self.stream = out.add_stream("flac", rate=SAMPLE_RATE, layout="mono")
-        self.stream.codec_context.open()
-        self.size = self.stream.codec_context.frame_size
 
-    def advance(self, until: int) -> None:
-        while self.sent + self.size <= min(until, len(self.sound)):
-            self._send(self.sound[self.sent : self.sent + self.size])
+class Workspace:
+    """The paths of a run's files, and its models, each loaded when it is first needed."""
 
-    def finish(self) -> None:
-        self.advance(len(self.sound))
-        if self.sent < len(self.sound):
-            self._send(self.sound[self.sent :])
-        self.out.mux(self.stream.encode(None))
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.settings, self.out = plan, plan.settings, plan.out
+        self._probed: OrderedDict[tuple[str, int, int], VideoInfo] = OrderedDict()
 
-    def _send(self, block: np.ndarray) -> None:
-        import av
+    def path(self, item: Item) -> Path:
+        return self.plan.root / item.source
 
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block[None]), format="s16", layout="mono")
-        frame.sample_rate, frame.time_base, frame.pts = SAMPLE_RATE, Fraction(1, SAMPLE_RATE), self.sent
-        self.sent += len(block)
-        self.out.mux(self.stream.encode(frame))
+    def state(self, kind: Kind, item: Item) -> Path:
+        return self.out / "work" / kind / f"{item.id}.json"
+
+    def audio(self, item: Item) -> Path:
+        """Of the whole source; its clips share it."""
+        return self.out / "work" / "audio" / f"{source_id(item.source)}.wav"
+
+    def face(self, item: Item) -> Path:
+        return self.out / "work" / "faces" / f"{item.id}.npz"
+
+    def clip(self, item: Item) -> Path:
+        return self.out / "clips" / f"{item.id}.mp4"
+
+    def source_video(self, item: Item) -> VideoInfo:
+        path = self.path(item)
+        stat = path.stat()
+        key = (str(path), stat.st_size, stat.st_mtime_ns)
+        if key not in self._probed:
+            self._probed[key] = probe(path)
+            while len(self._probed) > PROBE_CACHE:
+                self._probed.popitem(last=False)
+        return self._probed[key]
+
+    def reader(self, item: Item) -> VideoReader:
+        """At 25 fps."""
+        return VideoReader(at_rate(self.source_video(item)))
+
+    @cached_property
+    def finder(self) -> "FaceFinder":
+        from ..face.detect import FaceFinder
+
+        return FaceFinder(self.plan.face_model)
+
+    @cached_property
+    def syncnet(self) -> "SyncNet":
+        from ..weights.syncnet_files import load_syncnet
+
+        assert self.settings.syncnet  # make_plan() checked it
+        return load_syncnet(self.settings.syncnet)
+
+    @cached_property
+    def uses_chung(self) -> bool:
+        from ..models.syncnet import ChungSyncNet
+
+        return isinstance(self.syncnet, ChungSyncNet)
+
+    @cached_property
+    def min_confidence(self) -> float:
+        if self.settings.min_confidence is not None:
+            return self.settings.min_confidence
+        if not self.uses_chung:
+            raise UserError(
+                "A StableSyncNet measures confidence on its own scale, so the default of 3 does not fit; give"
+                " --min-confidence (0 keeps all and shows in report.png what is there)."
+            )
+        return CHUNG_CONFIDENCE
+
+    @cached_property
+    def quality(self) -> Any:
+        import torch
+
+        path = self.settings.quality
+        try:
+            return torch.jit.load(str(path), map_location="cpu").eval()
+        except (RuntimeError, ValueError, OSError) as error:
+            raise UserError(f"{path} is no TorchScript file; save the network by torch.jit.save.") from error
+
+    def load(self, kind: Kind) -> None:
+        """Load all models and libraries that items of this kind need. UserError: one is missing or does not fit."""
+        skip = self.settings.skip
+        if kind == "source":
+            if "shots" not in skip:
+                shot_detector(self.settings.shot_threshold)
+            return
+        _ = self.finder
+        if "sync" not in skip:
+            _ = self.min_confidence
+            config = getattr(self.syncnet, "config", None)
+            if config is not None and config.space != "pixel":
+                raise UserError("This SyncNet takes VAE latents; for preparing give one that takes pixels.")
+        if "quality" not in skip:
+            _ = self.quality
+
+    def close(self) -> None:
+        if "finder" in self.__dict__:
+            self.finder.close()
+            del self.finder
