@@ -1,11 +1,10 @@
 """How fast footage is prepared: python -m benchmarks.prepare FOLDER [--only PATTERN] [--workers N] [--ray] [--json]
 
-Prepares into a temporary folder, sync and quality left out unless their networks are given, and says how many seconds
-of video pass in a second and in a second of CPU (the latter holds on a busy machine too), what each step costs for a
-second of video, how long the workers wait, and what it takes on the disk. Steps: of CPU with one worker, else by the
-clock. Waiting: the share of the workers' time in which no step runs (they start, load models, or have no item); idle
-CPU: the share in which they do not compute (reading, or kept from the processor by other programs). Repeat: the second
-run over the same folder, which has nothing to do.
+Prepares into a temporary folder, without quality, and without sync unless a SyncNet is given. Reports seconds of video
+per second and per second of CPU (the latter holds on a busy machine too), the cost of each step per second of video
+(CPU time with one worker, else wall clock), and the disk space. waiting_share: the share of the workers' time in which
+no step runs (they start, load models, or have no item). idle_cpu_share: the share in which they do not compute.
+repeat_s: the second run over the same folder, which has nothing to do.
 """
 
 import argparse
@@ -21,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from latentsync.prepare import steps as chain
+from latentsync.prepare import steps as steps_module
 from latentsync.prepare.local import run_local
 from latentsync.prepare.runner import Execute, Report, prepare
 from latentsync.prepare.settings import STEPS, PrepareSettings
@@ -45,32 +44,34 @@ def executor(workers: int, ray: bool) -> Execute:
     return lambda plan, kind, items: run_ray(plan, kind, items, workers, None)
 
 
-def timed(folder: Path, out: Path, settings: PrepareSettings, args: argparse.Namespace) -> tuple[Report, float, float]:
+def run_timed(
+    folder: Path, out: Path, settings: PrepareSettings, args: argparse.Namespace
+) -> tuple[Report, float, float]:
     start, cpu = time.perf_counter(), cpu_seconds()
     report = prepare(folder, out, settings, executor(args.workers, args.ray), only=args.only, threads=1)
     return report, time.perf_counter() - start, cpu_seconds() - cpu
 
 
-def measured(args: argparse.Namespace, settings: PrepareSettings, out: Path) -> dict[str, Any]:
-    report, wall, cpu = timed(args.folder, out, settings, args)
-    again, second, _ = timed(args.folder, out, settings, args)
+def measure(args: argparse.Namespace, settings: PrepareSettings, out: Path) -> dict[str, Any]:
+    report, wall, cpu = run_timed(args.folder, out, settings, args)
+    again, second, _ = run_timed(args.folder, out, settings, args)
     seconds = sum((r["stop"] or 0) - r["start"] for r in report.records)
     kept = sum(r["stop"] - r["start"] for r in report.kept)
     worked = args.workers * wall
-    steps = sum(report.seconds.values())
+    steps = sum(report.timings.values())
     return {
-        "video_seconds": round(seconds, 1),
-        "kept_seconds": round(kept, 1),
-        "wall_seconds": round(wall, 1),
-        "video_seconds_per_second": round(seconds / wall, 3),
-        "video_seconds_per_cpu_second": None if args.ray else round(seconds / cpu, 3),
-        "step_seconds_per_video_second": {
-            name: round(report.seconds.get(name, 0.0) / seconds, 4) for name in STEPS if name in report.seconds
+        "video_s": round(seconds, 1),
+        "kept_s": round(kept, 1),
+        "elapsed_s": round(wall, 1),
+        "speed": round(seconds / wall, 3),
+        "speed_per_cpu": None if args.ray else round(seconds / cpu, 3),
+        "timings_per_video_s": {
+            name: round(report.timings.get(name, 0.0) / seconds, 4) for name in STEPS if name in report.timings
         },
         "waiting_share": round(1 - steps / (cpu if args.workers == 1 else worked), 3),
         "idle_cpu_share": None if args.ray else round(max(0.0, 1 - cpu / worked), 3),
-        "repeat_seconds": round(second, 1),
-        "repeat_steps": len(again.seconds),
+        "repeat_s": round(second, 1),
+        "repeat_steps": len(again.timings),
         "clips_mb_per_hour": round(disk_bytes(out / "clips") / 2**20 / kept * 3600),
         "work_mb_per_hour": round(disk_bytes(out / "work") / 2**20 / seconds * 3600),
         "workers": args.workers,
@@ -95,13 +96,13 @@ def main() -> None:
         resolution=args.resolution, min_seconds=args.min_seconds, syncnet=args.syncnet, min_confidence=0.0, skip=skip
     )
     if args.workers == 1 and not args.ray:
-        chain.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
+        steps_module.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder:
-        facts = measured(args, settings, Path(folder))
+        results = measure(args, settings, Path(folder))
     if args.json:
-        print(json.dumps(facts, indent=2))
+        print(json.dumps(results, indent=2))
         return
-    for name, value in facts.items():
+    for name, value in results.items():
         print(f"{name.replace('_', ' '):32}{value}")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -15,7 +15,10 @@ def option(panel: str | None, names: str, help: str, metavar: str | None = None,
 
 
 def expand_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace each parameter that is a dataclass by one option per field, which is Annotated with option(…)."""
+    """Replace each parameter that is a dataclass by one option per field.
+
+    A field is Annotated with option(…), or its metadata are keywords of typer.Option.
+    """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     parameters = []
@@ -25,8 +28,12 @@ def expand_options(command: Callable[..., None]) -> Callable[..., None]:
             continue
         kinds = get_type_hints(groups[one.name], include_extras=True)
         for field in fields(groups[one.name]):
-            annotation = {"default": field.default, "annotation": kinds[field.name]}
-            parameters.append(Parameter(field.name, Parameter.KEYWORD_ONLY, **annotation))
+            annotation = list[str] if kinds[field.name] == tuple[str, ...] else kinds[field.name]
+            if field.metadata:
+                annotation = Annotated[annotation, typer.Option(f"--{field.name.replace('_', '-')}", **field.metadata)]
+            parameters.append(
+                Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
+            )
 
     @wraps(command)
     def expanded(**values: Any) -> None:

@@ -51,9 +51,8 @@ def read_json(path: Path) -> Any:
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with atomic_path(path) as part:
-        with part.open("wb") as file:  # given a path, NumPy would add .npz to it
-            np.savez(file, allow_pickle=False, **arrays)
+    with atomic_path(path) as part, part.open("wb") as file:  # given a path, NumPy would add .npz to it
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class Report:
         """The content of summary.json: nothing that differs between two runs over the same files."""
         return {
             "settings": self.settings.as_dict(),
-            "skipped": sorted(self.settings.skip),
+            "skipped": list(self.settings.skip),
             "sources": len({r["source"] for r in self.records}),
             "kept": {"clips": len(self.kept), "seconds": round(_seconds(self.kept), 2)},
             "dropped": {reason: {"clips": n, "seconds": round(s, 2)} for reason, (n, s) in self.by_reason().items()},
@@ -151,7 +151,9 @@ def list_sources(source: Path, out: Path, only: Sequence[str] = ()) -> tuple[Pat
 
 def make_plan(root: Path, out: Path, settings: PrepareSettings, threads: int = 0) -> Plan:
     """Loads all models once, to check that everything the steps need is here."""
-    _check_networks({"sync": settings.syncnet, "quality": settings.quality}, settings.skip)
+    syncnet, quality = settings.syncnet, settings.quality
+    _check_networks({"sync": syncnet, "quality": quality}, settings.skip)
+    settings = replace(settings, syncnet=syncnet and syncnet.resolve(), quality=quality and quality.resolve())
     Workspace(Plan(root, out, settings, Path())).load("source")
     face_model = find("face_landmarker.task").resolve()
     hashes = file_hash(settings.syncnet), file_hash(settings.quality)
@@ -253,5 +255,5 @@ def _record(
         "reason": reason,
         "detail": detail,
         **fields,
-        "skipped": sorted(settings.skip),
+        "skipped": list(settings.skip),
     }

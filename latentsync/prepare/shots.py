@@ -42,7 +42,7 @@ def shot_detector(threshold: float) -> tuple[Any, Any]:
         from scenedetect.detectors import AdaptiveDetector
     except ImportError as error:
         raise UserError(
-            'Finding shots needs PySceneDetect, which is missing; pip install "latentsync[prepare]" or add --skip shots.'
+            'Shot detection needs PySceneDetect; pip install "latentsync[prepare]" or add --skip shots.'
         ) from error
     return AdaptiveDetector(adaptive_threshold=threshold), lambda i: FrameTimecode(i, float(FPS))
 

@@ -20,7 +20,8 @@ class Worker:
 
             cv2.setNumThreads(plan.threads)
             torch.set_num_threads(plan.threads)
-        self.workspace, self.kind = Workspace(plan), kind
+        self.workspace = Workspace(plan)
+        self.kind: Kind = kind
         self.workspace.load(kind)
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ import numpy as np
 from latentsync.prepare.local import run_local
 from latentsync.prepare.runner import prepare
 from latentsync.prepare.settings import PrepareSettings
-from latentsync.prepare.worker import Plan
+from latentsync.prepare.workspace import Kind, Plan
 
 from ..tiny import pan, write_clip, write_speech
 
@@ -20,7 +20,7 @@ WORDS += ["--skip", "sync", "--skip", "quality"]
 """The same for the command."""
 
 
-def inline(plan: Plan, kind: str, items):
+def inline(plan: Plan, kind: Kind, items):
     return run_local(plan, kind, items, 1)
 
 

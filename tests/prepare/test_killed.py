@@ -97,7 +97,7 @@ def test_a_killed_command_takes_its_workers_along_and_goes_on(videos, tmp_path):
     command = subprocess.Popen(
         [sys.executable, "-m", "latentsync", *words], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    while not list((out / "work" / "piece").glob("*.json")):
+    while not list((out / "work" / "clip").glob("*.json")):
         assert command.poll() is None, command.communicate()
         time.sleep(0.02)
     command.kill()

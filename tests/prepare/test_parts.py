@@ -17,14 +17,14 @@ from latentsync.errors import UserError
 from latentsync.face.track import FaceTrack, Tracks
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
-from latentsync.prepare import workspace as disk
+from latentsync.prepare import io
 from latentsync.prepare.clip_steps import only_face
 from latentsync.prepare.reasons import REASONS
 from latentsync.prepare.runner import list_sources
 from latentsync.prepare.settings import PrepareSettings
-from latentsync.prepare.source_steps import at_rate, find_shots, split
-from latentsync.prepare.steps import Dropped, Item, Outcome, Step, run_chain
-from latentsync.prepare.worker import source_id
+from latentsync.prepare.shots import find_shots, split_shot
+from latentsync.prepare.steps import Item, Outcome, Rejected, Step, run_steps
+from latentsync.prepare.workspace import at_rate, source_id
 
 from ..tiny import write_clip
 from .scenes import moved, noise
@@ -43,28 +43,28 @@ from .scenes import moved, noise
         (501, [167, 167, 167]),
     ],
 )
-def test_shots_are_cut_into_few_equal_pieces(length, wanted):
-    assert [b - a for a, b in split(length, PrepareSettings())] == wanted
+def test_shots_are_cut_into_few_equal_clips(length, wanted):
+    assert [b - a for a, b in split_shot(length, PrepareSettings())] == wanted
 
 
 @given(st.integers(1, 5000), st.integers(10, 100), st.integers(0, 300))
-def test_pieces_cover_a_shot(length, tenths, more):
+def test_clips_cover_a_shot(length, tenths, more):
     settings = PrepareSettings(min_seconds=tenths / 10, max_seconds=(tenths + more) / 10)
-    pieces = split(length, settings)
-    assert pieces[0][0] == 0
-    assert pieces[-1][1] == length
-    assert all(a[1] == b[0] for a, b in itertools.pairwise(pieces))
-    assert all(b - a <= settings.longest for a, b in pieces)
-    lengths = [b - a for a, b in pieces]
-    if settings.longest >= 2 * settings.shortest and length >= settings.shortest:
-        assert min(lengths) >= settings.shortest
+    clips = split_shot(length, settings)
+    assert clips[0][0] == 0
+    assert clips[-1][1] == length
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(clips))
+    assert all(b - a <= settings.max_frames for a, b in clips)
+    lengths = [b - a for a, b in clips]
+    if settings.max_frames >= 2 * settings.min_frames and length >= settings.min_frames:
+        assert min(lengths) >= settings.min_frames
         assert max(lengths) - min(lengths) <= 1
-    assert sum(n < settings.shortest for n in lengths) <= 1  # a tail at most
+    assert sum(n < settings.min_frames for n in lengths) <= 1  # a tail at most
 
 
 def test_lengths_are_whole_frames():
     settings = PrepareSettings(min_seconds=0.61, max_seconds=1.03)
-    assert (settings.shortest, settings.longest) == (16, 25)
+    assert (settings.min_frames, settings.max_frames) == (16, 25)
 
 
 @pytest.mark.parametrize(
@@ -106,22 +106,22 @@ def sine(samples: int) -> np.ndarray:
 
 def test_sound_is_cut_to_the_sample_and_silent_outside(tmp_path):
     sound = sine(5000)
-    disk.write_sound(tmp_path / "s.wav", sound)
-    assert np.array_equal(disk.read_sound(tmp_path / "s.wav", 100, 300), sound[100:300])
-    around = disk.read_sound(tmp_path / "s.wav", -50, 5070)
+    io.write_wav(tmp_path / "s.wav", sound)
+    assert np.array_equal(io.read_wav(tmp_path / "s.wav", 100, 300), sound[100:300])
+    around = io.read_wav(tmp_path / "s.wav", -50, 5070)
     assert np.array_equal(around, np.pad(sound, (50, 70)))
-    assert not disk.read_sound(tmp_path / "s.wav", 6000, 6100).any()
-    assert disk.read_sound(tmp_path / "s.wav", -20, -10).tolist() == [0] * 10
+    assert not io.read_wav(tmp_path / "s.wav", 6000, 6100).any()
+    assert io.read_wav(tmp_path / "s.wav", -20, -10).tolist() == [0] * 10
 
 
 def test_pcm_is_clipped_not_wrapped():
-    assert disk.as_pcm(np.array([0.0, 1.0, -1.0, 1.5, 0.5])).tolist() == [0, 32767, -32768, 32767, 16384]
+    assert io.as_pcm(np.array([0.0, 1.0, -1.0, 1.5, 0.5])).tolist() == [0, 32767, -32768, 32767, 16384]
 
 
 def test_a_clip_keeps_every_frame_and_every_sample(tmp_path):
     frames, sound = noise(18, 64, 64, 3), sine(18 * 640)
     for name in ("one.mp4", "two.mp4"):
-        assert disk.write_clip(tmp_path / name, 64, iter(frames), sound) == 18
+        assert io.write_clip(tmp_path / name, 64, iter(frames), sound) == 18
     assert (tmp_path / "one.mp4").read_bytes() == (tmp_path / "two.mp4").read_bytes()
     info = probe(tmp_path / "one.mp4")
     assert (info.fps, info.frames, info.width, info.height, info.variable_rate) == (25, 18, 64, 64, False)
@@ -133,16 +133,16 @@ def test_a_clip_keeps_every_frame_and_every_sample(tmp_path):
 
 
 def heard(path: Path) -> np.ndarray:
-    return disk.as_pcm(load_audio(path).waveform.numpy())
+    return io.as_pcm(load_audio(path).waveform.numpy())
 
 
 def test_other_sound_under_the_same_picture(tmp_path):
     frames, sound = noise(30, 64, 64, 4), sine(30 * 640)
     path = tmp_path / "clip.mp4"
-    disk.write_clip(path, 64, iter(frames), sound)
+    io.write_clip(path, 64, iter(frames), sound)
     with VideoReader(probe(path)) as reader:
         before = np.stack(list(reader.read(range(30))))
-    disk.replace_sound(path, np.roll(sound, 1280))
+    io.replace_audio(path, np.roll(sound, 1280))
     info = probe(path)
     with VideoReader(info) as reader:
         after = np.stack(list(reader.read(range(info.frames))))
@@ -150,26 +150,39 @@ def test_other_sound_under_the_same_picture(tmp_path):
     assert heard(path).tolist() == np.roll(sound, 1280).tolist()
 
 
-def test_nothing_half_written_stays(tmp_path):
-    (tmp_path / "x.json").write_text("old", encoding="utf-8")
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    """Whatever is written: JSON, arrays, WAV, a clip."""
 
-    def broken_off():
-        with disk.whole(tmp_path / "x.json") as part:
-            part.write_text("half", encoding="utf-8")
+    class Interrupts(list):
+        def __iter__(self):
+            yield noise(1, 64, 64, 0)[0]
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        broken_off()
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
-    assert (tmp_path / "x.json").read_text(encoding="utf-8") == "old"
+    class Broken:
+        def __array__(self, *_, **__):
+            raise KeyboardInterrupt
+
+        astype = __array__
+
+    writes = {
+        "x.mp4": lambda path: io.write_clip(path, 64, Interrupts(), sine(640)),
+        "x.npz": lambda path: io.write_arrays(path, {"a": np.zeros(9), "b": Broken()}),  # type: ignore[dict-item]
+        "x.wav": lambda path: io.write_wav(path, Broken()),  # type: ignore[arg-type]
+    }
+    for name, write in writes.items():
+        (tmp_path / name).write_text("old")
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / name)
+        assert (tmp_path / name).read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == set(writes)
 
 
-def test_parts_of_killed_runs_are_swept_away_later(tmp_path):
-    old, new = tmp_path / ".1.part.mp4", tmp_path / ".2.part.mp4"
+def test_temporary_files_of_killed_runs_are_removed_later(tmp_path):
+    old, new = tmp_path / ".x.mp4.1.part", tmp_path / ".x.mp4.2.part"
     for part in (old, new):
         part.touch()
     os.utime(old, (1, 1))
-    disk.sweep(tmp_path)
+    io.remove_stale(tmp_path)
     assert not old.exists()
     assert new.exists()
 
@@ -219,7 +232,7 @@ def test_exactly_one_face_in_every_frame(faces, reason):
     if reason is None:
         assert only_face(tracks, 96.0) is faces[0]
         return
-    with pytest.raises(Dropped) as dropped:
+    with pytest.raises(Rejected) as dropped:
         only_face(tracks, 96.0)
     assert dropped.value.reason == reason
     assert reason in REASONS
@@ -231,15 +244,15 @@ def test_exactly_one_face_in_every_frame(faces, reason):
 def chain(tmp_path: Path, ran: list[str], **options):
     """Three steps that note that they ran; the second leaves a file, the third drops odd items."""
 
-    def second(shop, item, facts):
+    def second(workspace, item, data):
         ran.append("two")
         (tmp_path / "made").touch()
-        return {"two": facts["one"] + 1}
+        return {"two": data["one"] + 1}
 
-    def third(shop, item, facts):
+    def third(workspace, item, data):
         ran.append("three")
-        if options.get("limit", 0) > facts["two"]:
-            raise Dropped("small_face", "Too small.", size=facts["two"])
+        if options.get("limit", 0) > data["two"]:
+            raise Rejected("small_face", "Too small.", size=data["two"])
         return {}
 
     steps = (
@@ -248,16 +261,16 @@ def chain(tmp_path: Path, ran: list[str], **options):
         Step("three", third, "unreadable", lambda s, i: options.get("limit")),
     )
     settings = PrepareSettings(skip=options.get("skip", ()))
-    shop = SimpleNamespace(settings=settings, path=lambda item: Path("in") / item.source)
-    return run_chain(steps, shop, Item("x", "x.mp4", key=options.get("key", "")), tmp_path / "x.json")  # type: ignore[arg-type]
+    workspace = SimpleNamespace(settings=settings, path=lambda item: Path("in") / item.source)
+    return run_steps(steps, workspace, Item("x", "x.mp4", key=options.get("key", "")), tmp_path / "x.json")  # type: ignore[arg-type]
 
 
 def test_steps_run_once_and_again_only_from_what_changed(tmp_path):
     ran: list[str] = []
     first = chain(tmp_path, ran)
     assert ran == ["one", "two", "three"]
-    assert first.facts == {"one": 1, "two": 2}
-    assert first.drop is None
+    assert first.data == {"one": 1, "two": 2}
+    assert first.rejected is None
 
     def again(**options):
         ran.clear()
@@ -265,16 +278,16 @@ def test_steps_run_once_and_again_only_from_what_changed(tmp_path):
 
     assert again().steps == first.steps
     assert ran == []
-    assert again(two="other").facts == first.facts
+    assert again(two="other").data == first.data
     assert ran == ["two", "three"]
-    assert again(two="other", limit=5).drop == ("three", "small_face", "Too small.")
+    assert again(two="other", limit=5).rejected == ("three", "small_face", "Too small.")
     assert ran == ["three"]
-    assert again(two="other", limit=5).facts["size"] == 2
+    assert again(two="other", limit=5).data["size"] == 2
     assert ran == []
     (tmp_path / "made").unlink()
-    assert again(two="other", limit=5).drop
+    assert again(two="other", limit=5).rejected
     assert ran == []
-    assert again(two="other").drop is None
+    assert again(two="other").rejected is None
     assert ran == ["two", "three"]
     assert again(key="another source")
     assert ran == ["one", "two", "three"]
@@ -284,19 +297,19 @@ def test_steps_run_once_and_again_only_from_what_changed(tmp_path):
 
 
 def test_damaged_input_ends_an_item_by_the_steps_fault_and_bugs_do_not(tmp_path):
-    def bad(shop, item, facts):
-        raise UserError(f"{shop.path(item)} is damaged; give another.")
+    def bad(workspace, item, data):
+        raise UserError(f"{workspace.path(item)} is damaged; give another.")
 
-    shop = SimpleNamespace(settings=PrepareSettings(), path=lambda item: Path("/data") / item.source)
-    outcome = run_chain([Step("one", bad, "bad_sound")], shop, Item("x", "a/x.mp4"), tmp_path / "x.json")  # type: ignore[list-item,arg-type]
-    assert outcome.drop == ("one", "bad_sound", "a/x.mp4 is damaged; give another.")
+    workspace = SimpleNamespace(settings=PrepareSettings(), path=lambda item: Path("/data") / item.source)
+    outcome = run_steps([Step("one", bad, "bad_sound")], workspace, Item("x", "a/x.mp4"), tmp_path / "x.json")  # type: ignore[list-item,arg-type]
+    assert outcome.rejected == ("one", "bad_sound", "a/x.mp4 is damaged; give another.")
     assert Outcome.from_json(outcome.to_json()) == outcome
 
-    def broken(shop, item, facts):
+    def broken(workspace, item, data):
         raise TypeError("a bug")
 
     with pytest.raises(TypeError):
-        run_chain([Step("one", broken, "bad_sound")], shop, Item("y", "y"), tmp_path / "y.json")  # type: ignore[list-item,arg-type]
+        run_steps([Step("one", broken, "bad_sound")], workspace, Item("y", "y"), tmp_path / "y.json")  # type: ignore[list-item,arg-type]
     assert not (tmp_path / "y.json").exists()  # so that the next run tries again
 
 

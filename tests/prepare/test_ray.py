@@ -61,7 +61,7 @@ def actors() -> list[int]:
 
 
 class Killer(threading.Thread):
-    """Kills one actor as soon as a first piece is done."""
+    """Kills one actor as soon as a first clip is done."""
 
     def __init__(self, out: Path) -> None:
         super().__init__(daemon=True)
@@ -70,7 +70,7 @@ class Killer(threading.Thread):
     def run(self) -> None:
         until = time.monotonic() + 300
         while time.monotonic() < until and not self.killed:
-            if list((self.out / "work" / "piece").glob("*.json")):
+            if list((self.out / "work" / "clip").glob("*.json")):
                 for pid in actors()[:1]:
                     os.kill(pid, signal.SIGKILL)
                     self.killed = pid
@@ -94,10 +94,10 @@ def test_two_nodes_give_the_same_and_a_killed_actor_loses_nothing(two_nodes, tmp
             yield outcome
 
     prepare(videos, out, PrepareSettings(**UNMEASURED), execute, threads=1)
-    assert used == {"source", "piece"}
+    assert used == {"source", "clip"}
     assert killer.killed, "no actor was there to be killed"
     assert results(out) == results(tmp_path / "local")
-    shutil.rmtree(out / "work" / "piece")
+    shutil.rmtree(out / "work" / "clip")
     words = ["prepare", str(videos), str(out), *WORDS, "--no-chart", "--ray", "--workers", "2"]
     done = CliRunner().invoke(cli.app, words)
     assert done.exit_code == 0, done.output

@@ -13,20 +13,17 @@ from typer.testing import CliRunner
 from latentsync.audio.load import load_audio
 from latentsync.cli import main as cli
 from latentsync.errors import UserError
-from latentsync.evaluation import syncnet_sync as lse
+from latentsync.evaluation import syncnet_sync
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
-from latentsync.prepare import clip_steps as piece
-from latentsync.prepare import source_steps as source
-from latentsync.prepare import workspace as disk
+from latentsync.prepare import clip_steps, io, source_steps
 from latentsync.prepare.local import run_local
 from latentsync.prepare.reasons import REASONS
 from latentsync.prepare.runner import prepare
 from latentsync.prepare.settings import STEPS, PrepareSettings
-from latentsync.prepare.steps import Dropped
 
 from ..tiny import face_model
-from .deadly import deadly
+from .deadly import buggy, deadly
 from .scenes import UNMEASURED, WORDS, footage, results, run
 
 pytest.importorskip("scenedetect", reason="PySceneDetect, of the extra `prepare`")
@@ -62,7 +59,7 @@ def out(whole, tmp_path) -> Path:
 
 
 def heard(path: Path) -> np.ndarray:
-    return disk.as_pcm(load_audio(path).waveform.numpy())
+    return io.as_pcm(load_audio(path).waveform.numpy())
 
 
 def manifest(out: Path) -> list[dict]:
@@ -77,7 +74,7 @@ def test_every_file_ends_with_its_reason(videos, whole):
         ("b/face then none.mp4", 0.0, 0.8): ("kept", None, None),
         ("b/face then none.mp4", 0.8, 1.6): ("dropped", "face", "no_face"),
         ("b/x.mp4", 0.0, 0.72): ("kept", None, None),
-        ("brief.mp4", 0.0, 0.36): ("dropped", "pieces", "short"),
+        ("brief.mp4", 0.0, 0.36): ("dropped", "clips", "short"),
         ("long.mp4", 0.0, 0.88): ("kept", None, None),
         ("long.mp4", 0.88, 1.8): ("kept", None, None),
         ("mute.mp4", 0.0, 0.8): ("dropped", "rate", "no_sound"),
@@ -100,7 +97,7 @@ def test_clips_are_aligned_crops_with_their_sound_and_landmarks(whole):
         info = probe(path)
         assert (info.fps, info.frames, info.width, info.height) == (25, record["frames"], 64, 64)
         assert record["frames"] == round((record["stop"] - record["start"]) * 25)
-        known = disk.read_arrays(path.with_suffix(".npz"))
+        known = io.read_arrays(path.with_suffix(".npz"))
         assert known["landmarks"].shape == (info.frames, 68, 2)
         assert known["opening"].shape == (info.frames,)
         nose = known["landmarks"][:, 27:36].mean(1)
@@ -113,9 +110,9 @@ def test_clips_are_aligned_crops_with_their_sound_and_landmarks(whole):
 def test_the_sound_is_the_sources_own_to_the_sample(whole):
     records = {(r["source"], r["start"]): r for r in manifest(whole)}
     late, early = records["long.mp4", 0.88], records["long.mp4", 0.0]
-    wav = next((whole / "work" / "sound").glob("long-*.wav"))
-    assert np.array_equal(heard(whole / early["path"]), disk.read_sound(wav, 0, 22 * 640))
-    assert np.array_equal(heard(whole / late["path"]), disk.read_sound(wav, 22 * 640, 45 * 640))
+    wav = next((whole / "work" / "audio").glob("long-*.wav"))
+    assert np.array_equal(heard(whole / early["path"]), io.read_wav(wav, 0, 22 * 640))
+    assert np.array_equal(heard(whole / late["path"]), io.read_wav(wav, 22 * 640, 45 * 640))
 
 
 def test_a_second_run_does_nothing_and_says_the_same(videos, out):
@@ -130,7 +127,7 @@ def test_a_second_run_does_nothing_and_says_the_same(videos, out):
 
     report = prepare(videos, out, PrepareSettings(**UNMEASURED), idle)
     assert results(out) == before
-    assert not report.seconds
+    assert not report.timings
     assert not report.orphans
     assert {p: p.stat().st_mtime_ns for p in (out / "clips").iterdir()} == times
 
@@ -147,7 +144,7 @@ def one(videos, tmp_path_factory, models) -> dict[str, bytes]:
 def test_interrupted_at_any_step_it_goes_on(videos, one, tmp_path, step):
     """Its files are written, but not yet that it was done. test_killed.py does so by force, at every write."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (source, piece):
+        for module in (source_steps, clip_steps):
             steps = tuple(_interrupted(s) if s.name == step else s for s in module.STEPS)
             patch.setattr(module, "STEPS", steps)
         with pytest.raises(KeyboardInterrupt):
@@ -155,13 +152,13 @@ def test_interrupted_at_any_step_it_goes_on(videos, one, tmp_path, step):
     assert not (tmp_path / "out" / "manifest.jsonl").exists()
     run(videos / "a", tmp_path / "out")
     assert results(tmp_path / "out") == one
-    assert not list((tmp_path / "out").rglob(".*.part*"))
+    assert not list((tmp_path / "out").rglob(".*.part"))
 
 
 def _interrupted(step):
     def stop(run):
-        def broken(shop, item, facts):
-            run(shop, item, facts)
+        def broken(workspace, item, data):
+            run(workspace, item, data)
             raise KeyboardInterrupt
 
         return broken
@@ -170,12 +167,12 @@ def _interrupted(step):
 
 
 def test_changed_options_do_again_what_hangs_on_them(videos, out):
-    assert set(run(videos, out, resolution=128).seconds) == {"crops", "sync", "quality"}
+    assert set(run(videos, out, resolution=128).timings) == {"crops", "sync", "quality"}
     assert probe(out / next(r["path"] for r in manifest(out) if r["path"])).width == 128
-    assert set(run(videos, out, resolution=128, min_face=2000.0).seconds) == {"face"}
+    assert set(run(videos, out, resolution=128, min_face=2000.0).timings) == {"face"}
     assert {r["reason"] for r in manifest(out) if r["step"] == "face"} == {"small_face", "no_face"}
     assert not list((out / "clips").iterdir()), "nothing that was dropped stays"
-    assert set(run(videos, out, max_seconds=2.0).seconds) == {"pieces", "face", "crops", "sync", "quality"}
+    assert set(run(videos, out, max_seconds=2.0).timings) == {"clips", "face", "crops", "sync", "quality"}
     assert ("long.mp4", 0.0, 1.8) in {(r["source"], r["start"], r["stop"]) for r in manifest(out)}
 
 
@@ -187,10 +184,8 @@ def test_a_margin_is_kept_around_the_crop(videos, out, whole):
         a, b = next(wide.read([5])), next(plain.read([5]))
     assert a.shape == (80, 80, 3)
     assert np.abs(a[8:-8, 8:-8].astype(int) - b).mean() < 3
-    shift = disk.read_arrays((out / record["path"]).with_suffix(".npz"))["landmarks"]
-    assert np.allclose(
-        shift - disk.read_arrays((whole / record["path"]).with_suffix(".npz"))["landmarks"], 8, atol=1e-3
-    )
+    shift = io.read_arrays((out / record["path"]).with_suffix(".npz"))["landmarks"]
+    assert np.allclose(shift - io.read_arrays((whole / record["path"]).with_suffix(".npz"))["landmarks"], 8, atol=1e-3)
 
 
 def test_a_changed_source_is_done_again(videos, out, tmp_path):
@@ -198,7 +193,7 @@ def test_a_changed_source_is_done_again(videos, out, tmp_path):
     run(copy, out)
     shutil.copy(copy / "b" / "x.mp4", copy / "a" / "x.mp4")
     report = run(copy, out)
-    assert set(report.seconds) == set(STEPS)
+    assert set(report.timings) == set(STEPS)
     by_source = {r["source"]: r for r in manifest(out)}
     assert by_source["a/x.mp4"]["frames"] == by_source["b/x.mp4"]["frames"] == 18
 
@@ -222,9 +217,11 @@ def judged(monkeypatch, tmp_path):
             shape = {face.shape for face in faces}
             assert shape == {(64, 64, 3)}
             assert np.abs(waveform).max() <= 1
-            return lse.SyncScore("stable", 1, 1, np.arange(1), np.zeros(1), offset, confidence, 0.0, 0.0, np.zeros(1))
+            return syncnet_sync.SyncScore(
+                "stable", 1, 1, np.arange(1), np.zeros(1), offset, confidence, 0.0, 0.0, np.zeros(1)
+            )
 
-        monkeypatch.setattr(lse, "sync_offset", verdict)
+        monkeypatch.setattr(syncnet_sync, "sync_offset", verdict)
         return {"skip": ("quality",), "syncnet": path, "min_confidence": 0.5} | more
 
     return judge
@@ -235,13 +232,13 @@ def test_late_sound_is_put_right_from_the_sources_own(videos, out, judged):
         run(videos, out, **judged(offset, 1.0))
         record = next(r for r in manifest(out) if (r["source"], r["start"]) == ("long.mp4", 0.88))
         assert (record["offset"], record["confidence"]) == (offset, 1.0)
-        wav = next((out / "work" / "sound").glob("long-*.wav"))
-        wanted = disk.read_sound(wav, (22 + offset) * 640, (45 + offset) * 640)
+        wav = next((out / "work" / "audio").glob("long-*.wav"))
+        wanted = io.read_wav(wav, (22 + offset) * 640, (45 + offset) * 640)
         assert np.array_equal(heard(out / record["path"]), wanted), offset
-        (out / "work" / "piece" / f"{record['id']}.json").unlink()
+        (out / "work" / "clip" / f"{record['id']}.json").unlink()
     run(videos, out, **judged(3, 1.0))
     run(videos, out)
-    assert np.array_equal(heard(out / record["path"]), disk.read_sound(wav, 22 * 640, 45 * 640))
+    assert np.array_equal(heard(out / record["path"]), io.read_wav(wav, 22 * 640, 45 * 640))
 
 
 def test_what_is_out_of_sync_is_dropped_and_comes_back_with_other_limits(videos, out, judged, whole):
@@ -251,7 +248,7 @@ def test_what_is_out_of_sync_is_dropped_and_comes_back_with_other_limits(videos,
     assert {r["reason"] for r in dropped} == {"low_confidence"}
     assert {r["confidence"] for r in dropped} == {0.4}
     assert not list((out / "clips").iterdir())
-    assert set(run(videos, out, **judged(0, 0.4, min_confidence=0.3)).seconds) == {"crops", "sync", "quality"}
+    assert set(run(videos, out, **judged(0, 0.4, min_confidence=0.3)).timings) == {"crops", "sync", "quality"}
     assert sum(r["status"] == "kept" for r in manifest(out)) == 5
     run(videos, out, **judged(7, 1.0, max_offset=6, min_confidence=0.6))
     assert {r["reason"] for r in manifest(out) if r["step"] == "sync"} == {"far_offset"}
@@ -315,7 +312,7 @@ def test_a_stable_syncnet_needs_a_limit_of_its_own(videos, tmp_path, judged):
 
 
 def test_dying_workers_lose_nothing(videos, whole, out):
-    shutil.rmtree(out / "work" / "piece")
+    shutil.rmtree(out / "work" / "clip")
     (out / "once").touch()
     report = prepare(videos, out, PrepareSettings(**UNMEASURED), deadly(2))
     failed = [r for r in report.records if r["reason"] == "error"]
@@ -329,22 +326,37 @@ def test_dying_workers_lose_nothing(videos, whole, out):
     assert results(out) == results(whole)
 
 
-def test_a_bug_in_one_item_is_shown_and_does_not_end_the_rest(videos, tmp_path, monkeypatch):
-    def bug(shop, item, facts):
-        if item.source == "a/x.mp4":
-            raise TypeError("wrong")
-        raise Dropped("no_face", "None.")
-
-    monkeypatch.setattr(piece, "STEPS", (replace(piece.STEPS[0], run=bug),))
-    report = run(videos, tmp_path / "out")
-    assert [r["detail"] for r in report.records if r["reason"] == "error"] == ["TypeError: wrong"]
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("kind", ["source", "clip"])
+def test_a_bug_is_not_a_bad_input(videos, tmp_path, kind, workers, caplog):
+    """It keeps its traceback, in the log and in errors.log, does not end the rest, and is tried again; a bad input is
+    a dropped record and nothing else."""
+    videos = Path(shutil.copytree(videos / "a", tmp_path / "videos"))
+    shutil.copy(videos / "x.mp4", videos / "y.mp4")
+    (videos / "text.mp4").write_text("no video")
+    out = tmp_path / "out"
+    with caplog.at_level("DEBUG", "latentsync.prepare"):
+        report = run(videos, out, buggy(kind, workers))
+    assert [(r["source"], r["detail"]) for r in report.records if r["reason"] == "error"] == [
+        ("y.mp4", "TypeError: wrong")
+    ]
+    assert {r["source"]: r["status"] for r in report.records if r["reason"] != "error"} == {
+        "x.mp4": "kept",
+        "text.mp4": "dropped",
+    }
+    for text in ((out / "errors.log").read_text(), caplog.text):
+        assert text.count("Traceback") == 1
+        assert "in bug\n" in text
+        assert "TypeError: wrong" in text
+    assert run(videos, out).errors == 0
+    assert not (out / "errors.log").exists()
 
 
 def test_a_full_disk_stops_the_run(videos, tmp_path, monkeypatch):
-    def full(shop, item, facts):
+    def full(workspace, item, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(source, "STEPS", (replace(source.STEPS[0], run=full),))
+    monkeypatch.setattr(source_steps, "STEPS", (replace(source_steps.STEPS[0], run=full),))
     with pytest.raises(UserError, match="No space left"):
         run(videos, tmp_path / "out")
 
