@@ -31,7 +31,7 @@ def fetch(name: str) -> tuple[bool, str]:
 
 def next_steps(whole: bool) -> list[str]:
     """What a user does now, in ComfyUI or outside."""
-    from latentsync.weights.locations import comfyui_models
+    from latentsync.files import comfyui_models
 
     folders = comfyui_models()
     python = sys.executable if folders else "python"  # ComfyUI's own, which "python" need not be

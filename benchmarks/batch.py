@@ -37,8 +37,9 @@ from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
 from latentsync.media.writer import VideoWriter
 from latentsync.models.unet import UNet, UNetConfig
-from latentsync.pipeline import Models, lipsync, load_models
+from latentsync.pipeline import lipsync
 from latentsync.settings import GUIDANCE, STEPS, WINDOW, Settings
+from latentsync.weights.bundle import Models, load_models
 
 VOICE = Path(__file__).resolve().parents[1] / "latentsync" / "assets" / "voice.flac"
 FPS = 25

@@ -117,8 +117,9 @@ def random_checkpoint(path: Path) -> Path:
 
 def measure(folder: Path, checkpoint: str, settings: dict[str, Any]) -> dict[str, Any]:
     """In a fresh process: load everything, then lip-sync folder/clip.mp4 to folder/speech.wav."""
-    from latentsync.pipeline import lipsync_file, load_models
+    from latentsync.pipeline import lipsync_file
     from latentsync.settings import Settings
+    from latentsync.weights.bundle import load_models
 
     with load_models(checkpoint) as models:
         reset_peak()

@@ -1,7 +1,7 @@
 """Times and memory of a whole run, stage by stage: python -m benchmarks.pipeline [--clip FILE] [--json FILE]
 
 Without media of one's own: the astronaut portrait of scikit-image says the sample voice. Stages are the engine's own
-(Report.seconds); "other" is what lies between them, mostly Whisper. Memory is the peak of the whole process.
+(Report.timings); "other" is what lies between them, mostly Whisper. Memory is the peak of the whole process.
 """
 
 import argparse
@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from latentsync.cli.contact_sheet import write_picture
 from latentsync.models.device import pick_device, pick_dtype, short_name
-from latentsync.pipeline import lipsync_file, load_models
+from latentsync.pipeline import lipsync_file
 from latentsync.settings import GUIDANCE, STEPS, Settings
+from latentsync.weights.bundle import load_models
 
 VOICE = Path(__file__).resolve().parents[1] / "latentsync" / "assets" / "voice.flac"
 
@@ -46,7 +47,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         load, before = time.perf_counter() - start, peak_megabytes()
         report = lipsync_file(face, arguments.audio, folder / "out.mp4", models=models, settings=settings)
     total = time.perf_counter() - start
-    stages = {"load": load} | report.seconds
+    stages = {"load": load, **report.timings}
     stages["other"] = total - sum(stages.values())
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",

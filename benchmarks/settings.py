@@ -37,9 +37,10 @@ from latentsync.face.track import FaceTrack, choose, find_tracks
 from latentsync.media.image import is_image, read_image
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
-from latentsync.pipeline import Models, lipsync, load_models
+from latentsync.pipeline import lipsync
 from latentsync.settings import FITS, Settings
 from latentsync.timeline import fit_timeline
+from latentsync.weights.bundle import Models, load_models
 
 ROOT = Path(__file__).resolve().parents[1]
 VOICE = ROOT / "latentsync" / "assets" / "voice.flac"

@@ -12,9 +12,10 @@ from .settings import Settings
 if TYPE_CHECKING:
     from .audio.whisper_features import audio_windows, encode_audio
     from .face.align import align_matrices
-    from .pipeline import lipsync, lipsync_file, load_models
+    from .pipeline import lipsync, lipsync_file
     from .sampling import denoise
     from .version import __version__ as __version__
+    from .weights.bundle import load_models
     from .weights.load import load_unet
     from .weights.vae_files import load_vae
     from .weights.whisper_files import load_whisper

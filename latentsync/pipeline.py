@@ -1,105 +1,68 @@
-"""A face and a speech in, a talking video out: the whole story, window by window."""
+"""Lip-sync a video or image to speech, one 16-frame window at a time."""
 
-import dataclasses
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from fractions import Fraction
-from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .audio.load import MIN_SECONDS, check_speech, load_audio, to_mono_16k
+from .audio.load import check_speech, from_waveform, load_audio
 from .audio.mel import SAMPLE_RATE
 from .audio.whisper_features import SpeechFeatures
+from .conditions import ConditionEncoder
 from .errors import UserError
-from .face.align import latent_mask, mouth_mask
 from .face.aligned import AlignedFace, shown_segments
 from .face.detect import FaceFinder
 from .face.track import FaceTrack, Tracks, choose, find_tracks
 from .media.audio_track import AudioTrack
 from .media.image import is_image
 from .media.source import ArraySource, Source, open_source, sound_part
-from .media.watermark import COMMENT, drawn
+from .media.watermark import COMMENT, draw_watermark
 from .media.writer import VideoWriter
-from .models.unet import UNet
-from .models.vae import VAE
-from .models.whisper import WhisperEncoder
 from .sampling import denoise_window, shared_noise
-from .settings import GUIDANCE, STEPS, WINDOW, Settings
+from .settings import WINDOW, Progress, ProgressCallback, Settings
 from .timeline import Cut, Timeline, Window, exact_rate, fit_timeline, windows
-from .weights.load import default_settings, load_unet
-from .weights.registry import find
-from .weights.vae_files import load_vae
-from .weights.whisper_files import load_whisper
+from .weights.bundle import Models
+
+
+class Timings(dict[str, float]):
+    """Seconds by stage."""
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add({stage: time.perf_counter() - start})
+
+    def add(self, other: Mapping[str, float]) -> None:
+        for stage, seconds in other.items():
+            self[stage] = self.get(stage, 0.0) + seconds
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Progress: stage is "track" or "sample"; clean are the latents so far, (B, C, F, h, w), while sampling."""
-
-    stage: str
-    done: int
-    total: int
-    clean: Tensor | None = None
-
-
-ProgressCallback = Callable[[Progress], None]
-"""Called after every unit of work; whatever it raises ends the run (and removes the unfinished file)."""
-
-
-@dataclass(frozen=True)
-class Models:
-    """The networks of one checkpoint, on one device. defaults: settings that suit it."""
-
-    unet: UNet
-    vae: VAE
-    whisper: WhisperEncoder
-    finder: FaceFinder
-    resolution: int
-    name: str = ""
-    defaults: Settings = field(default_factory=partial(Settings, steps=STEPS, guidance=GUIDANCE))
-
-    def __enter__(self) -> "Models":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.finder.close()
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.unet.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.unet.parameters()).dtype
-
-    @property
-    def first_frame_reference(self) -> bool:
-        """Whether the U-Net was trained with one reference frame held still; the published ones were not."""
-        return bool(self.unet.info) and self.unet.info.metadata.get("reference") == "still"
-
-
-@dataclass
 class Report:
     """What was done; `as_dict` is the command line's --json."""
 
-    frames: int = 0
-    fps: Fraction = Fraction(0)
-    size: tuple[int, int] = (0, 0)
-    source_frames: int = 0
-    faces: int = 0
-    segments: list[tuple[int, int]] = field(default_factory=list)
-    checkpoint: str = ""
-    settings: Settings = field(default_factory=Settings)
-    seconds: dict[str, float] = field(default_factory=dict)
+    frames: int
+    fps: Fraction
+    size: tuple[int, int]
+    source_frames: int
+    faces: int
+    segments: list[tuple[int, int]]
+    checkpoint: str
+    settings: Settings
+    timings: Mapping[str, float]
     out: str | None = None
 
     @property
@@ -107,23 +70,12 @@ class Report:
         return sum(stop - start for start, stop in self.segments)
 
     def as_dict(self) -> dict[str, Any]:
-        facts = dataclasses.asdict(self)
-        seconds = {stage: round(value, 3) for stage, value in self.seconds.items()}
-        return facts | {"fps": str(self.fps), "repainted": self.repainted, "seconds": seconds}
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+        timings = {stage: round(seconds, 3) for stage, seconds in self.timings.items()}
+        return asdict(self) | {"fps": str(self.fps), "repainted": self.repainted, "timings": timings}
 
 
 RenderedFrame = tuple[np.ndarray, np.ndarray]
 """An output frame (H, W, 3) uint8 and how much of each pixel was repainted, (H, W) float32."""
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -133,46 +85,6 @@ class Result:
     frames: np.ndarray
     mask: np.ndarray
     report: Report
-
-
-FrameProducer = Callable[[Source, Timeline, Tensor], Iterable[RenderedFrame]]
-"""Makes the output frames, in order, of a source, a timeline and the speech (T,) at 16 kHz."""
-RenderFn = Callable[[Iterator[np.ndarray], int, int], Iterable[RenderedFrame]]
-"""Takes the frames start … stop-1 from the iterator and gives them back painted."""
-
-
-def load_models(
-    checkpoint: str | Path = "nano",
-    *,
-    vae: str | Path | None = None,
-    whisper: str | Path | None = None,
-    resolution: int | None = None,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> Models:
-    """Load what a checkpoint needs. vae and whisper default to those that it was trained with."""
-    unet = load_unet(checkpoint, dtype=dtype, device=device, resolution=resolution)
-    info: Any = unet.info
-    nano = info.kind == "nano"
-    if not info.resolution:
-        raise UserError(
-            f"{checkpoint} does not state its resolution; give it (--resolution 256 for LatentSync 1.5, 512 for 1.6)."
-        )
-    loaded_vae = load_vae(vae or (info.path if nano else "vae"), dtype=dtype, device=device)
-    if loaded_vae.channels != unet.config.latent_channels:
-        raise UserError(
-            f"The VAE has {loaded_vae.channels} latent channels and {checkpoint} takes {unet.config.latent_channels};"
-            " give the VAE that belongs to it."
-        )
-    encoder = load_whisper(whisper or ("tiny.en" if nano else "tiny"), device=device)
-    if encoder.dim != unet.config.audio_dim:
-        raise UserError(
-            f"The Whisper encoder gives {encoder.dim} numbers per token and {checkpoint} takes"
-            f" {unet.config.audio_dim}; LatentSync 1.5 and 1.6 go with Whisper tiny."
-        )
-    finder = FaceFinder(find("face_landmarker.task"))
-    name = info.version or Path(checkpoint).stem
-    return Models(unet, loaded_vae, encoder, finder, info.resolution, name, default_settings(info.path))
 
 
 def lipsync(
@@ -191,12 +103,15 @@ def lipsync(
     like 30000/1001. UserError when no face is found, the sound is empty or silent, or a setting is out of range.
     """
     settings = (settings or models.defaults).resolved(models.defaults)
-    report = Report(settings=settings)
-    frames = _checked_frames(frames)
-    speech, seconds = _checked_speech(waveform, sample_rate)
-    timeline = fit_timeline(exact_rate(fps), len(frames), seconds, settings.fit, still=len(frames) == 1)
-    made = list(_told(ArraySource(frames), timeline, speech, models, settings, report, on_step))
-    return Result(np.stack([frame for frame, _ in made]), np.stack([mask for _, mask in made]), report)
+    _check_frames(frames)
+    speech = from_waveform(waveform, sample_rate)
+    check_speech(speech.waveform)
+    timeline = fit_timeline(exact_rate(fps), len(frames), speech.seconds, settings.fit, still=len(frames) == 1)
+    source, timings = ArraySource(frames), Timings()
+    tracked = track_face(source, timeline, models.finder, settings.face, timings, on_step)
+    rendered = list(render(source, timeline, tracked, speech.waveform, models, settings, timings, on_step))
+    report = make_report(timeline, tracked, models.name, settings, timings)
+    return Result(np.stack([frame for frame, _ in rendered]), np.stack([mask for _, mask in rendered]), report)
 
 
 def lipsync_file(
@@ -216,50 +131,79 @@ def lipsync_file(
 
     cut: the part of picture and sound that is used. tracks: the faces found in this part of the video before, by the
     number of frames looked at; what is found now is added. metadata: more fields for the file.
-    allow_silence: a speech without a sound is no mistake (a pause between two pieces).
+    allow_silence: a speech without a sound is no mistake (a pause between two parts of a film).
 
     audio None takes the video's own sound. The output appears under its name only when it is complete; the sound is
     the user's own, copied where the container can hold it.
     """
     settings = (settings or models.defaults).resolved(models.defaults)
-    report = Report(settings=settings, out=str(out))
+    timings = Timings()
+    with open_job(video, audio, out, settings, cut, metadata, allow_silence=allow_silence) as job:
+        tracked = track_face(job.source, job.timeline, models.finder, settings.face, timings, on_step, tracks)
+        for frame, _ in render(job.source, job.timeline, tracked, job.speech, models, settings, timings, on_step):
+            with timings.measure("write"):
+                job.writer.write(frame)
+    return make_report(job.timeline, tracked, models.name, settings, timings, out)
 
-    def tell(source: Source, timeline: Timeline, speech: Tensor) -> Iterator[RenderedFrame]:
-        return _told(source, timeline, speech, models, settings, report, on_step, tracks)
 
-    write_video(video, audio, out, tell, report, cut, metadata, allow_silence=allow_silence)
-    return report
+@dataclass(frozen=True)
+class Job:
+    """An opened run: frames by index, the timeline, speech (T,) at 16 kHz, and the writer of the output."""
+
+    source: Source
+    timeline: Timeline
+    speech: Tensor
+    writer: VideoWriter
 
 
-def write_video(
+@contextmanager
+def open_job(
     video: str | Path,
     audio: str | Path | None,
     out: str | Path,
-    tell: FrameProducer,
-    report: Report,
+    settings: Settings,
     cut: Cut | None = None,
     metadata: Mapping[str, str] | None = None,
     *,
     allow_silence: bool = False,
-) -> None:
-    """All of lipsync_file but the making of the frames, which `tell` does."""
+) -> Iterator[Job]:
+    """Open and check all inputs and the output before anything is computed. The output is finished on leaving."""
     still, cut = is_image(video), cut or Cut()
     if audio is None and still:
         raise UserError(f"{video} is a picture and has no sound; give a speech as well.")
-    with open_source(video, report.settings, still, cut) as (source, shown):
+    with open_source(video, settings, still, cut) as (source, shown):
         start, length = sound_part(video, audio, shown, cut)
         speech = load_audio(audio or video, start, length)
         if not allow_silence:
             check_speech(speech.waveform, str(audio or video))
-        timeline = fit_timeline(shown.fps, shown.frames, speech.seconds, report.settings.fit, still=still)
+        timeline = fit_timeline(shown.fps, shown.frames, speech.seconds, settings.fit, still=still)
         track = AudioTrack(audio or video, start, length, _padding(timeline, speech.seconds))
-        # the encoder is opened before anything is computed: a bad output path costs no time
-        said = ({} if report.settings.mark == "none" else {"comment": COMMENT}) | dict(metadata or {})
-        look: Any = {"color": shown.color, "aspect": shown.aspect, "metadata": said}
+        comment = {} if settings.watermark == "none" else {"comment": COMMENT}
+        look: Any = {"color": shown.color, "aspect": shown.aspect, "metadata": comment | dict(metadata or {})}
         with VideoWriter(out, shown.width, shown.height, shown.fps, audio=track, **look) as writer:
-            for frame, _ in tell(source, timeline, speech.waveform):
-                with report.timed("write"):
-                    writer.write(frame)
+            yield Job(source, timeline, speech.waveform, writer)
+
+
+def make_report(
+    timeline: Timeline,
+    tracked: "TrackedFace",
+    checkpoint: str,
+    settings: Settings,
+    timings: Timings,
+    out: str | Path | None = None,
+) -> Report:
+    return Report(
+        frames=timeline.frames,
+        fps=timeline.fps,
+        size=tracked.track.size,
+        source_frames=timeline.source_frames,
+        faces=tracked.faces,
+        segments=shown_segments(timeline, tracked.track),
+        checkpoint=checkpoint,
+        settings=settings,
+        timings=timings,
+        out=None if out is None else str(out),
+    )
 
 
 def _padding(timeline: Timeline, seconds: Fraction) -> Fraction | None:
@@ -267,7 +211,7 @@ def _padding(timeline: Timeline, seconds: Fraction) -> Fraction | None:
     return timeline.duration if timeline.duration - seconds >= 1 / timeline.fps else None
 
 
-def _checked_frames(frames: Sequence[np.ndarray] | np.ndarray) -> Sequence[np.ndarray] | np.ndarray:
+def _check_frames(frames: Sequence[np.ndarray] | np.ndarray) -> None:
     if not len(frames):
         raise UserError("There are no frames; give at least one picture.")
     first = np.asarray(frames[0])
@@ -276,110 +220,82 @@ def _checked_frames(frames: Sequence[np.ndarray] | np.ndarray) -> Sequence[np.nd
     for i, frame in enumerate(frames):
         if frame.shape != first.shape or frame.dtype != np.uint8:
             raise UserError(f"Frame {i} is {frame.dtype} {frame.shape}, the first {first.shape}; make them alike.")
-    return frames
 
 
-def _checked_speech(waveform: Tensor | np.ndarray, sample_rate: int) -> tuple[Tensor, Fraction]:
-    """At 16 kHz, with its exact length in seconds; checked before anything is computed, as load_audio does."""
-    speech = to_mono_16k(waveform, sample_rate)
-    seconds = Fraction(np.shape(waveform)[-1]) / Fraction(sample_rate)
-    if seconds < MIN_SECONDS:
-        raise UserError(f"The sound lasts {float(seconds):g} s; at least {float(MIN_SECONDS):g} s of sound is needed.")
-    if not speech.isfinite().all():
-        raise UserError("The sound has samples that are not numbers (NaN or infinity); export it again.")
-    check_speech(speech)
-    return speech, seconds
+@dataclass(frozen=True)
+class TrackedFace:
+    """The chosen face through the clip; faces: how many were found in all."""
+
+    track: FaceTrack
+    faces: int
 
 
-@torch.inference_mode()
-def _told(
-    source: Source,
-    timeline: Timeline,
-    speech: Tensor,
-    models: Models,
-    settings: Settings,
-    report: Report,
-    on_step: ProgressCallback | None,
-    tracks: MutableMapping[int, Tracks] | None = None,
-) -> Iterator[RenderedFrame]:
-    """Every output frame with its mask, in order."""
-    say = on_step or (lambda step: None)
-    track = follow(source, timeline, models.finder, report, say, {} if tracks is None else tracks)
-    report.checkpoint = models.name
-    painter = WindowRenderer(timeline, track, speech, models, settings, report, say)
-    yield from in_order(source, timeline, report, painter.stretch)
-
-
-def follow(
+def track_face(
     source: Source,
     timeline: Timeline,
     finder: FaceFinder,
-    report: Report,
-    say: ProgressCallback,
-    tracks: MutableMapping[int, Tracks],
-) -> FaceTrack:
-    """The chosen face through the clip, which is read once, if at all; the report learns what was found."""
+    face: str,
+    timings: Timings,
+    on_progress: ProgressCallback | None = None,
+    tracks: MutableMapping[int, Tracks] | None = None,
+) -> TrackedFace:
+    """Follow the faces through the source frames that the timeline shows, read once unless `tracks` has them."""
+    tracks = {} if tracks is None else tracks
     used = min(timeline.source_frames, timeline.frames)
-    with report.timed("track"):
+
+    def report(frames: int) -> None:
+        if on_progress:
+            on_progress(Progress("track", frames, used))
+
+    with timings.measure("track"):
         if used not in tracks:
-            seen = source.read(range(used))
-            tracks[used] = find_tracks(seen, finder, on_step=lambda n: say(Progress("track", n, used)))
-        track = choose(tracks[used], report.settings.face)
-    report.frames, report.fps, report.size = timeline.frames, timeline.fps, track.size
-    report.source_frames, report.faces = timeline.source_frames, len(tracks[used].faces)
-    report.segments = shown_segments(timeline, track)
-    return track
+            tracks[used] = find_tracks(source.read(range(used)), finder, on_step=report)
+        return TrackedFace(choose(tracks[used], face), len(tracks[used].faces))
 
 
-def in_order(source: Source, timeline: Timeline, report: Report, paint: RenderFn) -> Iterator[RenderedFrame]:
-    """All frames of a clip: those of its stretches painted, the others as they are; marked where that is wanted."""
-    painted = _in_order(source, timeline, report, paint)
-    if report.settings.mark == "picture":
-        return ((drawn(frame), mask) for frame, mask in painted)
-    return painted
+@torch.inference_mode()
+def render(
+    source: Source,
+    timeline: Timeline,
+    tracked: TrackedFace,
+    speech: Tensor,
+    models: Models,
+    settings: Settings,
+    timings: Timings,
+    on_progress: ProgressCallback | None = None,
+    *,
+    reference: bool = False,
+) -> Iterator[RenderedFrame]:
+    """Every output frame with its mask, in order: those with the face repainted, the others as they are.
 
-
-def _in_order(source: Source, timeline: Timeline, report: Report, paint: RenderFn) -> Iterator[RenderedFrame]:
+    reference: align, hear and paste as the public code does, to compare with it.
+    """
+    renderer = WindowRenderer(
+        timeline, tracked.track, speech, models, settings, timings, on_progress, reference=reference
+    )
     frames = source.read(timeline.source_indices())
-    empty = np.zeros((report.size[1], report.size[0]), np.float32)
+    empty = np.zeros(tracked.track.size[::-1], np.float32)
     position = 0
-    for start, stop in report.segments:
-        yield from ((frame, empty) for frame in _take(frames, start - position))
-        yield from paint(frames, start, stop)
+    for start, stop in (*renderer.face.segments, (timeline.frames, timeline.frames)):
+        for frame in islice(frames, start - position):
+            yield marked(frame, settings), empty
+        for frame, mask in renderer.render_segment(frames, start, stop):
+            yield marked(frame, settings), mask
         position = stop
-    yield from ((frame, empty) for frame in _take(frames, timeline.frames - position))
 
 
-def _take(frames: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
-    return (next(frames) for _ in range(count))
+def marked(frame: np.ndarray, settings: Settings) -> np.ndarray:
+    return draw_watermark(frame) if settings.watermark == "visible" else frame
 
 
 def grouped(start: int, stop: int, size: int) -> list[list[Window]]:
-    """The windows of a stretch, in the groups that are computed together."""
+    """The windows of a segment, in the groups that are computed together."""
     plan = windows(start, stop)
     return [plan[i : i + size] for i in range(0, len(plan), size)]
 
 
-class Recent(OrderedDict[int, Value]):
-    """What was made of the source frames shown last, by their numbers.
-
-    Kept are those of the window before, which the next may look back on, and no more whatever window_batch is: which
-    frames are encoded together, and so their rounding, must not hang on it.
-    """
-
-    def missing(self, shown: Iterable[int]) -> list[int]:
-        return [source for source in shown if source not in self]
-
-    def renew(self, shown: Iterable[int], new: Mapping[int, Value]) -> None:
-        self.update(new)
-        for source in shown:
-            self.move_to_end(source)
-        while len(self) > 2 * WINDOW:
-            self.popitem(last=False)
-
-
 class WindowRenderer:
-    """Repaints stretches of frames in windows; holds what neighbouring windows share."""
+    """Repaints windows of output frames. A window depends on its own frames, the segment's first one and the speech."""
 
     def __init__(
         self,
@@ -388,109 +304,98 @@ class WindowRenderer:
         speech: Tensor,
         models: Models,
         settings: Settings,
-        report: Report,
-        say: ProgressCallback,
+        timings: Timings,
+        on_progress: ProgressCallback | None = None,
+        *,
+        reference: bool = False,
     ) -> None:
         self.timeline, self.models, self.settings = timeline, models, settings
-        self.report, self.say = report, say
-        self.reference = settings.paste == "reference"
+        self.timings, self.on_progress, self.reference = timings, on_progress, reference
         # the public code neither steadies the points nor lets Whisper's blocks overlap
-        self.clip = AlignedFace(track, timeline, models.resolution, reference=self.reference)
+        self.face = AlignedFace(track, timeline, models.resolution, reference=reference)
         # sound that ends before the picture is followed by silence, not by its last sound held
         short = int(timeline.duration * SAMPLE_RATE) - len(speech)
-        sound = F.pad(speech, (0, max(0, short)))
-        self.features = SpeechFeatures(sound, SAMPLE_RATE, models.whisper, exact=self.reference)
-        self.keep = torch.from_numpy(mouth_mask(models.resolution)).to(models.device)
-        cells = torch.from_numpy(latent_mask(models.resolution, models.vae.factor))
-        self.cells = cells.to(models.device, models.dtype)
-        self.noise = shared_noise(settings.seed, models.vae.channels, *cells.shape).to(models.device)
-        self.latents: Recent[Tensor] = Recent()
-        self.still: Tensor | None = None
+        padded = F.pad(speech, (0, max(0, short)))
+        self.features = SpeechFeatures(padded, SAMPLE_RATE, models.whisper, exact=reference)
+        self.encoder = ConditionEncoder(models.vae, models.resolution, device=models.device, dtype=models.dtype)
+        noise = shared_noise(settings.seed, models.vae.channels, *self.encoder.mask.shape)
+        self.noise = noise.to(models.device)
         self.done = 0
-        self.total = settings.steps * sum(len(windows(*run)) for run in report.segments)
+        self.total = settings.steps * sum(len(windows(*segment)) for segment in self.face.segments)
 
-    def stretch(self, frames: Iterator[np.ndarray], start: int, stop: int) -> Iterator[RenderedFrame]:
+    def render_segment(self, frames: Iterator[np.ndarray], start: int, stop: int) -> Iterator[RenderedFrame]:
         """The frames start … stop-1 with their masks; takes as many from `frames`."""
-        self.begin()
+        reference: Tensor | None = None
+        crops: deque[np.ndarray] = deque(maxlen=WINDOW)  # the last window is shifted back over its neighbor
         for group in grouped(start, stop, self.settings.window_batch):
-            yield from self.group(frames, group)
+            with self.timings.measure("read"):
+                new = list(islice(frames, group[-1].stop - group[0].keep))
+            cropped = self.crop(new, group[0].keep)
+            if group[0].keep == start:
+                reference = self.encode_reference(cropped[0])
+            shared = [*crops][len(crops) - (group[0].keep - group[0].start) :]
+            yield from self.render_windows(group, new, [*shared, *cropped], reference)
+            crops.extend(cropped)
 
-    def begin(self) -> None:
-        """A new stretch: with a held reference it has its own, and nothing made with the old one may linger."""
-        if self.models.first_frame_reference:
-            self.still = None
-            self.latents.clear()
+    def crop(self, frames: Sequence[np.ndarray], first: int) -> list[np.ndarray]:
+        """The faces of the output frames first, first + 1, …"""
+        with self.timings.measure("crop"):
+            return list(self.face.crops(frames, first))
 
-    def group(self, frames: Iterator[np.ndarray], group: list[Window]) -> Iterator[RenderedFrame]:
-        """The frames that these windows keep, with their masks; takes as many from `frames`."""
-        first, last = group[0].keep, group[-1].stop
-        with self.report.timed("read"):
-            held = list(_take(frames, last - first))
-        crops = self._crops(held, first)
-        conditions = []
-        for w in group:
-            self._remember(crops[w.keep - first : w.stop - first], w.keep)
-            conditions.append(self._conditions(w))
+    def encode_reference(self, crop: np.ndarray) -> Tensor | None:
+        """Latents of a segment's first crop, for a network that takes one reference for all of a segment."""
+        if self.models.unet.config.reference_mode != "first_frame":
+            return None
+        with self.timings.measure("encode"):
+            return self.encoder.encode_reference(crop)
+
+    def render_windows(
+        self,
+        group: Sequence[Window],
+        frames: Sequence[np.ndarray],
+        crops: Sequence[np.ndarray],
+        reference: Tensor | None = None,
+    ) -> Iterator[RenderedFrame]:
+        """The frames that these windows keep, with their masks. frames: just these; crops: from the first window's
+        start on. ValueError where they are too few or too many."""
+        origin, first, stop = group[0].start, group[0].keep, group[-1].stop
+        if len(frames) != stop - first or len(crops) != stop - origin:
+            raise ValueError(f"{len(frames)} frames and {len(crops)} crops for the windows {group}")
+        with self.timings.measure("encode"):
+            conditions = [
+                self.encoder.window(
+                    crops[w.start - origin : w.stop - origin],
+                    list(self.timeline.source_indices(w.start, w.stop)),
+                    reference,
+                )
+                for w in group
+            ]
         pixels = self._sample(group, torch.stack(conditions)).numpy()
-        for i, frame in enumerate(held):
-            with self.report.timed("paste"):
-                result = self.clip.paste(frame, pixels[i], first + i, reference=self.reference)
+        for i, frame in enumerate(frames):
+            with self.timings.measure("paste"):
+                result = self.face.paste(frame, pixels[i], first + i, reference=self.reference)
             yield result
 
-    def _crops(self, frames: list[np.ndarray], first: int) -> list[np.ndarray]:
-        with self.report.timed("crop"):
-            return list(self.clip.crops(frames, first))
-
-    def _remember(self, crops: list[np.ndarray], first: int) -> None:
-        """Latents of new source frames into self.latents."""
-        shown = {self.timeline.source_index(first + i): crop for i, crop in enumerate(crops)}
-        new = self.latents.missing(shown)
-        made = self.encode([shown[source] for source in new]) if new else ()
-        self.latents.renew(shown, dict(zip(new, made, strict=True)))
-
-    def encode(self, crops: list[np.ndarray]) -> Tensor:
-        """(N, 2C, h, w): latents of crops without their mouths, and of the reference."""
-        with self.report.timed("encode"):
-            pixels = torch.from_numpy(np.stack(crops)).to(self.models.device)
-            pixels = (pixels.permute(0, 3, 1, 2).to(self.models.dtype) / 127.5) - 1
-            masked = self.models.vae.encode(pixels * self.keep.to(pixels))
-            return torch.cat((masked, self._references(pixels)), 1)
-
-    def _references(self, pixels: Tensor) -> Tensor:
-        """Latents that show the network whose face it is: of each frame, or of the stretch's first for all of it."""
-        if not self.models.first_frame_reference:
-            return self.models.vae.encode(pixels)
-        if self.still is None:
-            self.still = self.models.vae.encode(pixels[:1])
-        return self.still.expand(len(pixels), -1, -1, -1)
-
-    def _sample(self, group: list[Window], conditions: Tensor) -> Tensor:
+    def _sample(self, group: Sequence[Window], conditions: Tensor) -> Tensor:
         """Kept frames of all windows of a group as pixels (N, R, R, 3), 0..255."""
         audio = torch.stack([self.features.windows(self.timeline.fps, w.start, w.stop) for w in group])
-        noise = self.noise.expand(len(group), -1, group[0].stop - group[0].start, -1, -1)
-        with self.report.timed("sample"):
+        with self.timings.measure("sample"):
             latents = denoise_window(
                 self.models.unet,
-                noise,
+                self.noise.expand(len(group), -1, group[0].stop - group[0].start, -1, -1),
                 conditions,
                 audio.to(conditions),
                 steps=self.settings.steps,
                 guidance=self.settings.guidance,
                 solver=self.settings.solver,
-                on_step=lambda done, steps, clean: self._report_step(len(group), clean),
+                on_step=lambda done, steps, clean: self._report(len(group), clean),
             )
         kept = [frames[:, w.keep - w.start :] for frames, w in zip(latents, group, strict=True)]
         # window by window, as they are encoded: rounding then never depends on the group
-        with self.report.timed("decode"):
-            pixels = torch.cat([self.models.vae.decode(frames.transpose(0, 1).to(conditions)) for frames in kept])
-            return ((pixels.float().clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1).cpu()
+        with self.timings.measure("decode"):
+            return torch.cat([self.encoder.decode(frames) for frames in kept])
 
-    def _conditions(self, window: Window) -> Tensor:
-        """(2C + 1, F, h, w): mask, masked and reference latents of a window."""
-        sources = [self.timeline.source_index(i) for i in range(window.start, window.stop)]
-        latents = torch.stack([self.latents[s] for s in sources], 1)
-        return torch.cat((self.cells.expand(1, len(sources), *self.cells.shape), latents))
-
-    def _report_step(self, number: int, clean: Tensor) -> None:
-        self.done += number
-        self.say(Progress("sample", self.done, self.total, clean))
+    def _report(self, steps: int, clean: Tensor) -> None:
+        self.done += steps
+        if self.on_progress:
+            self.on_progress(Progress("sample", self.done, self.total, clean))

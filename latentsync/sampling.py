@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import UserError
 from .settings import GUIDANCE, STEPS, WINDOW, Settings
@@ -16,6 +16,10 @@ BETA_FIRST, BETA_LAST = 0.00085, 0.012
 
 SolverCallback = Callable[[int, int, Tensor], None]
 """on_step(steps done, steps in all, estimate of the clean latents); may raise to cancel."""
+
+
+Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""unet(sample, timestep, audio). What it predicts is its config.prediction_type; without one, the noise."""
 
 
 def alphas_cumprod() -> Tensor:
@@ -53,13 +57,7 @@ def predict_x0(output: Tensor, noisy: Tensor, alpha_bar: float, prediction: str)
     raise UserError(f"The checkpoint predicts {prediction!r}; known are epsilon, sample and v_prediction.")
 
 
-def prediction_type(unet: nn.Module) -> str:
-    """What the network was trained to predict; the published weights predict the noise."""
-    info = getattr(unet, "info", None)
-    return (info and info.prediction_type) or "epsilon"
-
-
-def cfg_denoise(unet: nn.Module, inputs: Tensor, timestep: int, audio: Tensor, guidance: float) -> Tensor:
+def cfg_denoise(unet: Denoiser, inputs: Tensor, timestep: int, audio: Tensor, guidance: float) -> Tensor:
     """One evaluation with classifier-free guidance; without audio means all-zero tokens. guidance 1 costs half."""
     if guidance == 1:
         return run_unet(unet, inputs, timestep, audio)
@@ -68,9 +66,8 @@ def cfg_denoise(unet: nn.Module, inputs: Tensor, timestep: int, audio: Tensor, g
     return without + guidance * (with_audio - without)
 
 
-def run_unet(unet: Callable[..., Tensor], inputs: Tensor, timestep: int | Tensor, audio: Tensor) -> Tensor:
-    """unet on a batch of windows. A CPU gains nothing from batches and rounds each size otherwise: there one by one,
-    so that a window comes out the same, bit for bit, whatever stands beside it."""
+def run_unet(unet: Denoiser, inputs: Tensor, timestep: int | Tensor, audio: Tensor) -> Tensor:
+    """unet on a batch of windows. On a CPU one by one: batches are not faster there and would change the rounding."""
     step = torch.as_tensor(timestep, device=inputs.device)
     if inputs.device.type != "cpu":
         return unet(inputs, step, audio)
@@ -119,7 +116,7 @@ def multistep(
 
 
 def denoise_window(
-    unet: nn.Module,
+    unet: Denoiser,
     noise: Tensor,
     conditions: Tensor,
     audio: Tensor,
@@ -137,7 +134,7 @@ def denoise_window(
     Settings(steps=steps, guidance=guidance, solver=solver)  # bad numbers end here, in one sentence
     if steps < 1:
         raise UserError("steps is 0; it must be at least 1 here, where no checkpoint says how many.")
-    prediction = prediction_type(unet)
+    prediction = getattr(getattr(unet, "config", None), "prediction_type", "epsilon")
     plan = ddim(steps, prediction) if solver == "ddim" else multistep(solver, steps, prediction)
     latents = noise
     for done, (t, update) in enumerate(plan, 1):
@@ -150,7 +147,7 @@ def denoise_window(
 
 @torch.inference_mode()
 def denoise(
-    unet: nn.Module,
+    unet: Denoiser,
     noise: Tensor,
     mask: Tensor,
     masked: Tensor,

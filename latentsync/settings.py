@@ -1,19 +1,26 @@
 """Every default of the product, written once; nodes, command line and app read them from here."""
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from .errors import UserError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Fit = Literal["trim", "loop", "pingpong", "hold", "silence"]
-Paste = Literal["mouth", "reference"]
 Solver = Literal["ddim", "dpm++", "unipc", "deis"]
-Mark = Literal["none", "file", "picture"]
+Watermark = Literal["none", "metadata", "visible"]
 
 FITS: tuple[str, ...] = get_args(Fit)
-PASTES: tuple[str, ...] = get_args(Paste)
 SOLVERS: tuple[str, ...] = get_args(Solver)
-MARKS: tuple[str, ...] = get_args(Mark)
+WATERMARKS: tuple[str, ...] = get_args(Watermark)
+
+FACE_RULES = ("largest", "left", "right")
+FACE_PLACE = re.compile(r"\s*\d+\s*|\s*-?\d+(\.\d*)?\s*,\s*-?\d+(\.\d*)?\s*,\s*\d+\s*")
+"""A face's number, or a point x,y,frame."""
 
 STEPS, GUIDANCE = 20, 1.5
 """What the published weights are used with, and what a checkpoint gets that states nothing of its own."""
@@ -30,10 +37,9 @@ class Settings:
     0 for either is the checkpoint's own, see `resolved`.
     solver: one of SOLVERS. seed: 0 to 2**63 - 1. fit: what to do when sound and picture differ in length, one of FITS.
     face: "largest", "left", "right", a track index ("0", "1", …) or a point "x,y,frame" in pixels of the source.
-    paste: "mouth" repaints the mouth region only; "reference" pastes as the public code does (parity tests).
     window_batch: windows of 16 frames computed together; changes speed and memory, not the result.
     still_fps: frames per second of the video that a still image becomes.
-    mark: "file" says in the file's metadata that the lips were made, "picture" also in a corner of every frame.
+    watermark: "metadata" states in the file that the lips are generated, "visible" also in a corner of every frame.
     """
 
     steps: int = 0
@@ -42,10 +48,9 @@ class Settings:
     seed: int = 1247
     fit: str = "pingpong"
     face: str = "largest"
-    paste: str = "mouth"
     window_batch: int = 1
     still_fps: int = 25
-    mark: str = "none"
+    watermark: str = "none"
 
     def __post_init__(self) -> None:
         _within("steps", self.steps, 0, 1000)
@@ -55,8 +60,12 @@ class Settings:
         _within("still_fps", self.still_fps, 1, 120)
         _one_of("solver", self.solver, SOLVERS)
         _one_of("fit", self.fit, FITS)
-        _one_of("paste", self.paste, PASTES)
-        _one_of("mark", self.mark, MARKS)
+        _one_of("watermark", self.watermark, WATERMARKS)
+        if self.face not in FACE_RULES and not FACE_PLACE.fullmatch(self.face):
+            raise UserError(
+                f'face is {self.face!r}; it must be "largest", "left", "right", the number of a face, or a point'
+                ' "x,y,frame" in pixels.'
+            )
 
     def resolved(self, defaults: "Settings") -> "Settings":
         """These settings for one checkpoint: its own steps and guidance where they are 0."""
@@ -71,3 +80,20 @@ def _within(name: str, value: float, low: float, high: float) -> None:
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise UserError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """done of total units of a stage, such as "track" (frames) or "sample" (solver steps).
+
+    clean: while sampling, the estimate of the clean latents so far, (B, C, F, h, w).
+    """
+
+    stage: str
+    done: int
+    total: int
+    clean: "Tensor | None" = None
+
+
+ProgressCallback = Callable[[Progress], None]
+"""Called after every unit of work. Whatever it raises ends the run."""

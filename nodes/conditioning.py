@@ -43,9 +43,9 @@ def frame_conditions(vae: Any, crops: Tensor, clip: AlignedFace, on_step: OnStep
     _check(crops, clip)
     side = clip.resolution
     keep = torch.from_numpy(mouth_mask(side))[..., None]
-    stretch = torch.from_numpy(clip.segment_index).long()
+    segment = torch.from_numpy(clip.segment_index).long()
     shown = torch.tensor(clip.source_indices)
-    wanted, where = shown[stretch >= 0].unique(return_inverse=True)
+    wanted, where = shown[segment >= 0].unique(return_inverse=True)
     example = {int(s): i for i, s in reversed(list(enumerate(shown.tolist())))}
     rows = torch.tensor([example[s] for s in wanted.tolist()])
     parts = []
@@ -56,11 +56,11 @@ def frame_conditions(vae: Any, crops: Tensor, clip: AlignedFace, on_step: OnStep
     on_step("encoding", len(rows), len(rows))
     encoded = torch.cat(parts)
     latents = encoded.new_zeros(clip.frames, *encoded.shape[1:])
-    latents[stretch >= 0] = encoded[where]
+    latents[segment >= 0] = encoded[where]
     masked, reference = latents.chunk(2, 1)
     cells = torch.from_numpy(latent_mask(side, side // latents.shape[-1]))[None].to(latents)
     first = torch.from_numpy(clip.first_of).long()
-    return FrameConditions(cells, masked, reference, stretch, first, side)
+    return FrameConditions(cells, masked, reference, segment, first, side)
 
 
 def _check(crops: Tensor, clip: AlignedFace) -> None:

@@ -5,14 +5,13 @@ from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..latentsync.errors import UserError
 from ..latentsync.face.aligned import UNTIMED, AlignedFace
-from ..latentsync.face.composite import Layer, Look
+from ..latentsync.face.composite import Look
 from ..latentsync.face.preview import boxes_at, numbered
 from ..latentsync.face.track import Tracks, choose, find_tracks
 from ..latentsync.media.probe import probe
@@ -117,7 +116,7 @@ class LatentSyncFindFaces(io.ComfyNode):
                 )
             tracks = _tracks(images, source, count, landmarks, stages)
             wanted = tracks if region is None or face not in RULES else within(tracks, region)
-            clip = AlignedFace.whole(choose(wanted, face), side, fps)
+            clip = AlignedFace.from_track(choose(wanted, face), side, fps)
             crops = _cut_out(source, clip, stages)
             shown = next(iter(source.read([preview_frame])))
         boxes = boxes_at(tracks, preview_frame)
@@ -205,7 +204,6 @@ class LatentSyncComposite(io.ComfyNode):
                     " or sharpened by other nodes first.",
                 ),
                 inputs.FACE_TRACK.Input("face_track", tooltip="Where the face is, from Find Faces or Fit Length."),
-                inputs.paste(),
                 host.advanced(
                     io.Int.Input(
                         "grow",
@@ -233,8 +231,7 @@ class LatentSyncComposite(io.ComfyNode):
                         "match_color",
                         optional=True,
                         default=True,
-                        tooltip="Take away the slow difference in color between the new mouth and the skin around it."
-                        " Not with paste: reference.",
+                        tooltip="Take away the slow difference in color between the new mouth and the skin around it.",
                     )
                 ),
                 inputs.keep_out(),
@@ -254,7 +251,6 @@ class LatentSyncComposite(io.ComfyNode):
         images: Tensor,
         crops: Tensor,
         face_track: AlignedFace,
-        paste: str,
         grow: int = 0,
         feather: int = 0,
         match_color: bool = True,
@@ -264,7 +260,7 @@ class LatentSyncComposite(io.ComfyNode):
         check_frames(frames, face_track)
         check_crops(faces, face_track)
         kept = None if keep_out is None else fitted_mask(keep_out, frames, face_track)
-        look = None if paste == "reference" else Look(match_color, grow, feather)
+        look = Look(match_color, grow, feather)
         stages = host.Stages(cls.hidden.unique_id)
         return io.NodeOutput(*_pasted(images, frames, faces, face_track, look, kept, stages))
 
@@ -274,23 +270,18 @@ def _pasted(
     frames: Frames,
     faces: Frames,
     clip: AlignedFace,
-    look: Look | None,
+    look: Look,
     kept: Callable[[int], Tensor] | None,
     stages: host.Stages,
 ) -> tuple[Tensor, Tensor]:
-    """The pictures with their new mouths, and the masks. look None: the public code's seam. kept: 1 = not repainted."""
+    """The pictures with their new mouths, and the masks. kept: 1 = not repainted."""
     out = images.clone(memory_format=torch.contiguous_format)
     masks = torch.zeros(out.shape[:3])
     for i in range(len(frames)):
         if clip.segment_index[i] >= 0:
-            frame, crop = frames[i], faces.pixels(i)
-            if look is None:
-                made, alpha = clip.paste(frame, crop, i, reference=True)
-                over = Layer((slice(None), slice(None)), made.astype(np.float32), alpha)
-            else:
-                over = clip.layer(frame, crop, i, look)
+            over = clip.layer(frames[i], faces.pixels(i), i, look)
             if over is not None:
-                masks[i] = lay(out[i], over, None if kept is None else kept(i), blended=look is None)
+                masks[i] = lay(out[i], over, None if kept is None else kept(i))
         stages.step("pasting", i + 1, len(frames))
     return out, masks
 

@@ -68,7 +68,7 @@ class LatentSyncFitLength(io.ComfyNode):
             in_order(images, timeline),
             sound,
             None if crops is None else in_order(crops, timeline),
-            None if face_track is None else face_track.fitted(timeline),
+            None if face_track is None else face_track.retimed(timeline),
         )
 
 

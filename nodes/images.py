@@ -113,22 +113,20 @@ def check_crops(crops: Frames, clip: AlignedFace) -> None:
         )
 
 
-def lay(image: Tensor, over: Layer, kept: Tensor | None = None, *, blended: bool = False) -> Tensor:
+def lay(image: Tensor, over: Layer, kept: Tensor | None = None) -> Tensor:
     """Blend a layer into image, in floats; where its alpha is 0, and in an alpha channel, all stays bit for bit.
 
-    image: (H, W, 3 or 4) float 0..1, changed in place. kept: (H, W), 1 = not repainted. blended: the layer's pixels
-    are blended with the picture already. Returns how much of each pixel is new, (H, W) float32.
+    image: (H, W, 3 or 4) float 0..1, changed in place. kept: (H, W), 1 = not repainted. Returns how much of each pixel
+    is new, (H, W) float32.
     """
     alpha = torch.from_numpy(over.alpha)
     alpha = alpha if kept is None else alpha * (1 - kept[over.box])
     where = alpha > 0
     under = image[over.box][..., :3]
     new = torch.from_numpy(over.pixels)[where] / 255
-    if not blended or kept is not None:
-        share = (1 - kept[over.box] if blended and kept is not None else alpha)[where][:, None]
-        old = under[where.to(image.device)].cpu().float()
-        # interpolation overshoots; a picture that goes beyond 0..1 itself (HDR) may do so still
-        new = torch.clamp(old + share * (new - old), old.clamp(max=0), old.clamp(min=1))
+    old = under[where.to(image.device)].cpu().float()
+    # interpolation overshoots; a picture that goes beyond 0..1 itself (HDR) may do so still
+    new = torch.clamp(old + alpha[where][:, None] * (new - old), old.clamp(max=0), old.clamp(min=1))
     under[where.to(image.device)] = new.to(image)
     mask = torch.zeros(image.shape[:2])
     mask[over.box] = alpha

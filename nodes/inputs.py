@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..latentsync.settings import FITS, PASTES, SOLVERS, Settings
+from ..latentsync.settings import FITS, SOLVERS, WATERMARKS, Settings
 from . import host
 
 FACE_TRACK = io.Custom("FACE_TRACK")
@@ -136,13 +136,14 @@ def keep_out(**facts: Any) -> Any:
     )
 
 
-def paste() -> Any:
+def watermark() -> Any:
     return host.advanced(
         io.Combo.Input(
-            "paste",
-            options=list(PASTES),
-            default=Settings.paste,
-            tooltip="mouth: only the mouth region changes, its color is matched to the picture. reference: the seam of"
-            " the public code, which blends the whole face box.",
+            "watermark",
+            optional=True,
+            options=list(WATERMARKS),
+            default=Settings.watermark,
+            tooltip="Label the result as generated. metadata: a comment in the file. visible: also in a corner of the"
+            " picture.",
         )
     )

@@ -25,7 +25,6 @@ def how(extra: Sequence[Any] = (), facts: dict[str, Any] | None = None) -> list[
         inputs.fit(),
         inputs.face(),
         *inputs.sampling(),
-        inputs.paste(),
         *extra,
         io.Model.Input("model", **raw, tooltip="Instead of the checkpoint's U-Net."),
         io.Vae.Input("vae", **raw, tooltip="Instead of the checkpoint's VAE."),
@@ -71,10 +70,10 @@ class LatentSyncLipSync(io.ComfyNode):
     def execute(cls, images: Any, audio: Any, fps: float, checkpoint: str, **rest: Any) -> io.NodeOutput:
         rate_of(fps)  # known to be wrong before any face is looked for
         graph = host.graph()
-        fit, face, paste = (rest.pop(name) for name in ("fit", "face", "paste"))
+        fit, face = rest.pop("fit"), rest.pop("face")
         own = {name: rest.pop(name, None) for name in ("model", "vae", "audio_encoder")}
         use = parts(graph, checkpoint, rest.pop("resolution", 0), **own)
-        look = {"paste": paste, "grow": 0, "feather": 0, "match_color": True, "keep_out": rest.pop("keep_out", None)}
+        look = {"grow": 0, "feather": 0, "match_color": True, "keep_out": rest.pop("keep_out", None)}
         found = graph.node(
             "LatentSyncFindFaces", images=images, face=face, model=use["model"], resolution=0, preview_frame=0
         )
@@ -140,6 +139,7 @@ class LatentSyncVideo(io.ComfyNode):
                     " memory. The result is the same.",
                 )
             ),
+            inputs.watermark(),
             io.Combo.Input(
                 "save_to",
                 options=["temp", "output"],

@@ -18,15 +18,15 @@ from ..latentsync.timeline import Window, windows
 class FrameConditions:
     """What the network sees beside noise and sound, frame by frame; rides in the CONDITIONING under "latentsync".
 
-    mask: (1, h, w), 1 = keep. masked, reference: (F, C, h, w) latents as the VAE gives them, not scaled. stretch: (F,)
+    mask: (1, h, w), 1 = keep. masked, reference: (F, C, h, w) latents as the VAE gives them, not scaled. segment: (F,)
     int64, frames with one number are computed in windows together, -1 is not computed. first: (F,) int64, the first
-    frame of each frame's stretch. resolution: side of the crops in pixels.
+    frame of each frame's segment. resolution: side of the crops in pixels.
     """
 
     mask: Tensor
     masked: Tensor
     reference: Tensor
-    stretch: Tensor
+    segment: Tensor
     first: Tensor
     resolution: int
 
@@ -34,18 +34,18 @@ class FrameConditions:
     def frames(self) -> int:
         return len(self.masked)
 
-    def still(self) -> "FrameConditions":
-        """With each stretch's first frame as the reference for all of it."""
+    def with_first_reference(self) -> "FrameConditions":
+        """With each segment's first frame as the reference for all of it."""
         return dataclasses.replace(self, reference=self.reference[self.first], first=torch.arange(self.frames))
 
     def windows(self) -> list[Window]:
-        return plan(self.stretch)
+        return plan(self.segment)
 
     def spread(self, split: list[Window]) -> tuple["FrameConditions", Tensor]:
-        """The frames of these windows one after the other, each window a stretch of its own, and their indices."""
+        """The frames of these windows one after the other, each window a segment of its own, and their indices."""
         rows = torch.cat([torch.arange(w.start, w.stop) for w in split])
         number = torch.cat([torch.full((w.stop - w.start,), n) for n, w in enumerate(split)])
-        parts = {"masked": self.masked[rows], "reference": self.reference[rows], "stretch": number}
+        parts = {"masked": self.masked[rows], "reference": self.reference[rows], "segment": number}
         return dataclasses.replace(self, **parts, first=torch.arange(len(rows))), rows
 
     def channels(self, scale: Callable[[Tensor], Tensor]) -> Tensor:
@@ -54,11 +54,11 @@ class FrameConditions:
         return torch.cat((masks, scale(self.masked), scale(self.reference)), 1)
 
 
-def plan(stretch: Tensor) -> list[Window]:
+def plan(segment: Tensor) -> list[Window]:
     """Windows that cover every run of frames with one number of at least 0."""
     out: list[Window] = []
     start = 0
-    for number, run in groupby(stretch.tolist()):
+    for number, run in groupby(segment.tolist()):
         stop = start + len(list(run))
         out += windows(start, stop) if number >= 0 else []
         start = stop
@@ -85,11 +85,11 @@ class FrameUNet(UNet):
         timesteps: Tensor,
         context: Tensor,
         *,
-        stretch: Tensor,
+        segment: Tensor,
         transformer_options: dict[str, Any] | None = None,
         **_: Any,
     ) -> Tensor:
-        """x (N, 3C + 1, h, w), timesteps (N,), context (N, 50, D), stretch (N,) → (N, C, h, w).
+        """x (N, 3C + 1, h, w), timesteps (N,), context (N, 50, D), segment (N,) → (N, C, h, w).
 
         N frames, or twice as many where the host stacks the branches of the guidance. Frames that no window covers
         come out as zeros.
@@ -98,7 +98,7 @@ class FrameUNet(UNet):
         frames = len(x) // branches
         clip, sound = (t.unflatten(0, (branches, frames)) for t in (x, context))
         out = x.new_zeros(branches, frames, self.config.latent_channels, *x.shape[-2:])
-        for w in plan(stretch[:frames]):
+        for w in plan(segment[:frames]):
             self.between()
             made = run_unet(
                 self.window, clip[:, w.start : w.stop].transpose(1, 2), timesteps[0], sound[:, w.start : w.stop]

@@ -16,7 +16,7 @@ from latentsync.errors import UserError
 from latentsync.face.detect import FaceFinder
 from latentsync.models.unet import UNet, UNetConfig
 from latentsync.models.whisper import WhisperEncoder
-from latentsync.pipeline import Models
+from latentsync.weights.bundle import Models
 from latentsync.weights.convert import save_model
 from latentsync.weights.load import load_unet
 from latentsync.weights.registry import find
@@ -51,7 +51,7 @@ def tiny_checkpoint(
     latent_channels: int = 4,
     audio_dim: int = 384,
     prediction_type: str = "sample",
-    reference: str | None = None,
+    reference_mode: str | None = None,
     seed: int = 0,
 ) -> Path:
     """U-Net and VAE with random weights as one file, laid out and labelled like "nano"."""
@@ -73,7 +73,7 @@ def tiny_checkpoint(
             "version": "nano",
             "resolution": resolution,
             "prediction_type": prediction_type,
-            "reference": reference,
+            "reference_mode": reference_mode,
             "vae_groups": 8,
             "vae_scaling": 0.5,
         },
@@ -144,7 +144,7 @@ def tiny_models(folder: Path, *, whisper: WhisperEncoder | None = None, **checkp
     path = tiny_checkpoint(folder / "tiny.safetensors", **checkpoint)  # type: ignore[arg-type]
     unet = load_unet(path)
     finder = FaceFinder(face_model())
-    return Models(unet, load_vae(path), whisper or any_whisper(), finder, unet.info.resolution, "nano")
+    return Models(unet, load_vae(path), whisper or any_whisper(), finder, unet.config.resolution, "nano")
 
 
 def speech(seconds: float, rate: int = RATE, seed: int = 3) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..timeline import exact_rate
 from .mel import SAMPLE_RATE
 
 MIN_SECONDS = Fraction(3, 20)
@@ -65,6 +66,14 @@ def load_audio(path: str | os.PathLike[str], start: Fraction | None = None, dura
     return audio
 
 
+def from_waveform(waveform: Tensor | np.ndarray, sample_rate: int) -> Audio:
+    """Sound that is in memory, checked as load_audio does; see to_mono_16k."""
+    mono = to_mono_16k(waveform, sample_rate)
+    seconds = Fraction(np.shape(waveform)[-1]) / Fraction(sample_rate)
+    _check(mono, seconds, "The sound")
+    return Audio(mono, SAMPLE_RATE, seconds)
+
+
 def to_mono_16k(waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
     """(T,) or (C, T), any rate, to (T',) float32 at 16 kHz; channels are averaged."""
     sound = torch.as_tensor(waveform).detach().cpu()
@@ -95,18 +104,11 @@ def check_speech(waveform: Tensor, name: str = "The sound") -> None:
 
 def loudness(waveform: Tensor, fps: Rate, frames: int, sample_rate: int = SAMPLE_RATE) -> Tensor:
     """(frames,) RMS of each video frame's stretch in dB below full scale; FLOOR_DB where there is no sound."""
-    rate = _rational(fps)
+    rate = exact_rate(fps)
     edges = torch.tensor([_floor(i, sample_rate, rate) for i in range(frames + 1)]).clamp(max=len(waveform))
     energy = torch.cat([torch.zeros(1, dtype=torch.float64), waveform.double().square().cumsum(0)])[edges]
     power = energy.diff() / edges.diff().clamp(min=1)
     return (10 * power.clamp(min=1e-30).log10()).clamp(min=FLOOR_DB).float()
-
-
-def _rational(fps: Rate) -> Fraction:
-    """A float is taken as the decimal that was written: 29.97 is 2997/100."""
-    if not math.isfinite(fps) or fps <= 0:
-        raise UserError(f"The frame rate is {fps}; it must be a number above 0.")
-    return Fraction(str(fps)) if isinstance(fps, float) else Fraction(fps)
 
 
 def _floor(frame: int, rate: int, fps: Fraction) -> int:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .load import Rate, _check, _floor, _rational, to_mono_16k
+from ..timeline import exact_rate
+from .load import Rate, _check, _floor, to_mono_16k
 from .mel import HOP, MEL_RATE, SAMPLE_RATE, log_mel
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def encode_audio(waveform: Tensor, sample_rate: int, whisper: "WhisperEncoder", 
 
 def window_rows(fps: Rate, start: int, stop: int, length: int) -> Tensor:
     """(stop - start, 10) rows that frames start … stop hear: c - 4 … c + 5, c = int(i · 50 / fps), within the clip."""
-    rate = _rational(fps)
+    rate = exact_rate(fps)
     centers = torch.tensor([_floor(i, FEATURE_RATE, rate) for i in range(start, stop)], dtype=torch.long)
     return (centers[:, None] + torch.arange(-ROWS_BEFORE, WINDOW_ROWS - ROWS_BEFORE)).clamp(0, length - 1)
 

@@ -1,10 +1,9 @@
 """One long clip on many workers, joined to the same frames as a single run.
 
-Faces are found over the whole clip, once, by whoever joins. The windows are those of a single run; segments are runs of
-them, and a worker paints a segment exactly as the single run would have: with the whole sound, the same groups of
-windows, the reference of the stretch underway, and the latents that the windows before have left, made again from the
-frames that were encoded together then. It gives back what changed, cut out of each frame; the joiner lays that onto the
-frames it reads, in order, and encodes them.
+Faces are tracked over the whole clip once, by the merging process. A segment is a run of the windows of a single run. A
+window depends only on its own frames, the first frame of its shown segment and the whole speech, so a worker renders it
+exactly as the single run would. It returns the changed part of each frame; the merging process applies these patches to
+the frames it reads, in order, and encodes them.
 """
 
 import time
@@ -13,7 +12,6 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +20,31 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..face.aligned import shown_segments
 from ..face.detect import FaceFinder
 from ..face.track import FaceTrack
 from ..media.image import read_image
 from ..media.probe import VideoInfo
 from ..media.reader import VideoReader
-from ..media.source import ArraySource
+from ..media.source import ArraySource, Source
 from ..pipeline import (
-    Models,
-    Progress,
-    ProgressCallback,
-    Recent,
-    RenderedFrame,
+    Job,
     Report,
-    Source,
+    Timings,
+    TrackedFace,
     WindowRenderer,
-    follow,
     grouped,
-    in_order,
-    write_video,
+    make_report,
+    marked,
+    open_job,
+    track_face,
 )
-from ..settings import Settings
+from ..settings import Progress, ProgressCallback, Settings
 from ..timeline import Timeline, Window
+from ..weights.bundle import Models
 from ..weights.registry import find
 from .parallel.dispatch import Pool, map_calls
 from .parallel.worker import Call
-
-Batch = tuple[int, ...]
-"""Output frames whose source frames were encoded together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +54,6 @@ class Plan:
     source: VideoInfo | Path
     timeline: Timeline
     track: FaceTrack
-    segments: list[tuple[int, int]]
     speech: np.ndarray
     settings: Settings
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -67,17 +61,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Segment:
-    """Groups of windows that follow each other.
-
-    begins: frames at which a stretch begins in it. reference: the first frame of a stretch that began before.
-    held: source frames, oldest first, whose latents the windows before have left; each with the frames that were
-    encoded together then where this segment needs them, else with none.
-    """
+    """Groups of windows that follow each other. references: for each group, the first frame of its shown segment."""
 
     groups: tuple[tuple[Window, ...], ...]
-    begins: frozenset[int]
-    reference: int | None
-    held: tuple[tuple[int, Batch], ...]
+    references: tuple[int, ...]
 
     @property
     def start(self) -> int:
@@ -109,73 +96,39 @@ class RenderedSegment:
 
 
 def plan_segments(
-    timeline: Timeline, segments: Sequence[tuple[int, int]], *, seconds: float, window_batch: int, still: bool
+    segments: Sequence[tuple[int, int]], fps: Fraction, seconds: float, window_batch: int
 ) -> list[Segment]:
-    """Segments of at least so many painted seconds (the last has what is left), cut between groups of windows.
-
-    still: the network holds the first frame of a stretch as its reference, and starts each stretch afresh.
-    """
-    wanted = Fraction(str(seconds)) * timeline.fps  # the decimal that was written
-    cuts: list[Segment] = []
+    """Segments of at least `seconds` of rendered frames (the last has the rest), cut between groups of windows."""
+    wanted = Fraction(str(seconds)) * fps  # the decimal that was written
+    out: list[Segment] = []
     groups: list[tuple[Window, ...]] = []
+    references: list[int] = []
     frames = 0
-    history = _History(timeline, {start for start, _ in segments}, still)
     for start, stop in segments:
         for group in grouped(start, stop, window_batch):
             groups.append(tuple(group))
+            references.append(start)
             frames += group[-1].stop - group[0].keep
             if frames >= wanted:
-                cuts.append(history.segment(groups))
-                groups, frames = [], 0
-    return [*cuts, history.segment(groups)] if groups else cuts
+                out.append(Segment(tuple(groups), tuple(references)))
+                groups, references, frames = [], [], 0
+    return [*out, Segment(tuple(groups), tuple(references))] if groups else out
 
 
-class _History:
-    """Follows which source frames are remembered, and in whose company they were encoded; nothing is computed."""
-
-    def __init__(self, timeline: Timeline, begins: set[int], still: bool) -> None:
-        self.timeline, self.begins, self.still = timeline, begins, still
-        self.held: Recent[Batch] = Recent()
-        self.reference: int | None = None
-
-    def segment(self, groups: Sequence[tuple[Window, ...]]) -> Segment:
-        before, reference, used = Recent(self.held), self.reference, set()
-        for window in (window for group in groups for window in group):
-            used |= self._step(window, before)
-        held = tuple((source, batch if source in used else ()) for source, batch in before.items())
-        begins = frozenset(self.begins & {group[0].keep for group in groups})
-        return Segment(tuple(groups), begins, None if groups[0][0].keep in begins else reference, held)
-
-    def _step(self, window: Window, before: Recent[Batch]) -> set[int]:
-        """Live through a window; the source frames whose latents it takes from before the segment."""
-        if window.keep in self.begins:
-            self.reference = window.keep if self.still else None
-            if self.still:
-                self.held.clear()
-        first: dict[int, int] = {}
-        for i in range(window.keep, window.stop):
-            first.setdefault(self.timeline.source_index(i), i)
-        new = self.held.missing(first)
-        batch = tuple(first[source] for source in new)
-        self.held.renew(first, dict.fromkeys(new, batch))
-        shown = set(self.timeline.source_indices(window.start, window.stop))
-        # a batch is one object: what was encoded again since is not what was there before
-        return {source for source in shown if source in before and self.held[source] is before[source]}
-
-
-# ---- painting: the worker's side -----------------------------------------------------------------------------------
+# ---- the worker's side ---------------------------------------------------------------------------------------------
 
 
 class SegmentRenderer:
-    """Paints segments of one plan, in any order; holds what they share: the clip, the sound, the face's places."""
+    """Renders segments of one plan, in any order."""
 
-    def __init__(self, plan: Plan, models: Models, say: ProgressCallback) -> None:
-        self.plan, self.timeline = plan, plan.timeline
-        self.report = Report(settings=plan.settings, segments=plan.segments)
+    def __init__(self, plan: Plan, models: Models, on_progress: ProgressCallback) -> None:
+        self.plan, self.timeline, self.timings = plan, plan.timeline, Timings()
         self.reader = VideoReader(plan.source) if isinstance(plan.source, VideoInfo) else None
         self.source: Source = self.reader or ArraySource([read_image(plan.source)])  # type: ignore[arg-type]
         speech = torch.from_numpy(np.array(plan.speech))
-        self.painter = WindowRenderer(plan.timeline, plan.track, speech, models, plan.settings, self.report, say)
+        self.renderer = WindowRenderer(
+            plan.timeline, plan.track, speech, models, plan.settings, self.timings, on_progress
+        )
 
     def close(self) -> None:
         if self.reader is not None:
@@ -183,40 +136,30 @@ class SegmentRenderer:
 
     @torch.inference_mode()
     def render(self, segment: Segment) -> RenderedSegment:
-        self.report.seconds.clear()
+        self.timings.clear()
         start = time.perf_counter()
-        self._recall(segment)
         patches: list[Patch] = []
-        for group in segment.groups:
-            if group[0].keep in segment.begins:
-                self.painter.begin()
-            frames = self.source.read(self.timeline.source_indices(group[0].keep, group[-1].stop))
-            patches += [make_patch(*painted) for painted in self.painter.group(frames, list(group))]
-        seconds = dict(self.report.seconds)
-        other = time.perf_counter() - start - sum(seconds.values())  # mostly Whisper
-        return RenderedSegment(patches, seconds | {"other": other})
+        reference: tuple[int, Tensor | None] = (-1, None)
+        for group, first in zip(segment.groups, segment.references, strict=True):
+            if reference[0] != first:
+                reference = (
+                    first,
+                    self.renderer.encode_reference(self.renderer.crop(self._read(first, first + 1), first)[0]),
+                )
+            frames = self._read(group[0].start, group[-1].stop)
+            crops = self.renderer.crop(frames, group[0].start)
+            new = frames[group[0].keep - group[0].start :]
+            patches += [make_patch(*made) for made in self.renderer.render_windows(group, new, crops, reference[1])]
+        other = time.perf_counter() - start - sum(self.timings.values())  # mostly Whisper
+        return RenderedSegment(patches, {**self.timings, "other": other})
 
-    def _recall(self, segment: Segment) -> None:
-        """Put the painter where it would be had it painted everything before."""
-        painter = self.painter
-        painter.latents.clear()
-        painter.still = None
-        if segment.reference is not None:
-            painter.encode(self._crops((segment.reference,)))
-        made: dict[int, Tensor] = {}
-        for batch in dict.fromkeys(batch for _, batch in segment.held if batch):
-            sources = map(self.timeline.source_index, batch)
-            made |= dict(zip(sources, painter.encode(self._crops(batch)), strict=True))
-        unneeded = torch.empty(0)
-        painter.latents.update((source, made[source] if batch else unneeded) for source, batch in segment.held)
-
-    def _crops(self, frames: Batch) -> list[np.ndarray]:
-        shown = self.source.read(map(self.timeline.source_index, frames))
-        return [self.painter.clip.crop(frame, i) for i, frame in zip(frames, shown, strict=True)]
+    def _read(self, start: int, stop: int) -> list[np.ndarray]:
+        with self.timings.measure("read"):
+            return list(self.source.read(self.timeline.source_indices(start, stop)))
 
 
 def make_patch(frame: np.ndarray, mask: np.ndarray) -> Patch:
-    """What a painted frame has that its source has not: the box around its mask."""
+    """The part of a rendered frame that differs from its source: the box around its mask."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return Patch(0, 0, frame[:0, :0].copy())
@@ -224,7 +167,7 @@ def make_patch(frame: np.ndarray, mask: np.ndarray) -> Patch:
     return Patch(top, left, frame[top : rows[-1] + 1, left : columns[-1] + 1].copy())
 
 
-# ---- joining: the caller's side ------------------------------------------------------------------------------------
+# ---- the caller's side ------------------------------------------------------------------------------------
 
 
 def lipsync_segments(
@@ -240,85 +183,80 @@ def lipsync_segments(
 ) -> Report:
     """pipeline.lipsync_file by the workers of a pool, in segments of at least `seconds`: the same frames.
 
-    Report.seconds has the stages of all workers added up; what this process does (faces, write) runs beside them.
+    Report.timings has the stages of all workers added up; what this process does (track, write) runs beside them.
     Memory holds a few segments' patches, whatever the length. UserError as lipsync_file; a segment that fails ends it.
     """
     if seconds <= 0:
-        raise UserError(f"A segment of {seconds:g} s is too short; give a length above 0, such as 10.")
-    settings = settings or Settings()
-    report = Report(settings=settings, out=str(out))
-    joiner = SegmentMerger(Path(video), pool, seconds, retries, report, on_step or (lambda step: None))
-    with closing(joiner):
-        write_video(video, audio, out, joiner.tell, report)
-    return report
+        raise UserError(f"A segment cannot last {seconds:g} s; give a length above 0, such as 10.")
+    settings, timings = settings or Settings(), Timings()
+    facts = _describe(pool, retries)  # before the long pass over the faces: can the workers load the models?
+    settings = settings.resolved(Settings(steps=facts["default_steps"], guidance=facts["default_guidance"]))
+    with open_job(video, audio, out, settings) as job:
+        with closing(FaceFinder(find("face_landmarker.task"))) as finder:
+            tracked = track_face(job.source, job.timeline, finder, settings.face, timings, on_step)
+        merger = SegmentMerger(Path(video), pool, seconds, retries, settings, timings, on_step)
+        with closing(merger):
+            for frame in merger.frames(job, tracked):
+                with timings.measure("write"):
+                    job.writer.write(marked(frame, settings))
+    return make_report(job.timeline, tracked, facts["checkpoint"], settings, timings, out)
+
+
+def _describe(pool: Pool, retries: int) -> dict[str, Any]:
+    for _, outcome in map_calls([Call("describe")], pool, retries=retries):
+        if outcome.status == "done":
+            return outcome.value
+        raise UserError(f"A worker did not answer: {outcome.error}")
+    raise UserError("There is no worker to render the segments; give at least one.")
 
 
 @dataclass
 class SegmentMerger:
+    """Output frames in order, with the patches that the workers of a pool return applied."""
+
     video: Path
     pool: Pool
     seconds: float
     retries: int
-    report: Report
-    say: ProgressCallback
+    settings: Settings
+    timings: Timings
+    on_progress: ProgressCallback | None = None
     patches: Generator[Patch, None, None] | None = None
     handle: Any = None
 
     def close(self) -> None:
-        """Nothing may be painted any more, whatever ended the writing."""
+        """Stop all rendering, whatever ended the writing."""
         if self.patches is not None:
             self.patches.close()
             self.pool.release(self.handle)
 
-    def tell(self, source: Source, timeline: Timeline, speech: Tensor) -> Iterator[RenderedFrame]:
-        facts = self._ask()  # before the long pass over the faces: can the workers load the models?
-        own = Settings(steps=facts["default_steps"], guidance=facts["default_guidance"])
-        self.report.settings = self.report.settings.resolved(own)
-        with closing(FaceFinder(find("face_landmarker.task"))) as finder:
-            track = follow(source, timeline, finder, self.report, self.say, {})
-        self.report.checkpoint = facts["checkpoint"]
-        place = source.info if isinstance(source, VideoReader) else self.video
-        plan = Plan(place, timeline, track, self.report.segments, speech.numpy(), self.report.settings)
-        segments = plan_segments(
-            timeline,
-            plan.segments,
-            seconds=self.seconds,
-            window_batch=self.report.settings.window_batch,
-            still=facts["first_frame_reference"],
+    def frames(self, job: Job, tracked: TrackedFace) -> Iterator[np.ndarray]:
+        timeline = job.timeline
+        place = job.source.info if isinstance(job.source, VideoReader) else self.video
+        shown = shown_segments(timeline, tracked.track)
+        self.handle = self.pool.share(Plan(place, timeline, tracked.track, job.speech.numpy(), self.settings))
+        self.patches = self._rendered(
+            plan_segments(shown, timeline.fps, self.seconds, self.settings.window_batch),
         )
-        self.handle = self.pool.share(plan)
-        self.patches = self._painted(segments)
-        yield from in_order(source, timeline, self.report, partial(apply_patches, self.patches))
+        repainted = {i for start, stop in shown for i in range(start, stop)}
+        for i, frame in enumerate(job.source.read(timeline.source_indices())):
+            yield apply_patch(frame, next(self.patches)) if i in repainted else frame
 
-    def _ask(self) -> dict[str, Any]:
-        for _, outcome in map_calls([Call("describe")], self.pool, retries=self.retries):
-            if outcome.status == "done":
-                return outcome.value
-            raise UserError(f"A worker did not answer: {outcome.error}")
-        raise UserError("There is no worker to paint the segments; give at least one.")
-
-    def _painted(self, segments: Sequence[Segment]) -> Generator[Patch, None, None]:
+    def _rendered(self, segments: Sequence[Segment]) -> Generator[Patch, None, None]:
         calls = [Call("render", (self.handle, segment)) for segment in segments]
-        size = self.report.settings.window_batch
-        total = self.report.settings.steps * sum(len(w) for run in self.report.segments for w in grouped(*run, size))
-        done = 0
+        done, steps = 0, [self.settings.steps * sum(map(len, segment.groups)) for segment in segments]
         for pending, outcome in map_calls(calls, self.pool, retries=self.retries, ordered=True):
             if outcome.status != "done":
                 raise UserError(f"Segment {pending.index + 1} of {len(calls)} could not be rendered: {outcome.error}")
-            for stage, spent in outcome.value.seconds.items():
-                self.report.seconds[stage] = self.report.seconds.get(stage, 0.0) + spent
-            done += self.report.settings.steps * sum(map(len, segments[pending.index].groups))
-            self.say(Progress("sample", done, total))
+            self.timings.add(outcome.value.seconds)
+            done += steps[pending.index]
+            if self.on_progress:
+                self.on_progress(Progress("sample", done, sum(steps)))
             yield from outcome.value.patches
 
 
-def apply_patches(
-    patches: Iterator[Patch], frames: Iterator[np.ndarray], start: int, stop: int
-) -> Iterator[RenderedFrame]:
-    """The frames of a stretch with the next patches on them."""
-    nothing = np.zeros((0, 0), np.float32)
-    for _ in range(start, stop):
-        frame, patch = next(frames).copy(), next(patches)
-        height, width = patch.pixels.shape[:2]
-        frame[patch.top : patch.top + height, patch.left : patch.left + width] = patch.pixels
-        yield frame, nothing
+def apply_patch(frame: np.ndarray, patch: Patch) -> np.ndarray:
+    out = frame.copy()
+    height, width = patch.pixels.shape[:2]
+    out[patch.top : patch.top + height, patch.left : patch.left + width] = patch.pixels
+    return out

@@ -12,7 +12,7 @@ from .jobs import Job
 from .parallel.worker import BaseWorker
 
 if TYPE_CHECKING:
-    from ..pipeline import Models
+    from ..weights.bundle import Models
     from .segments import Plan, RenderedSegment, Segment, SegmentRenderer
 
 
@@ -37,7 +37,7 @@ class ModelSpec:
         import torch
 
         from ..models.device import pick_device, pick_dtype
-        from ..pipeline import load_models
+        from ..weights.bundle import load_models
 
         if self.threads:
             torch.set_num_threads(self.threads)  # set only for processes that are ours
@@ -89,7 +89,6 @@ class LipSyncWorker(BaseWorker):
         return {
             "checkpoint": models.name,
             "resolution": models.resolution,
-            "first_frame_reference": models.first_frame_reference,
             "default_steps": models.defaults.steps,
             "default_guidance": models.defaults.guidance,
             "device": str(models.device),

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UserError
-from ..settings import MARKS, Settings
+from ..settings import WATERMARKS, Settings
 from ..webapp.config import AppSettings, Limits
 from . import options
 from .queue import Header, parse_header
@@ -57,7 +57,7 @@ Mark = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help=f"How every result says that its lips were made ({', '.join(MARKS)}); none leaves it to the visitors.",
+        help=f"Label every result as generated ({', '.join(WATERMARKS)}); none leaves it to the users.",
         rich_help_panel=_LIMITS,
     ),
 ]
@@ -96,7 +96,7 @@ def app(
     waiting: Waiting = Limits.waiting,
     keep: Keep = Limits.keep,
     samples: Samples = None,
-    mark: Mark = Settings.mark,
+    mark: Mark = Settings.watermark,
     checkpoints: Checkpoints = None,
     server: Server = None,
     header: Header = None,
@@ -126,7 +126,7 @@ def app(
         local=local,
         server=server,
         headers=dict(map(parse_header, header or ())),
-        mark=Settings(mark=mark).mark,
+        mark=Settings(watermark=mark).watermark,
     )
     code = serve(settings, Place(host, port, base, share), typer.echo, lambda url: _ready(url, browser))
     raise typer.Exit(code)

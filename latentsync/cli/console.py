@@ -24,8 +24,9 @@ from rich.table import Table
 from ..errors import UserError
 
 if TYPE_CHECKING:
-    from ..pipeline import Progress as Done
-    from ..pipeline import ProgressCallback, Report
+    from ..pipeline import Report
+    from ..settings import Progress as Done
+    from ..settings import ProgressCallback
 
 MARKS = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "missing": "[red]missing[/red]"}
 LARGE = 1_000_000_000

@@ -15,7 +15,7 @@ from ..face.detect import FaceFinder, mouth_opening
 from ..face.track import FaceTrack, choose, find_tracks
 from ..media.probe import probe
 from ..media.reader import VideoReader
-from ..media.watermark import write
+from ..media.watermark import draw_text
 
 COLUMNS, ROWS = 8, 3
 TILE = 160
@@ -112,7 +112,7 @@ def compose(
 def _labelled(tile: np.ndarray, text: str) -> np.ndarray:
     """The time in the lower left corner."""
     tile = np.array(tile)
-    write(tile, text, 6, 7, 0.42)
+    draw_text(tile, text, 6, 7, 0.42)
     return tile
 
 

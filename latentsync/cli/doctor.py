@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..weights.locations import command
+from ..files import command
 
 if TYPE_CHECKING:
     from ..weights.registry import ModelEntry

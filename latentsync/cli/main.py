@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .. import __version__
+from .. import __version__, files
 from ..errors import UserError
 from ..settings import Settings
-from ..weights import locations as surroundings
 from . import eval as cli_eval
 from . import options
 from .app import app as web_app
@@ -26,7 +25,8 @@ from .queue import queue
 from .train import train
 
 if TYPE_CHECKING:
-    from ..pipeline import Models, Report
+    from ..pipeline import Report
+    from ..weights.bundle import Models
     from ..weights.registry import ModelEntry
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -62,7 +62,7 @@ app = typer.Typer(
 
 def main() -> None:
     """The console script. A run that is told to terminate cleans up like an interrupted one."""
-    surroundings.in_terminal = True
+    files.in_terminal = True
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -96,14 +96,13 @@ def run(
     audio: options.Audio = None,
     report: options.Json = None,
     sheet: options.Sheet = None,
-    mark: options.Mark = Settings.mark,
+    watermark: options.Watermark = Settings.watermark,
     checkpoint: options.Checkpoint = "nano",
     steps: options.Steps = Settings.steps,
     guidance: options.Guidance = Settings.guidance,
     solver: options.Solver = Settings.solver,
     seed: options.Seed = Settings.seed,
     resolution: options.Resolution = None,
-    paste: options.Paste = Settings.paste,
     fit: options.Fit = Settings.fit,
     face: options.Face = Settings.face,
     still_fps: options.StillFps = Settings.still_fps,
@@ -137,10 +136,9 @@ def run(
         seed=seed,
         fit=fit,
         face=face,
-        paste=paste,
         window_batch=window_batch,
         still_fps=still_fps,
-        mark=mark,
+        watermark=watermark,
     )
     source = _source(video, image)
     _check_names(source, audio, out, report, sheet)
@@ -204,7 +202,7 @@ def _models(
 
     with waiting(f"loading {checkpoint}"):
         from ..models.device import pick_device, pick_dtype
-        from ..pipeline import load_models
+        from ..weights.bundle import load_models
 
         where = pick_device(device)
         kind = pick_dtype(dtype, where)

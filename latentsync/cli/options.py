@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..settings import FITS, MARKS, PASTES, SOLVERS
+from ..settings import FITS, SOLVERS, WATERMARKS
 
 _IN = "What goes in and out"
 _LOOK = "How the mouth is made"
@@ -29,12 +29,12 @@ Json = Annotated[Path | None, _option(_IN, "--json", "Also write what was done a
 Sheet = Annotated[
     Path | None, _option(_IN, "--sheet", "Also draw a contact sheet of the result (.png, .jpg).", "PICTURE")
 ]
-Mark = Annotated[
+Watermark = Annotated[
     str,
     _option(
         _IN,
-        "--mark",
-        f"Say that the lips were made ({', '.join(MARKS)}): in the file's metadata, or in a corner of the picture too.",
+        "--watermark",
+        f"Label the result as generated ({', '.join(WATERMARKS)}): in the file's metadata, or visibly in a corner too.",
         "NAME",
     ),
 ]
@@ -82,13 +82,6 @@ Resolution = Annotated[
         show_default=_THEIRS,
     ),
 ]
-Paste = Annotated[
-    str,
-    _option(
-        _LOOK, "--paste", f"{' or '.join(PASTES)}: repaint the mouth only, or paste as the public code does.", "NAME"
-    ),
-]
-
 Fit = Annotated[
     str,
     _option(

@@ -129,7 +129,7 @@ def sync_track(
     if isinstance(net, ChungSyncNet):
         faces = chung_crops(read(shown), track)
     else:
-        faces = AlignedFace.whole(track, StableJudge(net, speech, vae).side).crops(read(shown))
+        faces = AlignedFace.from_track(track, StableJudge(net, speech, vae).side).crops(read(shown))
     counted = _Counted(faces, len(shown))
     return sync_offset(net, counted, speech, segments=track.segments, vae=vae, batch=batch, on_step=on_step)
 

@@ -1,4 +1,4 @@
-"""One person's face over the frames that are worked on: where each crop lies, and how it comes back into its frame."""
+"""One face over the output frames: where each crop lies, and how it is pasted back."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -32,7 +32,7 @@ class AlignedFace:
     _known: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def whole(cls, track: FaceTrack, resolution: int, fps: Fraction = UNTIMED) -> "AlignedFace":
+    def from_track(cls, track: FaceTrack, resolution: int, fps: Fraction = UNTIMED) -> "AlignedFace":
         """Every source frame once."""
         return cls(track, Timeline(fps, track.frames, track.frames, "trim"), resolution)
 
@@ -52,7 +52,7 @@ class AlignedFace:
 
     @cached_property
     def segments(self) -> list[tuple[int, int]]:
-        """Half-open runs of frames that are repainted together."""
+        """Half-open runs of output frames that are rendered together."""
         return shown_segments(self.timeline, self.track)
 
     @cached_property
@@ -72,12 +72,9 @@ class AlignedFace:
         return first
 
     @cached_property
-    def weights(self) -> np.ndarray:
+    def opacity(self) -> np.ndarray:
         """(F,) float32: how strongly each frame is repainted, 0 without the face, rising over a few frames."""
         return fade(self.track.segments, self.track.frames, cuts=self.track.cuts)[self.source_indices]
-
-    def weight(self, i: int) -> float:
-        return float(self.weights[i])
 
     def matrices(self, side: int | None = None) -> np.ndarray:
         """(F, 2, 3): what takes each frame to a crop of this side; see align_matrices. Held where there is no face."""
@@ -111,7 +108,7 @@ class AlignedFace:
         if reference:
             keep = mouth_mask(side)[..., None] > 0.5
             crop = np.where(keep, self.crop(frame, i, side), crop)
-        weight = 1.0 if reference else self.weight(i)
+        weight = 1.0 if reference else float(self.opacity[i])
         return paste(frame, crop, self.matrix(i, side), resolution=side, weight=weight, reference=reference)
 
     def layer(self, frame: np.ndarray, crop: np.ndarray, i: int, look: Look) -> Layer | None:
@@ -119,13 +116,13 @@ class AlignedFace:
         if self.segment_index[i] < 0:
             return None
         side = len(crop)
-        return layer(frame, crop, self.matrix(i, side), resolution=side, weight=self.weight(i), look=look)
+        return layer(frame, crop, self.matrix(i, side), resolution=side, weight=float(self.opacity[i]), look=look)
 
-    def fitted(self, timeline: Timeline) -> "AlignedFace":
-        """This clip's frames in another order: timeline.source_frames are its own."""
+    def retimed(self, timeline: Timeline) -> "AlignedFace":
+        """These frames in another order: timeline.source_frames are its own."""
         if timeline.source_frames != self.frames:
             raise ValueError(f"a timeline over {timeline.source_frames} frames for a clip of {self.frames}")
-        track = self.track if self._plain else _played(self)
+        track = self.track if self._plain else _as_shown(self)
         return replace(self, track=track, timeline=timeline)
 
     @property
@@ -150,7 +147,7 @@ def shown_segments(timeline: Timeline, track: FaceTrack) -> list[tuple[int, int]
     return runs
 
 
-def _played(clip: AlignedFace) -> FaceTrack:
+def _as_shown(clip: AlignedFace) -> FaceTrack:
     """The track as the clip's own timeline shows it, as if it had been followed there."""
     track, shown = clip.track, clip.source_indices
     cut = np.isin(np.maximum(shown[1:], shown[:-1]), track.cuts) & (shown[1:] != shown[:-1])

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from ..errors import UserError
-from ..weights.locations import getting
+from ..files import getting
 
 # fmt: off
 MESH_TO_68 = (

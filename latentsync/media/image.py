@@ -1,4 +1,4 @@
-"""Still pictures."""
+"""Still images."""
 
 from pathlib import Path
 

@@ -1,29 +1,29 @@
-"""Saying of a result that it was made: words in the file's metadata and, where asked for, in the picture."""
+"""Labels a result as generated: a comment in the file's metadata and, on request, text in the picture."""
 
 import cv2
 import numpy as np
 
 COMMENT = "AI-generated lip sync: the mouth in this video was made by a neural network (LatentSync)."
 """The metadata field "comment" of every container that is written; players and `ffprobe` show it."""
-WORDS = "AI lip sync"
-HEIGHT, LEAST, WIDEST = 0.03, 9, 0.5
+TEXT = "AI lip sync"
+HEIGHT, MIN_HEIGHT, MAX_WIDTH = 0.03, 9, 0.5
 """Of the letters: height as a share of the picture's shorter side, pixels at least; the line's share of the width."""
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def drawn(frame: np.ndarray) -> np.ndarray:
+def draw_watermark(frame: np.ndarray) -> np.ndarray:
     """A copy of a frame (H, W, 3) uint8 with the words in its lower left corner."""
     height, width = frame.shape[:2]
-    (long, high), _ = cv2.getTextSize(WORDS, _FONT, 1.0, 1)
-    scale = min(max(LEAST, HEIGHT * min(height, width)) / high, WIDEST * width / long)
+    (long, high), _ = cv2.getTextSize(TEXT, _FONT, 1.0, 1)
+    scale = min(max(MIN_HEIGHT, HEIGHT * min(height, width)) / high, MAX_WIDTH * width / long)
     out = frame.copy()
     margin = round(high * scale * 0.8)
     corner = out[height - round(3 * high * scale) :, : 2 * margin + round(1.2 * long * scale)]
-    write(corner, WORDS, margin, margin, scale)
+    draw_text(corner, TEXT, margin, margin, scale)
     return out
 
 
-def write(picture: np.ndarray, text: str, left: int, below: int, scale: float) -> None:
+def draw_text(picture: np.ndarray, text: str, left: int, below: int, scale: float) -> None:
     """Text onto (H, W, 3) uint8, white on black edges so that it can be read on anything; left, below: free pixels.
 
     The edges are not a second, thicker line of cv2.putText: OpenCV 5 draws no thicker letters.

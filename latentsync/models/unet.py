@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import UserError
+from ..settings import GUIDANCE, STEPS
 
 HEADS = 8  # the published configs call this attention_head_dim; it is the number of heads
 GROUPS = 32  # of all published weights; shapes do not tell it, so small models of ours say theirs in metadata
@@ -31,8 +32,12 @@ Ops = ModuleType | Any
 class UNetConfig:
     """Everything that differs between LatentSync U-Nets. cross: which down blocks attend (up blocks mirror them).
 
+    The fields from `groups` on (STATED) cannot be read from the tensors; the defaults are the published weights'.
     residual: what it predicts is added to the reference's latents, and around the lips only. The published ones do not;
     a small one that does keeps the looks of people it has never seen.
+    prediction_type: epsilon, sample (the clean latents) or v_prediction. reference_mode: per_frame, or first_frame
+    where one reference frame serves a whole segment. resolution: side of the crops in pixels, 0: not stated.
+    default_steps, default_guidance: what suits the weights.
     """
 
     widths: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -43,6 +48,11 @@ class UNetConfig:
     motion: Motion = "all"
     groups: int = GROUPS
     residual: bool = False
+    prediction_type: str = "epsilon"
+    reference_mode: str = "per_frame"
+    resolution: int = 0
+    default_steps: int = STEPS
+    default_guidance: float = GUIDANCE
 
     @property
     def in_channels(self) -> int:
@@ -52,6 +62,9 @@ class UNetConfig:
     @property
     def time_width(self) -> int:
         return 4 * self.widths[0]
+
+
+STATED = ("groups", "residual", "prediction_type", "reference_mode", "resolution", "default_steps", "default_guidance")
 
 
 @lru_cache
@@ -378,11 +391,8 @@ class UNet(nn.Module):
     """unet(sample (B, 3C+1, F, h, w), timestep, audio (B, F, 50, D)) → (B, C, F, h, w).
 
     sample: [noisy C | keep-mask 1 | masked C | reference C] latents; h and w divisible by 2^(levels - 1);
-    F at most POSITIONS where there are motion modules. timestep: a number or (B,). info: the FileInfo of the file
-    that the weights came from, None where they came from elsewhere.
+    F at most POSITIONS where there are motion modules. timestep: a number or (B,).
     """
-
-    info: Any = None
 
     def __init__(self, config: UNetConfig, ops: Ops = nn) -> None:
         super().__init__()

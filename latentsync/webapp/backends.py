@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ..comfy_client.client import ComfyClient
     from ..comfy_client.events import Event
     from ..comfy_client.prompt import Prompt
-    from ..pipeline import Models, Progress
+    from ..settings import Progress
+    from ..weights.bundle import Models
 
 PUBLISHED = ("1.5", "1.6")
 ASK_EVERY = 0.2
@@ -106,7 +107,7 @@ class LocalEngine:
 
     def _models(self, checkpoint: str) -> "Models":
         from ..models.device import pick_device, pick_dtype
-        from ..pipeline import load_models
+        from ..weights.bundle import load_models
 
         if self._loaded is None or self._loaded[0] != checkpoint:
             self.close()
@@ -145,7 +146,7 @@ class ComfyServer:
         try:
             return await asyncio.wait_for(self._ask(), PATIENCE)
         except asyncio.TimeoutError:
-            raise UserError(f"{self._client().shown} did not answer within {PATIENCE:g} s; is it running?") from None
+            raise UserError(f"{self._client().display_url} did not answer within {PATIENCE:g} s; is it running?") from None
 
     async def _ask(self) -> list[str]:
         from ..comfy_client.prompt import declared
@@ -153,7 +154,7 @@ class ComfyServer:
         async with self._client() as client:
             info = await client.describe(["LatentSyncVideo"])
             if "LatentSyncVideo" not in info:
-                raise UserError(f"ComfyUI at {client.shown} lacks the LatentSync nodes; install the pack there.")
+                raise UserError(f"ComfyUI at {client.display_url} lacks the LatentSync nodes; install the pack there.")
             kind, rules = declared(info, "LatentSyncVideo")["checkpoint"]
             return [str(one) for one in (kind if isinstance(kind, list) else rules.get("options", []))]
 
@@ -177,7 +178,7 @@ class ComfyServer:
         if wish.voice is not None:
             files["Voice.audio"] = wish.voice
         async with self._client() as client:
-            if wish.settings.mark != "none":
+            if wish.settings.watermark != "none":
                 await _check_marks(client)
             result = await client.run(prompt_for(wish), inputs=files, on_event=_Listener(job))
             video = next((one for one in result.files if one.title == "Result"), None)
@@ -196,7 +197,7 @@ async def _check_marks(client: "ComfyClient") -> None:
     from ..comfy_client.prompt import declared
 
     info = await client.describe(["LatentSyncVideo"])
-    if "mark" not in declared(info, "LatentSyncVideo"):
+    if "watermark" not in declared(info, "LatentSyncVideo"):
         raise UserError("The nodes of this ComfyUI cannot mark a video; choose no mark, or let this computer do it.")
 
 
@@ -215,14 +216,13 @@ def prompt_for(wish: Wish) -> "Prompt":
         "steps": how.steps,
         "guidance": how.guidance,
         "solver": how.solver,
-        "paste": how.paste,
         "still_fps": how.still_fps,
         "window_batch": how.window_batch,
         "save_to": "temp",
         "filename_prefix": "video/LatentSync",
     }
-    if how.mark != "none":
-        make["mark"] = how.mark
+    if how.watermark != "none":
+        make["watermark"] = how.watermark
     save = {"video": ["3", 0], "filename_prefix": "video/LatentSync", "format": "auto", "codec": "auto"}
     prompt: Prompt = {
         "1": face | {"_meta": {"title": "Face"}},

@@ -62,7 +62,7 @@ class AppSettings:
     local: bool = True
     server: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    mark: str = Settings.mark
+    mark: str = Settings.watermark
 
     def to_text(self) -> str:
         return json.dumps(dataclasses.asdict(self))

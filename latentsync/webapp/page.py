@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..settings import FITS, MARKS, SOLVERS, Settings
+from ..settings import FITS, SOLVERS, WATERMARKS, Settings
 from ..weights.load import default_settings
 from ..weights.registry import ASSETS
 from .backends import Made
@@ -325,12 +325,12 @@ class Page:
         mark = self.studio.settings.mark
         if mark == "none":
             mark = st.selectbox(
-                "Mark that the lips were made by a machine", list(MARKS), key="mark",
+                "Mark that the lips were made by a machine", list(WATERMARKS), key="mark",
                 format_func=MARK_WORDS.__getitem__, disabled=busy,
             )  # fmt: skip
         shot = visitor.shot
         face = shot.point(visitor.picked) if shot is not None and shot.boxes else usual.face
-        return Settings(int(steps), float(guidance), solver, int(seed), fit, face, mark=mark)
+        return Settings(int(steps), float(guidance), solver, int(seed), fit, face, watermark=mark)
 
     # 4 · the run
 

@@ -80,7 +80,7 @@ class Studio:
             raise UserError("There is no such model here; choose one of the list.")
         if order.settings.steps > self.limits.steps:
             raise UserError(f"At most {self.limits.steps} steps are taken here.")
-        if self.settings.mark not in ("none", order.settings.mark):
+        if self.settings.mark not in ("none", order.settings.watermark):
             raise UserError("Every result is marked here; load the page again.")
         voice = None if order.own_sound or visitor.voice is None else visitor.voice.path
         out, still = new_name(visitor.folder), face.kind == "picture"

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import UserError
-from ..models.unet import config_from_tensors
+from ..models.unet import STATED, config_from_tensors
 from .download import sha256
 from .files import (
     Progress,
@@ -19,7 +19,7 @@ from .files import (
     write_safetensors,
 )
 from .identify import PREDICTIONS, FileInfo, _entry_of_size, _unet_part, identify
-from .load import DTYPES, _locate
+from .load import DTYPES, locate
 
 
 def save_model(
@@ -57,7 +57,7 @@ def convert(
     resolution and version: for a U-Net that neither its size nor its metadata tells. The source is checked by its
     SHA-256 where that is known. Raises UserError; `dst` is complete or untouched.
     """
-    path, dst = _locate(src), Path(dst)
+    path, dst = locate(src), Path(dst)
     if dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
     if dst.suffix != ".safetensors":
@@ -96,7 +96,7 @@ def _unet_facts(shapes: Mapping[str, Shape]) -> dict[str, object]:
         "latent_channels": config.latent_channels,
         "vae_scaling": 0.18215,
         "vae_shift": 0.0,
-        "config": json.dumps(dataclasses.asdict(config)),
+        "config": json.dumps({key: value for key, value in dataclasses.asdict(config).items() if key not in STATED}),
     }
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import getting
 from .files import Progress, write_safetensors
-from .locations import getting
 from .registry import ModelEntry, Source, find, get, human_size, model_folders
 
 TIMEOUT = 30.0  # seconds without an answer

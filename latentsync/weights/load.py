@@ -1,4 +1,4 @@
-"""What a weight file is, and loading, converting and saving U-Nets.
+"""Loading U-Nets.
 
 Our safetensors files carry these metadata, all of them text (readers must bear with any that is absent):
 
@@ -13,8 +13,8 @@ Our safetensors files carry these metadata, all of them text (readers must bear 
     vae_groups       GroupNorm groups of the VAE and of the U-Net where they are not 32, which shapes do not tell
     unet_groups
     unet_residual    "reference" where the U-Net's output is to be added to the reference's latents, around the lips
-    reference        "still" where one reference frame serves a whole stretch of frames; else each frame is its own
-    default_steps      solver steps and guidance that suit the weights, where they are not the usual ones
+    reference_mode   "first_frame" where one reference frame serves a whole segment; else "per_frame"
+    default_steps    solver steps and guidance that suit the weights, where they are not 20 and 1.5
     default_guidance
     latent_rgb       JSON, a row (R, G, B) for each latent channel and one for the bias: latents to a rough picture in
                      [-1, 1], for previews
@@ -34,7 +34,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models.unet import UNet, UNetConfig, config_from_tensors
-from ..settings import GUIDANCE, STEPS, Settings
+from ..settings import Settings
 from .files import (
     mismatch,
     our_metadata,
@@ -51,20 +51,16 @@ _COPY_BELOW = 512_000_000  # bytes; bigger ones stay mapped from the file instea
 def default_settings(checkpoint: str | os.PathLike[str]) -> Settings:
     """The defaults, with the steps and the guidance that a checkpoint asks for if it is on this machine."""
     try:
-        return settings_of(our_metadata(_locate(checkpoint)))
-    except UserError:
+        path = locate(checkpoint)
+    except UserError:  # it is not here
         return settings_of({})
+    return settings_of(our_metadata(path) if path.exists() else {})
 
 
 def settings_of(metadata: Mapping[str, Any]) -> Settings:
-    """The same from a checkpoint's metadata; what makes no sense there counts as not stated."""
-    try:
-        stated = Settings(
-            steps=int(metadata.get("default_steps", STEPS)), guidance=float(metadata.get("default_guidance", GUIDANCE))
-        )
-    except ValueError:  # a UserError is one
-        stated = Settings()
-    return stated.resolved(Settings(steps=STEPS, guidance=GUIDANCE))
+    """The same from a checkpoint's metadata. UserError where the numbers there make no sense."""
+    config = _stated(UNetConfig(), metadata)
+    return Settings(steps=config.default_steps, guidance=config.default_guidance)
 
 
 def load_unet(
@@ -77,31 +73,62 @@ def load_unet(
 ) -> UNet:
     """A U-Net from "nano", "1.5", "1.6" or a file, every tensor accounted for, in eval mode, without gradients.
 
-    The module's `info` is the FileInfo; its resolution is `resolution` when given, else the file's (None when neither
-    says: a re-saved 1.5 and 1.6 look alike). build makes the empty module: a host has layers of its own.
+    Its `config.resolution` is `resolution` when given, else the file's (0 when neither says: a re-saved 1.5 and 1.6
+    look alike). build makes the empty module: a host has layers of its own.
     Raises UserError when the file is anything else or not complete.
     """
-    path = _locate(name_or_path)
+    path = locate(name_or_path)
     info = identify(path)
     check_is_unet(info)
-    if resolution is not None:
-        info = dataclasses.replace(info, resolution=resolution)
     state = _unet_part(read_tensors(path))
     config = config_of(state, info)
+    if resolution is not None:
+        config = dataclasses.replace(config, resolution=resolution)
     small = sum(tensor.numel() * tensor.element_size() for tensor in state.values()) < _COPY_BELOW
     state = {key: tensor.to(device, dtype, copy=small) for key, tensor in state.items()}
     with torch.device("meta"):
         unet = build(config)
     load_state(unet, state)
-    object.__setattr__(unet, "info", info)
     return unet.eval().requires_grad_(False)
 
 
 def config_of(state: Mapping[str, Tensor], info: FileInfo) -> UNetConfig:
     """The architecture: from names and shapes of the tensors, and from the metadata what these do not tell."""
-    config = config_from_tensors(shapes_of(state))
-    groups = int(info.metadata.get("unet_groups", config.groups))
-    return dataclasses.replace(config, groups=groups, residual="unet_residual" in info.metadata)
+    config = _stated(config_from_tensors(shapes_of(state)), info.metadata)
+    return dataclasses.replace(config, resolution=info.resolution or 0)
+
+
+OLD_KEYS = {"usual_steps": "default_steps", "usual_guidance": "default_guidance", "reference": "reference_mode"}
+OLD_VALUES = {"still": "first_frame"}
+"""Metadata as files of before version 0.2 spell it."""
+
+
+def _stated(config: UNetConfig, metadata: Mapping[str, Any]) -> UNetConfig:
+    """With what a file's metadata state beside the tensors. UserError where that makes no sense."""
+    stated = {OLD_KEYS.get(key, key): OLD_VALUES.get(str(value), str(value)) for key, value in metadata.items()}
+    mode = stated.get("reference_mode", config.reference_mode)
+    try:
+        steps = int(stated.get("default_steps", config.default_steps))
+        guidance = float(stated.get("default_guidance", config.default_guidance))
+        groups = int(stated.get("unet_groups", config.groups))
+    except ValueError as error:
+        raise UserError(
+            f"The file's metadata (default_steps, default_guidance, unet_groups) hold no number: {error}."
+        ) from error
+    if not 1 <= steps <= 1000 or not 0 < guidance <= 20 or groups < 1 or mode not in ("per_frame", "first_frame"):
+        raise UserError(
+            f"The file states default_steps {steps}, default_guidance {guidance:g}, unet_groups {groups} and"
+            f" reference_mode {mode!r}; wanted are 1 to 1000, up to 20, at least 1, and per_frame or first_frame."
+        )
+    return dataclasses.replace(
+        config,
+        groups=groups,
+        residual="unet_residual" in stated,
+        prediction_type=stated.get("prediction_type") or config.prediction_type,
+        reference_mode=mode,
+        default_steps=steps,
+        default_guidance=guidance,
+    )
 
 
 def load_state(unet: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -111,7 +138,8 @@ def load_state(unet: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
     unet.load_state_dict(dict(state), strict=True, assign=True)
 
 
-def _locate(name_or_path: str | os.PathLike[str]) -> Path:
+def locate(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file of a registered name, else the path itself."""
     path = Path(name_or_path)
     if isinstance(name_or_path, str) and not path.is_file() and is_registered(name_or_path):
         return find(name_or_path)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import comfyui_models, getting
 from .files import our_metadata
-from .locations import comfyui_models, getting
 
 ASSETS = Path(__file__).parents[1] / "assets"
 NANO_FILE = "nano.safetensors"

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..files import getting
 from ..models.vae import GROUPS, SCALING, VAE
 from ..weights.files import Shape, mismatch, our_metadata, read_header, read_tensors, shapes_of
-from ..weights.locations import getting
 from ..weights.registry import find, is_registered
 
 PREFIXES = ("", "vae.", "first_stage_model.")

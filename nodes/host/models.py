@@ -25,12 +25,13 @@ from ...latentsync.audio.load import to_mono_16k
 from ...latentsync.audio.whisper_features import encode_audio
 from ...latentsync.errors import UserError
 from ...latentsync.models.syncnet import StableSyncNet, SyncNet
+from ...latentsync.models.unet import UNetConfig
 from ...latentsync.models.vae import VAE
 from ...latentsync.models.whisper import WhisperEncoder
 from ...latentsync.settings import WINDOW, Settings
 from ...latentsync.weights.download import download as get_file
 from ...latentsync.weights.identify import FileInfo, check_is_unet, identify
-from ...latentsync.weights.load import DTYPES, load_unet, settings_of
+from ...latentsync.weights.load import DTYPES, load_unet
 from ...latentsync.weights.registry import ENTRIES
 from ...latentsync.weights.syncnet_files import load_syncnet
 from ...latentsync.weights.vae_files import load_vae
@@ -83,25 +84,29 @@ class LatentSyncModel(comfy.model_base.BaseModel):
             self.model_sampling = _CleanSampling(config)
 
     @property
-    def still(self) -> bool:
-        """Whether one reference frame serves a whole stretch."""
-        return self.info.metadata.get("reference") == "still"
+    def config(self) -> UNetConfig:
+        return self.diffusion_model.config
+
+    @property
+    def first_frame_reference(self) -> bool:
+        """Whether one reference frame serves a whole segment."""
+        return self.config.reference_mode == "first_frame"
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         frames = self.check(kwargs.get("latentsync"), kwargs["noise"], kwargs.get("cross_attn"))
-        frames = frames.still() if self.still else frames
+        frames = frames.with_first_reference() if self.first_frame_reference else frames
         device = kwargs["device"]
         return {
             "c_concat": comfy.conds.CONDNoiseShape(frames.channels(self.process_latent_in).to(device)),
             "c_crossattn": comfy.conds.CONDCrossAttn(kwargs["cross_attn"].to(device)),
-            "stretch": comfy.conds.CONDRegular(frames.stretch.to(device)),
+            "segment": comfy.conds.CONDRegular(frames.segment.to(device)),
         }
 
     def check(self, frames: FrameConditions | None, noise: Tensor, tokens: Tensor | None) -> FrameConditions:
         """UserError unless these conditions and latents are of one clip and made for this model."""
         if frames is None or tokens is None:
             raise UserError("This CONDITIONING was not made for LatentSync; connect that of LatentSync: Condition.")
-        channels, side = self.latent_format.latent_channels, (self.info.resolution or 0) // self.factor
+        channels, side = self.latent_format.latent_channels, self.config.resolution // self.factor
         if frames.masked.shape[1] != channels:
             raise UserError(
                 f"The VAE gave latents with {frames.masked.shape[1]} channels and the model takes {channels};"
@@ -109,7 +114,7 @@ class LatentSyncModel(comfy.model_base.BaseModel):
             )
         if frames.masked.shape[-1] != side:
             raise UserError(
-                f"The crops are {frames.resolution} px wide and the model takes {self.info.resolution} px;"
+                f"The crops are {frames.resolution} px wide and the model takes {self.config.resolution} px;"
                 " connect the MODEL to LatentSync: Find Faces, which then cuts them right."
             )
         if noise.shape != frames.masked.shape:
@@ -117,10 +122,10 @@ class LatentSyncModel(comfy.model_base.BaseModel):
                 f"The LATENT is {tuple(noise.shape)} and the CONDITIONING is for {tuple(frames.masked.shape)};"
                 " connect both from the same LatentSync: Condition."
             )
-        if tokens.shape[-1] != self.diffusion_model.config.audio_dim:
+        if tokens.shape[-1] != self.config.audio_dim:
             raise UserError(
                 f"The speech comes with {tokens.shape[-1]} numbers per token and the model takes"
-                f" {self.diffusion_model.config.audio_dim}; connect the AUDIO_ENCODER that Load Model gives out."
+                f" {self.config.audio_dim}; connect the AUDIO_ENCODER that Load Model gives out."
             )
         return frames
 
@@ -338,9 +343,10 @@ def model_of(patcher: Any) -> LatentSyncModel:
 
 def settings_for(patcher: Any, settings: Settings) -> Settings:
     """With the checkpoint's own steps and guidance where these are 0."""
-    return settings.resolved(settings_of(model_of(patcher).info.metadata))
+    config = model_of(patcher).config
+    return settings.resolved(Settings(steps=config.default_steps, guidance=config.default_guidance))
 
 
 def resolution_of(patcher: Any) -> int:
     """Side of the crops that a MODEL takes, in pixels."""
-    return model_of(patcher).info.resolution or 0
+    return model_of(patcher).config.resolution

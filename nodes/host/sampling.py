@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from ...latentsync.errors import UserError
-from ...latentsync.pipeline import Models, Progress, ProgressCallback
 from ...latentsync.sampling import alphas_cumprod, ddim, multistep, shared_noise
-from ...latentsync.settings import Settings
+from ...latentsync.settings import Progress, ProgressCallback, Settings
+from ...latentsync.weights.bundle import Models
 from .finder import face_finder
 from .models import WhisperAudioEncoder, model_of, settings_for
 from .progress import Stages
@@ -63,7 +63,7 @@ def sample(
     model, settings = model_of(patcher), settings_for(patcher, settings)
     samples = latent["samples"]
     frames, *_ = [model.check(facts.get("latentsync"), samples, c) for c, facts in (*positive, *negative)]
-    frames = frames.still() if model.still else frames
+    frames = frames.with_first_reference() if model.first_frame_reference else frames
     split = frames.windows()
     spread, rows = frames.spread(split)
     noise = shared_noise(settings.seed, *samples.shape[1:])[:, :, 0].expand(len(rows), *samples.shape[1:])
@@ -121,7 +121,7 @@ class _Window:
 
     def __init__(self, patcher: Any) -> None:
         self.patcher, self.model = patcher, model_of(patcher)
-        self.info = self.model.info
+        self.config = self.model.config
         self.device = patcher.load_device
         self.dtype = self.model.manual_cast_dtype or self.model.get_dtype()
 
@@ -176,7 +176,7 @@ def engine_models(patcher: Any, vae: Any, encoder: Any) -> Iterator[HostModels]:
             vae=autoencoder,
             whisper=encoder.ready(),
             finder=finder,
-            resolution=model.info.resolution or 0,
+            resolution=model.config.resolution,
             name=model.info.version or model.info.path.stem,
             defaults=settings_for(patcher, Settings()),
         )

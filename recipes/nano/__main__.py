@@ -82,7 +82,7 @@ def evaluate(
     import cv2
     import numpy as np
 
-    from latentsync.pipeline import load_models
+    from latentsync.weights.bundle import load_models
 
     from .evaluate import HeldOut, Score, score_all, strip, write_videos
     from .export import CLIPS, STRANGERS, clip_paths

@@ -19,8 +19,9 @@ from latentsync.media.audio_track import AudioTrack
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
 from latentsync.media.writer import VideoWriter
-from latentsync.pipeline import Models, lipsync
+from latentsync.pipeline import lipsync
 from latentsync.settings import Settings
+from latentsync.weights.bundle import Models
 
 from .data import HELD_OUT
 from .export import DELAYS

@@ -23,7 +23,7 @@ def spec(material):
 
 @pytest.fixture(scope="session")
 def still_spec(material):
-    return make_models(material, reference="still")
+    return make_models(material, reference_mode="first_frame")
 
 
 @pytest.fixture(autouse=True)

@@ -90,14 +90,14 @@ def die_once(marker: Path):
     os._exit(3)
 
 
-def make_models(folder: Path, reference: str | None = None) -> ModelSpec:
+def make_models(folder: Path, reference_mode: str | None = None) -> ModelSpec:
     """A tiny checkpoint and a tiny Whisper as files, with the face model beside them."""
     import torch
     from safetensors.torch import save_file
 
     from ..tiny import tiny_checkpoint, tiny_whisper
 
-    checkpoint = tiny_checkpoint(folder / f"tiny-{reference}.safetensors", resolution=32, reference=reference)
+    checkpoint = tiny_checkpoint(folder / f"tiny-{reference_mode}.safetensors", resolution=32, reference_mode=reference_mode)
     whisper = folder / "whisper.safetensors"
     if not whisper.exists():
         state = {f"encoder.{key}": value for key, value in tiny_whisper(layers=1).encoder.state_dict().items()}

@@ -5,7 +5,8 @@ from dataclasses import fields
 
 import pytest
 
-from latentsync.settings import FITS, MARKS, PASTES, SOLVERS, Settings
+from latentsync.cli.console import MARKS
+from latentsync.settings import FITS, PASTES, SOLVERS, Settings
 from latentsync.weights import load as weights
 
 from .pages import ROOT, pages

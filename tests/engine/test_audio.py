@@ -18,8 +18,9 @@ from torch import nn
 from transformers import WhisperFeatureExtractor
 
 from latentsync.audio import load as audio
+from latentsync.audio import whisper_features
 from latentsync.audio.load import load_audio
-from latentsync.audio.mel import SAMPLE_RATE
+from latentsync.audio.mel import SAMPLE_RATE, mel_filters
 from latentsync.audio.whisper_features import SpeechFeatures, audio_windows, encode_audio
 from latentsync.errors import UserError
 from latentsync.media.audio_track import audio_duration
@@ -131,9 +132,9 @@ def test_no_jump_where_blocks_meet(speech, tiny_en):
     for seconds in (30, 60, 90):
         assert steps[seconds * 50 - 1] <= usual
     # Nor are the jumps elsewhere: the cross-fades are no rougher than the rest, and no seam is as high as the hard one.
-    stride = audio.BLOCK_ROWS - audio.OVERLAP_ROWS
+    stride = whisper_features.BLOCK_ROWS - whisper_features.OVERLAP_ROWS
     for k in (1, 2, 3):
-        assert (steps[k * stride : k * stride + audio.OVERLAP_ROWS] > usual).float().mean() < 0.1
+        assert (steps[k * stride : k * stride + whisper_features.OVERLAP_ROWS] > usual).float().mean() < 0.1
     hard = encode_audio(speech, SAMPLE_RATE, tiny_en, exact=True).diff(dim=0).flatten(1).norm(dim=1)
     assert min(hard[s * 50 - 1] for s in (30, 60, 90)) > 2 * usual
 
@@ -141,7 +142,7 @@ def test_no_jump_where_blocks_meet(speech, tiny_en):
 def test_fading_keeps_the_features_strength(speech, tiny_en):
     """Two opposed vectors would cancel where they are mixed."""
     features = encode_audio(speech, SAMPLE_RATE, tiny_en)
-    middle = audio.BLOCK_ROWS - audio.OVERLAP_ROWS // 2
+    middle = whisper_features.BLOCK_ROWS - whisper_features.OVERLAP_ROWS // 2
     norms = features.norm(dim=-1)
     mixed = norms[middle - 50 : middle + 50].median(dim=0).values
     assert (mixed / norms.median(dim=0).values).min() > 0.8
@@ -160,7 +161,7 @@ def test_lazy_rows_are_the_same_with_real_weights(speech, tiny_en):
 
 def test_mel_filters_are_librosas():
     wanted = librosa.filters.mel(sr=16000, n_fft=400, n_mels=80)
-    assert np.abs(audio.mel_filters().numpy() - wanted).max() < 1e-7
+    assert np.abs(mel_filters().numpy() - wanted).max() < 1e-7
 
 
 def mel_of(features: torch.Tensor) -> torch.Tensor:
@@ -244,7 +245,7 @@ def test_features_may_be_trained_on():
 @settings(max_examples=200, deadline=None)
 @given(st.fractions(1, 240, max_denominator=1001), st.integers(0, 100_000), st.integers(1, 40), st.integers(1, 20_000))
 def test_window_rows_follow_the_formula(fps, start, count, length):
-    rows = audio.window_rows(fps, start, start + count, length)
+    rows = whisper_features.window_rows(fps, start, start + count, length)
     for n, i in enumerate(range(start, start + count)):
         center = int(i * 50 / fps)
         assert rows[n].tolist() == [min(max(center + d, 0), length - 1) for d in range(-4, 6)]

@@ -47,7 +47,7 @@ GAP = track(30, gaps=[(12, 20)], cuts=[5])
 
 
 def test_frames_that_belong_together():
-    clip = AlignedFace.whole(GAP, 64)
+    clip = AlignedFace.from_track(GAP, 64)
     assert clip.frames == 30
     assert clip.size == (WIDTH, HEIGHT)
     assert clip.segments == [(0, 5), (5, 12), (20, 30)]
@@ -57,15 +57,15 @@ def test_frames_that_belong_together():
 
 
 def test_weights_rise_after_a_gap_and_not_at_a_cut():
-    clip = AlignedFace.whole(GAP, 64)
-    assert [clip.weight(i) for i in (0, 4, 5, 8, 9, 10, 11, 12, 19, 20, 21, 22, 23, 29)] == [
+    clip = AlignedFace.from_track(GAP, 64)
+    assert [clip.opacity[i] for i in (0, 4, 5, 8, 9, 10, 11, 12, 19, 20, 21, 22, 23, 29)] == [
         *(1, 1, 1, 1, 0.75, 0.5, 0.25, 0, 0, 0.25, 0.5, 0.75, 1, 1)
     ]
 
 
 def test_a_face_that_goes_with_a_cut_does_not_fade():
-    clip = AlignedFace.whole(track(30, gaps=[(12, 20)], cuts=[12]), 64)
-    assert [clip.weight(i) for i in (11, 12, 20)] == [1, 0, 0.25]
+    clip = AlignedFace.from_track(track(30, gaps=[(12, 20)], cuts=[12]), 64)
+    assert [clip.opacity[i] for i in (11, 12, 20)] == [1, 0, 0.25]
 
 
 def test_in_another_order():
@@ -73,13 +73,13 @@ def test_in_another_order():
     assert clip.frames == 42
     assert clip.segments == [(0, 5), (5, 12), (20, 30), (30, 35), (35, 42)]
     assert clip.first_of[[34, 35, 41]].tolist() == [30, 35, 35]
-    assert np.array_equal(clip.weights[30:], clip.weights[:12])
+    assert np.array_equal(clip.opacity[30:], clip.opacity[:12])
     assert np.array_equal(clip.matrices()[30:], clip.matrices()[:12])
 
 
 @pytest.mark.parametrize("side", [64, 96, 256])
 def test_matrices_of_any_side(side):
-    clip = AlignedFace.whole(GAP, 64)
+    clip = AlignedFace.from_track(GAP, 64)
     assert np.array_equal(clip.matrices(side), align_matrices(GAP.points, side))
     assert np.array_equal(clip.matrix(7, side), clip.matrices(side)[7])
     assert np.array_equal(clip.matrices(), clip.matrices(64))
@@ -88,7 +88,7 @@ def test_matrices_of_any_side(side):
 
 
 def test_the_place_is_held_where_there_is_no_face():
-    matrices = AlignedFace.whole(GAP, 64).matrices()
+    matrices = AlignedFace.from_track(GAP, 64).matrices()
     assert all(np.array_equal(matrices[i], matrices[11]) for i in range(12, 20))
     assert not np.array_equal(matrices[20], matrices[11])
 
@@ -115,7 +115,7 @@ def test_crops_are_the_faces_of_their_frames():
 
 @pytest.mark.parametrize("side", [64, 128, 200])
 def test_paste_touches_the_mouth_only_and_takes_crops_of_any_side(side):
-    clip, frame = AlignedFace.whole(GAP, 64), picture()
+    clip, frame = AlignedFace.from_track(GAP, 64), picture()
     new = np.full((side, side, 3), (250, 20, 20), np.float32)
     out, mask = clip.paste(frame, new, 3)
     assert np.array_equal(out[mask == 0], frame[mask == 0])
@@ -128,7 +128,7 @@ def test_paste_touches_the_mouth_only_and_takes_crops_of_any_side(side):
 
 
 def test_an_enlarged_crop_lands_where_the_small_one_does():
-    clip, frame = AlignedFace.whole(GAP, 64), picture()
+    clip, frame = AlignedFace.from_track(GAP, 64), picture()
     masks = [clip.paste(frame, clip.crop(frame, 3, side), 3)[1] for side in (64, 128)]
     assert np.abs(masks[0] - masks[1]).mean() < 0.004
     same, mask = clip.paste(frame, clip.crop(frame, 3, 128), 3)
@@ -136,19 +136,19 @@ def test_an_enlarged_crop_lands_where_the_small_one_does():
 
 
 def test_paste_follows_the_weights():
-    clip, frame = AlignedFace.whole(GAP, 64), picture()
+    clip, frame = AlignedFace.from_track(GAP, 64), picture()
     new = np.zeros((64, 64, 3), np.uint8)
     for i in (3, 9, 10, 20):
         out, mask = clip.paste(frame, new, i)
-        wanted = paste(frame, new, align_matrices(GAP.points, 64)[i], resolution=64, weight=clip.weight(i))
+        wanted = paste(frame, new, align_matrices(GAP.points, 64)[i], resolution=64, weight=clip.opacity[i])
         assert np.array_equal(out, wanted[0])
         assert np.array_equal(mask, wanted[1])
-        assert mask.max() == pytest.approx(clip.weight(i), abs=0.02)
+        assert mask.max() == pytest.approx(clip.opacity[i], abs=0.02)
 
 
 @pytest.mark.parametrize("reference", [False, True])
 def test_frames_without_the_face_are_left_alone(reference):
-    clip, frame = AlignedFace.whole(GAP, 64), picture()
+    clip, frame = AlignedFace.from_track(GAP, 64), picture()
     out, mask = clip.paste(frame, np.zeros((64, 64, 3), np.uint8), 15, reference=reference)
     assert np.array_equal(out, frame)
     assert not mask.any()
@@ -159,7 +159,7 @@ def test_the_reference_s_seam_knows_no_fades_and_keeps_all_but_the_mouth():
     clip, frame = AlignedFace(GAP, timeline, 64, reference=True), picture()
     new = np.full((64, 64, 3), 255.0, np.float32)
     out, mask = clip.paste(frame, new, 11, reference=True)
-    assert clip.weight(11) == 0.25
+    assert clip.opacity[11] == 0.25
     assert mask.max() > 0.99
     mixed = np.where(mouth_mask(64)[..., None] > 0.5, clip.crop(frame, 11), new)
     wanted, _ = paste(frame, mixed, clip.matrix(11), resolution=64, reference=True)
@@ -167,9 +167,9 @@ def test_the_reference_s_seam_knows_no_fades_and_keeps_all_but_the_mouth():
 
 
 def test_fitted_is_the_same_face_in_another_order():
-    clip = AlignedFace.whole(GAP, 64)
+    clip = AlignedFace.from_track(GAP, 64)
     timeline = fit_timeline(FPS, 30, Fraction(3), "pingpong")
-    fitted = clip.fitted(timeline)
+    fitted = clip.retimed(timeline)
     assert fitted.timeline == timeline
     assert fitted.frames == 75
     assert fitted.track is GAP
@@ -179,7 +179,7 @@ def test_fitted_is_the_same_face_in_another_order():
 
 def test_fitted_to_a_timeline_of_another_clip_is_a_programmer_s_error():
     with pytest.raises(ValueError, match="31 frames for a clip of 30"):
-        AlignedFace.whole(GAP, 64).fitted(Timeline(FPS, 31, 31, "trim"))
+        AlignedFace.from_track(GAP, 64).retimed(Timeline(FPS, 31, 31, "trim"))
 
 
 @settings(max_examples=60, deadline=None)
@@ -187,22 +187,22 @@ def test_fitted_to_a_timeline_of_another_clip_is_a_programmer_s_error():
 def test_fitted_twice_is_the_order_of_the_order(first, second, frames, more, cut):
     """Each frame keeps its place, what belongs together still does, and the face fades where it did."""
     source = track(24, gaps=[(9, 16)], cuts=[20] if cut else [])
-    once = AlignedFace.whole(source, 64).fitted(fit_timeline(FPS, 24, frames / FPS, first))
+    once = AlignedFace.from_track(source, 64).retimed(fit_timeline(FPS, 24, frames / FPS, first))
     timeline = fit_timeline(FPS, once.frames, more / FPS, second)
-    twice = once.fitted(timeline)
+    twice = once.retimed(timeline)
     order = np.array(list(timeline.source_indices()))
     assert np.array_equal(twice.matrices(), once.matrices()[order])
     assert np.array_equal(twice.segment_index < 0, once.segment_index[order] < 0)
     jumps = np.flatnonzero(np.diff(once.source_indices[order]) ** 2 > 1) + 1
     assert not any(a < jump < b for a, b in twice.segments for jump in jumps)
     # a fade towards a gap that the first order does not reach is gone
-    assert (twice.weights >= once.weights[order]).all()
-    assert first in ("loop", "pingpong") or np.array_equal(twice.weights, once.weights[order])
-    assert np.array_equal(twice.weights > 0, once.weights[order] > 0)
+    assert (twice.opacity >= once.opacity[order]).all()
+    assert first in ("loop", "pingpong") or np.array_equal(twice.opacity, once.opacity[order])
+    assert np.array_equal(twice.opacity > 0, once.opacity[order] > 0)
 
 
 def test_a_clip_can_be_told_from_another_and_kept_in_a_set():
-    a, b = AlignedFace.whole(GAP, 64), AlignedFace.whole(GAP, 64)
+    a, b = AlignedFace.from_track(GAP, 64), AlignedFace.from_track(GAP, 64)
     assert len({a, b, a}) == 2
     assert a != b
 

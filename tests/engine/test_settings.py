@@ -7,7 +7,8 @@ import pytest
 
 from latentsync import pipeline, sampling
 from latentsync.errors import UserError
-from latentsync.settings import FITS, GUIDANCE, MARKS, PASTES, SOLVERS, STEPS, Settings
+from latentsync.settings import FITS, GUIDANCE, SOLVERS, STEPS, WATERMARKS, Settings
+from latentsync.weights.bundle import load_models
 
 GOOD = [
     ("steps", (0, 1, 20, 1000)),
@@ -17,8 +18,8 @@ GOOD = [
     ("still_fps", (1, 25, 120)),
     ("fit", FITS),
     ("solver", SOLVERS),
-    ("paste", PASTES),
-    ("mark", MARKS),
+    ("watermark", WATERMARKS),
+    ("face", ("largest", "left", "right", "0", "12", "3.5,-2,0", " 10 , 20 , 3")),
 ]
 BAD = [
     ("steps", (-1, 1001)),
@@ -28,8 +29,8 @@ BAD = [
     ("still_fps", (0, 121)),
     ("fit", ("", "Loop", "cut")),
     ("solver", ("euler", "DDIM")),
-    ("paste", ("whole", "")),
-    ("mark", ("yes", "")),
+    ("watermark", ("yes", "")),
+    ("face", ("", "biggest", "-1", "1,2", "1,2,3,4", "a,b,c", "1,2,x", "1.5", "nan,1,2")),
 ]
 
 
@@ -84,5 +85,5 @@ def test_zero_is_the_checkpoints_own(asked, own, wanted):
 def test_the_pipeline_repeats_no_default():
     """Settings come as one object; a parameter of the same name would be a second place for a default."""
     names = {field.name for field in dataclasses.fields(Settings)}
-    for function in (pipeline.lipsync, pipeline.lipsync_file, pipeline.load_models):
+    for function in (pipeline.lipsync, pipeline.lipsync_file, load_models):
         assert not names & set(inspect.signature(function).parameters)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from latentsync import files as surroundings
 from latentsync.errors import UserError
-from latentsync.weights import locations as surroundings
 from latentsync.weights import registry
 from latentsync.weights.registry import find, model_folders
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from latentsync.models.unet import UNet
+from latentsync.models.unet import UNet, config_from_tensors
+from latentsync.weights.files import shapes_of
+from latentsync.weights.identify import identify
 from recipes.nano import data
 from recipes.nano.data import plain
 from recipes.nano.export import export, trained_vae
@@ -293,9 +295,9 @@ def test_a_finished_run_becomes_a_file_that_loads(clips, variants, tmp_path):
     vae = trained_vae(tmp_path / "vae.pt", clips)
     path = export(vae, tmp_path / "unet.pt", tmp_path / "nano.safetensors", clips)
     unet, again = load_unet(path), load_vae(path)
-    assert unet.info.prediction_type == "sample"
-    assert unet.info.resolution == SIDE
-    assert unet.config == UNET.config
+    assert unet.config.prediction_type == "sample"
+    assert unet.config.resolution == SIDE
+    assert config_from_tensors(shapes_of(unet.state_dict())) == UNET.config
     assert again.scaling == pytest.approx(vae.scaling)
     pixels = torch.rand(1, 3, SIDE, SIDE) * 2 - 1
     assert torch.allclose(again.encode(pixels), vae.encode(pixels), atol=0.02)
@@ -304,5 +306,5 @@ def test_a_finished_run_becomes_a_file_that_loads(clips, variants, tmp_path):
     learnt = vae.decode(latents)
     assert (again.decode(latents) - learnt).abs().mean() < 0.1 * (before - learnt).abs().mean(), "the U-Net's decoder"
     assert path.stat().st_size < 24e6
-    rows = json.loads(unet.info.metadata["latent_rgb"])
+    rows = json.loads(identify(path).metadata["latent_rgb"])
     assert [len(row) for row in rows] == [3] * (unet.config.latent_channels + 1)

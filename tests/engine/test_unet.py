@@ -24,7 +24,7 @@ from latentsync.models.unet import (
 )
 from latentsync.weights.convert import save_model
 from latentsync.weights.files import shapes_of
-from latentsync.weights.load import config_of, load_unet
+from latentsync.weights.load import load_unet
 
 from ..tiny import lively, tiny_config
 
@@ -171,7 +171,7 @@ def test_a_residual_one_adds_the_reference(tmp_path):
     facts = {"unet_residual": "reference", "prediction_type": "sample"}
     loaded = load_unet(save_model(tmp_path / "own.safetensors", plain.state_dict(), metadata=facts))
     assert torch.allclose(loaded(sample, 500, audio), wanted, atol=1e-5)
-    assert config_of(plain.state_dict(), loaded.info).residual
+    assert loaded.config.residual
     facts.pop("unet_residual")
     other = load_unet(save_model(tmp_path / "other.safetensors", plain.state_dict(), metadata=facts))
     assert torch.allclose(other(sample, 500, audio), plain(sample, 500, audio), atol=1e-5)

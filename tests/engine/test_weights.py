@@ -20,12 +20,13 @@ from latentsync.errors import UserError
 from latentsync.models.unet import UNet, UNetConfig
 from latentsync.settings import GUIDANCE, STEPS, Settings
 from latentsync.weights import files as checkpoint
-from latentsync.weights import load as weights
+from latentsync.weights import identify as identifying
 from latentsync.weights import registry
 from latentsync.weights.convert import convert, save_model
 from latentsync.weights.files import mismatch, read_header, read_tensors, write_safetensors
 from latentsync.weights.identify import check_is_unet, identify
 from latentsync.weights.load import default_settings, load_state, load_unet
+from latentsync.weights.registry import find
 
 STAGES = {
     "unet_stage1": ("none", "stage 1 (no motion modules), 850.0 M numbers"),
@@ -75,8 +76,8 @@ def test_a_checkpoint_with_the_published_keys_loads_strictly_and_is_named(spec, 
     assert (info.kind, info.motion, info.problem) == ("unet", motion, None)
     assert title in info.title
     unet = load_unet(path, dtype=torch.float16, resolution=256)
-    assert unet.info.resolution == 256
-    assert unet.info.prediction_type == "epsilon"
+    assert unet.config.resolution == 256
+    assert unet.config.prediction_type == "epsilon"
     assert not unet.training
     assert {k: tuple(v.shape) for k, v in unet.state_dict().items()} == manifest(spec, name)
 
@@ -93,7 +94,7 @@ def test_a_full_size_safetensors_file_loads_without_being_read_into_memory(spec,
         file.write(struct.pack("<Q", len(text)) + text)
         file.truncate(8 + len(text) + end)  # a hole: no room on the disk
     unet = load_unet(path, dtype=torch.float16)
-    assert unet.info.parameters == 1_267_944_644
+    assert identify(path).parameters == 1_267_944_644
     assert not unet.conv_in.weight.any()
 
 
@@ -138,7 +139,7 @@ def test_any_one_wrong_tensor_of_a_small_unet_is_named(data):
     edit = data.draw(st.sampled_from(["missing", "renamed", "longer"]))
     changed = dict(shapes)
     EDITS[edit](changed, key)
-    problem = weights._fit(changed)[1]
+    problem = identifying._fit(changed)[1]
     assert key in problem
     assert len(problem) < 400
 
@@ -161,7 +162,7 @@ def test_so_is_one_that_the_architecture_is_read_from(key, edit):
     with torch.device("meta"):
         shapes = {k: tuple(v.shape) for k, v in UNet(SMALL).state_dict().items()}
     EDITS[edit](shapes, key)
-    problem = weights._fit(shapes)[1]
+    problem = identifying._fit(shapes)[1]
     assert key in problem
     assert problem.count(" where ") == (edit == "longer")
 
@@ -191,9 +192,9 @@ def test_load_state_takes_meta_tensors_and_is_strict(spec):
 @pytest.mark.parametrize("folder", ["unet_motion", "unet_plain"])
 def test_the_golden_checkpoints_load_and_run(golden_portable, folder):
     unet = load_unet(golden_portable / folder / "latentsync_unet.pt")
-    assert unet.info.motion == ("all" if folder == "unet_motion" else "none")
-    assert unet.info.resolution is None
-    assert "resolution not recorded" in unet.info.title
+    assert unet.config.motion == ("all" if folder == "unet_motion" else "none")
+    assert unet.config.resolution == 0
+    assert "resolution not recorded" in identify(golden_portable / folder / "latentsync_unet.pt").title
     with torch.inference_mode():
         out = unet(torch.zeros(1, 13, 2, 8, 8), 1.0, torch.zeros(1, 2, 50, 384))
     assert out.shape == (1, 4, 2, 8, 8)
@@ -426,7 +427,7 @@ def test_the_published_files_are_known_by_their_size(tmp_path, monkeypatch):
     path = tmp_path / "renamed.pt"
     torch.save({"global_step": 1, "state_dict": small_state()}, path)
     entries = [e if e.name != "1.6" else _sized(e, path.stat().st_size) for e in registry.ENTRIES]
-    monkeypatch.setattr(weights, "ENTRIES", tuple(entries))
+    monkeypatch.setattr(identifying, "ENTRIES", tuple(entries))
     info = identify(path)
     assert (info.version, info.resolution, info.prediction_type) == ("1.6", 512, "epsilon")
     assert info.title.startswith("LatentSync 1.6 U-Net for 512 px, stage 2")
@@ -565,7 +566,7 @@ def test_the_prediction_type_is_one_of_three(tmp_path):
 def test_the_built_in_model_is_whole():
     if not (registry.ASSETS / registry.NANO_FILE).is_file():
         pytest.skip("the built-in model is not trained yet")
-    info = load_unet("nano").info
+    info = identify(find("nano"))
     assert (info.kind, info.version) == ("nano", "nano")
     assert info.resolution
     assert info.bytes <= 24_000_000
@@ -577,13 +578,46 @@ def test_the_built_in_model_is_whole():
         ({}, STEPS, GUIDANCE),
         ({"default_steps": 3}, 3, GUIDANCE),
         ({"default_steps": 3, "default_guidance": 1.0}, 3, 1.0),
-        ({"default_steps": "many", "default_guidance": 1.0}, STEPS, GUIDANCE),
-        ({"default_steps": 0}, STEPS, GUIDANCE),
+        ({"usual_steps": 3, "usual_guidance": 1.0}, 3, 1.0),  # as files of the first version spell it
     ],
 )
 def test_a_file_may_say_which_steps_and_guidance_suit_it(tmp_path, said, steps, guidance):
     path = save_model(tmp_path / "own.safetensors", small_state(), metadata=said)
     assert default_settings(path) == Settings(steps=steps, guidance=guidance)
+    config = load_unet(path).config
+    assert (config.default_steps, config.default_guidance) == (steps, guidance)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"default_steps": "many"},
+        {"default_steps": 0},
+        {"usual_steps": "0"},
+        {"default_steps": 1001},
+        {"default_guidance": -1},
+        {"usual_guidance": "nan"},
+        {"reference_mode": "sometimes"},
+        {"unet_groups": "0"},
+    ],
+)
+def test_metadata_that_make_no_sense_are_named_and_not_replaced(tmp_path, said):
+    path = save_model(tmp_path / "own.safetensors", small_state(), metadata=said)
+    ((key, value),) = said.items()
+    for load in (default_settings, load_unet):
+        with pytest.raises(UserError) as caught:
+            load(path)
+        assert key.replace("usual", "default") in str(caught.value)
+        assert str(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "mode"),
+    [({}, "per_frame"), ({"reference": "still"}, "first_frame"), ({"reference_mode": "first_frame"}, "first_frame")],
+)
+def test_a_file_says_how_its_reference_is_used(tmp_path, said, mode):
+    path = save_model(tmp_path / "own.safetensors", small_state(), metadata=said)
+    assert load_unet(path).config.reference_mode == mode
 
 
 def test_what_is_not_here_gets_the_usual_settings(tmp_path):

@@ -282,7 +282,7 @@ def face_clip(frames=3, size=(10, 8), resolution=16):
     points = np.tile(np.array([(2, 2), (6, 2), (4, 4)], np.float32), (frames, 1, 1))
     present = np.ones(frames, bool)
     found = track.FaceTrack(0, points, np.zeros((frames, 68, 2), np.float32), present, ((0, frames),), size)
-    return clips.AlignedFace.whole(found, resolution)
+    return clips.AlignedFace.from_track(found, resolution)
 
 
 def test_pictures_and_crops_of_the_clip_pass():

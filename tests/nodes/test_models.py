@@ -89,13 +89,13 @@ def test_a_long_clip_asks_for_no_more_memory_than_one_window(nano):
     ("prediction", "reference", "solver"),
     [
         ("epsilon", None, "ddim"),
-        ("v_prediction", "still", "dpm++"),
+        ("v_prediction", "first_frame", "dpm++"),
         ("sample", None, "unipc"),
         ("epsilon", None, "deis"),
     ],
 )
 def test_any_checkpoint_and_solver_equals_the_engine(comfyui, clip, tmp_path, prediction, reference, solver):
-    path = tiny_checkpoint(tmp_path / "own.safetensors", prediction_type=prediction, reference=reference)
+    path = tiny_checkpoint(tmp_path / "own.safetensors", prediction_type=prediction, reference_mode=reference)
     settings = {"steps": 4, "seed": 2, "guidance": 2.0, "solver": solver}
     job = {"clip": str(clip), "checkpoint": path.name, "folder": str(tmp_path), "settings": settings}
     found = inside(comfyui, "parts.py", **job)

@@ -94,7 +94,7 @@ def test_other_regions_are_refused_with_the_faces_that_there_are(region, words):
 
 
 def test_boxes_and_masks_of_a_track():
-    clip = clips.AlignedFace.whole(TRACKS.faces[1], 64)
+    clip = clips.AlignedFace.from_track(TRACKS.faces[1], 64)
     boxes = regions.as_boxes(clip)
     assert [box is None for box in boxes] == [True, True, False, False, False, True]
     assert boxes[2] == pytest.approx((120, 20, 40, 50))

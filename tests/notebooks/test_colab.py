@@ -123,7 +123,7 @@ def test_it_names_commands_and_options_that_exist():
 
 def test_where_no_cursor_moves_progress_is_told_in_lines(monkeypatch, capsys):
     from latentsync.cli import console as screen
-    from latentsync.pipeline import Progress
+    from latentsync.settings import Progress
 
     monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, as the notebook's is
     monkeypatch.setenv("TERM", "dumb")

@@ -33,7 +33,7 @@ def test_three_commands(media, tmp_path):
     command("train", "unet", data, "--size", "tiny", "--vae", "nano", "--whisper", whisper, "--resolution", 64,
             "--config", fast, "-o", unet, *short)  # fmt: skip
     command("train", "syncnet", data, "--preset", "small", "-o", judge, *short)
-    assert load_unet(unet / "unet.safetensors").info.resolution == 64
+    assert load_unet(unet / "unet.safetensors").config.resolution == 64
     assert load_syncnet(judge / "syncnet.safetensors").config.frames == 10
     for run in (unet, judge):
         assert (run / "charts.png").stat().st_size > 10_000

@@ -194,7 +194,7 @@ def test_the_sample_video_shows_truth_and_result_with_sound(finished):
 def test_the_result_is_a_model_that_loads(finished):
     trainer, _ = finished
     unet = load_unet(trainer.run / "unet.safetensors")
-    info = unet.info
+    info = identify(trainer.run / "unet.safetensors")
     assert (info.motion, info.resolution, info.prediction_type, info.problem) == ("decoder", 64, "epsilon", None)
     best = trainer.checkpoints.best()
     assert best in (2, 4)

@@ -6,10 +6,11 @@ import pytest
 from aiohttp import web
 
 from latentsync.errors import UserError
-from latentsync.pipeline import lipsync_file, load_models
+from latentsync.pipeline import lipsync_file
 from latentsync.settings import Settings
 from latentsync.webapp.backends import ComfyServer, LocalEngine, Wish, prompt_for
 from latentsync.webapp.queue import CANCELLED, DONE, FAILED, Queue
+from latentsync.weights.bundle import load_models
 
 from ..comfy_client.fake_comfy import OK, FakeComfy, reply
 from .parts import alike

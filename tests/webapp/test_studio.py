@@ -5,13 +5,14 @@ import dataclasses
 import pytest
 
 from latentsync.errors import UserError
-from latentsync.pipeline import lipsync_file, load_models
+from latentsync.pipeline import lipsync_file
 from latentsync.settings import Settings
 from latentsync.webapp.config import VARIABLE, AppSettings, Limits
 from latentsync.webapp.faces import first_look, look, shown_frames
 from latentsync.webapp.queue import CANCELLED, DONE, FAILED
 from latentsync.webapp.service import Order, Studio
 from latentsync.webapp.uploads import take_face, take_voice
+from latentsync.weights.bundle import load_models
 
 from .parts import FPS, alike, clip
 from .test_jobs import Gate, wait_until

@@ -17,7 +17,8 @@ import numpy as np
 from latentsync.audio.load import load_audio
 from latentsync.media.audio_track import AudioTrack
 from latentsync.media.writer import VideoWriter
-from latentsync.pipeline import Models, lipsync, load_models
+from latentsync.pipeline import lipsync
+from latentsync.weights.bundle import Models, load_models
 
 from ..nodes.server import ROOT
 

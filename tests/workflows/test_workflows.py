@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from latentsync.audio.load import load_audio
-from latentsync.pipeline import lipsync, load_models
+from latentsync.pipeline import lipsync
 from latentsync.settings import Settings
+from latentsync.weights.bundle import load_models
 
 from ..nodes.clips import frames_of
 from .api import (

@@ -15,7 +15,8 @@ from latentsync.evaluation.clips import follow
 from latentsync.evaluation.landmark_sync import score_track
 from latentsync.face.detect import FaceFinder
 from latentsync.face.preview import numbered
-from latentsync.pipeline import Models, lipsync, load_models
+from latentsync.pipeline import lipsync
+from latentsync.weights.bundle import Models, load_models
 
 from ..nodes.clips import FPS, VOICE, frames_of
 from .build import FOLDER

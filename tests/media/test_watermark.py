@@ -7,9 +7,9 @@ import av
 import numpy as np
 import pytest
 
-from latentsync.media.watermark import COMMENT, WIDEST, drawn
+from latentsync.media.watermark import COMMENT, MAX_WIDTH, draw_watermark
 from latentsync.pipeline import lipsync, lipsync_file
-from latentsync.settings import MARKS, Settings
+from latentsync.settings import WATERMARKS, Settings
 
 from ..tiny import RATE, pan, speech, tiny_models, write_clip, write_speech
 
@@ -37,26 +37,27 @@ def comment(path):
 @pytest.mark.parametrize("ending", [".mp4", ".mov", ".mkv", ".webm"])
 def test_the_file_says_it_in_every_container(models, clip, tmp_path, ending):
     out = tmp_path / f"out{ending}"
-    lipsync_file(clip, None, out, models=models, settings=replace(QUICK, mark="file"))
+    lipsync_file(clip, None, out, models=models, settings=replace(QUICK, watermark="metadata"))
     assert comment(out) == COMMENT
 
 
 def test_nothing_is_said_unless_asked_for(models, clip, tmp_path):
-    assert Settings().mark == MARKS[0] == "none"
+    assert Settings().watermark == WATERMARKS[0] == "none"
     lipsync_file(clip, None, tmp_path / "out.mp4", models=models, settings=QUICK)
     assert comment(tmp_path / "out.mp4") is None
 
 
 def test_only_the_picture_of_that_name_is_drawn_on(models):
     plain, file, picture = (
-        lipsync(pan(4), speech(0.16), RATE, 25, models=models, settings=replace(QUICK, mark=mark)) for mark in MARKS
+        lipsync(pan(4), speech(0.16), RATE, 25, models=models, settings=replace(QUICK, watermark=mark))
+        for mark in WATERMARKS
     )
     assert np.array_equal(plain.frames, file.frames)
     assert np.array_equal(plain.mask, picture.mask)
     changed = (plain.frames != picture.frames).any((0, 3))
     rows, columns = np.nonzero(changed)
     assert rows.min() > changed.shape[0] * 0.8
-    assert columns.max() < changed.shape[1] * (WIDEST + 0.1)
+    assert columns.max() < changed.shape[1] * (MAX_WIDTH + 0.1)
     assert changed.sum() > 100
 
 
@@ -65,7 +66,7 @@ def test_words_are_inside_and_can_be_read(size):
     width, height = size
     for gray in (0, 128, 255):
         frame = np.full((height, width, 3), gray, np.uint8)
-        made = drawn(frame)
+        made = draw_watermark(frame)
         rows, columns = np.nonzero((made != frame).any(2))
         assert 0 < columns.min() < columns.max() < width - 1
         assert rows.max() < height - 1

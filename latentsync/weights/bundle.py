@@ -1,0 +1,81 @@
+"""All networks that one checkpoint needs."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ..errors import UserError
+from ..face.detect import FaceFinder
+from ..models.unet import UNet
+from ..models.vae import VAE
+from ..models.whisper import WhisperEncoder
+from ..settings import GUIDANCE, STEPS, Settings
+from .identify import identify
+from .load import load_unet, locate
+from .registry import find
+from .vae_files import load_vae
+from .whisper_files import load_whisper
+
+
+@dataclass(frozen=True)
+class Models:
+    """The networks of one checkpoint, on one device. defaults: settings that suit it."""
+
+    unet: UNet
+    vae: VAE
+    whisper: WhisperEncoder
+    finder: FaceFinder
+    resolution: int
+    name: str = ""
+    defaults: Settings = field(default_factory=partial(Settings, steps=STEPS, guidance=GUIDANCE))
+
+    def __enter__(self) -> "Models":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.finder.close()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.unet.parameters()).dtype
+
+
+def load_models(
+    checkpoint: str | Path = "nano",
+    *,
+    vae: str | Path | None = None,
+    whisper: str | Path | None = None,
+    resolution: int | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Models:
+    """Load what a checkpoint needs. vae and whisper default to those that it was trained with."""
+    unet = load_unet(checkpoint, dtype=dtype, device=device, resolution=resolution)
+    info, config = identify(locate(checkpoint)), unet.config
+    nano = info.kind == "nano"
+    if not config.resolution:
+        raise UserError(
+            f"{checkpoint} does not state its resolution; give it (--resolution 256 for LatentSync 1.5, 512 for 1.6)."
+        )
+    loaded_vae = load_vae(vae or (info.path if nano else "vae"), dtype=dtype, device=device)
+    if loaded_vae.channels != config.latent_channels:
+        raise UserError(
+            f"The VAE has {loaded_vae.channels} latent channels and {checkpoint} takes {config.latent_channels};"
+            " give the VAE that belongs to it."
+        )
+    encoder = load_whisper(whisper or ("tiny.en" if nano else "tiny"), device=device)
+    if encoder.dim != config.audio_dim:
+        raise UserError(
+            f"The Whisper encoder gives {encoder.dim} numbers per token and {checkpoint} takes"
+            f" {config.audio_dim}; LatentSync 1.5 and 1.6 go with Whisper tiny."
+        )
+    finder = FaceFinder(find("face_landmarker.task"))
+    name = info.version or Path(checkpoint).stem
+    defaults = Settings(steps=config.default_steps, guidance=config.default_guidance)
+    return Models(unet, loaded_vae, encoder, finder, config.resolution, name, defaults)
