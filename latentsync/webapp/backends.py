@@ -146,7 +146,8 @@ class ComfyServer:
         try:
             return await asyncio.wait_for(self._ask(), PATIENCE)
         except asyncio.TimeoutError:
-            raise UserError(f"{self._client().display_url} did not answer within {PATIENCE:g} s; is it running?") from None
+            url = self._client().display_url
+            raise UserError(f"{url} did not answer within {PATIENCE:g} s; is it running?") from None
 
     async def _ask(self) -> list[str]:
         from ..comfy_client.prompt import declared

@@ -97,7 +97,9 @@ def make_models(folder: Path, reference_mode: str | None = None) -> ModelSpec:
 
     from ..tiny import tiny_checkpoint, tiny_whisper
 
-    checkpoint = tiny_checkpoint(folder / f"tiny-{reference_mode}.safetensors", resolution=32, reference_mode=reference_mode)
+    checkpoint = tiny_checkpoint(
+        folder / f"tiny-{reference_mode}.safetensors", resolution=32, reference_mode=reference_mode
+    )
     whisper = folder / "whisper.safetensors"
     if not whisper.exists():
         state = {f"encoder.{key}": value for key, value in tiny_whisper(layers=1).encoder.state_dict().items()}
