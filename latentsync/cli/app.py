@@ -53,7 +53,7 @@ Keep = Annotated[
         rich_help_panel=_LIMITS,
     ),
 ]
-Mark = Annotated[
+Watermark = Annotated[
     str,
     typer.Option(
         metavar="NAME",
@@ -96,7 +96,7 @@ def app(
     waiting: Waiting = Limits.waiting,
     keep: Keep = Limits.keep,
     samples: Samples = None,
-    mark: Mark = Settings.watermark,
+    watermark: Watermark = Settings.watermark,
     checkpoints: Checkpoints = None,
     server: Server = None,
     header: Header = None,
@@ -126,7 +126,7 @@ def app(
         local=local,
         server=server,
         headers=dict(map(parse_header, header or ())),
-        mark=Settings(watermark=mark).watermark,
+        mark=Settings(watermark=watermark).watermark,
     )
     code = serve(settings, Place(host, port, base, share), typer.echo, lambda url: _ready(url, browser))
     raise typer.Exit(code)

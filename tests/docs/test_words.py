@@ -5,8 +5,7 @@ from dataclasses import fields
 
 import pytest
 
-from latentsync.cli.console import MARKS
-from latentsync.settings import FITS, PASTES, SOLVERS, Settings
+from latentsync.settings import FITS, SOLVERS, WATERMARKS, Settings
 from latentsync.weights import load as weights
 
 from .pages import ROOT, pages
@@ -41,7 +40,7 @@ def test_every_setting_is_explained_with_its_default(field):
 
 def test_every_choice_is_explained():
     page = pages()["docs/settings.md"]
-    assert not [word for word in (*FITS, *MARKS, *PASTES, *SOLVERS) if f"`{word}`" not in page]
+    assert not [word for word in (*FITS, *WATERMARKS, *SOLVERS) if f"`{word}`" not in page]
 
 
 def test_all_metadata_of_weight_files_are_explained():

@@ -58,7 +58,7 @@ def parts(clip: str, sound: str | None = None, **inputs: Any) -> Graph:
     latent = sample(g, model, asked, **inputs.get("sample", {}))
     crops = g.node("VAEDecode", "decode", samples=latent, vae=model[1])
     wired = {"images": fitted, "crops": crops, "face_track": fitted[3]}
-    made = g.node("LatentSyncComposite", "paste", **wired | {"paste": "mouth"} | inputs.get("paste", {}))
+    made = g.node("LatentSyncComposite", "paste", **wired | inputs.get("paste", {}))
     save(g, g.node("CreateVideo", images=made, audio=fitted[1], fps=source[2]))
     return g
 
@@ -68,7 +68,7 @@ def save(g: Graph, video: Any) -> Node:
 
 
 def all_settings(**inputs: Any) -> dict[str, Any]:
-    return {"checkpoint": "nano", "fit": "pingpong", "face": "largest", "paste": "mouth"} | QUICK | inputs
+    return {"checkpoint": "nano", "fit": "pingpong", "face": "largest"} | QUICK | inputs
 
 
 def in_one(g: Graph, images: Any, audio: Any, **inputs: Any) -> Node:

@@ -259,7 +259,7 @@ def test_a_face_track_of_another_clip(comfy, clip, case):
     source = loaded(g, clip)
     found = find(g, source, resolution=160)
     images, crops, track = swap(g, source, found, found[1])
-    made = g.node("LatentSyncComposite", images=images, crops=crops, face_track=track, paste="mouth")
+    made = g.node("LatentSyncComposite", images=images, crops=crops, face_track=track)
     refused(comfy, shown(g, made), "LatentSyncComposite", *words)
 
 

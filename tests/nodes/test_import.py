@@ -166,7 +166,7 @@ def test_beside_a_pack_that_owns_the_name(crowded, tmp_path):
     g.node("PreviewAny", "said", source=g.node("OtherLipSync", text="hello"))
     parts = g.node("GetVideoComponents", video=g.node("LoadVideo", file=clip))
     synced = g.node("LatentSyncLipSync", images=parts, audio=parts[1], checkpoint="nano", fps=25.0, fit="trim",
-                    face="largest", steps=1, guidance=1.0, solver="ddim", seed=1, paste="mouth")  # fmt: skip
+                    face="largest", steps=1, guidance=1.0, solver="ddim", seed=1)  # fmt: skip
     g.node("PreviewImage", images=synced)
     for _ in range(2):
         run = crowded.queue(g).check()

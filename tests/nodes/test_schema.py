@@ -3,13 +3,13 @@
 import pytest
 
 from latentsync.errors import UserError
-from latentsync.settings import FITS, PASTES, SOLVERS, Settings
+from latentsync.settings import FITS, SOLVERS, WATERMARKS, Settings
 
 from .table import NODES
 
 DEFAULTS = Settings()
-SETTINGS = ("steps", "guidance", "seed", "solver", "fit", "face", "paste", "window_batch", "still_fps")
-COMBOS = {"fit": FITS, "solver": SOLVERS, "paste": PASTES, "save_to": ("temp", "output")}
+SETTINGS = ("steps", "guidance", "seed", "solver", "fit", "face", "window_batch", "still_fps", "watermark")
+COMBOS = {"fit": FITS, "solver": SOLVERS, "watermark": WATERMARKS, "save_to": ("temp", "output")}
 NUMBERS = ("INT", "FLOAT")
 
 

@@ -74,7 +74,7 @@ def parts(clip: str) -> Scene:
     drawn = g.node("LatentSyncSampler", model=load, positive=asked, negative=asked[1], latent=asked[2], **how)
     crops = g.node("VAEDecode", samples=drawn, vae=load[1])
     seen = g.node("PreviewImage", images=g.node("ImageFromBatch", image=crops, batch_index=20, length=6))
-    done = g.node("LatentSyncComposite", images=fit, crops=crops, face_track=fit[3], paste="mouth")
+    done = g.node("LatentSyncComposite", images=fit, crops=crops, face_track=fit[3])
     last = g.node("PreviewImage", images=g.node("ImageFromBatch", image=done, batch_index=20, length=4))
     mask = g.node("MaskToImage", mask=done[1])
     dark = g.node("PreviewImage", images=g.node("ImageFromBatch", image=mask, batch_index=20, length=1))
@@ -108,7 +108,7 @@ def one_node(clip: str) -> Scene:
     video = g.node("LoadVideo", file=clip)
     source = g.node("GetVideoComponents", video=video)
     how = {"checkpoint": "nano", "fit": "trim", "face": "left", "steps": 0, "guidance": 0.0, "solver": "ddim"}
-    how |= {"seed": 1247, "paste": "mouth"}
+    how |= {"seed": 1247}
     rest = {"still_fps": 25, "window_batch": 1, "save_to": "temp", "filename_prefix": "video/LatentSync"}
     made = g.node("LatentSyncVideo", video=video, **how, **rest)
     lips = g.node("LatentSyncLipSync", images=source, audio=source[1], fps=source[2], **how)

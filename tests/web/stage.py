@@ -103,7 +103,7 @@ def workflow(clip: str, steps: int = 1) -> Graph:
     found = g.node("LatentSyncFindFaces", images=parts, model=load, face="largest", resolution=0, preview_frame=0)
     g.node("PreviewImage", images=found[2])
     how = {"fit": "pingpong", "face": "largest", "steps": steps, "guidance": 1.0, "solver": "ddim", "seed": 7}
-    rest = {"paste": "mouth", "still_fps": 25, "window_batch": 1, "save_to": "temp", "filename_prefix": "x"}
+    rest = {"still_fps": 25, "window_batch": 1, "save_to": "temp", "filename_prefix": "x"}
     made = g.node("LatentSyncVideo", video=video, checkpoint="nano", **how, **rest)
     g.node("LatentSyncScore", video=made, fps=25.0, face="left")
     return g

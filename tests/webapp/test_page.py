@@ -162,7 +162,7 @@ def test_no_two_qualities_are_the_same():
 def test_the_mark_of_the_house_leaves_no_choice(screen, studio, material, monkeypatch):
     give(studio, material)
     orders = []
-    monkeypatch.setattr(studio, "settings", dataclasses.replace(studio.settings, mark="picture"))
+    monkeypatch.setattr(studio, "settings", dataclasses.replace(studio.settings, mark="visible"))
     monkeypatch.setattr(studio, "start", lambda visitor, order: orders.append(order))
     shown(screen)
     assert "mark" not in [one.key for one in screen.selectbox]

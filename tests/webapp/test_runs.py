@@ -159,7 +159,7 @@ def test_a_run_on_the_server_is_withdrawn(queue, material, tmp_path):
 
 
 def test_a_mark_that_the_server_does_not_know_is_not_left_out(queue, material, tmp_path):
-    marked = wish(material, tmp_path / "made.mp4", checkpoint="nano", settings=Settings(mark="file"))
+    marked = wish(material, tmp_path / "made.mp4", checkpoint="nano", settings=Settings(watermark="metadata"))
     with FakeComfy(answers=ANSWERS) as server:
         job = ended(queue.submit(lambda job: ComfyServer(server.url).make(marked, job)))
         assert "cannot mark" in job.error

@@ -138,7 +138,7 @@ def test_what_is_missing_or_too_much_is_said(hall, material):
             hall.studio.start(anna, hall.order(checkpoint=name))
     with pytest.raises(UserError, match="no such model"):
         hall.studio.start(anna, hall.order(backend="elsewhere"))
-    hall.studio.settings = dataclasses.replace(hall.studio.settings, mark="file")
+    hall.studio.settings = dataclasses.replace(hall.studio.settings, mark="metadata")
     with pytest.raises(UserError, match="is marked here"):
         hall.studio.start(anna, hall.order(Settings(steps=1)))
     assert anna.run is None

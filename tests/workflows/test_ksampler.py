@@ -34,7 +34,6 @@ class Variants:
             images=self.fitted,
             crops=crops,
             face_track=self.fitted[3],
-            paste=Settings.paste,
         )
         mask = self.node("MaskToImage", mask=done[1])
         return tuple(self.node("SaveImage", images=one, filename_prefix="kept").id for one in (done, mask))

@@ -88,9 +88,7 @@ images, track, conditioned = conditions(model, vae, encoder)
 made = sampled(model, conditioned)
 wanted, pictures = engine()
 inner = model.model
-composed = run(
-    faces.LatentSyncComposite, images=images, crops=vae.decode(made["samples"]), face_track=track, paste="mouth"
-)[0]
+composed = run(faces.LatentSyncComposite, images=images, crops=vae.decode(made["samples"]), face_track=track)[0]
 facts = {
     "latents": apart(inner.process_latent_in(made["samples"]), wanted),
     "pictures": float((composed * 255 - torch.from_numpy(pictures)).abs().max()),
