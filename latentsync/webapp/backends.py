@@ -1,10 +1,9 @@
-"""Who computes: the engine in this process, or a ComfyUI that is running. Both make the same of the same wish."""
+"""Backends that run a request: the local engine or a ComfyUI server."""
 
 import asyncio
 import threading
 import time
-import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,88 +21,95 @@ if TYPE_CHECKING:
     from ..weights.bundle import Models
 
 PUBLISHED = ("1.5", "1.6")
-ASK_EVERY = 0.2
-"""Seconds between looks at whether a run on the server is still wanted."""
-REMEMBERED = 30.0
-"""Seconds for which a server's list of checkpoints is taken as it was."""
-PATIENCE = 10.0
-"""Seconds in which a server must say what it has."""
+VIDEO_NODE = "LatentSyncVideo"
+CANCEL_POLL = 0.2
+"""Seconds between checks whether a run on the server is still wanted."""
+MAX_AGE = 30.0
+"""Seconds after which a server's checkpoints are asked for again."""
+TIMEOUT = 10.0
+"""Seconds in which a server must list its checkpoints."""
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What shall be made. voice None: the clip's own sound. still: face is a picture. out: the .mp4 to write."""
+class LipSyncRequest:
+    """voice None: the clip's own sound. is_image: face is a still image. out: the .mp4 to write."""
 
     face: Path
     voice: Path | None
     out: Path
     checkpoint: str
     settings: Settings
-    still: bool = False
+    is_image: bool = False
 
 
 @dataclass(frozen=True)
-class Made:
-    """A finished run: the video, what was asked for, how long it took, and for comparing what browsers can play.
-
-    name: what the face's owner calls it; the face itself may have been changed since.
-    """
+class LipSyncResult:
+    """video: the result; before: the face as browsers can play it. name: what its owner calls the face."""
 
     video: Path
-    wish: Wish
-    seconds: float
+    request: LipSyncRequest
+    elapsed_s: float
     before: Path
-    by: str
+    backend: str
     name: str
 
 
+class NotReadyError(UserError):
+    """A backend that has not answered yet."""
+
+
 class Backend(Protocol):
-    """Someone who computes. title: what a visitor reads. lanes: runs that may be sent to it at once."""
+    """title: its name on the page. concurrency: runs that may be sent to it at once."""
 
     title: str
-    lanes: int
+    concurrency: int
 
     def checkpoints(self) -> list[str]:
-        """What can be chosen. UserError: it cannot be asked."""
+        """What can be chosen, without waiting. UserError when the backend cannot be used."""
         ...
 
-    def make(self, wish: Wish, job: Job[Any]) -> None:
-        """Write wish.out, telling the job how far it is."""
+    def run(self, request: LipSyncRequest, job: Job[Any]) -> None:
+        """Write request.out, reporting progress to the job."""
         ...
 
     def close(self) -> None: ...
 
 
 class LocalEngine:
-    """The engine in this process. The models of the checkpoint that was used last stay loaded; one run at a time."""
+    """The engine in this process, one run at a time. The models of the last checkpoint stay loaded."""
 
-    title, lanes = "this computer", 1
+    title, concurrency = "this computer", 1
 
-    def __init__(self, more: tuple[str, ...] = (), device: str = "auto", dtype: str = "auto") -> None:
-        self._more, self._device, self._dtype = more, device, dtype
+    def __init__(self, extra_checkpoints: tuple[str, ...] = (), device: str = "auto", dtype: str = "auto") -> None:
+        self._extra_checkpoints, self._device, self._dtype = extra_checkpoints, device, dtype
         self._loaded: tuple[str, Models] | None = None
-        self._alone = threading.Lock()
+        self._lock = threading.Lock()
 
     def checkpoints(self) -> list[str]:
-        from ..cli.doctor import place
+        return ["nano", *filter(_is_downloaded, PUBLISHED), *self._extra_checkpoints]
 
-        return ["nano", *(name for name in PUBLISHED if place(name)), *self._more]
-
-    def make(self, wish: Wish, job: Job[Any]) -> None:
+    def run(self, request: LipSyncRequest, job: Job[Any]) -> None:
         import torch
 
         from ..pipeline import lipsync_file
 
-        def on_step(step: "Progress") -> None:
-            job.tell(step.stage, step.done, step.total)
+        def on_step(progress: "Progress") -> None:
+            job.report(progress.stage, progress.done, progress.total)
 
-        with self._alone:
-            job.tell("loading")
-            models = self._models(wish.checkpoint)
+        with self._lock:
+            job.report("loading")
+            models = self._models(request.checkpoint)
             try:
-                lipsync_file(wish.face, wish.voice, wish.out, models=models, settings=wish.settings, on_step=on_step)
+                lipsync_file(
+                    request.face,
+                    request.voice,
+                    request.out,
+                    models=models,
+                    settings=request.settings,
+                    on_step=on_step,
+                )
             except torch.OutOfMemoryError as error:
-                raise UserError("The graphics card ran out of memory; a smaller checkpoint may fit.") from error
+                raise UserError("The GPU ran out of memory; a smaller checkpoint may fit.") from error
 
     def _models(self, checkpoint: str) -> "Models":
         from ..models.device import pick_device, pick_dtype
@@ -122,15 +128,24 @@ class LocalEngine:
             self._loaded = None
 
 
-class ComfyServer:
-    """A ComfyUI that is running and has this pack. It has a queue of its own, so that several runs may wait there."""
+def _is_downloaded(name: str) -> bool:
+    from ..weights.registry import find
 
-    lanes = 8
+    try:
+        return bool(find(name))
+    except UserError:
+        return False
+
+
+class ComfyServer:
+    """A running ComfyUI with this pack. It has a queue of its own, so several runs may be sent to it."""
+
+    title, concurrency = "ComfyUI", 8
 
     def __init__(self, server: str, headers: Mapping[str, str] | None = None) -> None:
         self._server, self._headers = server, dict(headers or {})
-        self.title = "ComfyUI"
-        self._known: tuple[float, list[str]] | None = None
+        url = self._client().display_url
+        self._checkpoints = _BackgroundLookup(self._ask_for_checkpoints, f"Asking ComfyUI at {url} for its models …")
 
     def _client(self) -> "ComfyClient":
         from ..comfy_client.client import ComfyClient
@@ -138,34 +153,27 @@ class ComfyServer:
         return ComfyClient(self._server, headers=self._headers)
 
     def checkpoints(self) -> list[str]:
-        if self._known is None or time.monotonic() - self._known[0] > REMEMBERED:
-            self._known = time.monotonic(), asyncio.run(self._asked_in_time())
-        return self._known[1]
+        return self._checkpoints.get()
 
-    async def _asked_in_time(self) -> list[str]:
+    def _ask_for_checkpoints(self) -> list[str]:
+        async def ask() -> list[str]:
+            async with self._client() as client:
+                kind, rules = (await _video_inputs(client))["checkpoint"]
+                return [str(one) for one in (kind if isinstance(kind, list) else rules.get("options", []))]
+
         try:
-            return await asyncio.wait_for(self._ask(), PATIENCE)
+            return asyncio.run(asyncio.wait_for(ask(), TIMEOUT))
         except asyncio.TimeoutError:
             url = self._client().display_url
-            raise UserError(f"{url} did not answer within {PATIENCE:g} s; is it running?") from None
+            raise UserError(f"{url} did not answer within {TIMEOUT:g} s; is it running?") from None
 
-    async def _ask(self) -> list[str]:
-        from ..comfy_client.prompt import declared
+    def run(self, request: LipSyncRequest, job: Job[Any]) -> None:
+        asyncio.run(self._run_until_cancelled(request, job))
 
-        async with self._client() as client:
-            info = await client.describe(["LatentSyncVideo"])
-            if "LatentSyncVideo" not in info:
-                raise UserError(f"ComfyUI at {client.display_url} lacks the LatentSync nodes; install the pack there.")
-            kind, rules = declared(info, "LatentSyncVideo")["checkpoint"]
-            return [str(one) for one in (kind if isinstance(kind, list) else rules.get("options", []))]
-
-    def make(self, wish: Wish, job: Job[Any]) -> None:
-        asyncio.run(self._make(wish, job))
-
-    async def _make(self, wish: Wish, job: Job[Any]) -> None:
-        running = asyncio.create_task(self._run(wish, job))
+    async def _run_until_cancelled(self, request: LipSyncRequest, job: Job[Any]) -> None:
+        running = asyncio.create_task(self._run(request, job))
         try:
-            while not (await asyncio.wait({running}, timeout=ASK_EVERY))[0]:
+            while not (await asyncio.wait({running}, timeout=CANCEL_POLL))[0]:
                 if job.stopping:
                     raise CancelledError
             await running
@@ -174,98 +182,123 @@ class ComfyServer:
             with suppress(asyncio.CancelledError, UserError, CancelledError):
                 await running
 
-    async def _run(self, wish: Wish, job: Job[Any]) -> None:
-        files = {"Face.image" if wish.still else "Face.file": wish.face}
-        if wish.voice is not None:
-            files["Voice.audio"] = wish.voice
+    async def _run(self, request: LipSyncRequest, job: Job[Any]) -> None:
+        files = {"Face.image" if request.is_image else "Face.file": request.face}
+        if request.voice is not None:
+            files["Voice.audio"] = request.voice
+
+        def on_event(event: "Event") -> None:
+            report_event(event, job)
+
         async with self._client() as client:
-            if wish.settings.watermark != "none":
-                await _check_marks(client)
-            result = await client.run(prompt_for(wish), inputs=files, on_event=_Listener(job))
+            if request.settings.watermark != "none" and "watermark" not in await _video_inputs(client):
+                raise UserError(
+                    f"The LatentSync nodes at {client.display_url} are too old to add a watermark; update them there,"
+                    " choose no watermark, or run on this computer."
+                )
+            result = await client.run(prompt_for(request), inputs=files, on_event=on_event)
             video = next((one for one in result.files if one.title == "Result"), None)
             if video is None:
                 raise UserError("ComfyUI ended the run without a video; see its log.")
-            job.tell("fetching")
-            path = await client.fetch(video, wish.out.parent)
-            path.replace(wish.out)
+            job.report("fetching")
+            path = await client.fetch(video, request.out.parent)
+            path.replace(request.out)
 
-    def close(self) -> None:
-        """The server is not ours."""
+    def close(self) -> None: ...
 
 
-async def _check_marks(client: "ComfyClient") -> None:
-    """A result without the mark that was asked for would be worse than none."""
+async def _video_inputs(client: "ComfyClient") -> dict[str, tuple[Any, Mapping[str, Any]]]:
+    """{input: (kind, rules)} of the node that runs a request."""
     from ..comfy_client.prompt import declared
 
-    info = await client.describe(["LatentSyncVideo"])
-    if "watermark" not in declared(info, "LatentSyncVideo"):
-        raise UserError("The nodes of this ComfyUI cannot mark a video; choose no mark, or let this computer do it.")
+    info = await client.describe([VIDEO_NODE])
+    if VIDEO_NODE not in info:
+        raise UserError(f"ComfyUI at {client.display_url} lacks the LatentSync nodes; install the pack there.")
+    return declared(info, VIDEO_NODE)
 
 
-def prompt_for(wish: Wish) -> "Prompt":
-    """The wish as a workflow in API form; the files are uploaded and set by whoever queues it."""
-    how = wish.settings
-    face = {"class_type": "LoadImage", "inputs": {"image": ""}}
-    if not wish.still:
-        face = {"class_type": "LoadVideo", "inputs": {"file": ""}}
-    make: dict[str, Any] = {
+class _BackgroundLookup:
+    """A value that is looked up in a thread, again when it is older than MAX_AGE. get() never waits."""
+
+    def __init__(self, look_up: Callable[[], list[str]], pending: str) -> None:
+        self._look_up, self._pending = look_up, pending
+        self._value: list[str] | None = None
+        self._error = ""
+        self._time: float | None = None
+        self._running = False
+        self._lock = threading.Lock()
+
+    def get(self) -> list[str]:
+        with self._lock:
+            if not self._running and (self._time is None or time.monotonic() - self._time > MAX_AGE):
+                self._running = True
+                threading.Thread(target=self._refresh, name="latentsync lookup", daemon=True).start()
+            if self._error:
+                raise UserError(self._error)
+            if self._value is None:
+                raise NotReadyError(self._pending)
+            return self._value
+
+    def _refresh(self) -> None:
+        value, error = None, "ComfyUI could not be asked for its models; the app's log has the details."
+        try:
+            value, error = self._look_up(), ""
+        except UserError as refusal:
+            error = str(refusal)
+        finally:
+            with self._lock:
+                self._value, self._error, self._time, self._running = value, error, time.monotonic(), False
+
+
+def prompt_for(request: LipSyncRequest) -> "Prompt":
+    """The request as a workflow in API form. The files are uploaded and set by the client that queues it."""
+    settings = request.settings
+    loader, file_input = ("LoadImage", "image") if request.is_image else ("LoadVideo", "file")
+    inputs: dict[str, Any] = {
         "video": ["1", 0],
-        "checkpoint": wish.checkpoint,
-        "fit": how.fit,
-        "face": how.face,
-        "seed": how.seed,
-        "steps": how.steps,
-        "guidance": how.guidance,
-        "solver": how.solver,
-        "still_fps": how.still_fps,
-        "window_batch": how.window_batch,
+        "checkpoint": request.checkpoint,
+        "fit": settings.fit,
+        "face": settings.face,
+        "seed": settings.seed,
+        "steps": settings.steps,
+        "guidance": settings.guidance,
+        "solver": settings.solver,
+        "still_fps": settings.still_fps,
+        "window_batch": settings.window_batch,
         "save_to": "temp",
         "filename_prefix": "video/LatentSync",
     }
-    if how.watermark != "none":
-        make["watermark"] = how.watermark
+    if settings.watermark != "none":
+        inputs["watermark"] = settings.watermark
     save = {"video": ["3", 0], "filename_prefix": "video/LatentSync", "format": "auto", "codec": "auto"}
     prompt: Prompt = {
-        "1": face | {"_meta": {"title": "Face"}},
-        "3": {"class_type": "LatentSyncVideo", "inputs": make, "_meta": {"title": "Lip sync"}},
+        "1": {"class_type": loader, "inputs": {file_input: ""}, "_meta": {"title": "Face"}},
+        "3": {"class_type": VIDEO_NODE, "inputs": inputs, "_meta": {"title": "Lip sync"}},
         "4": {"class_type": "SaveVideo", "inputs": save, "_meta": {"title": "Result"}},
     }
-    if wish.voice is not None:
-        make["audio"] = ["2", 0]
+    if request.voice is not None:
+        inputs["audio"] = ["2", 0]
         prompt["2"] = {"class_type": "LoadAudio", "inputs": {"audio": ""}, "_meta": {"title": "Voice"}}
     return prompt
 
 
-class _Listener:
-    """Turns what the server tells into a job's progress."""
-
-    def __init__(self, job: Job[Any]) -> None:
-        self._job = job
-
-    def __call__(self, event: "Event") -> None:
-        if event.kind == "queued":
-            self._job.tell("queued")
-            self._job.elsewhere = int(event.done)
-        elif event.kind == "uploading":
-            self._job.tell("sending")
-        elif event.kind == "text" and event.text:
-            # "finding faces: 3 of 50": the words are the server's, the numbers come by the next progress too
-            self._job.tell(*_read(event.text))
-        elif event.kind == "progress":
-            self._job.tell(self._job.stage, event.done, event.total)
-        elif event.kind in ("started", "node") and not self._job.total:
-            self._job.tell("started")
-
-
-def _read(text: str) -> tuple[str, float, float]:
-    """The stage and its numbers from a line such as "painting the mouth: 3 of 50"."""
-    stage, _, numbers = text.rpartition(": ")
-    done, _, total = numbers.partition(" of ")
-    if stage and done.isdigit() and total.isdigit():
-        return stage, float(done), float(total)
-    return text, 0, 0
-
-
-def new_name(folder: Path) -> Path:
-    """For a result: nobody can guess it."""
-    return folder / f"{uuid.uuid4().hex}.mp4"
+def report_event(event: "Event", job: Job[Any]) -> None:
+    """A server's event as the job's progress."""
+    match event.kind:
+        case "queued":
+            job.report("queued")
+            job.remote_ahead = int(event.done)
+        case "uploading":
+            job.report("sending")
+        case "text" if event.text:
+            # "sampling: 3 of 50": the stage in the server's words; the numbers also come with the next progress
+            stage, _, numbers = event.text.rpartition(": ")
+            done, _, total = numbers.partition(" of ")
+            if stage and done.isdigit() and total.isdigit():
+                job.report(stage, float(done), float(total))
+            else:
+                job.report(event.text)
+        case "progress":
+            job.report(job.stage, event.done, event.total)
+        case "started" | "node" if not job.total:
+            job.report("started")

@@ -1,4 +1,4 @@
-"""The two things that Streamlit has no widget for, served from this package: faces to click on, videos in step."""
+"""Two components that Streamlit lacks: faces to click, and two videos that play in sync."""
 
 import base64
 from functools import cache
@@ -16,31 +16,34 @@ def _text(name: str) -> str:
 
 
 def face_names(count: int) -> list[str]:
-    """What the faces of a frame are called, from left to right."""
+    """Labels for the faces of a frame, from left to right."""
     names = ["left", *["middle"] * (count - 2), "right"] if count > 1 else [""]
     return [f"Face {i + 1}" + (f" ({name})" if name in ("left", "right") else "") for i, name in enumerate(names)]
 
 
 def face_picker(st: Any, shot: Shot, chosen: int, disabled: bool) -> int | None:
-    """The frame with a box to click on around every face; the number of the one that was just clicked."""
+    """A frame with a button around every face; returns the index of the one that was just clicked."""
     mount = st.components.v2.component(
         "latentsync_faces", html='<div class="stage"></div>', css=_text("faces.css"), js=_text("faces.js")
     )
     data = {
         "picture": "data:image/jpeg;base64," + base64.b64encode(shot.jpeg).decode(),
         "alt": "A frame of what you gave",
-        "boxes": shot.shares(),
+        "boxes": shot.percentages(),
         "labels": face_names(len(shot.boxes)),
         "chosen": chosen,
         "disabled": disabled,
     }
-    picked = mount(key="faces", data=data, on_picked_change=lambda: None).picked
+    picked = mount(key="faces", data=data, on_picked_change=_ignore).picked
     return picked if isinstance(picked, int) and picked in range(len(shot.boxes)) else None
 
 
+def _ignore() -> None: ...
+
+
 def play_together(st: Any) -> None:
-    """A button that plays the videos of the containers "before" and "after" in step."""
+    """A button that plays the videos in the containers "before" and "after" in sync."""
     mount = st.components.v2.component(
         "latentsync_together", html="<button></button>", css=_text("together.css"), js=_text("together.js")
     )
-    mount(key="together", data={"play": "▶ Play both in step", "pause": "❚❚ Pause"})
+    mount(key="together", data={"play": "▶ Play both in sync", "pause": "❚❚ Pause"})

@@ -1,4 +1,4 @@
-"""How the web app is set up, and what one visitor may ask of it. Written once, here."""
+"""The web app's settings and the limits of a session."""
 
 import dataclasses
 import json
@@ -10,31 +10,28 @@ from typing import Any
 from ..settings import Settings
 
 VARIABLE = "LATENTSYNC_APP"
-"""Environment variable that hands the setup from `latentsync app` to the page that Streamlit runs."""
+"""Environment variable that carries the settings from `latentsync app` to the page that Streamlit runs."""
+NO_BACKEND = "No backend is enabled: drop --no-local or pass --server URL."
 
 GOOD = "Good"
 QUALITIES: Mapping[str, float] = {"Quick look": 0.4, GOOD: 1.0, "Finest": 2.0}
-"""What a beginner chooses, and how many times the solver steps that suit the checkpoint it means."""
+"""Multiples of the checkpoint's default solver steps."""
 
 
-def qualities(usual: int, most: int) -> dict[str, int]:
-    """Solver steps by quality, each number once. usual: what suits the checkpoint; most: what is allowed.
-
-    A checkpoint that is made for a single step gains nothing by more.
-    """
-    if usual == 1:
+def qualities(default_steps: int, max_steps: int) -> dict[str, int]:
+    """Solver steps by quality, without duplicates. A checkpoint made for a single step gains nothing by more."""
+    if default_steps == 1:
         return {GOOD: 1}
-    steps = {name: min(most, max(1, round(usual * times))) for name, times in QUALITIES.items()}
+    steps = {name: min(max_steps, max(1, round(default_steps * factor))) for name, factor in QUALITIES.items()}
     return {name: number for name, number in steps.items() if name == GOOD or number != steps[GOOD]}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one visitor may ask for, and what the app holds for all of them.
+    """megabytes: of an upload. seconds: of a clip, of a voice, and so of a result. pixels: of a picture or a frame.
 
-    megabytes: of one upload. seconds: of a clip, of a recording, and so of a result. pixels: of a picture or a frame.
-    rate: frames a second. steps: solver steps. waiting: runs in the queue. keep: seconds that the files of
-    somebody who has left are kept, in case they come back.
+    rate: frames per second. steps: solver steps. waiting: runs in the queue. keep: seconds for which files are kept
+    after the browser is gone.
     """
 
     megabytes: int = 200
@@ -48,10 +45,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class AppSettings:
-    """folder: where sessions keep their files (None: a temporary one of its own). samples: a folder whose files may be
-    chosen. checkpoints: more of them, beside those that are found by name. local: whether this machine computes.
-    server, headers: a ComfyUI that computes instead, and what goes along with every request to it. mark: every result
-    gets this mark; "none" leaves it to the visitors."""
+    """folder: for the files of sessions (None: a temporary one). samples: a folder whose files may be chosen.
+
+    checkpoints: files to offer besides the known names. local: run on this machine. server, headers: run on a ComfyUI,
+    with these HTTP headers. watermark: of every result; "none" leaves the choice to the user.
+    """
 
     limits: Limits = field(default_factory=Limits)
     folder: str | None = None
@@ -62,19 +60,19 @@ class AppSettings:
     local: bool = True
     server: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    mark: str = Settings.watermark
+    watermark: str = Settings.watermark
 
     def to_text(self) -> str:
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_text(cls, text: str) -> "AppSettings":
-        said: dict[str, Any] = json.loads(text)
-        limits, more = Limits(**said.pop("limits")), tuple(said.pop("checkpoints"))
-        return cls(limits=limits, checkpoints=more, **said)
+        values: dict[str, Any] = json.loads(text)
+        limits, checkpoints = Limits(**values.pop("limits")), tuple(values.pop("checkpoints"))
+        return cls(limits=limits, checkpoints=checkpoints, **values)
 
     @classmethod
-    def handed_over(cls) -> "AppSettings":
-        """What `latentsync app` says; the defaults where Streamlit was started by other means."""
+    def from_environment(cls) -> "AppSettings":
+        """The defaults where Streamlit was not started by `latentsync app`."""
         text = os.environ.get(VARIABLE)
         return cls.from_text(text) if text else cls()

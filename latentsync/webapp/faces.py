@@ -1,4 +1,4 @@
-"""One frame of what was given, with the faces in it, for a person to click on."""
+"""A frame of an upload with the boxes of its faces, for the user to click."""
 
 import threading
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ from ..weights.registry import find
 from .uploads import Media
 
 SHOWN_SIDE = 960
-"""Longest side of a frame as it goes to the browser; places are always pixels of the file."""
-LOOKED_AT = (0.0, 0.1, 0.25, 0.5, 0.75)
-"""Where in a clip a face is looked for, as shares of its length."""
+"""Longest side of a frame as the browser gets it; coordinates are always pixels of the file."""
+SEARCH_POSITIONS = (0.0, 0.1, 0.25, 0.5, 0.75)
+"""Where a face is searched for, as fractions of a clip's length."""
 
-_one_at_a_time = threading.Lock()
+_detector_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A frame and the boxes of its faces, from left to right, in pixels of the file; jpeg shows it."""
+    """A frame (as JPEG) and the boxes of its faces, from left to right, in pixels of the file."""
 
     frame: int
     jpeg: bytes
@@ -35,17 +35,17 @@ class Shot:
 
     @property
     def largest(self) -> int:
-        """The number of the largest face; 0 where there is none."""
+        """Index of the largest face; 0 when there is none."""
         sizes = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in self.boxes]
         return sizes.index(max(sizes)) if sizes else 0
 
     def point(self, face: int) -> str:
-        """What the engine takes for this face: "x,y,frame"."""
+        """The face as Settings.face: "x,y,frame"."""
         x0, y0, x1, y1 = self.boxes[face]
         return f"{round((x0 + x1) / 2)},{round((y0 + y1) / 2)},{self.frame}"
 
-    def shares(self) -> list[list[float]]:
-        """The boxes as left, top, width, height in hundredths of the picture."""
+    def percentages(self) -> list[list[float]]:
+        """The boxes as left, top, width, height in percent of the frame."""
         across, down = 100 / self.width, 100 / self.height
         inside = [
             (max(0.0, x0), max(0.0, y0), min(float(self.width), x1), min(float(self.height), y1))
@@ -55,7 +55,7 @@ class Shot:
 
 
 def look(media: Media, frame: int = 0) -> Shot:
-    """A frame of a video, or a picture, with its faces. UserError: the model that finds faces is not here."""
+    """A frame of a video, or a picture, with its faces. UserError when the face model is missing."""
     picture = _frame(media, frame)
     height, width = picture.shape[:2]
     boxes = tuple(face.box for face in _faces(picture))
@@ -64,31 +64,31 @@ def look(media: Media, frame: int = 0) -> Shot:
 
 def first_look(media: Media, frames: int) -> Shot:
     """The earliest of some of the first so many frames that shows a face; the very first where none does."""
-    places = dict.fromkeys(int(share * (frames - 1)) for share in LOOKED_AT)
-    shots = (look(media, frame) for frame in places)
+    frames_to_search = dict.fromkeys(int(share * (frames - 1)) for share in SEARCH_POSITIONS)
+    shots = (look(media, frame) for frame in frames_to_search)
     first = next(shots)
     return first if first.boxes else next((shot for shot in shots if shot.boxes), first)
 
 
-def shown_frames(media: Media, spoken: Fraction | None, fit: str) -> int:
+def shown_frames(media: Media, voice_seconds: Fraction | None, fit: str) -> int:
     """How many frames of a clip appear in the result; a face must be picked in one of these."""
-    if media.kind == "picture" or spoken is None:
+    if media.kind == "picture" or voice_seconds is None:
         return media.frames
-    return min(media.frames, fit_timeline(media.fps, media.frames, spoken, fit).frames)
+    return min(media.frames, fit_timeline(media.fps, media.frames, voice_seconds, fit).frames)
 
 
 def _frame(media: Media, frame: int) -> np.ndarray:
     if media.kind == "picture":
         return read_image(media.path)
     if not 0 <= frame < media.frames:
-        raise UserError(f"{media.name} has no picture {frame}; give one from 0 to {media.frames - 1}.")
+        raise UserError(f"{media.name} has no frame {frame}; give one from 0 to {media.frames - 1}.")
     with VideoReader(probe(media.path)) as reader:
         return next(reader.read([frame]))
 
 
 def _faces(picture: np.ndarray) -> list[Face]:
     model = find("face_landmarker.task")
-    with _one_at_a_time, FaceFinder(model) as finder:
+    with _detector_lock, FaceFinder(model) as finder:
         return sorted(finder.detect(picture), key=lambda face: face.center[0])
 
 

@@ -1,4 +1,4 @@
-"""Who is here, and the files of each: a folder that nobody else sees and that goes when they go."""
+"""Sessions (browser tabs), each with a folder that is removed when it ends."""
 
 import shutil
 import tempfile
@@ -13,25 +13,25 @@ from .queue import Job
 
 if TYPE_CHECKING:
     from ..evaluation.landmark_sync import Score
-    from .backends import Made
+    from .backends import LipSyncResult
     from .faces import Shot
     from .uploads import Media
 
 
-class Visitor:
-    """One session. folder: its files. face, voice: what was given. run, score: what was asked for last.
+class Session:
+    """folder: its files. face, voice: what was uploaded. run, score: the last jobs.
 
-    note: why the last file was refused, by what it was for. shot, picked: the frame that is shown, and which of its
-    faces shall speak.
+    errors: why the last upload ("face", "voice") or "run" was refused. shot, picked: the frame that is shown, and
+    which of its faces is to speak.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.face: Media | None = None
         self.voice: Media | None = None
-        self.run: Job[Made] | None = None
+        self.run: Job[LipSyncResult] | None = None
         self.score: Job[Score] | None = None
-        self.note: dict[str, str] = {}
+        self.errors: dict[str, str] = {}
         self.shot: Shot | None = None
         self.picked = 0
 
@@ -44,86 +44,77 @@ class Visitor:
         """A video is being made, and nothing may change meanwhile."""
         return self.run is not None and self.run.busy
 
-    @property
-    def working(self) -> bool:
-        """Something uses the files."""
-        return any(job.busy for job in self.jobs)
-
-    def drop(self, what: str) -> None:
-        """The face or the voice is no longer wanted; one that the last result is shown beside stays until tidy()."""
+    def remove(self, what: str) -> None:
+        """Remove the "face" or the "voice". A file that is shown beside the last result stays until reset()."""
         media: Media | None = getattr(self, what)
         setattr(self, what, None)
-        made = None if self.run is None else self.run.value
-        if media is not None and (made is None or made.before != media.path):
+        result = None if self.run is None else self.run.value
+        if media is not None and (result is None or result.before != media.path):
             media.path.unlink(missing_ok=True)
         if what == "face":
             self.shot, self.picked = None, 0
 
-    def tidy(self) -> None:
-        """Forget the last run and remove what it left in the folder: everything that was not given."""
+    def reset(self) -> None:
+        """Forget the last run, and remove all files but the uploads."""
         for job in self.jobs:
             job.cancel()
         self.run = self.score = None
-        given = {media.path for media in (self.face, self.voice) if media is not None}
-        for path in set(self.folder.iterdir()) - given:
-            with suppress(PermissionError):  # Windows keeps a file that is still being measured; it goes next time
+        uploads = {media.path for media in (self.face, self.voice) if media is not None}
+        for path in set(self.folder.iterdir()) - uploads:
+            with suppress(PermissionError):  # on Windows, a file that is still being scored; it goes next time
                 path.unlink(missing_ok=True)
 
 
-class Visitors:
-    """Everybody who is here, by the name of their session.
-
-    root: where the folders lie. is_here: whether a session still has a browser at its other end. keep: seconds that
-    somebody may be away.
-    """
+class Sessions:
+    """All sessions by name. is_connected: whether a session has a browser. keep: seconds it may be without."""
 
     def __init__(
-        self, root: Path, is_here: Callable[[str], bool], keep: float, clock: Callable[[], float] = time.monotonic
+        self, root: Path, is_connected: Callable[[str], bool], keep: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._root, self._is_here, self._keep, self._clock = root, is_here, keep, clock
-        self._known: dict[str, Visitor] = {}
-        self._seen: dict[str, float] = {}
-        self._leaving: list[Visitor] = []
+        self._root, self._is_connected, self._keep, self._clock = root, is_connected, keep, clock
+        self._sessions: dict[str, Session] = {}
+        self._last_seen: dict[str, float] = {}
+        self._ended: list[Session] = []
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._sessions)
 
-    def get(self, session: str) -> Visitor:
-        """The visitor of a session; a new one gets a folder whose name nobody can guess."""
+    def get(self, name: str) -> Session:
+        """A new session gets a folder with a random name."""
         with self._lock:
-            self._seen[session] = self._clock()
-            if session not in self._known:
-                self._known[session] = Visitor(Path(tempfile.mkdtemp(prefix="visitor-", dir=self._root)))
-            return self._known[session]
+            self._last_seen[name] = self._clock()
+            if name not in self._sessions:
+                self._sessions[name] = Session(Path(tempfile.mkdtemp(prefix="session-", dir=self._root)))
+            return self._sessions[name]
 
-    def sweep(self) -> None:
-        """See who has left: their runs are stopped, and their files go as soon as nothing works on them."""
+    def collect_garbage(self) -> None:
+        """End the sessions without a browser: cancel their runs, and remove their files once nothing uses them."""
         with self._lock:
             now = self._clock()
-            for session in list(self._known):
-                if self._is_here(session):
-                    self._seen[session] = now
-                elif now - self._seen[session] > self._keep:
-                    self._part(session)
-            self._remove(force=False)
+            for name in list(self._sessions):
+                if self._is_connected(name):
+                    self._last_seen[name] = now
+                elif now - self._last_seen[name] > self._keep:
+                    self._end(name)
+            self._remove_ended(force=False)
 
     def close(self) -> None:
-        """Everybody leaves now, whatever still works."""
+        """End all sessions, whatever still runs."""
         with self._lock:
-            for session in list(self._known):
-                self._part(session)
-            self._remove(force=True)
+            for name in list(self._sessions):
+                self._end(name)
+            self._remove_ended(force=True)
 
-    def _part(self, session: str) -> None:
-        visitor = self._known.pop(session)
-        del self._seen[session]
-        for job in visitor.jobs:
+    def _end(self, name: str) -> None:
+        session = self._sessions.pop(name)
+        del self._last_seen[name]
+        for job in session.jobs:
             job.cancel()
-        self._leaving.append(visitor)
+        self._ended.append(session)
 
-    def _remove(self, force: bool) -> None:
-        gone = [visitor for visitor in self._leaving if force or not visitor.working]
-        for visitor in gone:
-            shutil.rmtree(visitor.folder, ignore_errors=True)
-        self._leaving = [visitor for visitor in self._leaving if visitor not in gone]
+    def _remove_ended(self, force: bool) -> None:
+        removable = [one for one in self._ended if force or not any(job.busy for job in one.jobs)]
+        for session in removable:
+            shutil.rmtree(session.folder, ignore_errors=True)
+        self._ended = [session for session in self._ended if session not in removable]

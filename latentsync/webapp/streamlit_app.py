@@ -1,15 +1,14 @@
-"""What Streamlit runs, at every click of every visitor. The page is in app_page.py, all behind it in app_studio.py."""
+"""The script that Streamlit runs at every interaction of every session."""
 
 
 def main() -> None:
-    """One run of the page for one visitor."""
     import streamlit as st
 
     from .page import Page
-    from .streamlit_session import session_id, studio
+    from .streamlit_session import service, session_id
 
-    hall = studio()
-    Page(st, hall, hall.visitors.get(session_id())).show()
+    app = service()
+    Page(st, app, app.sessions.get(session_id())).show()
 
 
 if __name__ == "__main__":  # Streamlit runs this file by itself, outside its package

@@ -1,7 +1,7 @@
-"""What visitors send: measured, recognised by its content, and kept under names of ours.
+"""Uploads: identified by their content, checked against the limits, and stored under random names.
 
-Nothing that a browser says reaches the disk but the bytes themselves. FFmpeg also reads lists that name other files and
-addresses (HLS, concat, SDP): only containers that hold their own sound and pictures are let in.
+Names from a browser never reach the disk. FFmpeg also reads playlists that name other files and addresses (HLS, concat,
+SDP): only containers with their own sound and pictures are accepted.
 """
 
 import uuid
@@ -15,30 +15,30 @@ from typing import Any, BinaryIO
 from ..errors import UserError
 from ..files import safe_name
 from .config import Limits
-from .queue import Tell
+from .queue import ReportFn
 
 CONTAINERS = {
     "mov": ".mp4", "matroska": ".mkv", "avi": ".avi", "mpeg": ".mpg", "mpegts": ".ts", "flv": ".flv", "asf": ".wmv",
     "ogg": ".ogg", "wav": ".wav", "mp3": ".mp3", "flac": ".flac", "aac": ".aac", "aiff": ".aiff", "gif": ".gif",
     "amr": ".amr", "caf": ".caf", "w64": ".w64",
 }  # fmt: skip
-"""What FFmpeg calls a container, and the ending that our name for the file gets."""
+"""FFmpeg's name of a container -> the suffix of the stored file."""
 PICTURES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "TIFF": ".tiff", "BMP": ".bmp"}
-"""The same for pictures, as Pillow calls them."""
+"""The same for Pillow's image formats."""
 FACE_ENDINGS: Sequence[str] = "mp4 mov m4v webm mkv avi mpg mpeg ts wmv png jpg jpeg webp tif tiff bmp".split()  # noqa: SIM905 — read like this
 VOICE_ENDINGS: Sequence[str] = "wav mp3 m4a aac flac ogg oga opus aiff wma amr mp4 mov webm mkv avi mpg".split()  # noqa: SIM905
-"""What a file dialog offers. The content decides; these only help to find the right file."""
+"""What a file dialog offers; whether a file is accepted depends on its content."""
 
 CHUNK = 1 << 20
 PREVIEW_SIDE = 720
-"""Longest side of the copy that is made for browsers which cannot play the original."""
+"""Longest side of the copy for browsers that cannot play the original."""
 
 
 @dataclass(frozen=True)
 class Media:
-    """A file that was let in. kind: "video", "picture" or "sound"; name: what its owner calls it, for showing only.
+    """An accepted file. kind: "video", "picture" or "sound"; name: its owner's, for display only.
 
-    seconds, frames: 0 and 1 for a picture. playable: whether browsers can play it as it is.
+    seconds, frames: 0 and 1 for a picture. playable: by browsers, as it is.
     """
 
     path: Path
@@ -53,18 +53,17 @@ class Media:
     playable: bool = True
 
     @property
-    def facts(self) -> str:
-        """In a few words."""
+    def summary(self) -> str:
         size = f"{self.width} × {self.height}"
         if self.kind == "picture":
             return f"picture, {size}"
         length = f"{float(self.seconds):.1f} s"
-        return length if self.kind == "sound" else f"{length}, {size}, {float(self.fps):.4g} pictures a second"
+        return length if self.kind == "sound" else f"{length}, {size}, {float(self.fps):.4g} frames per second"
 
 
 def take_face(stream: BinaryIO, name: str, folder: Path, limits: Limits) -> Media:
-    """Keep a video or a picture; UserError says why it cannot be used, and then nothing is kept."""
-    with _kept(stream, name, folder, limits) as path:
+    """Store a video or a picture. After a UserError nothing is stored."""
+    with _stored(stream, name, folder, limits) as path:
         picture = _picture_ending(path, limits)
         if picture:
             return _still(_renamed(path, picture), name)
@@ -72,8 +71,8 @@ def take_face(stream: BinaryIO, name: str, folder: Path, limits: Limits) -> Medi
 
 
 def take_voice(stream: BinaryIO, name: str, folder: Path, limits: Limits) -> Media:
-    """Keep a recording, or a video for its sound."""
-    with _kept(stream, name, folder, limits) as path:
+    """Store a recording, or a video for its sound."""
+    with _stored(stream, name, folder, limits) as path:
         path = _renamed(path, _container_ending(path, "a recording"))
         seconds = _sound_seconds(path, limits)
         from ..audio.load import check_speech, load_audio
@@ -83,19 +82,19 @@ def take_voice(stream: BinaryIO, name: str, folder: Path, limits: Limits) -> Med
 
 
 @contextmanager
-def _kept(stream: BinaryIO, name: str, folder: Path, limits: Limits) -> Iterator[Path]:
-    """The bytes under a name of ours. After an error nothing is left, and the owner's name stands for ours."""
+def _stored(stream: BinaryIO, name: str, folder: Path, limits: Limits) -> Iterator[Path]:
+    """The stream as a file. After an error nothing is left, and the message has the owner's name of the file."""
     path = folder / uuid.uuid4().hex
     try:
         _copy(stream, path, limits)
         yield path
     except BaseException as error:
-        said = str(error)
+        message = str(error)
         for left in folder.glob(f"{path.name}*"):
-            said = said.replace(str(left), _shown(name))
+            message = message.replace(str(left), _shown(name))
             left.unlink(missing_ok=True)
         if isinstance(error, UserError):
-            raise UserError(said) from None
+            raise UserError(message) from None
         raise
 
 
@@ -104,16 +103,16 @@ def _shown(name: str) -> str:
 
 
 def _copy(stream: BinaryIO, path: Path, limits: Limits) -> None:
-    size, most = 0, limits.megabytes << 20
+    size, limit = 0, limits.megabytes << 20
     try:
         with path.open("xb") as file:
             while chunk := stream.read(CHUNK):
                 size += len(chunk)
-                if size > most:
+                if size > limit:
                     raise UserError(f"The file is larger than {limits.megabytes} MB; give a shorter or smaller one.")
                 file.write(chunk)
     except OSError as error:
-        raise UserError("The file could not be kept: the disk of this server is full or broken.") from error
+        raise UserError("The file could not be stored: the disk of this server is full or broken.") from error
     if not size:
         raise UserError("The file is empty; was it saved completely?")
 
@@ -123,7 +122,7 @@ def _renamed(path: Path, ending: str) -> Path:
 
 
 def _picture_ending(path: Path, limits: Limits) -> str:
-    """The ending for a still picture; "" for anything else. Its size is known before it is decoded."""
+    """The suffix for a still picture, "" for anything else. Its size is checked before it is decoded."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -140,11 +139,11 @@ def _picture_ending(path: Path, limits: Limits) -> str:
 def _check_size(width: int, height: int, limits: Limits) -> None:
     if width * height > limits.pixels:
         most = limits.pixels / 1e6
-        raise UserError(f"The picture is {width} × {height} pixels; at most {most:.0f} million pixels are taken here.")
+        raise UserError(f"The picture is {width} × {height} pixels; at most {most:.0f} million pixels are allowed here.")
 
 
 def _container_ending(path: Path, wanted: str) -> str:
-    """The ending for a container that is let in. UserError for anything else, such as a text with another name."""
+    """The suffix for an accepted container; UserError for anything else."""
     import av
     from av.error import FFmpegError
 
@@ -154,7 +153,7 @@ def _container_ending(path: Path, wanted: str) -> str:
             return CONTAINERS[container.format.name.split(",")[0]]
     except (FFmpegError, OSError, KeyError, ValueError):
         raise UserError(
-            f"{path} is not {wanted} that can be read; whatever its name says, its content is not."
+            f"{path} is not {wanted} that can be read; its content is something else."
         ) from None
 
 
@@ -172,30 +171,22 @@ def _video(path: Path, name: str, limits: Limits) -> Media:
     _check_seconds("The video", info.duration, limits)
     _check_size(info.width, info.height, limits)
     if info.fps > limits.rate:
-        raise UserError(f"The video has {float(info.fps):.4g} pictures a second; at most {limits.rate} are taken here.")
+        raise UserError(f"The video has {float(info.fps):.4g} frames per second; at most {limits.rate} are allowed here.")
     return Media(
-        path,
-        _shown(name),
-        "video",
-        info.duration,
-        info.frames,
-        info.fps,
-        info.width,
-        info.height,
-        info.has_audio,
+        path, _shown(name), "video", info.duration, info.frames, info.fps, info.width, info.height, info.has_audio,
         _plays_in_browsers(path),
-    )
+    )  # fmt: skip
 
 
 def _check_seconds(what: str, seconds: Fraction, limits: Limits) -> None:
     if seconds > limits.seconds:
         raise UserError(
-            f"{what} lasts {float(seconds):.0f} s; at most {limits.seconds:.0f} s are taken here, so cut it first."
+            f"{what} lasts {float(seconds):.0f} s; at most {limits.seconds:.0f} s are allowed here, so cut it first."
         )
 
 
 def _sound_seconds(path: Path, limits: Limits) -> Fraction:
-    """How long the sound is; decoding ends where it is known to be too long."""
+    """Length of the sound; decoding stops once it is too long."""
     from ..media.audio_track import decoded, has_audio, open_audio
 
     if not has_audio(path):
@@ -206,7 +197,7 @@ def _sound_seconds(path: Path, limits: Limits) -> Fraction:
         for frame in decoded(container, stream):
             samples += frame.samples
             if samples > rate * limits.seconds + rate:
-                raise UserError(f"The recording lasts more than {limits.seconds:.0f} s, the most that is taken here.")
+                raise UserError(f"The recording lasts more than {limits.seconds:.0f} s, the most that is allowed here.")
     return Fraction(samples, rate)
 
 
@@ -221,8 +212,8 @@ def _plays_in_browsers(path: Path) -> bool:
     return form.startswith("matroska") and codec in ("vp8", "vp9", "libvpx", "libvpx-vp9", "av1", "libdav1d")
 
 
-def browser_copy(media: Media, folder: Path, tell: Tell) -> Path:
-    """A video that browsers play: the file itself, or a copy of it, reduced."""
+def browser_copy(media: Media, folder: Path, report: ReportFn) -> Path:
+    """A video that browsers can play: the file itself, or a smaller copy."""
     if media.playable:
         return media.path
     import cv2
@@ -242,13 +233,13 @@ def browser_copy(media: Media, folder: Path, tell: Tell) -> Path:
         VideoWriter(out, width, height, info.fps, audio=sound, aspect=info.aspect) as writer,
     ):
         for i, frame in enumerate(reader.read(range(info.frames))):
-            tell("before", i, info.frames)
+            report("before", i, info.frames)
             writer.write(cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA))
     return out
 
 
 def sample_files(folder: str | None) -> list[Path]:
-    """What may be chosen instead of an upload: the files of a folder that who runs the app named."""
+    """Files that may be chosen instead of an upload."""
     if folder is None:
         return []
     place = Path(folder)
@@ -258,6 +249,6 @@ def sample_files(folder: str | None) -> list[Path]:
 
 
 def take_file(path: Path, take: Any, folder: Path, limits: Limits) -> Media:
-    """A sample, as if it had been uploaded."""
+    """Store a sample as if it had been uploaded."""
     with path.open("rb") as stream:
         return take(stream, path.name, folder, limits)

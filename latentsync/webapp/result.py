@@ -1,0 +1,124 @@
+"""What the page shows of a run: progress, the result, and how well mouth and sound agree."""
+
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .backends import LipSyncResult
+from .components import play_together
+from .queue import DONE, WAITING, Job
+from .sessions import Session
+
+MODELS = {
+    "nano": "nano: small, built in; mouths are soft",
+    "1.5": "LatentSync 1.5 (256 pixels)",
+    "1.6": "LatentSync 1.6 (512 pixels: sharper, four times the work)",
+}
+STAGES = {
+    "": "Starting",
+    "loading": "Loading the model (once)",
+    "track": "Step 1 of 2: tracking the face",
+    "finding faces": "Step 1 of 2: tracking the face",
+    "sample": "Step 2 of 2: sampling the mouth",
+    "sampling": "Step 2 of 2: sampling the mouth",
+    "before": "Making a copy of your video that browsers can play",
+    "sending": "Sending the files to ComfyUI",
+    "queued": "Queued in ComfyUI",
+    "started": "ComfyUI is running",
+    "fetching": "Fetching the result",
+    "measuring": "Measuring mouth and sound",
+}
+"""Texts for the stages of the engine, the backends and the nodes."""
+POLL = 0.5
+"""Seconds between updates of the progress."""
+
+
+class ResultView:
+    """st: Streamlit."""
+
+    def __init__(self, st: Any, session: Session) -> None:
+        self.st, self.session = st, session
+
+    def show(self, result: LipSyncResult) -> None:
+        st, request = self.st, result.request
+        st.subheader("Your video", anchor=False)
+        left, right = st.columns(2, gap="large")
+        with left, st.container(key="before"):
+            st.markdown("**Before**")
+            (st.image if request.is_image else st.video)(str(result.before))
+        with right, st.container(key="after"):
+            st.markdown("**After**")
+            st.video(str(result.video))
+        if not request.is_image:
+            with left:
+                play_together(st)
+
+        def open_video() -> BinaryIO:
+            return result.video.open("rb")
+
+        right.download_button(
+            "Download the video",
+            open_video,  # called when the button is clicked
+            f"{Path(result.name).stem}_latentsync.mp4",
+            "video/mp4",
+            type="primary",
+            on_click="ignore",
+            width="stretch",
+        )
+        settings = request.settings
+        model = MODELS.get(request.checkpoint, Path(request.checkpoint).name).split(":")[0]
+        st.caption(
+            f"{model}, {settings.steps} steps, guidance {settings.guidance:g}, seed {settings.seed};"
+            f" {clock(result.elapsed_s)} min on {result.backend}. Another seed gives another take."
+        )
+        if self.session.score is not None:
+            with st.expander("Do the lips follow the sound?", expanded=True):
+                if self.session.score.over:
+                    self._chart(self.session.score)
+                else:
+                    st.fragment(self._score_progress, run_every=POLL)()
+
+    def _score_progress(self) -> None:
+        job = self.session.score
+        if job is None or job.over:
+            self.st.rerun()
+            return
+        show_progress(self.st, job)
+
+    def _chart(self, job: Job[Any]) -> None:
+        from ..evaluation.charts import draw_chart
+
+        st = self.st
+        if job.state != DONE or job.value is None:
+            st.info(f"This could not be measured. {plain(job.error)}")
+            return
+        st.image(draw_chart(job.value))
+        st.caption(
+            "Top: how far the mouth is open, and how loud the voice is. Bottom: their correlation when the sound is"
+            " shifted by some frames. A good result has a peak at 0, well above the dashed line of chance; clips of a"
+            " few seconds often have none."
+        )
+
+
+def show_progress(st: Any, job: Job[Any]) -> None:
+    st.progress(min(1.0, job.done / job.total) if job.total else 0.0, text=progress_text(job))
+
+
+def progress_text(job: Job[Any]) -> str:
+    """Stage, done of total, elapsed and remaining time."""
+    if job.state == WAITING:
+        return "Waiting for others"
+    text = STAGES.get(job.stage, job.stage)
+    if job.total:
+        text += f" · {job.done:.0f} of {job.total:.0f}"
+    text += f" · {clock(job.elapsed_s)}"
+    return text + (f", about {clock(job.remaining_s)} left" if job.remaining_s is not None else "")
+
+
+def clock(seconds: float) -> str:
+    """1:05."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+def plain(text: str) -> str:
+    """Escape Markdown."""
+    return "".join(f"\\{sign}" if sign in r"\`*_{}[]<>()#+-.!|~$:&" else sign for sign in text)
