@@ -1,5 +1,6 @@
 """`latentsync app`: the engine in a browser."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -7,103 +8,82 @@ import typer
 
 from ..errors import UserError
 from ..settings import WATERMARKS, Settings
-from ..webapp.config import AppSettings, Limits
+from ..webapp.config import NO_BACKEND, AppSettings, Limits
 from . import options
+from .parameters import expand_options, option
 from .queue import Header, parse_header
 
-_WHERE, _LIMITS, _WHO = "Where it is to be found", "What visitors may do", "Who computes"
-
-Host = Annotated[
-    str,
-    typer.Option(
-        metavar="ADDRESS",
-        help="Where to listen: 127.0.0.1 is this computer alone, 0.0.0.0 lets everybody in who can reach it.",
-        rich_help_panel=_WHERE,
-    ),
-]
-Port = Annotated[int, typer.Option(min=1, max=65535, help="The port.", rich_help_panel=_WHERE)]
-Base = Annotated[
-    str,
-    typer.Option("--base-path", metavar="PATH", help="The path it has behind a proxy.", rich_help_panel=_WHERE),
-]
-Browser = Annotated[bool, typer.Option(help="Whether to open the browser.", rich_help_panel=_WHERE)]
-Share = Annotated[
-    bool,
-    typer.Option(
-        "--share",
-        help="Open it to the internet through ngrok, with your own token (NGROK_AUTHTOKEN).",
-        rich_help_panel=_WHERE,
-    ),
-]
-Megabytes = Annotated[
-    int, typer.Option("--max-upload", metavar="MB", min=1, help="Largest file.", rich_help_panel=_LIMITS)
-]
-Seconds = Annotated[
-    float,
-    typer.Option("--max-seconds", metavar="SECONDS", min=1, help="Longest clip and voice.", rich_help_panel=_LIMITS),
-]
-Steps = Annotated[int, typer.Option("--max-steps", min=1, max=1000, help="Most steps.", rich_help_panel=_LIMITS)]
-Waiting = Annotated[int, typer.Option("--max-waiting", min=1, help="Runs that may wait.", rich_help_panel=_LIMITS)]
-Keep = Annotated[
-    float,
-    typer.Option(
-        metavar="SECONDS",
-        min=1,
-        help="How long the files of somebody who left are kept, in case they come back.",
-        rich_help_panel=_LIMITS,
-    ),
-]
-Watermark = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help=f"Label every result as generated ({', '.join(WATERMARKS)}); none leaves it to the users.",
-        rich_help_panel=_LIMITS,
-    ),
-]
-Samples = Annotated[
-    Path | None,
-    typer.Option(metavar="FOLDER", help="Files that visitors may choose from.", rich_help_panel=_LIMITS),
-]
-Checkpoints = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--checkpoint",
-        "-c",
-        metavar="PATH",
-        help="Offer this checkpoint too; nano, 1.5 and 1.6 are offered where they are here.",
-        rich_help_panel=_WHO,
-    ),
-]
-Server = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL", envvar="LATENTSYNC_COMFYUI", help="A ComfyUI that can compute instead.", rich_help_panel=_WHO
-    ),
-]
-Local = Annotated[bool, typer.Option(help="Whether this computer may compute.", rich_help_panel=_WHO)]
+ADDRESS, LIMITS, BACKENDS = "Address", "Limits for users", "Backends"
 
 
-def app(
-    host: Host = "127.0.0.1",
-    port: Port = 8501,
-    base: Base = "",
-    browser: Browser = True,
-    share: Share = False,
-    megabytes: Megabytes = Limits.megabytes,
-    seconds: Seconds = Limits.seconds,
-    steps: Steps = Limits.steps,
-    waiting: Waiting = Limits.waiting,
-    keep: Keep = Limits.keep,
-    samples: Samples = None,
-    watermark: Watermark = Settings.watermark,
-    checkpoints: Checkpoints = None,
-    server: Server = None,
-    header: Header = None,
-    local: Local = True,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-) -> None:
+@dataclass(frozen=True)
+class AddressOptions:
+    host: Annotated[
+        str,
+        option(
+            ADDRESS,
+            "",
+            "Where to listen: 127.0.0.1 is this computer alone, 0.0.0.0 everybody who can reach it.",
+            "ADDRESS",
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[int, option(ADDRESS, "", "The port.", min=1, max=65535)] = 8501
+    base: Annotated[str, option(ADDRESS, "--base-path", "Its path behind a proxy.", "PATH")] = ""
+    browser: Annotated[bool, option(ADDRESS, "", "Whether to open the browser.")] = True
+    share: Annotated[
+        bool,
+        option(ADDRESS, "--share", "Open it to the internet through ngrok, with your own token (NGROK_AUTHTOKEN)."),
+    ] = False
+
+
+@dataclass(frozen=True)
+class LimitOptions:
+    megabytes: Annotated[int, option(LIMITS, "--max-upload", "Largest file.", "MB", min=1)] = Limits.megabytes
+    seconds: Annotated[float, option(LIMITS, "--max-seconds", "Longest clip and voice.", "SECONDS", min=1)] = (
+        Limits.seconds
+    )
+    steps: Annotated[int, option(LIMITS, "--max-steps", "Most steps.", min=1, max=1000)] = Limits.steps
+    waiting: Annotated[int, option(LIMITS, "--max-waiting", "Runs that may wait.", min=1)] = Limits.waiting
+    keep: Annotated[
+        float,
+        option(
+            LIMITS, "", "How long files are kept after the browser is gone, in case it comes back.", "SECONDS", min=1
+        ),
+    ] = Limits.keep
+    samples: Annotated[Path | None, option(LIMITS, "", "Files that users may choose from.", "FOLDER")] = None
+    watermark: Annotated[
+        str,
+        option(
+            LIMITS,
+            "",
+            f"Label every result as generated ({', '.join(WATERMARKS)}); none leaves it to the users.",
+            "NAME",
+        ),
+    ] = Settings.watermark
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    checkpoints: Annotated[
+        list[str] | None,
+        option(
+            BACKENDS,
+            "--checkpoint -c",
+            "Also offer this checkpoint; nano, 1.5 and 1.6 are offered when they are here.",
+            "PATH",
+        ),
+    ] = None
+    server: Annotated[
+        str | None, option(BACKENDS, "", "A ComfyUI that can run requests.", "URL", envvar="LATENTSYNC_COMFYUI")
+    ] = None
+    header: Header = None
+    local: Annotated[bool, option(BACKENDS, "", "Whether this computer runs requests.")] = True
+    device: options.Device = "auto"
+    dtype: options.Dtype = "auto"
+
+
+@expand_options
+def app(where: AddressOptions, limits: LimitOptions, backends: BackendOptions) -> None:
     """The same engine in a browser: give a face and a voice, click, watch, download.
 
     \b
@@ -112,24 +92,31 @@ def app(
 
     Only this computer can open it, unless --host or --share say otherwise. Ctrl-C ends it and removes its files.
     """
-    from ..webapp.server import Place, serve
+    from ..webapp.server import Address, serve
 
-    if server is None and not local:
-        raise UserError("Nobody would compute: leave out --no-local, or name a ComfyUI by --server.")
-    limits = Limits(megabytes=megabytes, seconds=seconds, steps=steps, waiting=waiting, keep=keep)
+    if backends.server is None and not backends.local:
+        raise UserError(NO_BACKEND)
     settings = AppSettings(
-        limits=limits,
-        samples=None if samples is None else str(_folder(samples)),
-        checkpoints=tuple(_checkpoint(one) for one in checkpoints or ()),
-        device=device,
-        dtype=dtype,
-        local=local,
-        server=server,
-        headers=dict(map(parse_header, header or ())),
-        mark=Settings(watermark=watermark).watermark,
+        limits=Limits(limits.megabytes, limits.seconds, steps=limits.steps, waiting=limits.waiting, keep=limits.keep),
+        samples=None if limits.samples is None else str(_folder(limits.samples)),
+        checkpoints=tuple(map(_checkpoint, backends.checkpoints or ())),
+        device=backends.device,
+        dtype=backends.dtype,
+        local=backends.local,
+        server=backends.server,
+        headers=dict(map(parse_header, backends.header or ())),
+        watermark=Settings(watermark=limits.watermark).watermark,
     )
-    code = serve(settings, Place(host, port, base, share), typer.echo, lambda url: _ready(url, browser))
-    raise typer.Exit(code)
+
+    def on_ready(url: str) -> None:
+        typer.echo(f"The app is at {url} (Ctrl-C ends it).")
+        if where.browser:
+            import webbrowser
+
+            webbrowser.open(url)
+
+    address = Address(where.host, where.port, where.base, where.share)
+    raise typer.Exit(serve(settings, address, typer.echo, on_ready))
 
 
 def _folder(path: Path) -> Path:
@@ -139,7 +126,6 @@ def _folder(path: Path) -> Path:
 
 
 def _checkpoint(name: str) -> str:
-    """A file by its full path, known to be one before anybody waits for it."""
     from ..weights.identify import identify
 
     path = Path(name)
@@ -148,11 +134,3 @@ def _checkpoint(name: str) -> str:
     if problem := identify(path).problem:
         raise UserError(problem)
     return str(path.resolve())
-
-
-def _ready(url: str, browser: bool) -> None:
-    import webbrowser
-
-    typer.echo(f"The app is at {url} (Ctrl-C ends it).")
-    if browser:
-        webbrowser.open(url)

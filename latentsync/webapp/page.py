@@ -262,9 +262,7 @@ class Page:
         backend = next(iter(backends))
         if len(backends) > 1:
             titles = {key: one.title[:1].upper() + one.title[1:] for key, one in backends.items()}
-            backend = st.radio(
-                "Run on", list(titles), format_func=titles.__getitem__, horizontal=True, disabled=busy
-            )
+            backend = st.radio("Run on", list(titles), format_func=titles.__getitem__, horizontal=True, disabled=busy)
         try:
             found = backends[backend].checkpoints()
         except UserError as error:

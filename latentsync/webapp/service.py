@@ -126,9 +126,7 @@ def _backends(settings: AppSettings) -> dict[str, Backend]:
     return backends
 
 
-def _run(
-    backend: Backend, request: LipSyncRequest, uploads: Sequence[Media], job: Job[LipSyncResult]
-) -> LipSyncResult:
+def _run(backend: Backend, request: LipSyncRequest, uploads: Sequence[Media], job: Job[LipSyncResult]) -> LipSyncResult:
     """uploads: the face, then the voice if there is one. Errors name files as their owner does."""
     try:
         backend.run(request, job)

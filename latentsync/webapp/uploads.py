@@ -139,7 +139,9 @@ def _picture_ending(path: Path, limits: Limits) -> str:
 def _check_size(width: int, height: int, limits: Limits) -> None:
     if width * height > limits.pixels:
         most = limits.pixels / 1e6
-        raise UserError(f"The picture is {width} × {height} pixels; at most {most:.0f} million pixels are allowed here.")
+        raise UserError(
+            f"The picture is {width} × {height} pixels; at most {most:.0f} million pixels are allowed here."
+        )
 
 
 def _container_ending(path: Path, wanted: str) -> str:
@@ -152,9 +154,7 @@ def _container_ending(path: Path, wanted: str) -> str:
         with av.open(str(path), options=options) as container:
             return CONTAINERS[container.format.name.split(",")[0]]
     except (FFmpegError, OSError, KeyError, ValueError):
-        raise UserError(
-            f"{path} is not {wanted} that can be read; its content is something else."
-        ) from None
+        raise UserError(f"{path} is not {wanted} that can be read; its content is something else.") from None
 
 
 def _still(path: Path, name: str) -> Media:
@@ -171,7 +171,9 @@ def _video(path: Path, name: str, limits: Limits) -> Media:
     _check_seconds("The video", info.duration, limits)
     _check_size(info.width, info.height, limits)
     if info.fps > limits.rate:
-        raise UserError(f"The video has {float(info.fps):.4g} frames per second; at most {limits.rate} are allowed here.")
+        raise UserError(
+            f"The video has {float(info.fps):.4g} frames per second; at most {limits.rate} are allowed here."
+        )
     return Media(
         path, _shown(name), "video", info.duration, info.frames, info.fps, info.width, info.height, info.has_audio,
         _plays_in_browsers(path),

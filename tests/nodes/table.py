@@ -38,8 +38,9 @@ NODES = {
     ),
     "LatentSyncVideo": Promise(
         "Video",
-        "video [audio] checkpoint [resolution] fit face steps guidance solver seed paste [start] [duration] "
-        "[audio_start] [audio_duration] still_fps window_batch save_to filename_prefix [model] [vae] [audio_encoder]",
+        "video [audio] checkpoint [resolution] fit face steps guidance solver seed [start] [duration] "
+        "[audio_start] [audio_duration] still_fps window_batch watermark save_to filename_prefix [model] [vae] "
+        "[audio_encoder]",
         "VIDEO",
     ),
     "LatentSyncScore": Promise(

@@ -87,7 +87,7 @@ class App:
 
     def visitors(self) -> dict[str, set[str]]:
         """Folders of visitors, and the names of the files in each."""
-        found = self.folder.glob("latentsync-app-*/visitor-*")
+        found = self.folder.glob("latentsync-app-*/session-*")
         return {path.name: {file.name for file in path.iterdir()} for path in found}
 
 

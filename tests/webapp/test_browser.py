@@ -13,7 +13,7 @@ from latentsync.media.probe import probe
 
 from .parts import alike, portrait
 from .stage import NARROW, PATIENCE, STEPS, App, Visitor, chromium, couple_clip, made_by_the_command, point, spoken
-from .test_jobs import wait_until
+from .test_queue import wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Request
@@ -70,10 +70,10 @@ def test_from_two_files_to_a_video(browser: "Browser", app: App, given: tuple[Pa
         me.screen("ready", height=1050)
         me.steps(STEPS)
         me.start()
-        me.page.get_by_text("painting the mouth").wait_for(timeout=PATIENCE)
+        me.page.get_by_text("sampling the mouth").wait_for(timeout=PATIENCE)
         said = " ".join(me.watch())
-        assert re.search(rf"painting the mouth · \d+ of {2 * STEPS}", said), said
-        me.page.get_by_role("button", name="Play both in step").click()
+        assert re.search(rf"sampling the mouth · \d+ of {2 * STEPS}", said), said
+        me.page.get_by_role("button", name="Play both in sync").click()
         me.page.wait_for_function(PLAYS, timeout=60_000)
         muted = "['before', 'after'].map(place => document.querySelector(`.st-key-${place} video`).muted)"
         assert me.page.evaluate(muted) == [True, False], "heard is the result"
@@ -108,7 +108,7 @@ def test_cancelling_on_a_slow_line(browser: "Browser", app: App, given: tuple[Pa
         me.give(clip, None)
         me.steps(60)
         me.start()
-        me.page.get_by_text("painting the mouth").wait_for(timeout=PATIENCE)
+        me.page.get_by_text("sampling the mouth").wait_for(timeout=PATIENCE)
         me.screen("running", height=1050)
         me.page.evaluate(LATE)
         me.page.get_by_role("button", name="Cancel").click()
@@ -158,7 +158,7 @@ def test_what_is_too_large_or_not_what_it_says_is_refused(browser: "Browser", ap
     notes.write_text("Dear diary, " * 1000)
     with Visitor(browser, app) as me:
         me.upload("face", large)
-        me.page.get_by_text("This file was not taken: at most 200 MB").first.wait_for()
+        me.page.get_by_text("This file was not accepted: at most 200 MB").first.wait_for()
         me.upload("face", notes)
         me.page.get_by_text("notes.mp4 is not a video or a picture that can be read").wait_for()
         me.upload("voice", notes)

@@ -9,7 +9,7 @@ import pytest
 from ..nodes.server import ComfyServer
 from .parts import alike, portrait
 from .stage import PATIENCE, App, Visitor, chromium, couple_clip, made_by_the_command, point, spoken
-from .test_jobs import wait_until
+from .test_queue import wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -40,7 +40,7 @@ def test_a_clip_made_by_comfyui(browser: "Browser", app: App, comfy: ComfyServer
         me.steps(2)
         me.start()
         said = " ".join(me.watch())
-        assert "painting the mouth" in said, said
+        assert "sampling the mouth" in said, said
         got = me.download(tmp_path / "got.mp4")
         wanted = made_by_the_command(tmp_path, clip, voice, *HOW, "--face", point(clip, 1, tmp_path))
         assert alike(got, wanted)
@@ -66,7 +66,7 @@ def test_cancelling_withdraws_the_run(browser: "Browser", app: App, comfy: Comfy
         me.give(clip, None)
         me.steps(60)
         me.start()
-        me.page.get_by_text("painting the mouth").wait_for(timeout=PATIENCE)
+        me.page.get_by_text("sampling the mouth").wait_for(timeout=PATIENCE)
         me.page.get_by_role("button", name="Cancel").click()
         me.page.get_by_text("Cancelled; nothing was kept.").wait_for(timeout=PATIENCE)
         assert wait_until(comfy.idle, 120)

@@ -1,21 +1,22 @@
 """The page as Streamlit draws it, without a browser: what is there in which state, and that nothing raises."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from latentsync.settings import Settings
-from latentsync.webapp import streamlit_session as app_sessions
-from latentsync.webapp.backends import Made, Wish
+from latentsync.webapp import streamlit_session
+from latentsync.webapp.backends import LipSyncRequest, LipSyncResult, NotReadyError
 from latentsync.webapp.config import AppSettings, Limits, qualities
 from latentsync.webapp.faces import look
 from latentsync.webapp.queue import CANCELLED, FAILED
-from latentsync.webapp.service import Studio
+from latentsync.webapp.service import AppService
 from latentsync.webapp.uploads import take_face, take_voice
 from latentsync.weights.load import default_settings
 
 from ..tiny import link
-from .test_jobs import wait_until
+from .test_queue import wait_until
 
 testing = pytest.importorskip("streamlit.testing.v1", reason="Streamlit draws the page: pip install latentsync[app]")
 LIMITS = Limits(megabytes=7, seconds=9)
@@ -28,23 +29,23 @@ def page():
 
 
 @pytest.fixture
-def studio(tiny, tmp_path, monkeypatch):
+def service(tiny, tmp_path, monkeypatch):
     samples = tmp_path / "samples"
     samples.mkdir()
     settings = AppSettings(
         limits=LIMITS, folder=str(tmp_path / "app"), checkpoints=(tiny,), device="cpu", samples=str(samples)
     )
     (tmp_path / "app").mkdir()
-    studio = Studio(settings, lambda session: True)
-    app_sessions.studio.cache_clear()
-    monkeypatch.setattr(app_sessions, "studio", lambda: studio)
-    monkeypatch.setattr(app_sessions, "session_id", lambda: "anna")
-    yield studio
-    studio.close()
+    service = AppService(settings, lambda session: True)
+    streamlit_session.service.cache_clear()
+    monkeypatch.setattr(streamlit_session, "service", lambda: service)
+    monkeypatch.setattr(streamlit_session, "session_id", lambda: "anna")
+    yield service
+    service.close()
 
 
 @pytest.fixture
-def screen(studio):
+def screen(service):
     return testing.AppTest.from_function(page, default_timeout=120)
 
 
@@ -63,8 +64,8 @@ def button(screen, label):
     return next(one for one in screen.button if one.label == label)
 
 
-def give(studio, material, face="couple.png", voice="say.wav"):
-    anna = studio.visitors.get("anna")
+def give(service, material, face="couple.png", voice="say.wav"):
+    anna = service.sessions.get("anna")
     with (material / face).open("rb") as stream:
         anna.face = take_face(stream, face, anna.folder, LIMITS)
     with (material / voice).open("rb") as stream:
@@ -80,17 +81,17 @@ def test_an_empty_page_says_what_to_do(screen):
     assert button(screen, "Make the video").disabled
 
 
-def test_the_sample_voice_is_two_clicks_away(screen, studio):
+def test_the_sample_voice_is_two_clicks_away(screen, service):
     shown(screen)
     next(one for one in screen.radio if one.key == "voice-from").set_value("Example").run()
     button(screen, "Take this one").click().run()
     assert not screen.exception
-    assert studio.visitors.get("anna").voice.name == "voice.flac"
+    assert service.sessions.get("anna").voice.name == "voice.flac"
     assert "voice\\.flac" in text(screen)
 
 
-def test_faces_can_be_chosen_by_buttons_too(screen, studio, material):
-    anna = give(studio, material)
+def test_faces_can_be_chosen_by_buttons_too(screen, service, material):
+    anna = give(service, material)
     shown(screen)
     assert "Who speaks?" in text(screen)
     picked = anna.picked
@@ -101,45 +102,45 @@ def test_faces_can_be_chosen_by_buttons_too(screen, studio, material):
     assert "agreed to say" in text(screen)
 
 
-def test_without_a_face_nothing_can_be_made(screen, studio, material, tmp_path):
+def test_without_a_face_nothing_can_be_made(screen, service, material, tmp_path):
     import cv2
     import numpy as np
 
     cv2.imwrite(str(tmp_path / "gray.png"), np.full((100, 100, 3), 120, np.uint8))
-    give(studio, tmp_path, "gray.png", str(material / "say.wav"))
+    give(service, tmp_path, "gray.png", str(material / "say.wav"))
     shown(screen)
     assert "No face was found here" in text(screen)
     assert button(screen, "Make the video").disabled
 
 
-def test_the_run_gets_what_was_chosen(screen, studio, material, monkeypatch):
-    anna = give(studio, material)
-    orders = []
-    monkeypatch.setattr(studio, "start", lambda visitor, order: orders.append((visitor, order)))
+def test_the_run_gets_what_was_chosen(screen, service, material, monkeypatch):
+    anna = give(service, material)
+    forms = []
+    monkeypatch.setattr(service, "start", lambda session, form: forms.append((session, form)))
     shown(screen)
     next(one for one in screen.selectbox if one.key == "fit").set_value("hold").run()
-    next(one for one in screen.selectbox if one.key == "mark").set_value("file").run()
+    next(one for one in screen.selectbox if one.key == "watermark").set_value("visible").run()
     button(screen, "Face 2 (right)").click().run()
     button(screen, "Make the video").click().run()
-    ((visitor, order),) = orders
-    assert visitor is anna
-    assert (order.backend, order.checkpoint, order.own_sound) == ("local", "nano", False)
-    assert order.settings.steps == default_settings("nano").steps
-    assert (order.settings.fit, order.settings.mark) == ("hold", "file")
-    assert order.settings.face == look(anna.face).point(1)
+    ((session, form),) = forms
+    assert session is anna
+    assert (form.backend, form.checkpoint, form.own_sound) == ("local", "nano", False)
+    assert form.settings.steps == default_settings("nano").steps
+    assert (form.settings.fit, form.settings.watermark) == ("hold", "visible")
+    assert form.settings.face == look(anna.face).point(1)
 
 
-def test_the_settings_are_those_that_suit_the_checkpoint(screen, studio, material, monkeypatch, tmp_path):
+def test_the_settings_are_those_that_suit_the_checkpoint(screen, service, material, monkeypatch, tmp_path):
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
     with safe_open(material / "tiny.safetensors", "pt") as file:
         said = {**(file.metadata() or {}), "default_steps": "5", "default_guidance": "1.2"}
     save_file(load_file(material / "tiny.safetensors"), tmp_path / "fast.safetensors", said)
-    monkeypatch.setattr(studio.backends["local"], "_more", (str(tmp_path / "fast.safetensors"),))
-    give(studio, material)
-    orders = []
-    monkeypatch.setattr(studio, "start", lambda visitor, order: orders.append(order.settings))
+    monkeypatch.setattr(service.backends["local"], "_extra_checkpoints", (str(tmp_path / "fast.safetensors"),))
+    give(service, material)
+    forms = []
+    monkeypatch.setattr(service, "start", lambda session, form: forms.append(form.settings))
     shown(screen)
     for name in (str(tmp_path / "fast.safetensors"), "nano"):
         next(one for one in screen.selectbox if one.label == "Model").set_value(name).run()
@@ -147,9 +148,9 @@ def test_the_settings_are_those_that_suit_the_checkpoint(screen, studio, materia
         if "Finest" in quality.options:  # nano, made for one step, has none
             quality.set_value("Finest").run()
         button(screen, "Make the video").click().run()
-    assert (orders[0].steps, orders[0].guidance) == (10, 1.2)
+    assert (forms[0].steps, forms[0].guidance) == (10, 1.2)
     usual = default_settings("nano")
-    assert (orders[1].steps, orders[1].guidance) == (usual.steps, usual.guidance)
+    assert (forms[1].steps, forms[1].guidance) == (usual.steps, usual.guidance)
 
 
 def test_no_two_qualities_are_the_same():
@@ -159,44 +160,44 @@ def test_no_two_qualities_are_the_same():
     assert qualities(20, 5) == {"Good": 5}
 
 
-def test_the_mark_of_the_house_leaves_no_choice(screen, studio, material, monkeypatch):
-    give(studio, material)
-    orders = []
-    monkeypatch.setattr(studio, "settings", dataclasses.replace(studio.settings, mark="visible"))
-    monkeypatch.setattr(studio, "start", lambda visitor, order: orders.append(order))
+def test_the_mark_of_the_house_leaves_no_choice(screen, service, material, monkeypatch):
+    give(service, material)
+    forms = []
+    monkeypatch.setattr(service, "settings", dataclasses.replace(service.settings, watermark="visible"))
+    monkeypatch.setattr(service, "start", lambda session, form: forms.append(form))
     shown(screen)
-    assert "mark" not in [one.key for one in screen.selectbox]
+    assert "watermark" not in [one.key for one in screen.selectbox]
     button(screen, "Make the video").click().run()
-    assert orders[0].settings.mark == "picture"
+    assert forms[0].settings.watermark == "visible"
 
 
-def test_why_a_run_ended_is_said(screen, studio, material):
-    anna = give(studio, material)
+def test_why_a_run_ended_is_said(screen, service, material):
+    anna = give(service, material)
 
     def wrong(job):
         from latentsync.errors import UserError
 
         raise UserError("The *sound* is silent; give [another](x).")
 
-    anna.run = studio._queues["local"].submit(wrong)
+    anna.run = service._queues["local"].submit(wrong)
     assert wait_until(lambda: anna.run.over)
     assert anna.run.state == FAILED
     assert r"The \*sound\* is silent; give \[another\]\(x\)\." in text(shown(screen))
-    anna.run = studio._queues["local"].submit(lambda job: job.cancel() or job.tell(""))
+    anna.run = service._queues["local"].submit(lambda job: job.cancel() or job.report(""))
     assert wait_until(lambda: anna.run.state == CANCELLED)
     assert "Cancelled; nothing was kept." in text(shown(screen))
 
 
-def test_while_it_runs_nothing_can_be_changed(screen, studio, material):
+def test_while_it_runs_nothing_can_be_changed(screen, service, material):
     import threading
 
-    anna, go = give(studio, material), threading.Event()
+    anna, go = give(service, material), threading.Event()
 
     def work(job):
-        job.tell("sample", 3, 12)
+        job.report("sample", 3, 12)
         go.wait(60)
 
-    anna.run = studio._queues["local"].submit(work)
+    anna.run = service._queues["local"].submit(work)
     assert wait_until(lambda: anna.run.done == 3)
     shown(screen)
     assert button(screen, "Cancel") is not None
@@ -209,12 +210,12 @@ def test_while_it_runs_nothing_can_be_changed(screen, studio, material):
 
 
 @pytest.mark.parametrize("face", ["face.png", "clip.mp4"])
-def test_a_result_stays_when_the_face_is_changed(screen, studio, material, face):
-    anna = give(studio, material, face)
+def test_a_result_stays_when_the_face_is_changed(screen, service, material, face):
+    anna = give(service, material, face)
     video, given = anna.folder / "made.mp4", anna.face.path
     link(video, material / "clip.mp4")
-    wish = Wish(given, anna.voice.path, video, "nano", Settings(), still=face.endswith(".png"))
-    anna.run = studio._queues["local"].submit(lambda job: Made(video, wish, 1, given, "this computer", face))
+    wish = LipSyncRequest(given, anna.voice.path, video, "nano", Settings(), is_image=face.endswith(".png"))
+    anna.run = service._queues["local"].submit(lambda job: LipSyncResult(video, wish, 1, given, "this computer", face))
     assert wait_until(lambda: anna.run.over)
     assert "**Before**" in text(shown(screen))
     next(one for one in screen.button if one.key == "face-change").click().run()
@@ -222,10 +223,89 @@ def test_a_result_stays_when_the_face_is_changed(screen, studio, material, face)
     assert anna.face is None
     assert "**Before**" in text(screen)
     assert given.exists(), "shown beside the result"
-    anna.tidy()
+    anna.reset()
     assert list(anna.folder.iterdir()) == [anna.voice.path]
 
 
-def test_a_refused_file_is_named(screen, studio):
-    studio.visitors.get("anna").note["face"] = "notes.mp4 is not a video."
+def test_a_refused_file_is_named(screen, service):
+    service.sessions.get("anna").errors["face"] = "notes.mp4 is not a video."
     assert r"notes\.mp4 is not a video\." in text(shown(screen))
+
+
+class Storage:
+    """Streamlit's, whose files have their content's hash for a name; reads: files that were read whole."""
+
+    def __init__(self):
+        self.files, self.reads = {}, []
+
+    def load_and_get_id(self, path_or_data, mimetype, kind, filename=None):
+        data = path_or_data
+        if isinstance(path_or_data, str):
+            self.reads.append(path_or_data)
+            data = Path(path_or_data).read_bytes()
+        name = f"{hash((data, mimetype, filename))}"
+        self.files[name] = data
+        return name
+
+    def get_file(self, name):
+        return self.files[name]
+
+
+def test_a_video_is_read_once_and_not_at_every_rerun(tmp_path):
+    storage, path = Storage(), tmp_path / "made.mp4"
+    streamlit_session.remember_files(storage)
+    path.write_bytes(b"film")
+    names = {storage.load_and_get_id(str(path), "video/mp4", "media") for _ in range(5)}
+    assert (len(names), len(storage.reads)) == (1, 1)
+    path.write_bytes(b"another film")
+    (other,) = {storage.load_and_get_id(str(path), "video/mp4", "media") for _ in range(5)} - names
+    assert storage.get_file(other) == b"another film"
+    del storage.files[other]  # nobody showed it for a while
+    assert storage.load_and_get_id(str(path), "video/mp4", "media") == other
+    assert len(storage.reads) == 3
+    assert storage.get_file(storage.load_and_get_id(b"bytes", "image/png", "media")) == b"bytes"
+
+
+def test_the_storage_of_streamlit_is_as_remember_files_takes_it():
+    from streamlit.runtime.media_file_manager import MediaFileManager
+    from streamlit.runtime.memory_media_file_storage import MemoryMediaFileStorage
+
+    storage = MediaFileManager(MemoryMediaFileStorage("/media"))._storage
+    assert hasattr(storage, "load_and_get_id")
+    assert hasattr(storage, "get_file")
+
+
+def test_a_result_is_read_only_when_it_is_downloaded(screen, service, material, monkeypatch):
+    anna = give(service, material)
+    video = anna.folder / "made.mp4"
+    link(video, material / "clip.mp4")
+    request = LipSyncRequest(anna.face.path, anna.voice.path, video, "nano", Settings(), is_image=True)
+    result = LipSyncResult(video, request, 1, anna.face.path, "this computer", "face.png")
+    anna.run = service._queues["local"].submit(lambda job: result)
+    assert wait_until(lambda: anna.run.over)
+    opened, open_file = [], Path.open
+
+    def watched(path, *arguments, **options):
+        opened.append(path)
+        return open_file(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", watched)
+    for _ in range(3):
+        assert "**After**" in text(shown(screen))
+    assert video not in opened
+
+
+def test_a_server_that_has_not_answered_does_not_stop_the_page(screen, service, material):
+    class Silent:
+        title, concurrency = "ComfyUI", 1
+
+        def checkpoints(self):
+            raise NotReadyError("Asking ComfyUI at http://gpu:8188 for its models …")
+
+        def close(self): ...
+
+    give(service, material)
+    service.backends = {"comfyui": Silent()}
+    said = text(shown(screen))
+    assert "Asking ComfyUI" in said
+    assert "No model can be used now." in said

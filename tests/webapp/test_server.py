@@ -15,7 +15,7 @@ import latentsync.webapp.server as server
 from latentsync.cli.main import app
 from latentsync.errors import UserError
 from latentsync.webapp.config import AppSettings, Limits
-from latentsync.webapp.server import Place, command, serve
+from latentsync.webapp.server import Address, command, serve
 
 ROOT = Path(__file__).resolve().parents[2]
 STANDING = """
@@ -27,24 +27,24 @@ time.sleep(60)
 """
 
 
-def options(*, place=None, limits=None):
-    told = command(place or Place(), AppSettings(limits=limits or Limits()))
+def options(*, address=None, limits=None):
+    told = command(address or Address(), AppSettings(limits=limits or Limits()))
     return dict(zip(told[5::2], told[6::2], strict=True))
 
 
 def test_it_listens_to_this_computer_alone_unless_told():
     assert options()["--server.address"] == "127.0.0.1"
     assert options()["--server.enableXsrfProtection"] == "true"
-    assert options()["--client.showErrorDetails"] == "none", "no paths and no code in a visitor's browser"
+    assert options()["--client.showErrorDetails"] == "none", "no paths and no code in a session's browser"
     assert int(options()["--global.maxCachedMessageAge"]) > 100_000, "or a page may die when its run is cancelled"
     assert options()["--logger.enableRich"] == "false", "which would tell stdout what goes wrong on the page: nobody"
     assert options()["--browser.gatherUsageStats"] == "false"
     assert options()["--runner.postScriptGC"] == "false", "or a page that is watched starves the run in its process"
-    told = options(place=Place("0.0.0.0", 9000, "/sync/"), limits=Limits(megabytes=33, keep=7))
+    told = options(address=Address("0.0.0.0", 9000, "/sync/"), limits=Limits(megabytes=33, keep=7))
     assert (told["--server.address"], told["--server.port"]) == ("0.0.0.0", "9000")
     assert told["--server.baseUrlPath"] == "sync"
     assert (told["--server.maxUploadSize"], told["--server.disconnectedSessionTTL"]) == ("33", "7")
-    assert Place("0.0.0.0", 9000, "/sync/").url == "http://127.0.0.1:9000/sync"
+    assert Address("0.0.0.0", 9000, "/sync/").url == "http://127.0.0.1:9000/sync"
 
 
 def invoke(*arguments):
@@ -64,11 +64,11 @@ def test_the_command_hands_on_what_it_was_told(started, tmp_path):
     told = (*limits, *where, "--server", "http://gpu:8188", "--no-local")
     done = invoke(*told, "--header", "X-Token: abc", "--samples", str(tmp_path))
     assert done.exit_code == 0, done.output
-    settings, place, _, _ = started[0]
+    settings, address, _, _ = started[0]
     assert (settings.limits.megabytes, settings.limits.seconds) == (12, 9)
     assert (settings.server, settings.local, settings.headers) == ("http://gpu:8188", False, {"X-Token": "abc"})
     assert settings.samples == str(tmp_path)
-    assert (place.port, place.base, place.share) == (9001, "/x", False)
+    assert (address.port, address.base, address.share) == (9001, "/x", False)
 
 
 def test_nothing_is_shared_unless_asked(started):
@@ -81,7 +81,7 @@ def test_nothing_is_shared_unless_asked(started):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--no-local"], "Nobody would compute"),
+        (["--no-local"], "No backend is enabled"),
         (["--samples", "nowhere"], "no folder nowhere"),
         (["--checkpoint", "nowhere.pt"], "no file nowhere.pt"),
         (["--checkpoint", str(Path(__file__))], "test_server.py"),
@@ -98,7 +98,7 @@ def test_what_cannot_be_is_said_at_once(started, arguments, says):
 def test_without_streamlit_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(server, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install .latentsync\[app\]"):
-        serve(AppSettings(), Place(), print, print)
+        serve(AppSettings(), Address(), print, print)
 
 
 def test_a_child_that_ends_at_once_is_told(monkeypatch, tmp_path):
@@ -106,7 +106,7 @@ def test_a_child_that_ends_at_once_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(server, "command", lambda *_: [sys.executable, "-c", "raise SystemExit(1)"])
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(UserError, match="could not start"):
-        serve(AppSettings(), Place(port=9), print, print)
+        serve(AppSettings(), Address(port=9), print, print)
     assert not list(tmp_path.iterdir())
 
 
@@ -119,7 +119,7 @@ server._await_answer = lambda *_: None
 from latentsync.webapp.config import AppSettings
 import signal
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-server.serve(AppSettings(), server.Place(), print, print)
+server.serve(AppSettings(), server.Address(), print, print)
 """
 
 
@@ -165,7 +165,7 @@ def test_sharing_says_plainly_what_it_opens(monkeypatch):
         return lambda *a: asked.append(a) or types.SimpleNamespace(public_url="https://abc.ngrok.app")
 
     closed = ngrok(monkeypatch, connect)
-    with server._shared(Place(port=9000, base="/x", share=True), said.append):
+    with server._shared(Address(port=9000, base="/x", share=True), said.append):
         assert asked == [("9000", "http")]
         assert not closed
     assert closed
@@ -182,5 +182,5 @@ def test_sharing_without_a_token_says_how_to_get_one(monkeypatch):
         return refuse
 
     ngrok(monkeypatch, connect)
-    with pytest.raises(UserError, match="NGROK_AUTHTOKEN"), server._shared(Place(share=True), print):
+    with pytest.raises(UserError, match="NGROK_AUTHTOKEN"), server._shared(Address(share=True), print):
         pass

@@ -1,4 +1,4 @@
-"""The whole app without its page: two visitors, their files, their runs, what is refused."""
+"""The whole app without its page: two sessions, their files, their runs, what is refused."""
 
 import dataclasses
 
@@ -10,37 +10,37 @@ from latentsync.settings import Settings
 from latentsync.webapp.config import VARIABLE, AppSettings, Limits
 from latentsync.webapp.faces import first_look, look, shown_frames
 from latentsync.webapp.queue import CANCELLED, DONE, FAILED
-from latentsync.webapp.service import Order, Studio
+from latentsync.webapp.service import AppService, FormValues
 from latentsync.webapp.uploads import take_face, take_voice
 from latentsync.weights.bundle import load_models
 
 from .parts import FPS, alike, clip
-from .test_jobs import Gate, wait_until
+from .test_queue import Gate, wait_until
 
 LIMITS = Limits(steps=30, waiting=3, keep=0.2)
 
 
 class Hall:
-    """A studio with the tiny checkpoint, whose visitors are here as long as a test says."""
+    """A studio with the tiny checkpoint, whose sessions are here as long as a test says."""
 
     def __init__(self, tiny, folder, **rest):
         self.here = {"anna", "ben"}
         usual = {"limits": LIMITS, "device": "cpu", "dtype": "fp32"}
         settings = AppSettings(**usual, folder=str(folder), checkpoints=(tiny,), **rest)
-        self.studio = Studio(settings, self.here.__contains__)
+        self.service = AppService(settings, self.here.__contains__)
         self.tiny = tiny
 
     def come(self, name, face, voice=None):
-        visitor = self.studio.visitors.get(name)
+        session = self.service.sessions.get(name)
         with face.open("rb") as stream:
-            visitor.face = take_face(stream, face.name, visitor.folder, LIMITS)
+            session.face = take_face(stream, face.name, session.folder, LIMITS)
         if voice is not None:
             with voice.open("rb") as stream:
-                visitor.voice = take_voice(stream, voice.name, visitor.folder, LIMITS)
-        return visitor
+                session.voice = take_voice(stream, voice.name, session.folder, LIMITS)
+        return session
 
-    def order(self, settings=None, checkpoint=None, *, own_sound=False, backend="local"):
-        return Order(backend, checkpoint or self.tiny, settings or Settings(steps=1, guidance=1.0), own_sound)
+    def form(self, settings=None, checkpoint=None, *, own_sound=False, backend="local"):
+        return FormValues(backend, checkpoint or self.tiny, settings or Settings(steps=1, guidance=1.0), own_sound)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def hall(tiny, tmp_path):
     folder.mkdir()
     hall = Hall(tiny, folder)
     yield hall
-    hall.studio.close()
+    hall.service.close()
     assert not list(folder.iterdir()), "nothing is left when the app ends"
 
 
@@ -62,14 +62,14 @@ def test_two_visitors_get_what_the_engine_makes_and_nothing_of_each_other(hall, 
     anna = hall.come("anna", material / "clip.mp4")
     ben = hall.come("ben", material / "face.png", material / "say.wav")
     how = Settings(steps=1, guidance=1.0, seed=3)
-    hall.studio.start(anna, hall.order(how, own_sound=True))
-    hall.studio.start(ben, hall.order(how))
-    assert {ended(visitor.run).state for visitor in (anna, ben)} == {DONE}
+    hall.service.start(anna, hall.form(how, own_sound=True))
+    hall.service.start(ben, hall.form(how))
+    assert {ended(session.run).state for session in (anna, ben)} == {DONE}
     with load_models(hall.tiny) as models:
-        for visitor, face, voice in ((anna, "clip.mp4", None), (ben, "face.png", "say.wav")):
+        for session, face, voice in ((anna, "clip.mp4", None), (ben, "face.png", "say.wav")):
             wanted = tmp_path / f"{face}.mp4"
             lipsync_file(material / face, voice and material / voice, wanted, models=models, settings=how)
-            assert alike(visitor.run.value.video, wanted)
+            assert alike(session.run.value.video, wanted)
     assert set(anna.folder.iterdir()).isdisjoint(ben.folder.iterdir())
     assert anna.run.value.before != anna.face.path, "a copy that browsers play"
     assert ben.run.value.before == ben.face.path
@@ -77,28 +77,28 @@ def test_two_visitors_get_what_the_engine_makes_and_nothing_of_each_other(hall, 
     assert ended(ben.score).state == DONE
     assert len(ben.score.value.opening) == 33
     hall.here.clear()
-    assert wait_until(lambda: not list(hall.studio.folder.iterdir()))
+    assert wait_until(lambda: not list(hall.service.folder.iterdir()))
 
 
 def test_a_run_of_somebody_who_left_is_stopped(hall, material):
     anna = hall.come("anna", material / "clip.mp4")
     ben = hall.come("ben", material / "clip.mp4")
-    hall.studio.start(anna, hall.order(Settings(steps=30), own_sound=True))
-    hall.studio.start(ben, hall.order(own_sound=True))
-    assert hall.studio.ahead(ben.run) == 1
+    hall.service.start(anna, hall.form(Settings(steps=30), own_sound=True))
+    hall.service.start(ben, hall.form(own_sound=True))
+    assert hall.service.ahead(ben.run) == 1
     hall.here.discard("anna")
     assert ended(anna.run).state == CANCELLED
     assert ended(ben.run).state == DONE
-    assert wait_until(lambda: list(hall.studio.folder.iterdir()) == [ben.folder])
+    assert wait_until(lambda: list(hall.service.folder.iterdir()) == [ben.folder])
 
 
 def test_a_second_run_takes_the_place_of_the_first(hall, material):
     anna = hall.come("anna", material / "clip.mp4")
     files = []
     for _ in range(2):
-        hall.studio.start(anna, hall.order(own_sound=True))
+        hall.service.start(anna, hall.form(own_sound=True))
         with pytest.raises(UserError, match="still being made"):
-            hall.studio.start(anna, hall.order(own_sound=True))
+            hall.service.start(anna, hall.form(own_sound=True))
         assert ended(anna.run).state == DONE
         ended(anna.score)
         files.append(set(anna.folder.iterdir()))
@@ -108,13 +108,13 @@ def test_a_second_run_takes_the_place_of_the_first(hall, material):
 
 def test_nobody_waits_for_a_measurement_to_make_another(hall, material):
     anna, gate = hall.come("anna", material / "clip.mp4"), Gate()
-    hall.studio._measuring.submit(gate)
-    hall.studio.start(anna, hall.order(own_sound=True))
+    hall.service._score_queue.submit(gate)
+    hall.service.start(anna, hall.form(own_sound=True))
     assert ended(anna.run).state == DONE
     first = anna.score
     assert not first.over
     assert not anna.busy
-    hall.studio.start(anna, hall.order(own_sound=True))
+    hall.service.start(anna, hall.form(own_sound=True))
     assert ended(anna.run).state == DONE
     gate.go.set()
     assert ended(first).state == CANCELLED
@@ -122,49 +122,49 @@ def test_nobody_waits_for_a_measurement_to_make_another(hall, material):
 
 
 def test_what_is_missing_or_too_much_is_said(hall, material):
-    anna = hall.studio.visitors.get("anna")
+    anna = hall.service.sessions.get("anna")
     with pytest.raises(UserError, match="no face yet"):
-        hall.studio.start(anna, hall.order())
+        hall.service.start(anna, hall.form())
     hall.come("anna", material / "face.png")
     with pytest.raises(UserError, match="no voice yet"):
-        hall.studio.start(anna, hall.order())
+        hall.service.start(anna, hall.form())
     with pytest.raises(UserError, match="no sound of its own"):
-        hall.studio.start(anna, hall.order(own_sound=True))
+        hall.service.start(anna, hall.form(own_sound=True))
     hall.come("anna", material / "face.png", material / "say.wav")
-    with pytest.raises(UserError, match="At most 30 steps"):
-        hall.studio.start(anna, hall.order(Settings(steps=31)))
+    with pytest.raises(UserError, match="at most 30 are allowed"):
+        hall.service.start(anna, hall.form(Settings(steps=31)))
     for name in ("/etc/passwd", "../../tiny.safetensors", "1.5"):
         with pytest.raises(UserError, match="no such model"):
-            hall.studio.start(anna, hall.order(checkpoint=name))
+            hall.service.start(anna, hall.form(checkpoint=name))
     with pytest.raises(UserError, match="no such model"):
-        hall.studio.start(anna, hall.order(backend="elsewhere"))
-    hall.studio.settings = dataclasses.replace(hall.studio.settings, mark="metadata")
-    with pytest.raises(UserError, match="is marked here"):
-        hall.studio.start(anna, hall.order(Settings(steps=1)))
+        hall.service.start(anna, hall.form(backend="elsewhere"))
+    hall.service.settings = dataclasses.replace(hall.service.settings, watermark="metadata")
+    with pytest.raises(UserError, match="gets a watermark here"):
+        hall.service.start(anna, hall.form(Settings(steps=1)))
     assert anna.run is None
 
 
 def test_a_failure_speaks_of_the_visitors_own_names(hall, material, tmp_path):
     anna = hall.come("anna", clip(tmp_path / "night.mp4", faces=False))
-    hall.studio.start(anna, hall.order(own_sound=True))
+    hall.service.start(anna, hall.form(own_sound=True))
     assert ended(anna.run).state == FAILED
     assert "No face was found" in anna.run.error
     anna.voice = anna.face
     anna.face.path.write_bytes(b"gone bad")
-    hall.studio.start(anna, hall.order(own_sound=True))
+    hall.service.start(anna, hall.form(own_sound=True))
     assert ended(anna.run).state == FAILED
     assert "night.mp4" in anna.run.error
-    assert str(hall.studio.folder) not in anna.run.error
+    assert str(hall.service.folder) not in anna.run.error
     anna.voice = None
 
 
 def test_a_clip_too_short_to_be_measured_is_no_failure(hall, material, tmp_path):
     anna = hall.come("anna", clip(tmp_path / "short.mp4", 12))
-    hall.studio.start(anna, hall.order(own_sound=True))
+    hall.service.start(anna, hall.form(own_sound=True))
     assert ended(anna.run).state == DONE
     assert ended(anna.score).state == FAILED
     assert "s are needed" in anna.score.error
-    assert str(hall.studio.folder) not in anna.score.error
+    assert str(hall.service.folder) not in anna.score.error
 
 
 def test_faces_are_found_where_they_are(hall, material):
@@ -177,7 +177,7 @@ def test_faces_are_found_where_they_are(hall, material):
     assert right[0] < x < right[2]
     assert right[1] < y < right[3]
     assert frame == 0
-    assert all(0 <= value <= 100 for box in shot.shares() for value in box)
+    assert all(0 <= value <= 100 for box in shot.percentages() for value in box)
 
 
 def test_the_earliest_moment_with_a_face_is_shown_first(hall, tmp_path):
@@ -193,7 +193,7 @@ def test_the_earliest_moment_with_a_face_is_shown_first(hall, tmp_path):
     assert shot.boxes
     assert shot.frame == 19
     assert not first_look(anna.face, 5).boxes
-    with pytest.raises(UserError, match="no picture 40"):
+    with pytest.raises(UserError, match="no frame 40"):
         look(anna.face, 40)
 
 
@@ -213,13 +213,13 @@ def test_settings_travel_as_text(monkeypatch):
         headers={"Authorization": "Bearer y"},
     )
     monkeypatch.setenv(VARIABLE, said.to_text())
-    assert AppSettings.handed_over() == said
+    assert AppSettings.from_environment() == said
     monkeypatch.delenv(VARIABLE)
-    assert AppSettings.handed_over() == AppSettings()
+    assert AppSettings.from_environment() == AppSettings()
 
 
 def test_somebody_must_compute(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pytest.raises(UserError, match="Nobody would compute"):
-        Studio(AppSettings(local=False), lambda session: True)
+    with pytest.raises(UserError, match="No backend is enabled"):
+        AppService(AppSettings(local=False), lambda session: True)
     assert not list(tmp_path.iterdir())

@@ -21,7 +21,7 @@ LIMITS = Limits(megabytes=2, seconds=3, pixels=1000 * 1000)
 
 @pytest.fixture
 def folder(tmp_path):
-    place = tmp_path / "visitor"
+    place = tmp_path / "session"
     place.mkdir()
     return place
 
@@ -62,7 +62,7 @@ def test_a_name_from_the_browser_never_reaches_the_disk(tmp_path, folder, name):
     assert media.path.parent == folder
     assert re.fullmatch(r"[0-9a-f]{32}\.mp4", media.path.name)
     assert not {"/", "\\", "\0"} & set(media.name)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "clip.speech.wav", "visitor"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "clip.speech.wav", "session"]
 
 
 def test_the_content_decides_not_the_name(tmp_path, folder):
@@ -86,7 +86,7 @@ LISTS = {
 
 @pytest.mark.parametrize("kind", LISTS)
 def test_lists_that_name_other_files_are_no_media(tmp_path, folder, kind):
-    """FFmpeg would open what they name: another visitor's clip, or an address inside the network."""
+    """FFmpeg would open what they name: another session's clip, or an address inside the network."""
     other = clip(tmp_path / "secret.mp4")
     (folder / "secret.ts").write_bytes(other.read_bytes())
     for target in (str(other), "secret.ts"):
@@ -105,7 +105,7 @@ def test_too_much_is_refused(tmp_path, folder):
     cv2.imwrite(str(large), np.zeros((1200, 1000, 3), np.uint8))
     assert "1000 × 1200 pixels" in refused(take_face, large.read_bytes(), folder)
     tight = Limits(seconds=3, rate=12)
-    assert "25 pictures a second" in refused(take_face, clip(tmp_path / "c.mp4").read_bytes(), folder, limits=tight)
+    assert "25 frames per second" in refused(take_face, clip(tmp_path / "c.mp4").read_bytes(), folder, limits=tight)
 
 
 def test_a_picture_that_would_fill_the_memory_is_refused_unread(folder):

@@ -6,9 +6,9 @@ import threading
 import pytest
 
 from latentsync.webapp.queue import Queue
-from latentsync.webapp.sessions import Visitors
+from latentsync.webapp.sessions import Sessions
 
-from .test_jobs import Gate, wait_until
+from .test_queue import Gate, wait_until
 
 
 class Hall:
@@ -16,11 +16,11 @@ class Hall:
 
     def __init__(self, root):
         self.here, self.now = {"anna", "ben"}, 0.0
-        self.visitors = Visitors(root, self.here.__contains__, 60, lambda: self.now)
+        self.sessions = Sessions(root, self.here.__contains__, 60, lambda: self.now)
 
     def later(self, seconds):
         self.now += seconds
-        self.visitors.sweep()
+        self.sessions.collect_garbage()
 
 
 @pytest.fixture
@@ -29,17 +29,17 @@ def hall(tmp_path):
 
 
 def test_each_has_a_folder_that_cannot_be_guessed(hall, tmp_path):
-    anna, ben = hall.visitors.get("anna"), hall.visitors.get("ben")
+    anna, ben = hall.sessions.get("anna"), hall.sessions.get("ben")
     assert anna.folder != ben.folder
     assert "anna" not in anna.folder.name
     assert anna.folder.parent == ben.folder.parent == tmp_path
     if os.name == "posix":
         assert anna.folder.stat().st_mode & 0o077 == 0, "other users of the machine cannot look in"
-    assert hall.visitors.get("anna") is anna
+    assert hall.sessions.get("anna") is anna
 
 
 def test_who_leaves_is_forgotten_after_a_while(hall, tmp_path):
-    anna, ben = hall.visitors.get("anna"), hall.visitors.get("ben")
+    anna, ben = hall.sessions.get("anna"), hall.sessions.get("ben")
     (anna.folder / "face.mp4").write_bytes(b"x")
     hall.here.discard("anna")
     hall.later(50)
@@ -51,11 +51,11 @@ def test_who_leaves_is_forgotten_after_a_while(hall, tmp_path):
     assert anna.folder.is_dir()
     hall.later(11)
     assert list(tmp_path.iterdir()) == [ben.folder]
-    assert hall.visitors.get("anna") is not anna
+    assert hall.sessions.get("anna") is not anna
 
 
 def test_files_stay_until_the_run_has_let_go(hall):
-    anna, queue, gate = hall.visitors.get("anna"), Queue(), Gate()
+    anna, queue, gate = hall.sessions.get("anna"), Queue(), Gate()
     anna.run = queue.submit(gate)
     assert gate.begun.wait(30)
     hall.here.discard("anna")
@@ -71,19 +71,19 @@ def test_files_stay_until_the_run_has_let_go(hall):
 
 def test_closing_removes_all(hall, tmp_path):
     for name in ("anna", "ben"):
-        (hall.visitors.get(name).folder / "x").write_bytes(b"x")
-    hall.visitors.close()
+        (hall.sessions.get(name).folder / "x").write_bytes(b"x")
+    hall.sessions.close()
     assert not list(tmp_path.iterdir())
-    assert len(hall.visitors) == 0
+    assert len(hall.sessions) == 0
 
 
 def test_many_at_once_get_one_each(hall):
     hall.here.update(map(str, range(20)))
     got = []
-    threads = [threading.Thread(target=lambda i=i: got.append(hall.visitors.get(str(i % 10)))) for i in range(20)]
+    threads = [threading.Thread(target=lambda i=i: got.append(hall.sessions.get(str(i % 10)))) for i in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len({id(visitor) for visitor in got}) == 10
-    assert len({visitor.folder for visitor in got}) == 10
+    assert len({id(session) for session in got}) == 10
+    assert len({session.folder for session in got}) == 10

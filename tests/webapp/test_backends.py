@@ -1,20 +1,24 @@
 """Who computes: the engine here makes what the engine makes; a server is asked as ComfyUI wants to be."""
 
 import asyncio
+import threading
+import time
+from dataclasses import fields
 
 import pytest
 from aiohttp import web
 
 from latentsync.errors import UserError
 from latentsync.pipeline import lipsync_file
-from latentsync.settings import Settings
-from latentsync.webapp.backends import ComfyServer, LocalEngine, Wish, prompt_for
+from latentsync.settings import WATERMARKS, Settings
+from latentsync.webapp.backends import ComfyServer, LipSyncRequest, LocalEngine, NotReadyError, prompt_for
 from latentsync.webapp.queue import CANCELLED, DONE, FAILED, Queue
 from latentsync.weights.bundle import load_models
 
-from ..comfy_client.fake_comfy import OK, FakeComfy, reply
+from ..comfy_client.fake_comfy import FakeComfy, reply
+from ..nodes.table import NODES
 from .parts import alike
-from .test_jobs import wait_until
+from .test_queue import wait_until
 
 QUICK = Settings(steps=2, guidance=1.0, seed=5)
 RESULT = {"4": {"images": [{"filename": "x.mp4", "subfolder": "video", "type": "output"}], "animated": [True]}}
@@ -46,7 +50,21 @@ def engine(tiny):
 
 def wish(material, out, **rest):
     usual = {"face": material / "clip.mp4", "voice": None, "checkpoint": str(material / "tiny.safetensors")}
-    return Wish(**{**usual, "out": out, "settings": QUICK, **rest})
+    return LipSyncRequest(**{**usual, "out": out, "settings": QUICK, **rest})
+
+
+async def finish(server, prompt_id):
+    server.end(prompt_id, RESULT)
+    await server.say("executing", node=None, prompt_id=prompt_id)
+
+
+def checkpoints_of(backend):
+    """When they are known."""
+    while True:
+        try:
+            return backend.checkpoints()
+        except NotReadyError:
+            time.sleep(0.02)
 
 
 def ended(job):
@@ -61,12 +79,12 @@ def test_the_local_engine_makes_what_the_engine_makes(engine, queue, material, t
     told = []
 
     def work(job):
-        def tell(*said):
+        def report(*said):
             told.append(said)
-            type(job).tell(job, *said)
+            type(job).report(job, *said)
 
-        job.tell = tell
-        engine.make(wish(material, tmp_path / "made.mp4"), job)
+        job.report = report
+        engine.run(wish(material, tmp_path / "made.mp4"), job)
 
     job = ended(queue.submit(work))
     assert (job.state, job.error) == (DONE, "")
@@ -77,22 +95,22 @@ def test_the_local_engine_makes_what_the_engine_makes(engine, queue, material, t
 
 
 def test_models_are_loaded_once_for_all_runs(engine, queue, material, tmp_path, monkeypatch):
-    import latentsync.pipeline
+    import latentsync.weights.bundle as bundle
 
-    loads, load = [], latentsync.pipeline.load_models
-    monkeypatch.setattr(latentsync.pipeline, "load_models", lambda *a, **k: loads.append(a) or load(*a, **k))
-    still = {"face": material / "face.png", "voice": material / "say.wav", "still": True}
+    loads, load = [], bundle.load_models
+    monkeypatch.setattr(bundle, "load_models", lambda *a, **k: loads.append(a) or load(*a, **k))
+    still = {"face": material / "face.png", "voice": material / "say.wav", "is_image": True}
     for name in "ab":
-        job = ended(queue.submit(lambda job, name=name: engine.make(wish(material, tmp_path / name, **still), job)))
+        job = ended(queue.submit(lambda job, name=name: engine.run(wish(material, tmp_path / name, **still), job)))
         assert job.state == FAILED, "a name without an ending cannot be written"
-    good = ended(queue.submit(lambda job: engine.make(wish(material, tmp_path / "c.mp4", **still), job)))
+    good = ended(queue.submit(lambda job: engine.run(wish(material, tmp_path / "c.mp4", **still), job)))
     assert good.state == DONE
     assert len(loads) == 1
 
 
 def test_cancelling_leaves_no_file(engine, queue, material, tmp_path):
     many = Settings(steps=50, guidance=1.0)
-    job = queue.submit(lambda job: engine.make(wish(material, tmp_path / "made.mp4", settings=many), job))
+    job = queue.submit(lambda job: engine.run(wish(material, tmp_path / "made.mp4", settings=many), job))
     assert wait_until(lambda: job.stage == "sample" and job.done, 120)
     job.cancel()
     assert ended(job).state == CANCELLED
@@ -119,21 +137,17 @@ def test_the_prompt_says_all_that_was_chosen(material, tmp_path):
         "solver": "deis",
         "checkpoint": "1.6",
     }
-    still = prompt_for(wish(material, tmp_path / "x.mp4", still=True, voice=material / "say.wav"))
+    still = prompt_for(wish(material, tmp_path / "x.mp4", is_image=True, voice=material / "say.wav"))
     assert still["1"]["class_type"] == "LoadImage"
     assert still["3"]["inputs"]["audio"] == ["2", 0]
 
 
 def test_a_server_is_asked_and_its_result_fetched(queue, material, tmp_path):
-    async def script(server, prompt_id):
-        server.running.clear()
-        server.history[prompt_id] = {"outputs": RESULT, "status": OK}
-
-    with FakeComfy(script, answers=ANSWERS) as server:
+    with FakeComfy(finish, answers=ANSWERS) as server:
         backend = ComfyServer(server.url)
-        assert backend.checkpoints() == CHECKPOINTS
+        assert checkpoints_of(backend) == CHECKPOINTS
         job = ended(
-            queue.submit(lambda job: backend.make(wish(material, tmp_path / "made.mp4", checkpoint="nano"), job))
+            queue.submit(lambda job: backend.run(wish(material, tmp_path / "made.mp4", checkpoint="nano"), job))
         )
         assert (job.state, job.error) == (DONE, "")
         assert (tmp_path / "made.mp4").read_bytes() == b"film"
@@ -149,8 +163,8 @@ def test_a_run_on_the_server_is_withdrawn(queue, material, tmp_path):
 
     with FakeComfy(script, answers=ANSWERS) as server:
         backend = ComfyServer(server.url)
-        job = queue.submit(lambda job: backend.make(wish(material, tmp_path / "made.mp4", checkpoint="nano"), job))
-        assert wait_until(lambda: job.elsewhere == 1 or server.pending)
+        job = queue.submit(lambda job: backend.run(wish(material, tmp_path / "made.mp4", checkpoint="nano"), job))
+        assert wait_until(lambda: job.remote_ahead == 1 or server.pending)
         job.cancel()
         assert ended(job).state == CANCELLED
         assert wait_until(lambda: not server.pending)
@@ -158,35 +172,88 @@ def test_a_run_on_the_server_is_withdrawn(queue, material, tmp_path):
         assert not server.asked("POST", "/interrupt"), "somebody else's run goes on"
 
 
-def test_a_mark_that_the_server_does_not_know_is_not_left_out(queue, material, tmp_path):
+def test_a_watermark_that_the_server_does_not_know_is_not_left_out(queue, material, tmp_path):
     marked = wish(material, tmp_path / "made.mp4", checkpoint="nano", settings=Settings(watermark="metadata"))
     with FakeComfy(answers=ANSWERS) as server:
-        job = ended(queue.submit(lambda job: ComfyServer(server.url).make(marked, job)))
-        assert "cannot mark" in job.error
+        job = ended(queue.submit(lambda job: ComfyServer(server.url).run(marked, job)))
+        assert "too old to add a watermark" in job.error
         assert not server.uploads
-    assert prompt_for(marked)["3"]["inputs"]["mark"] == "file"
+        plain = wish(material, tmp_path / "made.mp4", checkpoint="nano", settings=QUICK)
+        job = ended(queue.submit(lambda job: ComfyServer(server.url).run(plain, job)))
+        assert "watermark" not in job.error, "an older pack will do where none is wanted"
+
+
+@pytest.mark.parametrize("watermark", WATERMARKS)
+def test_all_that_is_sent_is_an_input_of_the_node(queue, material, tmp_path, watermark):
+    """The inputs of LatentSync: Video as saved workflows rely on them; every setting and the watermark get there."""
+    promised = {name.strip("[]") for name in NODES["LatentSyncVideo"].inputs.split()}
+    settings = Settings(steps=1, guidance=1.0, watermark=watermark)
+    request = wish(material, tmp_path / "made.mp4", voice=material / "say.wav", checkpoint="nano", settings=settings)
+    sent = prompt_for(request)["3"]["inputs"]
+    assert set(sent) <= promised
+    assert {field.name for field in fields(Settings)} - set(sent) == ({"watermark"} if watermark == "none" else set())
+    node = {"checkpoint": ["COMBO", {"options": CHECKPOINTS}], "watermark": ["COMBO", {"options": list(WATERMARKS)}]}
+
+    about = reply({"LatentSyncVideo": {"input": {"required": node}}})
+    with FakeComfy(finish, answers=ANSWERS | {("GET", "/object_info/LatentSyncVideo"): about}) as server:
+        job = ended(queue.submit(lambda job: ComfyServer(server.url).run(request, job)))
+        assert (job.state, job.error) == (DONE, "")
+        assert server.posted["prompt"]["3"]["inputs"].get("watermark", "none") == watermark
 
 
 @pytest.mark.parametrize(
     ("answers", "says"),
     [
         ({("GET", "/object_info/LatentSyncVideo"): reply({})}, "lacks the LatentSync nodes"),
-        ({("GET", "/object_info/LatentSyncVideo"): lambda request: web.Response(status=401)}, "who you are"),
+        ({("GET", "/object_info/LatentSyncVideo"): lambda request: web.Response(status=401)}, "asks for authorization"),
     ],
 )
 def test_a_server_that_cannot_help_says_so(answers, says):
     with FakeComfy(answers=answers) as server, pytest.raises(UserError, match=says):
-        ComfyServer(server.url).checkpoints()
+        checkpoints_of(ComfyServer(server.url))
 
 
 def test_a_server_that_is_silent_is_given_up(monkeypatch):
-    monkeypatch.setattr("latentsync.webapp.backends.PATIENCE", 0.3)
+    monkeypatch.setattr("latentsync.webapp.backends.TIMEOUT", 0.3)
 
     async def never(request):
         await asyncio.sleep(20)
 
     answers = {("GET", "/object_info/LatentSyncVideo"): never}
     with FakeComfy(answers=answers) as server, pytest.raises(UserError, match="did not answer"):
-        ComfyServer(server.url).checkpoints()
+        checkpoints_of(ComfyServer(server.url))
     with pytest.raises(UserError, match="cannot be reached"):
-        ComfyServer("http://127.0.0.1:9").checkpoints()
+        checkpoints_of(ComfyServer("http://127.0.0.1:9"))
+
+
+def test_no_click_waits_for_a_server(monkeypatch):
+    """Silent, gone, or back again: the answer comes at once, and is the last that was heard."""
+    silent, asked = threading.Event(), []
+
+    async def maybe(request):
+        asked.append(request)
+        while silent.is_set():
+            await asyncio.sleep(0.01)
+        return reply({"LatentSyncVideo": INFO["LatentSyncVideo"]})(request)
+
+    def at_once(backend):
+        start = time.monotonic()
+        try:
+            return backend.checkpoints()
+        except UserError as error:
+            return error
+        finally:
+            assert time.monotonic() - start < 0.2
+
+    monkeypatch.setattr("latentsync.webapp.backends.TIMEOUT", 0.3)
+    with FakeComfy(answers={("GET", "/object_info/LatentSyncVideo"): maybe}) as server:
+        silent.set()
+        backend = ComfyServer(server.url)
+        assert isinstance(at_once(backend), NotReadyError)
+        assert wait_until(lambda: "did not answer" in str(at_once(backend)))
+        silent.clear()
+        for _ in range(5):
+            assert "did not answer" in str(at_once(backend))
+        assert len(asked) == 1, "and not asked at every click"
+        monkeypatch.setattr("latentsync.webapp.backends.MAX_AGE", 0.0)
+        assert wait_until(lambda: at_once(backend) == CHECKPOINTS)

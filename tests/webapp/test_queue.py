@@ -1,12 +1,12 @@
-"""The queue: order, places, cancelling, failures, the end."""
+"""The queue: form, places, cancelling, failures, the end."""
 
 import threading
 
 import pytest
 
 from latentsync.errors import UserError
-from latentsync.webapp.page import clock, plain, progress_text
 from latentsync.webapp.queue import CANCELLED, DONE, FAILED, WAITING, Job, Queue
+from latentsync.webapp.result import clock, plain, progress_text
 
 
 class Gate:
@@ -18,13 +18,13 @@ class Gate:
     def __call__(self, job):
         self.begun.set()
         assert self.go.wait(240)
-        job.tell("past the gate")
+        job.report("past the gate")
         return self
 
 
 @pytest.fixture
 def queue():
-    queue = Queue(room=3)
+    queue = Queue(capacity=3)
     yield queue
     queue.close()
 
@@ -59,8 +59,8 @@ def test_one_at_a_time_in_the_order_of_coming(queue):
     assert [ended(job).state for job in jobs] == [DONE] * 3
 
 
-def test_several_lanes():
-    queue, gates = Queue(lanes=2), [Gate() for _ in range(3)]
+def test_several_at_once():
+    queue, gates = Queue(concurrency=2), [Gate() for _ in range(3)]
     jobs = [queue.submit(gate) for gate in gates]
     assert gates[0].begun.wait(30)
     assert gates[1].begun.wait(30)
@@ -142,13 +142,13 @@ def test_progress_in_words():
     job: Job[int] = Job(lambda job: 1)
     assert progress_text(job) == "Waiting for others"
     job.state = "running"
-    job.tell("sample", 3, 12)
+    job.report("sample", 3, 12)
     text = progress_text(job)
-    assert text.startswith("Step 2 of 2: painting the mouth · 3 of 12")
+    assert text.startswith("Step 2 of 2: sampling the mouth · 3 of 12")
     assert text.endswith("left")
-    job.tell("words of a server")
+    job.report("words of a server")
     assert progress_text(job).startswith("words of a server")
-    assert job.left is None
+    assert job.remaining_s is None
     assert job.state != WAITING
 
 
