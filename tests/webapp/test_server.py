@@ -184,3 +184,14 @@ def test_sharing_without_a_token_says_how_to_get_one(monkeypatch):
     ngrok(monkeypatch, connect)
     with pytest.raises(UserError, match="NGROK_AUTHTOKEN"), server._shared(Address(share=True), print):
         pass
+
+
+def test_files_beside_the_code_are_in_the_wheel():
+    """All that is not Python, of the app and of the rest."""
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 has it")
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        patterns = tomllib.load(file)["tool"]["setuptools"]["package-data"]["latentsync"]
+    package = ROOT / "latentsync"
+    packed = {path for pattern in patterns for path in package.glob(pattern) if path.is_file()}
+    beside = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert beside == packed
