@@ -107,7 +107,7 @@ def _result(job: Job, key: str, outcome: Outcome, attempts: int) -> JobResult:
         frames = {"traceback": short_traceback(outcome.traceback)} if outcome.traceback else {}
         return result | {"status": "failed", "error": outcome.error} | frames
     report = dict[str, Any](outcome.value)
-    timings, elapsed_s = report.pop("seconds"), report.pop("elapsed_s")
+    timings, elapsed_s = report.pop("timings"), report.pop("elapsed_s")
     video_s = float(report["frames"] / Fraction(report["fps"]))
     compute_s = sum(timings.values()) if outcome.place == ALL_WORKERS else elapsed_s
     times = {

@@ -86,13 +86,10 @@ class Patch:
 
 @dataclass(frozen=True)
 class RenderedSegment:
-    """A segment's patches, frame by frame, and the seconds that its stages took."""
+    """A segment's patches, frame by frame, and the seconds that each stage took."""
 
     patches: list[Patch]
-    seconds: dict[str, float]
-
-
-# ---- cutting -------------------------------------------------------------------------------------------------------
+    timings: dict[str, float]
 
 
 def plan_segments(
@@ -100,7 +97,7 @@ def plan_segments(
 ) -> list[Segment]:
     """Segments of at least `seconds` of rendered frames (the last has the rest), cut between groups of windows."""
     wanted = Fraction(str(seconds)) * fps  # the decimal that was written
-    out: list[Segment] = []
+    planned: list[Segment] = []
     groups: list[tuple[Window, ...]] = []
     references: list[int] = []
     frames = 0
@@ -110,12 +107,9 @@ def plan_segments(
             references.append(start)
             frames += group[-1].stop - group[0].keep
             if frames >= wanted:
-                out.append(Segment(tuple(groups), tuple(references)))
+                planned.append(Segment(tuple(groups), tuple(references)))
                 groups, references, frames = [], [], 0
-    return [*out, Segment(tuple(groups), tuple(references))] if groups else out
-
-
-# ---- the worker's side ---------------------------------------------------------------------------------------------
+    return [*planned, Segment(tuple(groups), tuple(references))] if groups else planned
 
 
 class SegmentRenderer:
@@ -139,19 +133,21 @@ class SegmentRenderer:
         self.timings.clear()
         start = time.perf_counter()
         patches: list[Patch] = []
-        reference: tuple[int, Tensor | None] = (-1, None)
+        references = {first: self._reference(first) for first in dict.fromkeys(segment.references)}
         for group, first in zip(segment.groups, segment.references, strict=True):
-            if reference[0] != first:
-                reference = (
-                    first,
-                    self.renderer.encode_reference(self.renderer.crop(self._read(first, first + 1), first)[0]),
-                )
             frames = self._read(group[0].start, group[-1].stop)
             crops = self.renderer.crop(frames, group[0].start)
-            new = frames[group[0].keep - group[0].start :]
-            patches += [make_patch(*made) for made in self.renderer.render_windows(group, new, crops, reference[1])]
+            kept = frames[group[0].keep - group[0].start :]
+            rendered = self.renderer.render_windows(group, kept, crops, references[first])
+            patches += [make_patch(frame, mask) for frame, mask in rendered]
         other = time.perf_counter() - start - sum(self.timings.values())  # mostly Whisper
         return RenderedSegment(patches, {**self.timings, "other": other})
+
+    def _reference(self, first: int) -> Tensor | None:
+        """Of a shown segment that begins at this frame; None for a network that takes one per frame."""
+        if self.renderer.models.unet.config.reference_mode != "first_frame":
+            return None
+        return self.renderer.encode_reference(self.renderer.crop(self._read(first, first + 1), first)[0])
 
     def _read(self, start: int, stop: int) -> list[np.ndarray]:
         with self.timings.measure("read"):
@@ -165,9 +161,6 @@ def make_patch(frame: np.ndarray, mask: np.ndarray) -> Patch:
         return Patch(0, 0, frame[:0, :0].copy())
     top, left = int(rows[0]), int(columns[0])
     return Patch(top, left, frame[top : rows[-1] + 1, left : columns[-1] + 1].copy())
-
-
-# ---- the caller's side ------------------------------------------------------------------------------------
 
 
 def lipsync_segments(
@@ -235,9 +228,7 @@ class SegmentMerger:
         place = job.source.info if isinstance(job.source, VideoReader) else self.video
         shown = shown_segments(timeline, tracked.track)
         self.handle = self.pool.share(Plan(place, timeline, tracked.track, job.speech.numpy(), self.settings))
-        self.patches = self._rendered(
-            plan_segments(shown, timeline.fps, self.seconds, self.settings.window_batch),
-        )
+        self.patches = self._rendered(plan_segments(shown, timeline.fps, self.seconds, self.settings.window_batch))
         repainted = {i for start, stop in shown for i in range(start, stop)}
         for i, frame in enumerate(job.source.read(timeline.source_indices())):
             yield apply_patch(frame, next(self.patches)) if i in repainted else frame
@@ -248,7 +239,7 @@ class SegmentMerger:
         for pending, outcome in map_calls(calls, self.pool, retries=self.retries, ordered=True):
             if outcome.status != "done":
                 raise UserError(f"Segment {pending.index + 1} of {len(calls)} could not be rendered: {outcome.error}")
-            self.timings.add(outcome.value.seconds)
+            self.timings.add(outcome.value.timings)
             done += steps[pending.index]
             if self.on_progress:
                 self.on_progress(Progress("sample", done, sum(steps)))

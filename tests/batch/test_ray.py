@@ -147,7 +147,9 @@ def test_a_clip_split_over_two_nodes(cluster, material, spec, tmp_path, monkeypa
         ],
     )
     assert told.exit_code == 0, told.output
-    told = CliRunner().invoke(app, ["batch", str(jobs), "-o", str(tmp_path / "single"), *models])
+    told = CliRunner().invoke(
+        app, ["batch", str(jobs), "-o", str(tmp_path / "single"), "--cpus-per-worker", "1", *models]
+    )
     assert told.exit_code == 0, told.output
     split, single = (frames_of(tmp_path / name / "scenes.mp4") for name in ("split", "single"))
     assert (split == single).all()
