@@ -4,7 +4,7 @@ PREPARED is a folder of `latentsync prepare`. Every combination of size, latents
 worker processes is trained for some steps by the trainer itself, after some that do not count, in a temporary folder.
 Clips (windows of 16 frames) a second and the share of the time that the trainer waits for data are what every run
 logs. CPU seconds are those of the trainer's process, all its threads together; they hardly change when other programs
-keep the processor busy. No judges: their networks are the user's. Filling the caches is timed apart.
+keep the processor busy. There are no pixel losses: their networks are the user's. Filling the caches is timed apart.
 """
 
 import argparse
@@ -23,21 +23,23 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from latentsync.dataset import ClipFile, find_clips
 from latentsync.models.vae import VAE
-from latentsync.training.dataset import ClipDataset, ClipFile, ClipStore, UNetWindows, find_clips
+from latentsync.training.dataset import ClipDataset, ClipStore, to_signed
 from latentsync.training.distributed import make_accelerator
 from latentsync.training.logging import read_log
 from latentsync.training.recipes import STAGES, UNetRecipe, unet_recipe
 from latentsync.training.trainer import Trainer
-from latentsync.training.unet.init import start_from
+from latentsync.training.unet.data import UNetWindows
+from latentsync.training.unet.init import initial_unet
 from latentsync.training.unet.task import UNetTask
 from latentsync.weights.vae_files import load_vae
 from latentsync.weights.whisper_files import load_whisper
 
 WARM = 2
-"""Steps that do not count: the first ones make the optimiser's state and wait for the workers to begin."""
+"""Steps that do not count: the first ones create the optimizer's state and wait for the workers."""
 LATENTS = "latents"
-NO_JUDGES = {"sync_weight": 0.0, "lpips": "off", "trepa_weight": 0.0}
+NO_PIXEL_LOSSES = {"sync_weight": 0.0, "lpips": "off", "trepa_weight": 0.0}
 
 
 @dataclass
@@ -53,12 +55,17 @@ class Bench:
 
     def recipe(self, workers: int) -> UNetRecipe:
         args = self.args
-        settings = {"resolution": args.resolution, "batch": args.batch, "precision": args.precision, "workers": workers}
-        settings |= {"steps": WARM + args.steps, "checkpointing": args.checkpointing, "held_share": 0.0}
-        return unet_recipe(args.stage, None, **settings, **NO_JUDGES, log_every=1, save_every=10**9)
+        settings = {
+            "resolution": args.resolution,
+            "batch_size": args.batch_size,
+            "precision": args.precision,
+            "workers": workers,
+        }
+        settings |= {"steps": WARM + args.steps, "gradient_checkpointing": args.gradient_checkpointing}
+        return unet_recipe(args.stage, None, **settings, **NO_PIXEL_LOSSES, log_every=1, save_every=10**9)
 
     def task(self, size: str, cached: bool, recipe: UNetRecipe) -> UNetTask:
-        start = start_from("none", recipe, size=size, audio_dim=self.audio_dim, channels=self.vae.channels)
+        start = initial_unet("none", recipe, size=size, audio_dim=self.audio_dim, channels=self.vae.channels)
         make = UNetWindows(self.store, pixels=False, latents=LATENTS if cached else None)
         return UNetTask(start.unet, self.vae, recipe, ClipDataset(self.clips, make, recipe.seed))
 
@@ -66,24 +73,28 @@ class Bench:
         """CPU seconds that the caches take for a second of film."""
         seconds = sum(self.store.info(clip).frames for clip in self.clips) / 25
         task = self.task("tiny", False, self.recipe(0))
-        heard = cpu(lambda: [self.store.audio(clip, 0) for clip in self.clips])
-        seen = cpu(lambda: [self.store.fill_latents(clip, LATENTS, task.encode_bytes) for clip in self.clips])
-        return {"speech": round(heard / seconds, 3), "latents": round(seen / seconds, 3)}
+
+        def encode(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return task.codec.encode_pair(to_signed(pixels))
+
+        speech = cpu(lambda: [self.store.audio(clip, 0) for clip in self.clips])
+        latents = cpu(lambda: [self.store.fill_latents(clip, LATENTS, encode) for clip in self.clips])
+        return {"speech": round(speech / seconds, 3), "latents": round(latents / seconds, 3)}
 
     def measure(self, size: str, cached: bool, workers: int) -> dict[str, Any]:
         recipe, marks = self.recipe(workers), []
         accelerator = make_accelerator(recipe.precision, 1, cpu=self.args.cpu)
 
-        def say(line: str) -> None:
+        def report(line: str) -> None:
             if "clips per second" in line:
                 marks.append(time.process_time())
 
         run = self.folder / f"{size}-{cached}-{workers}"
-        Trainer(self.task(size, cached, recipe), recipe, run, accelerator, say).fit()
+        Trainer(self.task(size, cached, recipe), recipe, run, accelerator, report).fit()
         lines = [line for line in read_log(run) if line["step"] > WARM]
-        clips = len(lines) * recipe.batch
-        worked = sum(recipe.batch / line["clips per second"] for line in lines)
-        waited = sum(line["waiting for data"] * recipe.batch / line["clips per second"] for line in lines)
+        clips = len(lines) * recipe.batch_size
+        worked = sum(recipe.batch_size / line["clips per second"] for line in lines)
+        waited = sum(line["waiting for data"] * recipe.batch_size / line["clips per second"] for line in lines)
         return {
             "size": size,
             "latents": "cached" if cached else "encoded",
@@ -110,7 +121,7 @@ def measured(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "precision": args.precision,
         "stage": args.stage,
         "resolution": args.resolution,
-        "batch": args.batch,
+        "batch_size": args.batch_size,
         "steps": args.steps,
         "clips": len(clips),
         "vae": args.vae,
@@ -124,7 +135,7 @@ def table(facts: dict[str, Any]) -> str:
     fill = facts["cpu_seconds_per_second_of_film"]
     lines = [
         f"{facts['machine']}, load {facts['load_average']}; torch {facts['torch']}, {facts['precision']}",
-        f"stage {facts['stage']} at {facts['resolution']} px, {facts['batch']} clips a step, {facts['steps']} steps",
+        f"stage {facts['stage']} at {facts['resolution']} px, batch size {facts['batch_size']}, {facts['steps']} steps",
         f"caches, CPU seconds for a second of film: speech {fill['speech']}, latents {fill['latents']}",
         f"{'size':8} {'latents':8} {'workers':>7} {'clips/s':>8} {'waiting':>8} {'CPU s a clip':>13}",
     ]
@@ -144,13 +155,13 @@ def main() -> None:
     parser.add_argument("--stage", choices=STAGES, default="1")
     parser.add_argument("--clips", type=int, default=8, help="so many of the folder, the first ones")
     parser.add_argument("--resolution", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--steps", type=int, default=8, help="that count")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--vae", default="nano")
     parser.add_argument("--whisper", default="tiny.en")
-    parser.add_argument("--cpu", action="store_true", help="leave the GPU alone")
+    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     parser.add_argument("--threads", type=int, help="of torch; its own choice without")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args()

@@ -91,7 +91,7 @@ class VideoMae:
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor, /) -> Tensor:
-        from ..training.unet.losses import videomae_input
+        from ..models.perceptual import videomae_input
 
         frames = pictures.to(self.device).transpose(1, 2) / 127.5 - 1
         return self.features(videomae_input(frames)).float().cpu()

@@ -1,4 +1,4 @@
-"""What keeps a run alive: checkpoints that are whole or absent, and a guard against numbers that are none."""
+"""Atomic checkpoints, and skipping or rolling back non-finite steps."""
 
 import json
 import os
@@ -12,64 +12,75 @@ from typing import Any, Literal
 import torch
 
 from ..errors import UserError
+from ..files import atomic_path
 
 Verdict = Literal["step", "skip", "roll back", "give up"]
 
-CHECKPOINTS = "checkpoints"
 STATE = "trainer.pt"
 BEST = "best.json"
 SHARDS = "sharded"
-"""Folder in a checkpoint: what each of several processes holds alone."""
-MOST_ROLLBACKS = 3
-"""To the same checkpoint, one after the other; then the run ends."""
+"""Folder in a checkpoint with the shards of each process."""
+MAX_ROLLBACKS = 3
+"""To the same checkpoint; after that the run ends."""
 
 
 @dataclass
-class Guard:
-    """Decides about each step from whether its loss and gradients are numbers, the same in every process.
+class StepGuard:
+    """Decides whether to take a step, the same in every process. max_bad_steps: skipped in a row before a rollback."""
 
-    patience: steps in a row that are skipped before the run goes back to its last checkpoint.
-    """
-
-    patience: int
+    max_bad_steps: int
     bad: int = 0
     rollbacks: int = 0
     skipped: int = 0
 
-    def judge(self, finite: bool) -> Verdict:
+    def check(self, finite: bool) -> Verdict:
         if finite:
             self.bad = 0
             return "step"
         self.bad += 1
         self.skipped += 1
-        if self.bad < self.patience:
+        if self.bad < self.max_bad_steps:
             return "skip"
         self.bad = 0
         self.rollbacks += 1
-        return "give up" if self.rollbacks > MOST_ROLLBACKS else "roll back"
-
-    def saved(self) -> None:
-        """A new checkpoint: the troubles before it are past."""
-        self.rollbacks = 0
+        return "give up" if self.rollbacks > MAX_ROLLBACKS else "roll back"
 
     @property
-    def calm(self) -> bool:
-        """Whether the weights can be trusted now: no checkpoint is made in the middle of trouble."""
+    def stable(self) -> bool:
+        """No checkpoint is made right after a skipped step."""
         return self.bad == 0
 
 
+@dataclass
+class EarlyStopping:
+    """Stops after `patience` validations without improvement; 0: never."""
+
+    patience: int
+    best: float = float("inf")
+    since: int = 0
+
+    def improved(self, value: float) -> bool:
+        better = value < self.best
+        self.best, self.since = (value, 0) if better else (self.best, self.since + 1)
+        return better
+
+    @property
+    def exhausted(self) -> bool:
+        return 0 < self.patience <= self.since
+
+
 class Checkpoints:
-    """The folders step-00001000, … of a run, each complete or not there."""
+    """The folders step-00001000, … of a run, each complete or absent."""
 
     def __init__(self, run: Path, keep: int) -> None:
-        self.folder, self.keep = run / CHECKPOINTS, keep
+        self.folder, self.keep = run / "checkpoints", keep
 
-    def place(self, step: int) -> Path:
+    def path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
 
     @property
     def shards(self) -> Path:
-        """Where processes put them before there is a checkpoint to hold them."""
+        """Where the processes write their shards before they move into a checkpoint."""
         return self.folder / f".{SHARDS}.part"
 
     def steps(self) -> list[int]:
@@ -78,19 +89,17 @@ class Checkpoints:
         return sorted(int(name) for name in names if name.isdigit())
 
     def latest(self) -> int | None:
-        steps = self.steps()
-        return steps[-1] if steps else None
+        return max(self.steps(), default=None)
 
     def save(self, step: int, write: Callable[[Path], None]) -> Path:
-        """write fills a hidden folder, which gets its name when all is on the disk."""
+        """write fills a temporary folder, which is renamed once everything is on the disk."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / f".{uuid.uuid4().hex}.part"
-        target = self.place(step)
+        part, target = self.folder / f".{uuid.uuid4().hex}.part", self.path(step)
         try:
             part.mkdir()
             write(part)
-            _sync(part)
-            if target.exists():  # after a rollback the same step comes again
+            _fsync(part)
+            if target.exists():  # written before a rollback
                 shutil.rmtree(target)
             part.rename(target)
         except OSError as error:
@@ -100,11 +109,11 @@ class Checkpoints:
         return target
 
     def prune(self) -> None:
-        """Keep the newest and the best; also remove what killed runs left half-written."""
-        spared = {*self.steps()[-self.keep :], self.best()}
+        """Keep the newest and the best; remove what killed runs left half-written."""
+        kept = {*self.steps()[-self.keep :], self.best()}
         for step in self.steps():
-            if step not in spared:
-                shutil.rmtree(self.place(step))
+            if step not in kept:
+                shutil.rmtree(self.path(step))
         for part in self.folder.glob(".*.part"):
             shutil.rmtree(part, ignore_errors=True)
 
@@ -114,20 +123,17 @@ class Checkpoints:
         return int(json.loads(path.read_text())["step"]) if path.is_file() else None
 
     def set_best(self, step: int, value: float) -> None:
-        path = self.folder / BEST
-        part = path.with_name(f".{uuid.uuid4().hex}.json")
-        part.write_text(json.dumps({"step": step, "validation": value}))
-        part.replace(path)
+        with atomic_path(self.folder / BEST) as part:
+            part.write_text(json.dumps({"step": step, "validation": value}))
 
     def drop_after(self, step: int) -> None:
-        """Forget what came after: the run goes back to this step."""
         for later in self.steps():
             if later > step:
-                shutil.rmtree(self.place(later))
+                shutil.rmtree(self.path(later))
 
 
-def _sync(folder: Path) -> None:
-    """A computer that loses power must not leave a checkpoint with a name and without contents."""
+def _fsync(folder: Path) -> None:
+    """A power failure must not leave a checkpoint with a name and no content."""
     for path in folder.rglob("*"):
         if path.is_file():
             handle = os.open(path, os.O_RDWR)
@@ -146,25 +152,6 @@ def load_state(folder: Path) -> dict[str, Any]:
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError as error:
-        raise UserError(f"{folder} has no {STATE}, so a run cannot go on from it; start one with --init.") from error
+        raise UserError(f"{folder} has no {STATE}, so a run cannot resume from it; start one with --init.") from error
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise UserError(f"{path} is damaged; remove {folder} to go on from the checkpoint before.") from error
-
-
-@dataclass
-class Patience:
-    """The stop rule: the run ends after so many validations without a better one; 0 never ends it."""
-
-    validations: int
-    best: float = float("inf")
-    since: int = 0
-
-    def better(self, value: float) -> bool:
-        self.since = 0 if value < self.best else self.since + 1
-        improved = value < self.best
-        self.best = min(self.best, value)
-        return improved
-
-    @property
-    def exhausted(self) -> bool:
-        return 0 < self.validations <= self.since
+        raise UserError(f"{path} is damaged; remove {folder} to resume from the checkpoint before it.") from error

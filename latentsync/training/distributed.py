@@ -1,4 +1,4 @@
-"""One process or many, by accelerate: what the trainers need of it, in a few named calls."""
+"""One process or many, by accelerate."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -12,47 +12,48 @@ from ..errors import UserError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-PATIENCE = timedelta(hours=2)
-"""How long the other processes wait for one that saves, validates or encodes."""
+TIMEOUT = timedelta(hours=2)
+"""How long processes wait for one that saves, validates or encodes."""
 
 
-def make_accelerator(precision: str, accumulate: int, *, cpu: bool = False) -> "Accelerator":
-    """precision: auto, fp32, bf16 or fp16. Which processes there are is up to `accelerate launch` or torchrun."""
+def make_accelerator(precision: str, gradient_accumulation_steps: int, *, cpu: bool = False) -> "Accelerator":
+    """precision: auto, fp32, bf16 or fp16. The processes are those of `accelerate launch` or torchrun."""
     try:
         from accelerate import Accelerator
         from accelerate.utils import InitProcessGroupKwargs
     except ImportError as error:
         raise UserError('Training needs accelerate; type: pip install "latentsync[train]".') from error
+    cuda = torch.cuda.is_available() and not cpu
     mixed = {"fp32": "no"}.get(precision, precision)
     if precision == "auto":
-        mixed = _best_precision(cpu)
-    if mixed == "fp16" and (cpu or not torch.cuda.is_available()):
-        raise UserError("fp16 trains on a CUDA card only; take --precision bf16 or fp32 here.")
+        mixed = "no" if not cuda else "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if mixed == "fp16" and not cuda:
+        raise UserError("fp16 trains on CUDA GPUs only; use --precision bf16 or fp32 here.")
     return Accelerator(
         mixed_precision=mixed,
-        gradient_accumulation_steps=accumulate,
+        gradient_accumulation_steps=gradient_accumulation_steps,
         cpu=cpu,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
     )
 
 
-def prepare(accelerator: "Accelerator", network: nn.Module, optimizer: torch.optim.Optimizer, batch: int) -> Any:
-    """Network and optimiser as the processes share them. batch: samples at once in each."""
+def prepare(accelerator: "Accelerator", network: nn.Module, optimizer: torch.optim.Optimizer, batch_size: int) -> Any:
+    """(network, optimizer) for the processes. batch_size: in each process."""
     plugin = getattr(accelerator.state, "deepspeed_plugin", None)
-    if plugin is not None:  # ZeRO wants to know, and sees no loader of accelerate's
-        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = batch
+    if plugin is not None:  # ZeRO cannot read it from a data loader of accelerate
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = batch_size
     return accelerator.prepare(network, optimizer)
 
 
 def any_rank(accelerator: "Accelerator", *flags: bool) -> list[bool]:
-    """Whether each is so in any process: all get the same answer, so all do the same."""
-    told = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
-    counts: Any = accelerator.reduce(told, "sum")
+    """Whether each flag is set in any process; all processes get the same answer."""
+    values = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
+    counts: Any = accelerator.reduce(values, "sum")
     return [count > 0 for count in counts.tolist()]
 
 
 def from_main(accelerator: "Accelerator", value: Any) -> Any:
-    """The main process's value, in all of them."""
+    """The main process's value, in all processes."""
     if accelerator.num_processes == 1:
         return value
     from accelerate.utils import broadcast_object_list
@@ -61,22 +62,16 @@ def from_main(accelerator: "Accelerator", value: Any) -> Any:
 
 
 def mean_over_ranks(accelerator: "Accelerator", values: Mapping[str, float]) -> dict[str, float]:
-    """Means over all processes, which must have the same names."""
+    """Means over all processes, which must give the same names."""
     if accelerator.num_processes == 1 or not values:
         return dict(values)
     names = sorted(values)
-    told = torch.tensor([values[name] for name in names], dtype=torch.float64, device="cpu")
-    told = told.to(accelerator.device, torch.float32 if accelerator.device.type == "mps" else torch.float64)
-    means: Any = accelerator.reduce(told, "mean")
+    dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
+    ordered = torch.tensor([values[name] for name in names], dtype=dtype, device=accelerator.device)
+    means: Any = accelerator.reduce(ordered, "mean")
     return dict(zip(names, means.tolist(), strict=True))
 
 
-def _best_precision(cpu: bool) -> str:
-    if cpu or not torch.cuda.is_available():
-        return "no"
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-
-
 def is_sharded(accelerator: "Accelerator") -> bool:
-    """FSDP or ZeRO: no process holds all of the weights."""
+    """FSDP or ZeRO: no process holds all weights."""
     return str(accelerator.distributed_type).rpartition(".")[2] in ("FSDP", "DEEPSPEED", "MEGATRON_LM")

@@ -1,4 +1,4 @@
-"""What a run tells: lines of JSON, the same to TensorBoard where it is installed, and its curves as a picture."""
+"""The log of a run: JSON lines, TensorBoard where it is installed, and charts."""
 
 import json
 import math
@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import atomic_path
 
-LOG, EVENTS, PICTURE = "log.jsonl", "events.jsonl", "charts.png"
-PLAIN = ("step", "seconds", "time")
-"""Entries of a line that are no curves."""
-LOGARITHMIC = ("gradient", "scale")
-WIDE, HIGH = 5.0, 3.2
+LOG, EVENTS, CHARTS = "log.jsonl", "events.jsonl", "charts.png"
+NO_CURVES = ("step", "seconds", "time")
+LOG_SCALE = ("gradient", "scale")
+WIDTH, HEIGHT = 5.0, 3.2
 """Inches of a panel."""
 
 
-class Journal:
-    """Means over steps, a line at a time. Only the main process's writes (main); the others only add up.
+class RunLog:
+    """Means over steps, one line at a time. Only the main process writes curves; the others only add up.
 
     Names with a slash share a panel of the chart: "loss/noise" and "validation/noise" go together under "noise".
     """
@@ -27,47 +27,45 @@ class Journal:
         self.folder, self.main = folder, main
         self.sums: dict[str, float] = {}
         self.count = 0
-        self._board = _board(folder) if main and tensorboard else None
+        self._tensorboard = _tensorboard(folder) if main and tensorboard else None
 
-    def add(self, values: Mapping[str, float]) -> None:
+    def add(self, values: Mapping[str, Any]) -> None:
         self.count += 1
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
 
     def means(self) -> dict[str, float]:
-        """Of what was added since the last time."""
+        """Of what was added since the last call."""
         means = {name: total / max(1, self.count) for name, total in self.sums.items()}
         self.sums, self.count = {}, 0
         return means
 
-    def write(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
-        line = {"step": step, "time": round(time.time(), 1), **values}
-        if self.main:
-            _append(self.folder / LOG, line)
-            if self._board is not None:
-                for name, value in values.items():
-                    self._board.add_scalar(name, value, step)
-                self._board.flush()
-        return line
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        if not self.main:
+            return
+        _append(self.folder / LOG, {"step": step, "time": round(time.time(), 1), **values})
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.flush()
 
-    def tell(self, step: int, event: str, **facts: Any) -> str:
-        """Something that happened: a skipped step, a bad clip, a rollback, the end. Any process may tell."""
-        _append(self.folder / EVENTS, {"step": step, "time": round(time.time(), 1), "event": event, **facts})
-        return " ".join([f"step {step}: {event}", *(f"{name}={value}" for name, value in facts.items())])
+    def event(self, step: int, event: str, **details: Any) -> str:
+        """Write a skipped step, a bad clip, a rollback, the end; from any process. Returns it as a line to print."""
+        _append(self.folder / EVENTS, {"step": step, "time": round(time.time(), 1), "event": event, **details})
+        return " ".join([f"step {step}: {event}", *(f"{name}={value}" for name, value in details.items())])
 
-    def cut(self, step: int) -> None:
-        """Forget the lines after this step: the run goes on from there, and would say them twice."""
+    def truncate(self, step: int) -> None:
+        """Drop the lines after this step, from which the run resumes."""
         path = self.folder / LOG
         if not self.main or not path.is_file():
             return
         kept = [json.dumps(line) for line in read_log(self.folder) if line["step"] <= step]
-        part = path.with_name(f".{LOG}.part")
-        part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        part.replace(path)
+        with atomic_path(path) as part:
+            part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def close(self) -> None:
-        if self._board is not None:
-            self._board.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:
@@ -77,8 +75,7 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
         file.write(json.dumps(safe, ensure_ascii=False) + "\n")
 
 
-def _board(folder: Path) -> Any:
-    """TensorBoard's writer, None where it is not installed: the same numbers are in the log."""
+def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -87,7 +84,7 @@ def _board(folder: Path) -> Any:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run. A last line that was cut off by a kill is left out."""
+    """The lines of a run, without a last line that was cut off by a kill."""
     if not (folder / LOG).is_file():
         raise UserError(f"{folder} has no {LOG}; give the folder of a run that has begun.")
     lines = []
@@ -100,17 +97,17 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def series(lines: Iterable[Mapping[str, Any]]) -> dict[str, tuple[list[int], list[float]]]:
-    """Name → (steps, values). Of two lines for a step the later counts."""
+    """Name → (steps, values). The later of two lines for a step counts."""
     points: dict[str, dict[int, float]] = {}
     for line in lines:
         for name, value in line.items():
-            if name not in PLAIN and isinstance(value, int | float):
+            if name not in NO_CURVES and isinstance(value, int | float):
                 points.setdefault(name, {})[int(line["step"])] = float(value)
     return {name: ([*sorted(by)], [by[step] for step in sorted(by)]) for name, by in points.items()}
 
 
 def panels(names: Iterable[str]) -> dict[str, list[str]]:
-    """Which curves share a panel: those with the same word after the slash."""
+    """Panel → curves: those with the same word after the slash."""
     out: dict[str, list[str]] = {}
     for name in names:
         out.setdefault(name.rpartition("/")[2], []).append(name)
@@ -118,7 +115,7 @@ def panels(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def draw_charts(folder: Path, *, title: str = "", columns: int = 3) -> Path:
-    """All curves of a run over steps, a panel for each subject, as charts.png in its folder."""
+    """Draw all curves of a run over steps into charts.png in its folder."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -126,37 +123,34 @@ def draw_charts(folder: Path, *, title: str = "", columns: int = 3) -> Path:
     curves = series(read_log(folder))
     subjects = panels(curves)
     if not subjects:
-        raise UserError(f"{folder} has no curves to draw yet.")
+        raise UserError(f"{folder} has no curves to draw yet; wait for the first log line.")
     columns = min(columns, len(subjects))
     rows = -(-len(subjects) // columns)
-    width, height = WIDE * columns, HIGH * rows + 0.4
+    width, height = WIDTH * columns, HEIGHT * rows + 0.4
     figure = Figure(figsize=(width, height))
     sides = {"left": 0.6 / width, "right": 1 - 0.15 / width, "bottom": 0.5 / height, "top": 1 - 0.7 / height}
-    # fixed room for labels: measuring it takes matplotlib as long as drawing
+    # fixed margins for labels: measuring them takes matplotlib as long as drawing
     grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw=sides | {"wspace": 0.16, "hspace": 0.32}).ravel()
     for axes, (subject, names) in zip(grid, subjects.items(), strict=False):
         _panel(axes, subject, [(name, *curves[name]) for name in names])
     for axes in grid[len(subjects) :]:
         axes.set_axis_off()
     figure.suptitle(title or folder.name, y=1 - 0.15 / height)
-    path = folder / PICTURE
-    part = path.with_name(f".{PICTURE}.part.png")
-    figure.savefig(part, dpi=110)
-    part.replace(path)
+    path = folder / CHARTS
+    with atomic_path(path) as part:
+        figure.savefig(part, dpi=110, format="png")
     return path
 
 
 def _panel(axes: Any, subject: str, curves: Sequence[tuple[str, list[int], list[float]]]) -> None:
     for name, steps, values in curves:
-        training = name.startswith("loss/")
-        faint = training and len(values) > 40
+        faint = name.startswith("loss/") and len(values) > 40
         (line,) = axes.plot(steps, values, lw=0.8 if faint else 1.4, alpha=0.35 if faint else 1, label=None)
         if faint:
             axes.plot(steps, smoothed(values), lw=1.6, color=line.get_color(), label=name.partition("/")[0])
         else:
-            mark = "" if len(values) > 30 else "."
-            line.set(marker=mark, label=name.partition("/")[0] if "/" in name else None)
-    if subject in LOGARITHMIC and all(value > 0 for _, _, values in curves for value in values):
+            line.set(marker="" if len(values) > 30 else ".", label=name.partition("/")[0] if "/" in name else None)
+    if subject in LOG_SCALE and all(value > 0 for _, _, values in curves for value in values):
         axes.set_yscale("log")
     axes.set_title(subject, fontsize=10)
     axes.set_xlabel("step", fontsize=8)

@@ -1,165 +1,191 @@
-"""The recipes. A preset states only what differs from the defaults; so does the YAML file that a user may give."""
+"""Training recipes. A preset states only what differs from the defaults, and so does a YAML file for --config."""
 
 import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_origin, get_type_hints
 
 from ..errors import UserError
-from ..models.unet import Motion, UNetConfig
 from ..settings import WINDOW
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-OPTIMIZERS = ("adamw", "adamw8bit")
+RUN, TRAINING, LOSSES, CHECKS, HOLDOUT = "Run", "Training", "Losses", "Checkpoints and validation", "Held-out data"
+"""Panels of the options in `latentsync train … --help`."""
+
+
+def setting(default: Any, help: str, panel: str = "", choices: tuple[str, ...] = ()) -> Any:
+    """A field of a recipe. With a panel it is an option of the command as well; without, a key for --config only."""
+    return dataclasses.field(default=default, metadata={"help": help, "panel": panel, "choices": choices})
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How any network is trained.
+    """How any network is trained."""
 
-    batch: samples for each process at once; accumulate: such parts for one step. average: decay of the moving average
-    of the weights, 0 for none. clip: largest norm of the gradient. patience: validations without a better one after
-    which the run ends, 0 for never. keep: newest checkpoints that stay, beside the best. hold_out, held_share: see
-    dataset.split. bad_steps: steps in a row with numbers that are none, after which the run goes back to its last
-    checkpoint. workers: processes that load data ahead, 0 for none. precision "auto": bf16 on cards that have it, fp16
-    with a gradient scaler (the public recipe's) on others, fp32 without a card.
-    """
-
-    resolution: int = 256
-    steps: int = 100_000
-    rate: float = 1e-5
-    batch: int = 1
-    accumulate: int = 1
-    precision: str = "auto"
-    optimizer: str = "adamw"
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    average: float = 0.0
-    checkpointing: bool = True
-    seed: int = 1247
-    workers: int = 4
-    log_every: int = 10
-    save_every: int = 1000
-    keep: int = 3
-    public_form: bool = False
-    validate_every: int = 1000
-    validate_windows: int = 8
-    validate_seed: int = 1247
-    hold_out: str = "auto"
-    held_share: float = 0.1
-    patience: int = 0
-    bad_steps: int = 5
+    steps: int = setting(100_000, "Training steps.", TRAINING)
+    learning_rate: float = setting(1e-5, "Constant learning rate.", TRAINING)
+    batch_size: int = setting(1, "Clips per batch on each GPU.", TRAINING)
+    gradient_accumulation_steps: int = setting(1, "Batches per training step.", TRAINING)
+    precision: str = setting(
+        "auto", "auto, fp32, bf16 or fp16. auto: bf16 or fp16 on a GPU.", TRAINING, ("auto", "fp32", "bf16", "fp16")
+    )
+    optimizer: str = setting("adamw", "adamw, or adamw8bit (bitsandbytes).", TRAINING, ("adamw", "adamw8bit"))
+    weight_decay: float = setting(0.01, "Weight decay of AdamW.")
+    max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.")
+    ema_decay: float = setting(0.0, "Also average the weights with this decay, such as 0.999. 0: no average.", TRAINING)
+    workers: int = setting(4, "Processes that load data. 0: load in the training process.", TRAINING)
+    seed: int = setting(1247, "Seed of the initial weights, the order of clips and the noise.", TRAINING)
+    log_every: int = setting(10, "Steps between log lines.", CHECKS)
+    save_every: int = setting(1000, "Steps between checkpoints.", CHECKS)
+    keep: int = setting(3, "Newest checkpoints to keep, besides the best.", CHECKS)
+    public_form: bool = setting(False, "Also write the .pt file that the public code reads.", CHECKS)
+    validate_every: int = setting(1000, "Steps between validations.", CHECKS)
+    validate_windows: int = setting(8, "Windows in a validation.")
+    validate_seed: int = setting(1247, "Seed of the windows and the noise of a validation.")
+    patience: int = setting(0, "Stop after this many validations without improvement. 0: never.", CHECKS)
+    max_bad_steps: int = setting(5, "Non-finite steps in a row before a rollback to the last checkpoint.")
+    holdout_recordings: float = setting(
+        0.1, "Share of the recordings to hold out. Unused below 8 recordings, unless --holdout-time is 0.", HOLDOUT
+    )
+    holdout_time: float = setting(
+        0.1, "Share of every clip to hold out, where no share of the recordings is held out.", HOLDOUT
+    )
+    holdout_people: tuple[str, ...] = setting((), "Hold out recordings whose names start like this.", HOLDOUT)
 
     def __post_init__(self) -> None:
-        for name in ("resolution", "steps", "batch", "accumulate", "log_every", "save_every", "keep", "bad_steps"):
+        for name in ("steps", "batch_size", "gradient_accumulation_steps", "log_every", "save_every", "keep",
+                     "validate_every", "validate_windows", "max_bad_steps"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
-        if not 0 < self.rate < 1 or not 0 <= self.average < 1 or self.clip <= 0:
-            raise UserError(f"rate {self.rate}, average {self.average} or clip {self.clip} is out of range.")
-        for name, known in (("precision", PRECISIONS), ("optimizer", OPTIMIZERS)):
-            if getattr(self, name) not in known:
-                raise UserError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}.")
+        if not 0 < self.learning_rate < 1:
+            raise UserError(f"learning_rate is {self.learning_rate:g}; it must be above 0 and below 1.")
+        if not 0 <= self.ema_decay < 1 or self.max_grad_norm <= 0:
+            raise UserError(f"ema_decay {self.ema_decay:g} or max_grad_norm {self.max_grad_norm:g} is out of range.")
+        for name in ("holdout_recordings", "holdout_time"):
+            if not 0 <= getattr(self, name) < 0.9:
+                raise UserError(f"{name} is {getattr(self, name):g}; it must be 0 or more and below 0.9.")
+        for field in dataclasses.fields(self):
+            choices, value = field.metadata["choices"], getattr(self, field.name)
+            if choices and value not in choices:
+                raise UserError(f"{field.name} is {value!r}; it must be one of {', '.join(choices)}.")
 
 
 @dataclass(frozen=True)
 class UNetRecipe(RunSettings):
-    """How a U-Net is trained. Defaults are stage 1's.
+    """How a U-Net is trained. The defaults are stage 1's. Every pixel loss (all but noise) decodes the window, so a
+    weight of 0 saves time and memory."""
 
-    motion: where motion modules are. trains: a parameter is trained when its name contains one of these. The weights
-    are those of the losses; of the pixel losses (all but noise) each costs a decoding of the window, so 0 saves much.
-    decoded: frames of the window that LPIPS sees, spread evenly; fewer than 16 save memory, and only LPIPS takes them.
-    drop_audio: chance that a window hears nothing, which guidance above 1 at sampling builds on. alpha: of the mixed
-    noise. lora: rank of low-rank additions that are trained instead, 0 for none. cache_latents: encode all clips once.
-    first_frame_reference: one frame, from elsewhere in the clip, serves all of a window as its reference; a
-    file that was trained so goes on so.
-    sample_clips, sample_frames, sample_steps: held-out clips that are made at each validation, how much of each, and
-    with how many solver steps; the first one is kept as a video.
-    """
-
-    motion: Motion = "none"
-    trains: tuple[str, ...] = ("",)
-    noise_weight: float = 1.0
-    sync_weight: float = 0.0
-    lpips_weight: float = 0.0
-    trepa_weight: float = 0.0
-    frames: int = WINDOW
-    decoded: int = WINDOW
-    alpha: float = 1.0
-    drop_audio: float = 0.0
-    prediction_type: str = "epsilon"
-    first_frame_reference: bool = False
-    lora: int = 0
-    lora_alpha: float = 0.0
-    lpips: str = "vgg"
-    cache_latents: bool = False
-    sample_clips: int = 4
-    sample_frames: int = 3 * WINDOW
-    sample_steps: int = 20
+    resolution: int = setting(256, "Side of the crops: 256 or 512.", RUN)
+    lora: int = setting(0, "Train a LoRA of this rank on the attention to speech and time. 0: no LoRA.", RUN)
+    lora_alpha: float = setting(0.0, "LoRA alpha. 0: the rank.")
+    motion: Literal["none", "all", "decoder"] = setting("none", "Where the motion modules are: none, all or decoder.")
+    trainable: tuple[str, ...] = setting(("",), "Parameters are trained if their name contains one of these.")
+    gradient_checkpointing: bool = setting(True, "Save memory for a third more time.", TRAINING)
+    drop_audio: float = setting(0.0, "Share of windows without speech, for guidance above 1.", TRAINING)
+    cache_latents: bool = setting(False, "Encode every clip once, before training.", TRAINING)
+    noise_weight: float = setting(1.0, "Weight of the noise loss.")
+    sync_weight: float = setting(0.0, "Weight of the SyncNet loss.", LOSSES)
+    lpips: str = setting("vgg", "vgg, alex, squeeze or off.", LOSSES, ("vgg", "alex", "squeeze", "off"))
+    lpips_weight: float = setting(0.0, "Weight of LPIPS.", LOSSES)
+    trepa_weight: float = setting(0.0, "Weight of TREPA.", LOSSES)
+    decoded_frames: int = setting(
+        WINDOW, "Frames of a window that LPIPS sees. Fewer than 16 only without the SyncNet and TREPA losses.", LOSSES
+    )
+    frames: int = setting(WINDOW, "Frames of a window.")
+    alpha: float = setting(1.0, "Share of the noise that all frames have in common (mixed_noise).")
+    prediction_type: str = setting("epsilon", "What the network predicts: epsilon, sample or v_prediction.")
+    reference_mode: str = setting(
+        "per_frame", "per_frame, or first_frame: one reference for the whole window.", "", ("per_frame", "first_frame")
+    )
+    sample_clips: int = setting(4, "Held-out clips to sample at each validation.")
+    sample_frames: int = setting(3 * WINDOW, "Frames of each sample.")
+    sample_steps: int = setting(20, "Solver steps of each sample.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.resolution < 1:
+            raise UserError(f"resolution is {self.resolution}; it must be 1 or more.")
         if self.lpips == "off":
             object.__setattr__(self, "lpips_weight", 0.0)
-        if not 1 <= self.decoded <= self.frames:
-            raise UserError(f"decoded is {self.decoded}; it must lie between 1 and the window's {self.frames} frames.")
-        if self.decoded < self.frames and (self.sync_weight or self.trepa_weight):
+        if not 1 <= self.decoded_frames <= self.frames:
+            raise UserError(f"decoded_frames is {self.decoded_frames}; it must be 1 to {self.frames}.")
+        if self.decoded_frames < self.frames and (self.sync_weight or self.trepa_weight):
             raise UserError(
-                f"decoded is {self.decoded}, but SyncNet and TREPA judge all {self.frames} frames; leave it, or set"
-                " sync_weight and trepa_weight to 0."
+                f"decoded_frames is {self.decoded_frames}, but SyncNet and TREPA need all {self.frames} frames; leave"
+                " it, or set sync_weight and trepa_weight to 0."
             )
 
     @property
-    def supervises_pixels(self) -> bool:
+    def has_pixel_losses(self) -> bool:
         return bool(self.sync_weight or self.lpips_weight or self.trepa_weight)
+
+
+@dataclass(frozen=True)
+class SyncNetRecipe(RunSettings):
+    """How a SyncNet is trained. The defaults are the public recipe's: pairs, half of them shifted within their clip."""
+
+    batch_size: int = setting(64, "Clips per batch on each GPU.", TRAINING)
+    windows: int = setting(
+        1, "Windows of each clip. 1: one pair, in sync or shifted; more: every image meets every sound.", TRAINING
+    )
+    min_shift: int = setting(1, "Frames by which shifted pairs are shifted at least.", TRAINING)
+    augment: float = setting(0.0, "Strength of the augmentation of images and audio. 0: none.", TRAINING)
+    flip: bool = setting(False, "Mirror half of the clips.", TRAINING)
+    contrast: float = setting(0.0, "Weight of the contrastive loss over the batch. Needs --windows 2 or more.", LOSSES)
+    opening: float = setting(0.0, "Weight of predicting the mouth opening, if the clips have .npz files.", LOSSES)
+    holdout_recordings: float = setting(0.0, "Share of the recordings to hold out.", HOLDOUT)
+    holdout_at: float = setting(0.5, "Where the held-out time lies: 0 at the start of a clip, 1 at its end.", HOLDOUT)
+    score_windows: int = setting(512, "Held-out windows that a validation scores.", CHECKS)
+    network: dict = dataclasses.field(
+        default_factory=dict,
+        metadata={"help": "The architecture, if it is not the preset's.", "panel": "", "choices": ()},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.windows < 1 or self.min_shift < 1:
+            raise UserError(f"windows is {self.windows} and min_shift {self.min_shift}; both must be 1 or more.")
+        if self.contrast and self.windows < 2:
+            raise UserError("contrast compares the windows of a clip with each other; set windows to 2 or more.")
+        if not 0 <= self.holdout_at <= 1:
+            raise UserError(f"holdout_at is {self.holdout_at:g}; it must be 0 to 1.")
+        for name in ("contrast", "opening", "augment"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name):g}; it must be 0 or more.")
 
 
 STAGES: dict[str, dict[str, Any]] = {
     "1": {},
     "2": {
         "motion": "all",
-        "trains": ("motion_modules.", "attentions."),
+        "trainable": ("motion_modules.", "attentions."),
         "sync_weight": 0.05,
         "lpips_weight": 0.1,
         "trepa_weight": 10.0,
     },
     "2-efficient": {
         "motion": "decoder",
-        "trains": ("motion_modules.", "attn2"),
+        "trainable": ("motion_modules.", "attn2"),
         "sync_weight": 0.05,
         "lpips_weight": 0.1,
     },
 }
-"""The public recipe's three stages, as differences from the defaults. At 512 px only the resolution differs."""
-
-SIZES: dict[str, dict[str, Any]] = {
-    "full": {},
-    "small": {"widths": (64, 128, 256, 256)},
-    "tiny": {"widths": (32, 32), "layers": 1, "cross": (True, True)},
-}
-"""Networks as differences from LatentSync's own (UNetConfig): for machines and tests that cannot hold it."""
+"""The public recipe's three stages. At 512 px only the resolution differs."""
 
 Recipe = TypeVar("Recipe", bound=RunSettings)
 
 
 def unet_recipe(stage: str, config: Path | None = None, **given: Any) -> UNetRecipe:
-    """A stage's preset, then a YAML file's differences, then what was said on the command line (None: unsaid)."""
     if stage not in STAGES:
         raise UserError(f"stage is {stage!r}; it must be one of {', '.join(STAGES)}.")
     return build(UNetRecipe, STAGES[stage], config, given)
 
 
 def build(kind: type[Recipe], preset: Mapping[str, Any], config: Path | None, given: Mapping[str, Any]) -> Recipe:
-    """The recipe of these differences, the later ones first. UserError for an unknown name or a wrong kind of value."""
-    said = {name: value for name, value in given.items() if value is not None}
-    return kind(**{**preset, **(_checked(kind, read_yaml(config), config) if config else {}), **said})
-
-
-def unet_config(size: str, motion: Motion, audio_dim: int = 384, latent_channels: int = 4) -> UNetConfig:
-    if size not in SIZES:
-        raise UserError(f"size is {size!r}; it must be one of {', '.join(SIZES)}.")
-    return UNetConfig(**SIZES[size], motion=motion, audio_dim=audio_dim, latent_channels=latent_channels)
+    """A recipe from a preset, then a YAML file, then the given values (None: not given)."""
+    given = {name: value for name, value in given.items() if value is not None}
+    return kind(**{**preset, **(_checked(kind, read_yaml(config), config) if config else {}), **given})
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -169,46 +195,42 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read as YAML ({str(error).splitlines()[0]}).") from error
     if content is not None and not isinstance(content, dict):
-        raise UserError(f"{path} is no list of settings; write one `name: value` a line.")
+        raise UserError(f"{path} is not a mapping of settings; write one `name: value` per line.")
     return {str(key): value for key, value in (content or {}).items()}
 
 
 def write_recipe(path: Path, recipe: RunSettings, **also: Any) -> None:
-    """What differs from the defaults, as the YAML that --config takes, with everything else as remarks."""
-    yaml, facts = _yaml(), _plain(dataclasses.asdict(recipe))
-    defaults = _plain(dataclasses.asdict(type(recipe)()))
-    own = {name: value for name, value in facts.items() if value != defaults[name]}
-    rest = {name: value for name, value in facts.items() if name not in own}
-    text = [yaml.safe_dump(own, sort_keys=False, allow_unicode=True) if own else "# nothing but defaults\n"]
-    text += [_remark(yaml.safe_dump(part, sort_keys=False, allow_unicode=True)) for part in (also, rest) if part]
-    path.write_text("\n".join(text), encoding="utf-8")
+    """The settings that differ from the defaults as YAML for --config, all others as comments."""
+    yaml, defaults = _yaml(), dataclasses.asdict(type(recipe)())
+    plain = {n: list(v) if isinstance(v, tuple) else v for n, v in dataclasses.asdict(recipe).items()}
+    changed = {n: v for n, v in plain.items() if v != (list(d) if isinstance(d := defaults[n], tuple) else d)}
+    rest = {name: value for name, value in plain.items() if name not in changed}
+    text = yaml.safe_dump(changed, sort_keys=False, allow_unicode=True) if changed else "# only defaults\n"
+    for part in filter(None, (also, rest)):
+        lines = yaml.safe_dump(part, sort_keys=False, allow_unicode=True).splitlines()
+        text += "\n" + "".join(f"# {line}\n" for line in lines)
+    path.write_text(text, encoding="utf-8")
 
 
-def _remark(text: str) -> str:
-    return "".join(f"# {line}\n" for line in text.splitlines())
-
-
-def _plain(facts: dict[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in facts.items()}
-
-
-def _checked(kind: type[RunSettings], said: Mapping[str, Any], path: Path | None) -> dict[str, Any]:
+def _checked(kind: type[RunSettings], content: Mapping[str, Any], path: Path | None) -> dict[str, Any]:
     hints = get_type_hints(kind)
     out = {}
-    for name, value in said.items():
+    for name, value in content.items():
         if name not in hints:
             near = difflib.get_close_matches(name, hints, 1)
-            advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(hints))}."
-            raise UserError(f"{path} sets {name}, which is no setting; {advice}")
+            advice = f"did you mean {near[0]}?" if near else f"known settings: {', '.join(sorted(hints))}."
+            raise UserError(f"{path} sets {name}, which is not a setting; {advice}")
         try:
-            out[name] = _as(hints[name], value)
+            out[name] = _convert(hints[name], value)
         except (TypeError, ValueError) as error:
-            raise UserError(f"{path} sets {name} to {value!r}; {_kind(hints[name])} is needed.") from error
+            kinds = {int: "a whole number", float: "a number", bool: "true or false"}
+            wanted = kinds.get(hints[name], "a text or a list of texts")
+            raise UserError(f"{path} sets {name} to {value!r}; {wanted} is needed.") from error
     return out
 
 
-def _as(hint: Any, value: Any) -> Any:
-    """A YAML value as the kind that a field wants; 1e-5 is a text to YAML 1.1."""
+def _convert(hint: Any, value: Any) -> Any:
+    """A YAML value to the type of a field. YAML 1.1 reads 1e-5 as a text."""
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         return float(value)
     if get_origin(hint) is tuple:
@@ -221,10 +243,6 @@ def _as(hint: Any, value: Any) -> Any:
     if type(value) is not plain:
         raise TypeError(value)
     return value
-
-
-def _kind(hint: Any) -> str:
-    return {int: "a whole number", float: "a number", bool: "true or false"}.get(hint, "a text or a list of texts")
 
 
 def _yaml() -> Any:

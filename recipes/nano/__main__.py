@@ -9,13 +9,13 @@ import typer
 from rich import print as show
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
-Media = Annotated[Path, typer.Argument(help="Folder with clips/ (see the model card for what lies there).")]
+Media = Annotated[Path, typer.Argument(help="Folder with clips/ (docs/nano.md lists them).")]
 Run = Annotated[Path, typer.Argument(help="Folder of the run: prepared clips, checkpoints, logs.")]
 
 
 @app.command()
 def prepare(media: Media, run: Run, resolution: int = 160) -> None:
-    """Crop faces, encode speech, measure mouth opening; clips that are ready are left alone."""
+    """Crop faces, encode speech, measure mouth opening; prepared clips are kept."""
     from latentsync.face.detect import FaceFinder
     from latentsync.weights.registry import find
     from latentsync.weights.whisper_files import load_whisper
@@ -30,7 +30,7 @@ def prepare(media: Media, run: Run, resolution: int = 160) -> None:
 
 @app.command()
 def vae(run: Run, steps: int | None = None, init: Path | None = None) -> None:
-    """Train the VAE, or go on where it stopped. --init starts from the weights of another run."""
+    """Train the VAE, or resume. --init: start from the weights of another run."""
     from .data import load_clips
     from .vae import VAETraining, train_vae
 
@@ -40,15 +40,22 @@ def vae(run: Run, steps: int | None = None, init: Path | None = None) -> None:
 
 @app.command()
 def unet(run: Run, steps: int | None = None) -> None:
-    """Encode all clips with the trained VAE, then train the U-Net, or go on where it stopped."""
-    from .data import load_clips
+    """Encode all clips with the trained VAE, then train the U-Net, or resume."""
+    from .data import encode_clips, load_clips
     from .export import trained_vae
-    from .unet import UNetTraining, encode_clips, train_unet
+    from .unet import UNetTraining, train_unet
 
     settings = UNetTraining() if steps is None else UNetTraining(steps=steps)
     clips = load_clips(run / "clips")
     encoder = trained_vae(run / "vae.pt", clips)
-    variants = encode_clips(clips, encoder.encode, settings, lambda i: show(f"variant {i} encoded"))
+    variants = encode_clips(
+        clips,
+        encoder.encode,
+        resolution=settings.resolution,
+        variants=settings.variants,
+        seed=settings.seed,
+        on_variant=lambda variant: show(f"variant {variant} encoded"),
+    )
     train_unet(variants, clips, run, settings, encoder, on_report=show)
 
 
@@ -74,10 +81,10 @@ def evaluate(
     sheet: Path | None = None,
     videos: Path | None = None,
 ) -> None:
-    """Held-out time: mouth opening with the clip's own and with another's speech, against the truth.
+    """Compare the mouth opening made with a clip's own and with another's speech to the true one, on held-out time.
 
-    --only takes a pattern of clip names; --strangers judges by people that were not trained on. --out writes the
-    scores (JSON), --sheet a picture of truth, own and other, --videos what `latentsync eval compare` takes.
+    --only takes a pattern of clip names; --strangers uses people outside the training data. --out writes the scores
+    (JSON), --sheet an image of true, own and other, --videos the folders for `latentsync eval compare`.
     """
     import cv2
     import numpy as np
@@ -97,14 +104,15 @@ def evaluate(
 
     paths = [path for path in clip_paths(media, STRANGERS if strangers else CLIPS) if path.match(only)]
     with load_models(checkpoint) as models:
-        usual = models.defaults
-        settings = replace(usual, steps=steps or usual.steps, guidance=usual.guidance if guidance is None else guidance)
+        defaults = models.defaults
+        guidance = defaults.guidance if guidance is None else guidance
+        settings = replace(defaults, steps=steps or defaults.steps, guidance=guidance)
         scores = score_all(paths, models, settings, on_clip=on_clip)
     medians = {name: float(np.median([getattr(s, name) for s in scores])) for name in ("own", "other", "sharpness")}
     show({"clips": len(scores), **medians})
     if out:
-        how = {"steps": settings.steps, "guidance": settings.guidance}
-        out.write_text(json.dumps({**medians, **how, "clips": [asdict(s) for s in scores]}, indent=1))
+        used = {"steps": settings.steps, "guidance": settings.guidance}
+        out.write_text(json.dumps({**medians, **used, "clips": [asdict(s) for s in scores]}, indent=1))
     if sheet:
         cv2.imwrite(str(sheet), np.concatenate(strips)[..., ::-1])
 

@@ -1,4 +1,4 @@
-"""Judges of pictures for the built-in model: plain differences, fine detail, and a small critic that learns beside."""
+"""Image losses of the built-in model: plain differences, fine detail, and an adversarial loss."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,10 +10,10 @@ DETAIL_GAIN = 8.0
 
 
 class Critic(nn.Module):
-    """Judges 8-pixel patches (PatchGAN, Isola et al. 2017); its features also serve as a perceptual measure.
+    """A PatchGAN (Isola et al. 2017) on 8-pixel patches; its features also serve as a perceptual loss.
 
-    It is shown the fine detail apart and enlarged: in skin that is a hundredth of the picture's range, and with the
-    picture alone a critic this small takes thousands of steps to see that it is missing.
+    It gets the fine detail again, amplified: in skin that is a hundredth of the image's range, and without it a critic
+    this small takes thousands of steps to notice that detail is missing.
     """
 
     def __init__(self, widths: Sequence[int] = (32, 64, 128, 128)) -> None:
@@ -36,7 +36,7 @@ class Critic(nn.Module):
 
 
 def edge_loss(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
-    """Mean absolute difference of the horizontal and vertical gradients over a pyramid: punishes blur."""
+    """Mean absolute difference of the horizontal and vertical gradients over a pyramid, against blur."""
     total = a.new_zeros(())
     for _ in range(scales):
         difference = a - b
@@ -46,44 +46,43 @@ def edge_loss(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
 
 
 def tone_loss(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference of coarse tiles: colors, which normalised features are slow to learn."""
+    """Mean absolute difference of coarse tiles: colors, which normalized features are slow to learn."""
     return sum((F.l1_loss(F.avg_pool2d(a, size), F.avg_pool2d(b, size)) for size in (4, 16)), a.new_zeros(()))
 
 
 def texture_loss(a: Tensor, b: Tensor, size: int = 8) -> Tensor:
-    """Mean absolute difference of how much fine detail there is, whatever its position: other losses prefer none of it
-    to some that lies a pixel off."""
+    """Mean absolute difference of the amount of fine detail, whatever its position. Other losses prefer no detail to
+    detail that is a pixel off."""
     return F.l1_loss(_texture(a, size), _texture(b, size))
 
 
-def balance(total: Tensor, judged: Mapping[str, Tensor], made: Tensor, most: float = 1e3) -> Tensor:
-    """The factor that makes the critic's gradient in made as large as that of total, all the other losses.
-
-    Less while the critic cannot tell, nothing at a hinge loss of 2, as guessing gives: a beginner's advice does harm.
+def adversarial_weight(total: Tensor, losses: Mapping[str, Tensor], made: Tensor, max_weight: float = 1e3) -> Tensor:
+    """The weight that makes the gradient of g_loss in made as large as that of total, all other losses (Esser et al.
+    2021). It falls to zero as d_loss rises to 2, that of guessing: an untrained critic does harm.
     """
-    wanted, pushed = (torch.autograd.grad(loss, made, retain_graph=True)[0].norm() for loss in (total, judged["fool"]))
-    return ((wanted / (pushed + 1e-8)).clamp(max=most) * (1 - judged["critic"] / 2).clamp(min=0)).detach()
+    norms = [torch.autograd.grad(loss, made, retain_graph=True)[0].norm() for loss in (total, losses["g_loss"])]
+    return ((norms[0] / (norms[1] + 1e-8)).clamp(max=max_weight) * (1 - losses["d_loss"] / 2).clamp(min=0)).detach()
 
 
 def _texture(pixels: Tensor, size: int) -> Tensor:
-    """Spread of the fine detail in overlapping tiles."""
+    """Standard deviation of the fine detail in overlapping tiles."""
     return (F.avg_pool2d(_fine(pixels).square(), size, size // 2) + 1e-5).sqrt()
 
 
 def _fine(pixels: Tensor) -> Tensor:
-    """What a 3 × 3 mean takes away."""
+    """The difference from a 3 × 3 mean."""
     return pixels - F.avg_pool2d(pixels, 3, 1, 1, count_include_pad=False)
 
 
-class Sharpener:
-    """A critic and its optimiser. losses() lets it learn from a batch, then says what the painter shall do about it."""
+class AdversarialLoss:
+    """A critic and its optimizer. losses() takes a step of the critic, then returns the losses of the images."""
 
     def __init__(self) -> None:
         self.critic = Critic().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.optimizer = torch.optim.AdamW(self.critic.parameters(), lr=4e-4, betas=(0.5, 0.95))
 
     def losses(self, made: Tensor, true: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) each. critic: its own hinge loss; fool, features: the painter's."""
+        """made, true: (N, 3, H, W). d_loss: the critic's hinge loss; g_loss, features: losses of made."""
         with torch.autocast("cpu", torch.bfloat16):
             real, fake = self.critic(true)[0], self.critic(made.detach())[0]
             hinge = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
@@ -91,15 +90,15 @@ class Sharpener:
         hinge.backward()
         self.optimizer.step()
         with torch.autocast("cpu", torch.bfloat16):
-            verdict, features = self.critic(made)
+            logits, features = self.critic(made)
             with torch.no_grad():
-                _, wanted = self.critic(true)
-            matched = torch.stack([F.l1_loss(f, w) for f, w in zip(features, wanted, strict=True)]).mean()
-        return {"critic": hinge.detach(), "fool": -verdict.float().mean(), "features": matched.float()}
+                _, targets = self.critic(true)
+            matched = torch.stack([F.l1_loss(f, t) for f, t in zip(features, targets, strict=True)]).mean()
+        return {"d_loss": hinge.detach(), "g_loss": -logits.float().mean(), "features": matched.float()}
 
 
 def plain_losses(made: Tensor, true: Tensor) -> dict[str, Tensor]:
-    """What pictures (N, 3, H, W) in [-1, 1] differ in: values, edges, tones, texture."""
+    """made, true: (N, 3, H, W) in [-1, 1]."""
     return {
         "l1": F.l1_loss(made, true),
         "edges": edge_loss(made, true),

@@ -1,9 +1,8 @@
-"""Clips made ready for training: aligned crops with a margin, audio tokens and mouth opening, one file per clip."""
+"""Training data: aligned crops with a margin, audio tokens and mouth opening of each clip, and their latents."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,15 +15,18 @@ from torch import Tensor
 from latentsync.audio.load import load_audio
 from latentsync.audio.whisper_features import audio_windows, encode_audio
 from latentsync.errors import UserError
-from latentsync.face.align import align_matrices, crop_matrix, resample
+from latentsync.face.align import align_matrices, crop_matrix, mouth_mask, resample
 from latentsync.face.detect import FaceFinder, mouth_opening
 from latentsync.face.track import choose, find_tracks
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
 from latentsync.models.whisper import WhisperEncoder
 
+Encode = Callable[[Tensor], Tensor]
+"""Pixels (N, 3, R, R) in [-1, 1] to scaled latents (N, C, h, w)."""
+
 MARGIN = 8
-"""A prepared crop has R / MARGIN extra pixels on each side, so that augmentation may move and turn it."""
+"""Crops have R / MARGIN extra pixels on each side, so that augmentation may move and turn them."""
 HELD_OUT = 0.25
 """The last quarter of every clip is never trained on."""
 
@@ -33,7 +35,7 @@ HELD_OUT = 0.25
 class Clip:
     """One face speaking. crops (F, R + 2R/MARGIN, same, 3) uint8 RGB; audio (F, 50, D) float16; opening (F,).
 
-    voices: audio again, of the same words as other people might have said them."""
+    voices: audio of the same speech with other pitches and with noise."""
 
     name: str
     fps: float
@@ -54,7 +56,7 @@ class Clip:
 def prepare_clip(
     path: Path, folder: Path, finder: FaceFinder, whisper: WhisperEncoder, *, resolution: int, delay: float = 0.0
 ) -> Path:
-    """Write the prepared form of one clip into folder. delay: seconds by which its sound is late."""
+    """Write one prepared clip into folder. delay: seconds by which its audio is late."""
     info = probe(path)
     with VideoReader(info) as reader:
         track = choose(find_tracks(reader.read(range(info.frames)), finder), "largest")
@@ -78,21 +80,16 @@ def prepare_clip(
 
 
 def other_voices(waveform: Tensor, rate: int) -> dict[str, Tensor]:
-    """The same words, higher, lower, and muffled in noise (20 dB below them): what few speakers cannot teach."""
-    librosa = _librosa()
-    sound = waveform.numpy()
-    made = {f"voice {by:+d}": librosa.effects.pitch_shift(sound, sr=rate, n_steps=by) for by in (-3, 3)}
-    noise = np.random.default_rng(len(sound)).standard_normal(len(sound)) * sound.std() / 10
-    made["voice in noise"] = librosa.effects.preemphasis(sound, coef=-0.6) + noise
-    return {name: torch.from_numpy(voice.astype(np.float32)) for name, voice in made.items()}
-
-
-def _librosa() -> Any:
+    """The same speech higher, lower, and muffled with noise (20 dB below it), since there are few speakers."""
     try:
         import librosa
     except ImportError as error:
         raise UserError('Other voices need librosa; type: pip install "latentsync[train]".') from error
-    return librosa
+    sound = waveform.numpy()
+    voices = {f"voice {by:+d}": librosa.effects.pitch_shift(sound, sr=rate, n_steps=by) for by in (-3, 3)}
+    noise = np.random.default_rng(len(sound)).standard_normal(len(sound)) * sound.std() / 10
+    voices["voice in noise"] = librosa.effects.preemphasis(sound, coef=-0.6) + noise
+    return {name: torch.from_numpy(voice.astype(np.float32)) for name, voice in voices.items()}
 
 
 def _wide_crop(frame: np.ndarray, matrix: np.ndarray, resolution: int) -> np.ndarray:
@@ -103,10 +100,10 @@ def _wide_crop(frame: np.ndarray, matrix: np.ndarray, resolution: int) -> np.nda
 
 
 def load_clips(folder: Path) -> list[Clip]:
-    """All prepared clips of a folder, by name."""
+    """All prepared clips of a folder, sorted by name."""
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
-        raise UserError(f"{folder} holds no prepared clips; make them with `python -m recipes.nano prepare`.")
+        raise UserError(f"{folder} has no prepared clips; make them by `python -m recipes.nano prepare`.")
     return [_load_clip(path) for path in paths]
 
 
@@ -122,7 +119,7 @@ def _load_clip(path: Path) -> Clip:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One small change of geometry and color, the same for all frames of a window."""
+    """A small change of geometry and color for all frames of a window."""
 
     matrix: np.ndarray
     gain: np.ndarray
@@ -137,7 +134,7 @@ class Augmentation:
 
 
 def plain(resolution: int) -> Augmentation:
-    """No change: cut the margin off."""
+    """No augmentation: the crop without its margin."""
     margin = resolution // MARGIN
     matrix = np.array([[1, 0, -margin], [0, 1, -margin]], np.float64)
     return Augmentation(matrix, np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
@@ -176,7 +173,7 @@ def prepare(
     delays: dict[str, float] | None = None,
     on_clip: Callable[[str], None] | None = None,
 ) -> None:
-    """Prepare clips that are not yet in folder; a clip that cannot be used is reported and left out."""
+    """Prepare clips that are not in folder yet; a clip that cannot be used is reported and skipped."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in paths:
         if (folder / f"{path.stem}.safetensors").exists():
@@ -186,6 +183,89 @@ def prepare(
             prepare_clip(path, folder, finder, whisper, resolution=resolution, delay=delay)
             message = f"{path.name}: ready"
         except UserError as error:
-            message = f"{path.name}: left out, {error}"
+            message = f"{path.name}: skipped, {error}"
         if on_clip:
             on_clip(message)
+
+
+# ---- latents ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LatentClip:
+    """One augmentation of one clip: clean and masked latents (F, C, h, w) float16, audio (F, 50, D) float16, mouth
+    (F, 3, H, W) uint8: the mouth_box of the images."""
+
+    name: str
+    clean: Tensor
+    masked: Tensor
+    audio: Tensor
+    mouth: Tensor
+
+
+def mouth_box(resolution: int) -> tuple[slice, slice]:
+    """Rows and columns of a crop that hold nearly all that is repainted."""
+    return slice(round(0.4 * resolution), resolution), slice(round(0.15 * resolution), round(0.85 * resolution))
+
+
+def opening_of(clip: Clip) -> Tensor:
+    """(F,) standardized mouth opening of the training part."""
+    opening = torch.from_numpy(clip.opening[: clip.train_frames])
+    return (opening - opening.mean()) / opening.std().clamp(min=1e-6)
+
+
+@torch.no_grad()
+def encode_clip(clip: Clip, encode: Encode, size: int, random: np.random.Generator, variant: int) -> LatentClip:
+    """Latents of the training part of a clip. Variant 0 is not augmented."""
+    voices = (clip.audio, *clip.voices)
+    augment = random_augmentation(random, size) if variant else plain(size)
+    pixels = augment(clip.crops[: clip.train_frames], size)
+    keep = torch.from_numpy(mouth_mask(size))
+    with torch.autocast("cpu", torch.bfloat16):
+        clean, masked = (torch.cat([encode(part) for part in p.split(32)]).half() for p in (pixels, pixels * keep))
+    audio = torch.from_numpy(voices[variant % len(voices)][: clip.train_frames])
+    rows, columns = mouth_box(size)
+    mouth = ((pixels[:, :, rows, columns] + 1) * 127.5).round().byte()
+    return LatentClip(clip.name, clean, masked, audio, mouth)
+
+
+def encode_clips(
+    clips: Sequence[Clip],
+    encode: Encode,
+    *,
+    resolution: int,
+    variants: int,
+    seed: int,
+    on_variant: Callable[[int], None] = lambda variant: None,
+) -> list[list[LatentClip]]:
+    """[variant][clip]."""
+    random, encoded = np.random.default_rng(seed), []
+    for variant in range(variants):
+        encoded.append([encode_clip(clip, encode, resolution, random, variant) for clip in clips])
+        on_variant(variant)
+    return encoded
+
+
+def audio_whitening(variants: Sequence[Sequence[LatentClip]], layers: int = 5, floor: float = 1.0) -> Tensor:
+    """(D, D) matrix that whitens audio tokens: no mean in any layer, no direction much stronger than the others.
+
+    Whisper's states are dominated by a constant and by one direction 300 times as strong as the mean; with these the
+    attention to the speech hardly learns. Directions weaker than floor times the mean power stay weak, since they
+    differ between recordings more than between sounds. The matrix can be folded into the attention's weights afterwards
+    (they have no bias, hence a projection and no subtraction), so that the file takes plain tokens.
+    """
+    tokens = torch.cat([clip.audio[::4].float().unflatten(1, (-1, layers))[:, 5] for clip in variants[0]])
+    mean = tokens.mean(0)
+    basis, _ = torch.linalg.qr(mean.T)
+    without_mean = torch.eye(mean.shape[1]) - basis @ basis.T
+    centered = (tokens - mean).flatten(0, 1) @ without_mean
+    power, directions = torch.linalg.eigh(centered.T @ centered / len(centered))
+    std = (power.clamp(min=0) + floor * power.mean()).sqrt()
+    matrix = directions / std @ directions.T @ without_mean
+    return matrix / (centered @ matrix.T).std()
+
+
+def fold_whitening(state: Mapping[str, Tensor], whitening: Tensor) -> dict[str, Tensor]:
+    """The same network for plain tokens."""
+    folded = ("attn2.to_k.weight", "attn2.to_v.weight")
+    return {key: value @ whitening if key.endswith(folded) else value for key, value in state.items()}

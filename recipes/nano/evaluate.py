@@ -1,4 +1,4 @@
-"""How well do the made mouths follow the speech? On the held-out last quarter of clips, through the real pipeline."""
+"""How well the made mouths follow the speech, on the held-out last quarter of clips, through the whole pipeline."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,16 +29,16 @@ from .export import DELAYS
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The last quarter of a clip: frames (F, H, W, 3) uint8, speech (T,) at 16 kHz, fps, and where the face is.
+    """The last quarter of a clip: frames (F, H, W, 3) uint8, speech (T,) at 16 kHz, fps, and the face track.
 
-    sound: the same speech in the clip's file."""
+    audio: the same speech in the clip's file."""
 
     name: str
     frames: np.ndarray
     speech: Tensor
     fps: Fraction
     track: FaceTrack
-    sound: AudioTrack
+    audio: AudioTrack
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Score:
 
 
 def held_out(path: Path, models: Models, rate: int = 16000) -> HeldOut:
-    """Read the part of a clip that training never saw, its sound moved to where it belongs."""
+    """Read the part of a clip that is not trained on, with its audio delay corrected."""
     info = probe(path)
     first = int(info.frames * (1 - HELD_OUT))
     with VideoReader(info) as reader:
@@ -79,7 +79,7 @@ def score(clip: HeldOut, other: HeldOut, models: Models, settings: Settings) -> 
 
 
 def opening(frames: np.ndarray, models: Models) -> np.ndarray:
-    """(F,) mouth opening as found again in the made frames."""
+    """(F,) mouth opening, detected again in the made frames."""
     return mouth_opening(choose(find_tracks(frames, models.finder), "largest").landmarks)
 
 
@@ -101,7 +101,7 @@ def write_videos(folder: Path, clip: HeldOut, own: np.ndarray) -> None:
         (folder / kind).mkdir(parents=True, exist_ok=True)
         height, width = frames.shape[1:3]
         path = folder / kind / f"{clip.name}.mp4"
-        with VideoWriter(path, width, height, clip.fps, audio=clip.sound, crf=8) as writer:
+        with VideoWriter(path, width, height, clip.fps, audio=clip.audio, crf=8) as writer:
             for frame in frames:
                 writer.write(frame)
 

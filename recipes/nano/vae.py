@@ -1,9 +1,9 @@
-"""Train a small AutoencoderKL on face crops: first plain reconstruction, then a small critic sharpens the decoder.
+"""Train a small AutoencoderKL on face crops: first plain reconstruction, then an adversarial loss for the decoder.
 
-The network sees tiles rather than whole crops, most of them over the mouth: that is where sharpness matters.
+The network sees tiles of the crops, most of them over the mouth, where sharpness matters.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,22 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
 from latentsync.face.align import mouth_mask
-from latentsync.training.ema import Log, MovingAverage, learning_rate, save_checkpoint, set_rate
+from latentsync.training.optim import averaged_model
 
-from .critic import Sharpener, balance, plain_losses
+from .critic import AdversarialLoss, adversarial_weight, plain_losses
 from .data import Clip, random_augmentation
+from .loop import Report, cosine_schedule, fit, save_checkpoint
+
+DECAY = 0.998
+"""Of the moving average of the weights."""
 
 
 @dataclass(frozen=True)
 class VAETraining:
-    """critic_from: share of the steps after which the critic joins and the encoder is frozen. critic_weight: how hard
-    the critic pulls at the picture, over how hard the other losses do (Esser et al. 2021).
+    """adversarial_from: share of the steps after which the adversarial loss starts and the encoder is frozen.
+    adversarial_weight: its gradient over that of the other losses. p_masked: chance that a crop is masked.
 
-    norm_groups: few, since a group of two channels, normalised over a whole picture, cannot carry its color.
+    norm_groups: few, since a group of two channels, normalized over an image, cannot carry its color.
     """
 
     resolution: int = 160
@@ -33,23 +37,23 @@ class VAETraining:
     latent_channels: int = 16
     norm_groups: int = 2
     steps: int = 3000
-    batch: int = 16
+    batch_size: int = 16
     tile: int = 96
-    rate: float = 1e-3
-    critic_from: float = 0.5
-    critic_weight: float = 0.5
+    learning_rate: float = 1e-3
+    adversarial_from: float = 0.5
+    adversarial_weight: float = 0.5
     feature_weight: float = 0.5
     edge_weight: float = 0.5
     texture_weight: float = 10.0
     tone_weight: float = 1.0
     kl_weight: float = 1e-6
-    masked: float = 0.15
+    p_masked: float = 0.15
     seed: int = 1247
     report_every: int = 50
 
 
 def build_vae(settings: VAETraining) -> AutoencoderKL:
-    """Convolutions only (no attention), so that tiles and whole crops look alike to it."""
+    """Convolutions only (no attention), so that tiles and crops are treated alike."""
     levels = len(settings.widths)
     kinds: dict[str, Any] = {  # diffusers annotates these as tuples of one
         "down_block_types": ("DownEncoderBlock2D",) * levels,
@@ -75,9 +79,10 @@ class VAETrainer:
         self.clips = list(clips)
         self.random = np.random.default_rng(settings.seed)
         self.vae = build_vae(settings).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.sharpener = Sharpener()
-        self.average = MovingAverage(self.vae)
-        self.optimizer = torch.optim.AdamW(self.vae.parameters(), lr=settings.rate, weight_decay=1e-4)
+        self.adversarial = AdversarialLoss()
+        self.average = averaged_model(self.vae, DECAY)
+        self.optimizer = torch.optim.AdamW(self.vae.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
+        self.schedule = cosine_schedule(self.optimizer, settings.steps)
         self.keep = torch.from_numpy(mouth_mask(settings.resolution))
         self.chances = clip_chances(self.clips)
         self.step = 0
@@ -85,11 +90,11 @@ class VAETrainer:
     def batch(self) -> Tensor:
         """(N, 3, tile, tile) in [-1, 1], one tile of each crop; some masked as the U-Net needs them."""
         tiles = []
-        while len(tiles) < self.settings.batch:
+        while len(tiles) < self.settings.batch_size:
             clip = self.clips[self.random.choice(len(self.clips), p=self.chances)]
             frame = clip.crops[self.random.integers(clip.train_frames)]
             crop = random_augmentation(self.random, self.settings.resolution)([frame], self.settings.resolution)[0]
-            if self.random.random() < self.settings.masked:
+            if self.random.random() < self.settings.p_masked:
                 crop = crop * self.keep
             tiles.append(self._tile(crop))
         return torch.stack(tiles).contiguous(memory_format=torch.channels_last)
@@ -102,33 +107,33 @@ class VAETrainer:
         return crop[:, y : y + size, x : x + size]
 
     @property
-    def sharpening(self) -> bool:
-        return self.step >= self.settings.critic_from * self.settings.steps
+    def adversarial_on(self) -> bool:
+        return self.step >= self.settings.adversarial_from * self.settings.steps
 
     def train_step(self) -> dict[str, Tensor]:
         settings = self.settings
-        set_rate(self.optimizer, learning_rate(self.step, settings.steps, settings.rate))
         pixels = self.batch()
         with torch.autocast("cpu", torch.bfloat16):
-            with torch.set_grad_enabled(not self.sharpening):
+            with torch.set_grad_enabled(not self.adversarial_on):
                 posterior = self.vae.encode(pixels).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
-                latents = posterior.mean if self.sharpening else posterior.sample()
+                latents = posterior.mean if self.adversarial_on else posterior.sample()
             made = self.vae.decode(latents).sample  # pyright: ignore[reportAttributeAccessIssue]
         made = made.float()
         losses = plain_losses(made, pixels)
         losses["kl"] = posterior.kl().mean()
         total = losses["l1"] + settings.edge_weight * losses["edges"] + settings.tone_weight * losses["tones"]
         total = total + settings.texture_weight * losses["texture"] + settings.kl_weight * losses["kl"]
-        if self.sharpening:
-            losses |= self.sharpener.losses(made, pixels)
+        if self.adversarial_on:
+            losses |= self.adversarial.losses(made, pixels)
             total = total + settings.feature_weight * losses["features"]
-            losses["pull"] = balance(total, losses, made)
-            total = total + settings.critic_weight * losses["pull"] * losses["fool"]
+            losses["weight"] = adversarial_weight(total, losses, made)
+            total = total + settings.adversarial_weight * losses["weight"] * losses["g_loss"]
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
         self.optimizer.step()
-        self.average.update(self.vae)
+        self.schedule.step()
+        self.average.update_parameters(self.vae)
         self.step += 1
         return {name: loss.detach() for name, loss in losses.items()}
 
@@ -137,12 +142,12 @@ class VAETrainer:
             path,
             step=self.step,
             settings=asdict(self.settings),
-            average=self.average.state,
-            count=self.average.count,
+            average=self.average.module.state_dict(),
+            updates=self.average.n_averaged,
             vae=self.vae.state_dict(),
-            critic=self.sharpener.critic.state_dict(),
+            critic=self.adversarial.critic.state_dict(),
             optimizer=self.optimizer.state_dict(),
-            critic_optimizer=self.sharpener.optimizer.state_dict(),
+            critic_optimizer=self.adversarial.optimizer.state_dict(),
             random=self.random.bit_generator.state,
             torch_random=torch.get_rng_state(),
         )
@@ -150,11 +155,13 @@ class VAETrainer:
     def load(self, path: Path) -> None:
         parts = torch.load(path, weights_only=True)
         self.step = parts["step"]
-        self.average.state, self.average.count = parts["average"], parts["count"]
+        self.average.module.load_state_dict(parts["average"])
+        self.average.n_averaged.copy_(parts["updates"])
         self.vae.load_state_dict(parts["vae"])
-        self.sharpener.critic.load_state_dict(parts["critic"])
+        self.adversarial.critic.load_state_dict(parts["critic"])
         self.optimizer.load_state_dict(parts["optimizer"])
-        self.sharpener.optimizer.load_state_dict(parts["critic_optimizer"])
+        self.schedule = cosine_schedule(self.optimizer, self.settings.steps, step=self.step)
+        self.adversarial.optimizer.load_state_dict(parts["critic_optimizer"])
         self.random.bit_generator.state = parts["random"]
         torch.set_rng_state(parts["torch_random"])
 
@@ -168,7 +175,7 @@ def clip_chances(clips: Sequence[Clip]) -> np.ndarray:
 
 
 def start_from(vae: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Take weights over, also of a VAE with fewer latent channels: those that are new keep their random weights."""
+    """Copy weights, also of a VAE with fewer latent channels; new channels keep their random weights."""
     with torch.no_grad():
         for key, own in vae.state_dict().items():
             moments = key.startswith(("encoder.conv_out", "quant_conv"))  # means, then as many variances
@@ -183,26 +190,19 @@ def train_vae(
     settings: VAETraining,
     *,
     init: Path | None = None,
-    on_report: Callable[[str], None] | None = None,
+    on_report: Report | None = None,
 ) -> VAETrainer:
-    """Train, or go on from folder/vae.pt; a checkpoint and a log line every report_every steps.
+    """Train, or resume from folder/vae.pt; a checkpoint and a log line every report_every steps.
 
     init: a checkpoint whose weights a new run starts from.
     """
-    trainer = VAETrainer(clips, settings)
-    checkpoint, log = folder / "vae.pt", Log(folder / "vae.jsonl")
+    trainer, checkpoint = VAETrainer(clips, settings), folder / "vae.pt"
     if checkpoint.exists():
         trainer.load(checkpoint)
     elif init:
         start_from(trainer.vae, torch.load(init, weights_only=True)["vae"])
-        trainer.average = MovingAverage(trainer.vae)
-    while trainer.step < settings.steps:
-        log.add(**trainer.train_step())
-        if trainer.step % settings.report_every == 0 or trainer.step == settings.steps:
-            trainer.save(checkpoint)
-            line = log.write(trainer.step)
-            if on_report:
-                on_report(line)
+        trainer.average = averaged_model(trainer.vae, DECAY)
+    fit(trainer, checkpoint, save_every=settings.report_every, on_report=on_report)
     return trainer
 
 

@@ -118,9 +118,9 @@ def trained(base: Path, name: str, **recipe: Any) -> Path:
 
     from latentsync.cli.main import app
 
-    brief = BASE | {"rate": 0.02, "steps": 2, "batch": 1, "sample_clips": 0, "validate_windows": 1, "drop_audio": 0.0}
-    judges = {"sync_weight": 0.0, "lpips": "off", "trepa_weight": 0.0, "hold_out": "source"}
-    (base / f"{name}.yaml").write_text(json.dumps(brief | judges | recipe))  # JSON is YAML
+    brief = BASE | {"learning_rate": 0.02, "steps": 2, "sample_clips": 0, "validate_windows": 1, "holdout_time": 0.0}
+    weights = {"sync_weight": 0.0, "lpips": "off", "trepa_weight": 0.0}
+    (base / f"{name}.yaml").write_text(json.dumps(brief | weights | recipe))  # JSON is YAML
     files = [base / "data", "--init", base / "base.safetensors", "--config", base / f"{name}.yaml", "-o", base / name]
     done = CliRunner().invoke(app, ["train", "unet", "--stage", "2", "--cpu", *map(str, files)])
     assert done.exit_code == 0, done.output

@@ -9,12 +9,14 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
+from latentsync.dataset import find_clips
 from latentsync.models.syncnet import EncoderConfig, StableSyncNet, SyncNetConfig
 from latentsync.models.vae import VAE
-from latentsync.training.dataset import ClipDataset, ClipStore, UNetWindows, find_clips, split
+from latentsync.training.dataset import ClipDataset, ClipStore, split_clips
 from latentsync.training.recipes import UNetRecipe, unet_recipe
-from latentsync.training.unet.init import start_from
-from latentsync.training.unet.task import Judges, UNetTask
+from latentsync.training.unet.data import UNetWindows
+from latentsync.training.unet.init import initial_unet
+from latentsync.training.unet.task import PerceptualNets, UNetTask
 
 from ..tiny import lively, tiny_whisper, write_clip, write_speech
 
@@ -92,15 +94,16 @@ def tiny_videomae():
         return VideoMAEModel(config)
 
 
-def all_judges() -> Judges:
+def all_nets() -> PerceptualNets:
     from latentsync.models.perceptual import VideoFeatures
 
-    return Judges(tiny_syncnet(), Perceptual(), VideoFeatures(tiny_videomae()))
+    return PerceptualNets(tiny_syncnet(), Perceptual(), VideoFeatures(tiny_videomae()))
 
 
 BASE = {
-    "resolution": SIDE, "precision": "fp32", "workers": 0, "rate": 1e-3, "checkpointing": False, "log_every": 1,
-    "held_share": 0.4, "validate_windows": 2, "sample_clips": 1, "sample_frames": 16, "sample_steps": 2,
+    "resolution": SIDE, "precision": "fp32", "workers": 0, "learning_rate": 1e-3, "gradient_checkpointing": False,
+    "log_every": 1, "holdout_time": 0.4, "validate_windows": 2, "sample_clips": 1, "sample_frames": 16,
+    "sample_steps": 2,
 }  # fmt: skip
 
 
@@ -108,17 +111,17 @@ def recipe(stage: str, **settings) -> UNetRecipe:
     return unet_recipe(stage, None, **{**BASE, **settings})
 
 
-def tiny_task(data: Path, chosen: UNetRecipe, judges: Judges | None = None, *, cache: Path | None = None) -> UNetTask:
-    train, held = split(find_clips(data), chosen.held_share, chosen.hold_out)
-    store = ClipStore(cache or data / "cache", chosen.resolution, tiny_whisper())
-    make = UNetWindows(store, mel=bool(chosen.sync_weight), pixels=chosen.supervises_pixels)
+def tiny_task(data: Path, chosen: UNetRecipe, nets: PerceptualNets | None = None) -> UNetTask:
+    split = split_clips(find_clips(data), chosen)
+    store = ClipStore(data / "cache", chosen.resolution, tiny_whisper())
+    make = UNetWindows(store, mel=bool(chosen.sync_weight), pixels=chosen.has_pixel_losses)
     return UNetTask(
-        start_from("none", chosen, size="tiny").unet,
+        initial_unet("none", chosen, size="tiny").unet,
         tiny_vae(),
         chosen,
-        ClipDataset(train, make, chosen.seed),
-        ClipDataset(held, make, chosen.validate_seed) if held else None,
-        judges if judges is not None else all_judges() if chosen.supervises_pixels else Judges(),
+        ClipDataset(split.train, make, chosen.seed),
+        ClipDataset(split.validation, make, chosen.validate_seed) if split.validation else None,
+        nets if nets is not None else all_nets() if chosen.has_pixel_losses else PerceptualNets(),
     )
 
 

@@ -13,24 +13,22 @@ from hypothesis import strategies as st
 from latentsync.audio.load import load_audio
 from latentsync.audio.syncnet_mel import mel_span, sync_mel
 from latentsync.audio.whisper_features import audio_windows, encode_audio
+from latentsync.dataset import FPS, ClipFile, find_clips
 from latentsync.errors import UserError
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
 from latentsync.training.dataset import (
-    FPS,
-    ROLL,
+    ROLLBACK_OFFSET,
+    Batches,
     ClipDataset,
-    ClipFile,
     ClipStore,
-    Feed,
-    Numbers,
-    UNetWindows,
-    draw_windows,
-    find_clips,
-    split,
+    IndexSampler,
+    split_clips,
     to_device,
-    unit,
+    to_signed,
 )
+from latentsync.training.recipes import RunSettings
+from latentsync.training.unet.data import UNetWindows, draw_windows
 
 from ..tiny import tiny_whisper, write_clip, write_speech
 from .parts import SIDE, faces
@@ -50,65 +48,57 @@ def test_a_prepared_folder_gives_what_was_kept(clips):
 
 def test_a_list_knows_the_recordings_of_its_clips(clips, tmp_path):
     here = tmp_path / "list.txt"
-    here.write_text(f"# two of them\n{clips / 'clips/c2.mp4'}\n\n{clips / 'clips/c0.mp4'}\n")
+    here.write_text(f"{clips / 'clips/c2.mp4'}\n{clips / 'clips/c0.mp4'}\n")
     assert [(clip.path.name, clip.source) for clip in find_clips(here)] == [("c2.mp4", "film2"), ("c0.mp4", "film0")]
-
-
-def test_a_list_may_name_files_beside_it(tmp_path):
-    (tmp_path / "list.txt").write_text("a.mp4\nsub/b.mp4\n")
-    found = find_clips(tmp_path / "list.txt")
-    assert [clip.path for clip in found] == [tmp_path / "a.mp4", tmp_path / "sub/b.mp4"]
-    assert [clip.source for clip in found] == ["a", "b"]
-
-
-def test_a_folder_of_videos(tmp_path):
-    for name in ("b.mp4", "a.MKV", "notes.txt", ".half.mp4"):
-        (tmp_path / name).touch()
-    assert names(find_clips(tmp_path)) == ["a.MKV", "b.mp4"]
-
-
-@pytest.mark.parametrize(("content", "words"), [("", "names no clip"), ('{"status": "dropped"}', "names no clip")])
-def test_no_clip_is_an_error(tmp_path, content, words):
-    (tmp_path / "manifest.jsonl").write_text(content)
-    with pytest.raises(UserError, match=words):
-        find_clips(tmp_path)
-    with pytest.raises(UserError, match="There is no"):
-        find_clips(tmp_path / "nowhere")
-    (tmp_path / "manifest.jsonl").write_text("{")
-    with pytest.raises(UserError, match="damaged"):
-        find_clips(tmp_path)
 
 
 def some_clips(sources, pieces=3):
     return [ClipFile(f"{s}-{i}.mp4", f"film{s}") for s in range(sources) for i in range(pieces)]
 
 
-@given(st.integers(2, 40), st.floats(0.01, 0.9), st.integers(0, 99))
+def split(clips, at=1.0, **settings):
+    return split_clips(clips, RunSettings(**{"holdout_recordings": 0.2, "holdout_time": 0.2} | settings), at)
+
+
+@given(st.integers(2, 40), st.floats(0.01, 0.89), st.integers(0, 99))
 def test_recordings_are_held_out_whole(sources, share, seed):
-    clips = some_clips(sources)
-    train, held = split(clips, share, "source", seed)
-    assert held
-    assert not {c.source for c in train} & {c.source for c in held}
-    assert sorted(map(str, train + held)) == sorted(map(str, clips))
-    assert split(clips[::-1], share, "source", seed)[1][::-1] == held
+    clips, settings = some_clips(sources), {"holdout_recordings": share, "holdout_time": 0.0, "seed": seed}
+    found = split(clips, **settings)
+    assert found.validation
+    assert not {c.source for c in found.train} & {c.source for c in found.validation}
+    assert sorted(map(str, found.train + found.validation)) == sorted(map(str, clips))
+    assert split(clips[::-1], **settings).validation[::-1] == found.validation
 
 
-@given(st.integers(32, 500), st.floats(0.05, 0.9))
-def test_time_is_held_out_at_the_end(frames, share):
-    (train,), (held,) = split(some_clips(1, 1), share, "time")
-    assert train.span(frames)[0] == 0
-    assert train.span(frames)[1] == held.span(frames)[0]
-    assert held.span(frames)[1] == frames
+@given(st.integers(32, 500), st.floats(0.05, 0.89), st.sampled_from((0.0, 0.5, 1.0)))
+def test_held_out_time_is_the_rest_of_the_clip(frames, share, at):
+    found = split(some_clips(1, 1), at, holdout_time=share)
+    trained = [set(range(*clip.span(frames))) for clip in found.train]
+    held = set(range(*found.validation[0].span(frames)))
+    assert not held & set.union(*trained)
+    assert held | set.union(*trained) == set(range(frames))
+    if at == 1:
+        assert found.validation[0].span(frames)[1] == frames
 
 
 def test_what_to_hold_out_is_chosen_by_the_number_of_recordings():
-    assert split(some_clips(3), 0.2)[0][0].part == (0.0, 0.8)
-    assert split(some_clips(20), 0.2)[0][0].part == (0.0, 1.0)
-    assert split(some_clips(3), 0.0) == (some_clips(3), [])
+    assert split(some_clips(3)).train[0].part == (0.0, 0.8)
+    assert split(some_clips(20)).train[0].part == (0.0, 1.0)
+    nothing = split(some_clips(3), holdout_recordings=0.0, holdout_time=0.0)
+    assert (nothing.train, nothing.validation) == (some_clips(3), [])
     with pytest.raises(UserError, match="one recording"):
-        split(some_clips(1), 0.2, "source")
-    with pytest.raises(UserError, match="hold_out is 'people'"):
-        split(some_clips(3), 0.2, "people")
+        split(some_clips(1), holdout_time=0.0)
+
+
+def test_people_are_never_trained_on(tmp_path):
+    clips = [ClipFile(tmp_path / f"{name}.mp4", f"{name}.mpg") for name in ("anna_1", "anna_2", "ben_1")]
+    found = split(clips, holdout_people=("ben",), holdout_time=0.25)
+    assert {c.path.stem for c in found.recordings} == {"ben_1"}
+    assert {c.path.stem for c in [*found.train, *found.time]} == {"anna_1", "anna_2"}
+    with pytest.raises(UserError, match="starts with 'carl'"):
+        split(clips, holdout_people=("carl",))
+    with pytest.raises(UserError, match="all clips"):
+        split(clips, holdout_people=("anna", "ben"))
 
 
 # ---- windows and numbers ---------------------------------------------------------------------------------------------
@@ -142,7 +132,7 @@ def taken(numbers, parts):
 
 @given(st.integers(0, 50), st.integers(1, 4), st.integers(1, 3), st.integers(1, 4))
 def test_ranks_and_parts_share_the_numbers_of_a_step(step, batch, accumulate, world):
-    each = [Numbers(step, batch, accumulate=accumulate, rank=r, world=world) for r in range(world)]
+    each = [IndexSampler(step, batch, accumulation=accumulate, rank=r, world=world) for r in range(world)]
     mine = [n for numbers in each for part in taken(numbers, 2 * accumulate) for n in part]
     total = batch * accumulate * world
     assert sorted(mine) == list(range(step * total, (step + 2) * total))
@@ -150,13 +140,13 @@ def test_ranks_and_parts_share_the_numbers_of_a_step(step, batch, accumulate, wo
 
 @given(st.integers(0, 20), st.integers(0, 20), st.integers(1, 3))
 def test_a_run_that_goes_on_takes_the_same_numbers(begin, later, accumulate):
-    whole = Numbers(begin, 2, accumulate=accumulate, rank=1, world=2)
-    rest = Numbers(begin + later, 2, accumulate=accumulate, rank=1, world=2)
+    whole = IndexSampler(begin, 2, accumulation=accumulate, rank=1, world=2)
+    rest = IndexSampler(begin + later, 2, accumulation=accumulate, rank=1, world=2)
     assert taken(whole, later * accumulate + 4)[-4:] == taken(rest, 4)
 
 
 def test_a_rollback_changes_the_numbers():
-    assert taken(Numbers(3, 2, rolls=2), 1) == [[2 * ROLL + 6, 2 * ROLL + 7]]
+    assert taken(IndexSampler(3, 2, rollbacks=2), 1) == [[2 * ROLLBACK_OFFSET + 6, 2 * ROLLBACK_OFFSET + 7]]
 
 
 def name_only(clip, random):
@@ -164,9 +154,9 @@ def name_only(clip, random):
 
 
 @given(st.integers(1, 30), st.integers(0, 5), st.integers(0, 3))
-def test_an_epoch_shows_every_clip_once(count, epoch, rolls):
+def test_an_epoch_shows_every_clip_once(count, epoch, rollbacks):
     data = ClipDataset(some_clips(count, 1), name_only, seed=4)
-    first = rolls * ROLL + epoch * count
+    first = rollbacks * ROLLBACK_OFFSET + epoch * count
     assert sorted(data[n]["name"] for n in range(first, first + count)) == sorted(str(c.path) for c in data.clips)
 
 
@@ -175,7 +165,7 @@ def test_a_sample_hangs_on_seed_and_number_alone():
     forward = [data[n] for n in range(30)]
     assert [data[n] for n in reversed(range(30))][::-1] == forward
     assert [other[n] for n in range(30)] != forward
-    assert [data[ROLL + n]["name"] for n in range(30)] != [sample["name"] for sample in forward]
+    assert [data[ROLLBACK_OFFSET + n]["name"] for n in range(30)] != [sample["name"] for sample in forward]
     assert [s["name"] for s in forward[:9]] != [s["name"] for s in forward[9:18]]
 
 
@@ -193,13 +183,22 @@ def test_a_bad_clip_is_replaced_and_named():
     assert [data[n] for n in range(3)] == samples
 
 
+@pytest.mark.parametrize("error", [TypeError, AttributeError, KeyError, AssertionError, ZeroDivisionError])
+def test_an_error_of_the_program_is_not_taken_for_a_bad_clip(error):
+    def make(clip, random):
+        raise error("in our own code")
+
+    with pytest.raises(error, match="in our own code"):
+        ClipDataset(some_clips(1, 3), make, seed=0)[0]
+
+
 def test_nothing_but_bad_clips_is_an_error():
     def make(clip, random):
         raise OSError("gone")
 
     with pytest.raises(UserError, match=r"3 clips in a row cannot be used; the last was 0-\d.mp4: gone"):
         ClipDataset(some_clips(1, 3), make, seed=0)[0]
-    with pytest.raises(UserError, match="no clips"):
+    with pytest.raises(UserError, match="There are no clips"):
         ClipDataset([], make, seed=0)
 
 
@@ -262,14 +261,14 @@ def test_every_window_has_its_sound(store, clips, start):
 
 def test_no_sound_outside_the_clip(store, clip):
     for start in (-1, 46):
-        with pytest.raises(UserError, match="no sound for frames"):
+        with pytest.raises(UserError, match="no audio for frames"):
             store.mel(clip, start)
 
 
 def test_features_are_made_once(store, clip):
     made = store.audio(clip, 3)
     deaf = ClipStore(store.cache, SIDE)
-    deaf.hears = store.hears
+    deaf.features_key = store.features_key
     assert torch.equal(deaf.audio(clip, 3), made)
     with pytest.raises(UserError, match="no Whisper was given"):
         ClipStore(store.cache / "other", SIDE).audio(clip, 3)
@@ -288,7 +287,7 @@ def test_a_changed_file_has_other_features(store, clip, tmp_path):
 
 def test_latents_come_back_as_they_went(store, clip):
     def encode(pixels):
-        small = torch.nn.functional.avg_pool2d(unit(pixels), 8)
+        small = torch.nn.functional.avg_pool2d(to_signed(pixels), 8)
         return small, -small
 
     with pytest.raises(UserError, match="no latents"):
@@ -301,7 +300,7 @@ def test_latents_come_back_as_they_went(store, clip):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"fps": 30}, "30 fps"), ({"shape": (48, 64)}, "64×48"), ({"sound": False}, "no sound")],
+    [({"fps": 30}, "30 fps"), ({"shape": (48, 64)}, "64×48"), ({"sound": False}, "no audio")],
 )
 def test_clips_must_be_as_prepare_makes_them(store, tmp_path, change, words):
     frames = faces(40, 0)[:, : change.get("shape", (64, 64))[0]]
@@ -323,11 +322,11 @@ def test_a_sample_of_the_unet(store, clip):
 
 
 def test_training_never_shows_the_end_that_is_held_out(store, clips):
-    train, held = split(find_clips(clips), 0.4, "time")
+    found = split(find_clips(clips), holdout_time=0.4)
     for seed in range(50):
-        target, reference = draw_windows(np.random.default_rng(seed), *train[0].span(60))
+        target, reference = draw_windows(np.random.default_rng(seed), *found.train[0].span(60))
         assert max(target, reference) + 16 <= 36
-        assert draw_windows(np.random.default_rng(seed), *held[0].span(60))[0] >= 36
+        assert draw_windows(np.random.default_rng(seed), *found.validation[0].span(60))[0] >= 36
 
 
 def same(a, b):
@@ -340,13 +339,8 @@ def test_loading_ahead_changes_nothing(store, clips):
     data = ClipDataset(find_clips(clips), UNetWindows(store), seed=1)
     for clip in data.clips:
         store.audio(clip, 0)
-    plain, ahead = (Feed(data, Numbers(2, 2), workers=workers) for workers in (0, 2))
+    plain, ahead = (Batches(data, IndexSampler(2, 2), workers=workers) for workers in (0, 2))
     for _ in range(3):
         same(next(plain), next(ahead))
     assert plain.waited > 0
     assert to_device(next(plain), "cpu")["number"].tolist() == [10, 11]
-
-
-def test_the_manifest_of_the_fixture_is_the_agreed_one(clips):
-    records = [json.loads(line) for line in (clips / "manifest.jsonl").read_text().splitlines()]
-    assert {r["status"] for r in records} == {"kept", "dropped"}

@@ -26,7 +26,7 @@ def test_three_commands(media, tmp_path):
     data, unet, judge = (tmp_path / name for name in ("data", "unet", "judge"))
     whisper = find_model("tiny.en") or write_files(tmp_path)["whisper"]
     fast = tmp_path / "fast.yaml"
-    fast.write_text("held_share: 0.3\nsample_clips: 1\nsample_frames: 16\nsample_steps: 2\nvalidate_windows: 2\n")
+    fast.write_text("holdout_time: 0.3\nsample_clips: 1\nsample_frames: 16\nsample_steps: 2\nvalidate_windows: 2\n")
     skip = ("--skip", "sync", "--skip", "quality", "--min-seconds", 2, "--workers", 1)
     short = ("--cpu", "--precision", "fp32", "--workers", 0, "--steps", 3, "--validate-every", 2, "--log-every", 1)
     command("prepare", media / "clips", data, "--only", "grid/p[ABC]_*", "--resolution", 64, *skip)

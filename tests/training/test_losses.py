@@ -10,21 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentsync.errors import UserError
-from latentsync.models.perceptual import VideoFeatures, load_lpips, load_videomae
+from latentsync.models.perceptual import VideoFeatures, load_lpips, load_videomae, videomae_input
 from latentsync.sampling import alphas_cumprod
 from latentsync.training.unet.losses import (
     add_noise,
-    estimate,
     lower_half,
     mixed_noise,
     noise_loss,
     perceptual_loss,
+    predict_clean,
     similarity,
-    sync_input,
     sync_loss,
+    syncnet_input,
     target,
     trepa_loss,
-    videomae_input,
 )
 
 from .parts import tiny_syncnet, tiny_videomae
@@ -66,7 +65,7 @@ def test_a_perfect_answer_leads_back_to_the_clean_latents(prediction, step, seed
     noisy = add_noise(clean, noise, bar)
     answer = target(clean, noise, bar, prediction)
     assert noise_loss(answer, target(clean, noise, bar, prediction)) == 0
-    assert torch.allclose(estimate(answer, noisy, bar, prediction), clean, atol=2e-4 / float(BARS[step]) ** 0.5)
+    assert torch.allclose(predict_clean(answer, noisy, bar, prediction), clean, atol=2e-4 / float(BARS[step]) ** 0.5)
 
 
 def test_noise_is_added_for_each_window_by_its_own_step():
@@ -74,7 +73,7 @@ def test_noise_is_added_for_each_window_by_its_own_step():
     noisy = add_noise(clean, noise, torch.tensor([0.64, 0.36]))
     assert torch.allclose(noisy[0], torch.tensor(0.8 + 3 * 0.6))
     assert torch.allclose(noisy[1], torch.tensor(0.6 + 3 * 0.8))
-    with pytest.raises(UserError, match="prediction is 'x'"):
+    with pytest.raises(UserError, match="prediction_type is 'x'"):
         target(clean, noise, BARS[:2], "x")
 
 
@@ -95,21 +94,21 @@ def fake_net(**config):
 
 def test_the_syncnet_sees_the_lower_half_frame_after_frame():
     pixels = torch.arange(2 * 4 * 3 * 16 * 16, dtype=torch.float32).reshape(2, 4, 3, 16, 16)
-    seen = sync_input(pixels, None, fake_net())
+    seen = syncnet_input(pixels, None, fake_net())
     assert seen.shape == (2, 12, 8, 16)
     assert torch.equal(seen[1, 5], pixels[1, 1, 2, 8:])
 
 
 def test_larger_pictures_are_scaled_for_the_syncnet():
     pixels = torch.rand(1, 4, 3, 16, 16).repeat_interleave(2, -1).repeat_interleave(2, -2)
-    seen = sync_input(pixels, None, fake_net())
+    seen = syncnet_input(pixels, None, fake_net())
     assert seen.shape == (1, 12, 8, 16)
     assert abs(seen.mean() - pixels[..., 16:, :].mean()) < 0.02
 
 
 def test_a_syncnet_of_latents_sees_latents():
     latents = torch.rand(2, 4, 5, 8, 8)
-    seen = sync_input(None, latents, fake_net(space="latent", size=(8, 8)))
+    seen = syncnet_input(None, latents, fake_net(space="latent", size=(8, 8)))
     assert torch.equal(seen, latents.flatten(1, 2))
 
 
@@ -124,13 +123,13 @@ def test_a_syncnet_of_latents_sees_latents():
 def test_a_syncnet_for_something_else_is_refused(net, shape):
     value = torch.rand(shape)
     with pytest.raises(UserError, match="The SyncNet"):
-        sync_input(value, value, net)
+        syncnet_input(value, value, net)
 
 
 def test_the_syncnets_loss_reaches_the_picture():
     net = tiny_syncnet()
     pixels = torch.rand(2, 16, 3, 64, 64, requires_grad=True)
-    cosine = similarity(net, sync_input(pixels, None, net), torch.rand(2, 1, 80, 52))
+    cosine = similarity(net, syncnet_input(pixels, None, net), torch.rand(2, 1, 80, 52))
     assert cosine.shape == (2,)
     assert ((cosine >= 0) & (cosine <= 1 + 1e-6)).all()
     sync_loss(cosine).backward()

@@ -91,7 +91,7 @@ def test_trouble_in_one_process_does_not_stop_the_other(together):
 @pytest.mark.slow
 def test_weights_that_are_shared_out_learn_the_same(clips, torchrun, tmp_path, plain):
     """By FSDP, stopped and resumed once: losses of one process with twice the batch, and a file that loads."""
-    trainer = trainer_of(clips, tmp_path, "2", steps=4, batch=2, **SHARDED)
+    trainer = trainer_of(clips, tmp_path, "2", steps=4, batch_size=2, **SHARDED)
     trainer.fit()
     names = ("step", "loss/total", "gradient", "validation/total")
     ours, theirs = ([{k: v for k, v in line.items() if k in names} for line in read_log(run)] for run in (
@@ -115,7 +115,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(clips, forked, tmp_path
 SETTINGS = """
 resolution: 64
 steps: 12
-rate: 1e-3
+learning_rate: 1e-3
 workers: 0
 precision: fp32
 log_every: 1
@@ -123,9 +123,9 @@ save_every: 3
 validate_every: 4
 validate_windows: 2
 sample_clips: 0
-average: 0.9
-held_share: 0.4
-checkpointing: false
+ema_decay: 0.9
+holdout_time: 0.4
+gradient_checkpointing: false
 """
 
 

@@ -9,31 +9,23 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import default_collate
 from typer.testing import CliRunner
 
 from latentsync.audio.load import load_audio
 from latentsync.audio.syncnet_mel import sync_mel
 from latentsync.cli.main import app
+from latentsync.dataset import find_clips
 from latentsync.errors import UserError
 from latentsync.evaluation.syncnet_sync import StableJudge
 from latentsync.models.syncnet import StableSyncNet
-from latentsync.training.dataset import ClipFile, collate, find_clips
 from latentsync.training.logging import read_log
-from latentsync.training.syncnet.data import CropStore, SyncWindows, draw_change, draw_pair, held_out, mouth
-from latentsync.training.syncnet.score import Score, score, windows_of
-from latentsync.training.syncnet.task import (
-    NETWORKS,
-    PRESETS,
-    SMALL,
-    SyncRecipe,
-    contrast_loss,
-    cross_entropy,
-    network_from,
-    relations,
-    run_syncnet,
-    sync_recipe,
-    sync_task,
-)
+from latentsync.training.recipes import SyncNetRecipe
+from latentsync.training.syncnet.data import CropStore, SyncNetWindows, draw_augmentation, draw_pair, mouth
+from latentsync.training.syncnet.presets import NETWORKS, PRESETS, SMALL, network_from, syncnet_recipe
+from latentsync.training.syncnet.run import run_syncnet, syncnet_task
+from latentsync.training.syncnet.score import Score, read_windows, score
+from latentsync.training.syncnet.task import contrastive_loss, cross_entropy, pair_masks
 from latentsync.weights.syncnet_files import load_syncnet
 
 TINY = {
@@ -43,14 +35,14 @@ TINY = {
     "visual": {"widths": [32, 32, 256], "factors": [[4, 4], [2, 4], [2, 2]]},
 }
 BASE = {
-    "network": TINY, "batch": 2, "windows": 4, "least_shift": 2, "contrast": 1.0, "rate": 1e-3, "precision": "fp32",
-    "workers": 0, "holdout_time": 0.25, "score_windows": 24, "log_every": 1, "steps": 4, "validate_every": 2,
-    "save_every": 2, "augment": 1.0, "flip": True,
+    "network": TINY, "batch_size": 2, "windows": 4, "min_shift": 2, "contrast": 1.0, "learning_rate": 1e-3,
+    "precision": "fp32", "workers": 0, "holdout_time": 0.25, "score_windows": 24, "log_every": 1, "steps": 4,
+    "validate_every": 2, "save_every": 2, "augment": 1.0, "flip": True,
 }  # fmt: skip
 
 
-def tiny_recipe(**settings) -> SyncRecipe:
-    return SyncRecipe(**{**BASE, **settings})
+def tiny_recipe(**settings) -> SyncNetRecipe:
+    return SyncNetRecipe(**{**BASE, **settings})
 
 
 def tiny_store(folder) -> CropStore:
@@ -62,10 +54,10 @@ def tiny_store(folder) -> CropStore:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_presets_end_in_one_cell(name):
-    config, recipe = sync_recipe(name)
+    config, recipe = syncnet_recipe(name)
     config.check()
     assert config == NETWORKS[name]
-    assert recipe == SyncRecipe(**PRESETS[name])
+    assert recipe == SyncNetRecipe(**PRESETS[name])
     assert config.visual.in_channels == config.frames * (4 if config.space == "latent" else 3)
 
 
@@ -87,7 +79,7 @@ def test_what_follows_is_filled_in():
     [
         ({"visual": {"widths": [32, 64], "factors": [2, 2]}}, r"16×32 → 8×16 → 4×8.*4 times more in height and 8"),
         ({"visual": {"widths": [32, 32, 32], "factors": [[4, 4], [2, 4], [2, 2]]}}, "ends in 256 channels"),
-        ({"picture": 3}, "picture"),
+        ({"images": 3}, "images"),
         ({"audio": {"widths": [32]}}, "factors"),
         ({"audio": 3}, "audio and for visual"),
     ],
@@ -99,9 +91,9 @@ def test_wrong_architectures_are_named(change, said):
 
 def test_files_of_settings(tmp_path):
     ours, public, typo = (tmp_path / name for name in ("ours.json", "public.yaml", "typo.yaml"))
-    ours.write_text(json.dumps({"network": TINY, "least_shift": 3}))
-    config, recipe = sync_recipe("small", ours, least_shift=None, steps=7)
-    assert (config.frames, recipe.least_shift, recipe.steps, recipe.windows) == (5, 3, 7, 8)
+    ours.write_text(json.dumps({"network": TINY, "min_shift": 3}))
+    config, recipe = syncnet_recipe("small", ours, min_shift=None, steps=7)
+    assert (config.frames, recipe.min_shift, recipe.steps, recipe.windows) == (5, 3, 7, 8)
     facts = NETWORKS["16_latent"]
     encoders = {
         f"{name}_encoder": {
@@ -112,12 +104,12 @@ def test_files_of_settings(tmp_path):
         for name, part in (("audio", facts.audio), ("visual", facts.visual))
     }
     public.write_text(json.dumps({"model": encoders, "data": {"batch_size": 256}, "ckpt": {}}))
-    assert sync_recipe("small", public)[0] == facts
-    typo.write_text("least_shifts: 2\n")
-    with pytest.raises(UserError, match="did you mean least_shift"):
-        sync_recipe("small", typo)
+    assert syncnet_recipe("small", public)[0] == facts
+    typo.write_text("min_shifts: 2\n")
+    with pytest.raises(UserError, match="did you mean min_shift"):
+        syncnet_recipe("small", typo)
     with pytest.raises(UserError, match="16_pixel_attn, small"):
-        sync_recipe("large")
+        syncnet_recipe("large")
     with pytest.raises(UserError, match="windows to 2"):
         tiny_recipe(windows=1)
 
@@ -147,7 +139,7 @@ def test_half_of_the_pairs_are_shifted():
 
 def test_relations():
     clip, start = torch.tensor([0, 0, 0, 1]), torch.tensor([4, 5, 7, 4])
-    shifted, allowed = relations(clip, start, 2)
+    shifted, allowed = pair_masks(clip, start, 2)
     assert shifted.int().tolist() == [[0, 0, 1, 0], [0, 0, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
     assert allowed.int().tolist() == [[1, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
 
@@ -177,7 +169,7 @@ def test_contrast_leaves_out_what_is_not_allowed():
         ),
         F.cross_entropy(10 * cosine.T[2:], torch.tensor([2])),
     ]
-    assert torch.isclose(contrast_loss(cosine, allowed, torch.tensor([10.0])), sum(wanted) / 6)
+    assert torch.isclose(contrastive_loss(cosine, allowed, torch.tensor([10.0])), sum(wanted) / 6)
 
 
 # ---- crops and samples -----------------------------------------------------------------------------------------------
@@ -200,65 +192,45 @@ def test_inside_the_ring_is_what_the_judge_sees(margin, ring):
 def test_changes_of_a_picture():
     crop = np.random.default_rng(2).integers(0, 256, (22, 38, 3), dtype=np.uint8)
     inner = crop[3:-3, 3:-3]
-    np.testing.assert_array_equal(draw_change(np.random.default_rng(0), (16, 32), 3, 0.0, False)(crop), inner)
-    made = [draw_change(np.random.default_rng(i), (16, 32), 3, 0.0, True)(crop) for i in range(8)]
+    np.testing.assert_array_equal(draw_augmentation(np.random.default_rng(0), (16, 32), 3, 0.0, False)(crop), inner)
+    made = [draw_augmentation(np.random.default_rng(i), (16, 32), 3, 0.0, True)(crop) for i in range(8)]
     mirrored = [np.array_equal(m, inner[:, ::-1]) for m in made]
     assert all(np.array_equal(m, inner) or flipped for m, flipped in zip(made, mirrored, strict=True))
     assert 0 < sum(mirrored) < 8
-    strong = draw_change(np.random.default_rng(3), (16, 32), 3, 1.0, False)
+    strong = draw_augmentation(np.random.default_rng(3), (16, 32), 3, 1.0, False)
     assert not np.array_equal(strong(crop), inner)
     np.testing.assert_array_equal(strong(crop), strong(crop))
 
 
-def test_held_out_time_and_people_are_never_trained_on(tmp_path):
-    clips = [ClipFile(tmp_path / f"{name}.mp4", f"{name}.mpg") for name in ("anna_1", "anna_2", "ben_1")]
-    train, time, people = held_out(clips, 0.25, ["ben"])
-    assert {c.path.stem for c in people} == {"ben_1"}
-    assert {c.path.stem for c in [*train, *time]} == {"anna_1", "anna_2"}
-    for frames in (40, 75, 751):
-        for name in ("anna_1", "anna_2"):
-            parts = [set(range(*c.span(frames))) for c in train if c.path.stem == name]
-            kept = set(range(*next(c for c in time if c.path.stem == name).span(frames)))
-            assert not kept & set.union(*parts)
-            assert kept | set.union(*parts) == set(range(frames))
-    train, time, _ = held_out(clips, 0.25, at=1)
-    assert [c.part for c in train] == [(0.0, 0.75)] * 3
-    assert [c.part for c in time] == [(0.75, 1.0)] * 3
-    with pytest.raises(UserError, match="begins with 'carl'"):
-        held_out(clips, 0.25, ["carl"])
-    with pytest.raises(UserError, match="All clips"):
-        held_out(clips, 0.25, ["anna", "ben"])
-
-
 def test_a_sample_is_a_picture_with_its_sound(clips, tmp_path):
     store, clip = tiny_store(tmp_path), find_clips(clips)[0]
-    make = SyncWindows(store, windows=3, least=2)
+    make = SyncNetWindows(store, windows=3, min_shift=2)
     sample = make(clip, np.random.default_rng(4))
-    picture, mel = windows_of(store, clip, sample["start"].tolist())
-    torch.testing.assert_close(sample["picture"].float() / 127.5 - 1, picture)
+    picture, mel = read_windows(store, clip, sample["start"].tolist())
+    torch.testing.assert_close(sample["images"].float() / 127.5 - 1, picture)
     torch.testing.assert_close(sample["mel"], mel)
     whole = sync_mel(load_audio(clip.path).waveform)
     for start, heard in zip(sample["start"].tolist(), mel, strict=True):
         first = start * 80 // 25
         torch.testing.assert_close(heard[0, :, 1:-1], whole[:, first + 1 : first + 15], atol=1e-4, rtol=0)
     assert store.starts(clip) == range(56)  # 60 frames, windows of 5
-    again = SyncWindows(tiny_store(tmp_path), 3, 2)(clip, np.random.default_rng(4))
-    torch.testing.assert_close(again["picture"], sample["picture"])
+    again = SyncNetWindows(tiny_store(tmp_path), 3, 2)(clip, np.random.default_rng(4))
+    torch.testing.assert_close(again["images"], sample["images"])
 
 
 def test_a_shifted_pair_has_another_sound(clips, tmp_path):
     store, clip = tiny_store(tmp_path), find_clips(clips)[0]
-    make = SyncWindows(store, windows=1, least=3)
+    make = SyncNetWindows(store, windows=1, min_shift=3)
     seen = [make(clip, np.random.default_rng(i)) for i in range(12)]
     for sample in seen:
         own = store.mel(clip, int(sample["start"]), 5)
-        assert torch.equal(sample["mel"][0], own) == bool(sample["together"])
-    assert 0 < sum(bool(s["together"]) for s in seen) < 12
+        assert torch.equal(sample["mel"][0], own) == bool(sample["in_sync"])
+    assert 0 < sum(bool(s["in_sync"]) for s in seen) < 12
 
 
 def test_latents_come_from_the_vae_and_their_size_is_checked(clips, tmp_path):
     class Halved:
-        mark = "halved"
+        key = "halved"
 
         def __call__(self, pixels):
             return F.avg_pool2d(pixels, 4).mean(1, keepdim=True).repeat(1, 4, 1, 1)
@@ -266,9 +238,9 @@ def test_latents_come_from_the_vae_and_their_size_is_checked(clips, tmp_path):
     facts = {**TINY, "space": "latent", "size": [16, 16]}
     facts["visual"] = {"widths": [32, 32, 256], "factors": [4, 2, 2]}
     store, clip = CropStore(tmp_path, network_from(facts), Halved()), find_clips(clips)[0]
-    sample = SyncWindows(store, 2, 2)(clip, np.random.default_rng(0))
-    assert sample["picture"].shape == (2, 20, 16, 16)
-    assert sample["picture"].dtype == torch.float32
+    sample = SyncNetWindows(store, 2, 2)(clip, np.random.default_rng(0))
+    assert sample["images"].shape == (2, 20, 16, 16)
+    assert sample["images"].dtype == torch.float32
     wrong = CropStore(tmp_path / "b", network_from({**facts, "size": [8, 8], "visual": {
         "widths": [32, 32, 256], "factors": [2, 2, 2]}}), Halved())  # fmt: skip
     with pytest.raises(UserError, match="another resolution"):
@@ -294,15 +266,15 @@ def with_openings(clips):
 def test_every_loss_has_a_gradient_and_a_fixed_batch_is_learnt(clips, tmp_path):
     with_openings(clips)
     recipe = tiny_recipe(opening=1.0, windows=8, holdout_time=0.0, augment=0.0, flip=False)
-    task = sync_task(clips, tmp_path, network_from(TINY), recipe, cache=tmp_path)
-    batch, net = collate([task.data[n] for n in range(2)]), task.network
-    for name in ("bce", "contrast", "opening seen", "opening heard"):
+    task = syncnet_task(clips, tiny_store(tmp_path), recipe)
+    batch, net = default_collate([task.data[n] for n in range(2)]), task.network
+    for name in ("bce", "contrast", "opening_visual", "opening_audio"):
         net.zero_grad()
         task.losses(net, batch)[name].backward()
         moved = {key for key, p in net.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
-        parts = {"opening seen": ["visual"], "opening heard": ["audio"]}.get(name, ["visual", "audio"])
+        parts = {"opening_visual": ["visual"], "opening_audio": ["audio"]}.get(name, ["visual", "audio"])
         assert all(f"syncnet.{part}_encoder.conv_in.weight" in moved for part in parts)
-        assert ("sharpness" in moved) == (name == "contrast")
+        assert ("log_scale" in moved) == (name == "contrast")
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
     first = task.losses(net, batch)
     for _ in range(20):
@@ -317,14 +289,14 @@ def test_every_loss_has_a_gradient_and_a_fixed_batch_is_learnt(clips, tmp_path):
 def test_nothing_is_there_that_is_not_trained(clips, tmp_path):
     """What gets no gradient would stop a run on several GPUs."""
     recipe = tiny_recipe(windows=1, contrast=0.0)
-    task = sync_task(clips, tmp_path, network_from(TINY), recipe, cache=tmp_path)
-    task.losses(task.network, collate([task.data[n] for n in range(8)]))["total"].backward()
+    task = syncnet_task(clips, tiny_store(tmp_path), recipe)
+    task.losses(task.network, default_collate([task.data[n] for n in range(8)]))["total"].backward()
     assert all(p.grad is not None for p in task.network.parameters())
 
 
 def test_a_run_resumes_exactly_and_its_result_loads(clips, tmp_path, plain):
     with_openings(clips)
-    recipe = tiny_recipe(opening=0.5, average=0.9, public_form=True)
+    recipe = tiny_recipe(opening=0.5, ema_decay=0.9, public_form=True)
     config, cache = network_from(TINY), tmp_path / "cache"
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run_syncnet(clips, whole, config, recipe, cache=cache, cpu=True)
@@ -370,8 +342,8 @@ def test_score_by_hand():
         likelihood=np.array([0.9, 0.4, 0.6, 0.1, 0.95]),
         shift=np.array([0, 0, 2, -3, 1]),
         clip=np.array([0, 1, 0, 1, 0]),
-        least=2,
-        first=0.5,
+        min_shift=2,
+        top1=0.5,
     )
     assert found.accuracy() == pytest.approx(0.5)  # one of two either way; the shift by 1 does not count
     assert found.auc() == pytest.approx(3 / 4)
@@ -386,8 +358,8 @@ def test_score_knows_a_perfect_judge(clips, tmp_path):
         def forward(self, picture, mel):
             return torch.eye(len(picture)), torch.eye(len(picture))
 
-    found = score(Perfect(), tiny_store(tmp_path), find_clips(clips), 24, least=1)  # type: ignore[arg-type]
-    assert found.accuracy() == found.auc() == found.first == found.accuracy_chosen() == 1
+    found = score(Perfect(), tiny_store(tmp_path), find_clips(clips), 24, min_shift=1)  # type: ignore[arg-type]
+    assert found.accuracy() == found.auc() == found.top1 == found.tuned_accuracy() == 1
     assert {0, 1, -1} <= set(found.shift.tolist())
 
 

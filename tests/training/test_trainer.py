@@ -6,18 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.data import default_collate
 
+from latentsync.dataset import find_clips
 from latentsync.errors import UserError
-from latentsync.training.dataset import ClipStore, collate, find_clips, split
+from latentsync.training.dataset import ClipStore, split_clips
 from latentsync.training.distributed import make_accelerator
-from latentsync.training.logging import EVENTS, PICTURE, read_log
+from latentsync.training.logging import CHARTS, EVENTS, read_log
 from latentsync.training.trainer import Trainer
 from latentsync.training.unet.run import Files, long_enough, run_unet
-from latentsync.training.unet.task import Judges, UNetTask
+from latentsync.training.unet.task import PerceptualNets, UNetTask
 from latentsync.weights.identify import identify
 from latentsync.weights.load import load_unet
 
-from .parts import all_judges, recipe, tiny_task, tiny_vae, write_files
+from .parts import all_nets, recipe, tiny_task, tiny_vae, write_files
 
 STEPS = {"1": 5, "2": 7, "2-efficient": 12}
 """That take the loss of a fixed batch below half."""
@@ -28,7 +30,7 @@ NO_PIXELS = {"sync_weight": 0.0, "lpips_weight": 0.0, "trepa_weight": 0.0}
 
 def trainer_of(data, run, stage="1", task=None, **settings):
     chosen = recipe(stage, **settings)
-    accelerator = make_accelerator("fp32", chosen.accumulate, cpu=True)
+    accelerator = make_accelerator("fp32", chosen.gradient_accumulation_steps, cpu=True)
     return Trainer(task or tiny_task(data, chosen), chosen, run, accelerator)
 
 
@@ -48,12 +50,12 @@ def events(run):
 
 @pytest.mark.parametrize("stage", STEPS)
 def test_exactly_the_stages_parameters_move_and_the_loss_falls(clips, stage):
-    """One fixed batch with fixed noise; every tensor of the network, VAE and judges is compared."""
+    """One fixed batch with fixed noise; every tensor of the network, VAE and nets is compared."""
     task = tiny_task(clips, recipe(stage))
-    network, others = task.network, [task.vae, *filter(None, vars(task.judges).values())]
+    network, others = task.network, [task.codec.vae, *filter(None, vars(task.nets).values())]
     before = copy.deepcopy([part.state_dict() for part in (network, *others)])
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=5e-3)
-    batch, totals = collate([task.data[0]]), []
+    batch, totals = default_collate([task.data[0]]), []
     for _ in range(STEPS[stage] + 1):
         losses = task.losses(network, batch)
         assert losses.keys() == TERMS[stage] | {"total"}
@@ -69,15 +71,15 @@ def test_exactly_the_stages_parameters_move_and_the_loss_falls(clips, stage):
         assert all(torch.equal(tensor, state[key]) for key, tensor in part.state_dict().items())
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_every_loss_term_has_a_gradient(clips, checkpointing):
-    task = tiny_task(clips, recipe("2", checkpointing=checkpointing))
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_every_loss_term_has_a_gradient(clips, gradient_checkpointing):
+    task = tiny_task(clips, recipe("2", gradient_checkpointing=gradient_checkpointing))
     parameters = [p for p in task.network.parameters() if p.requires_grad]
     with torch.no_grad():  # past the motion modules' first step, where their last layer is zero
         for name, parameter in task.network.named_parameters():
             if "motion_modules" in name and "proj_out" in name:
                 parameter.add_(0.1)
-    losses = task.losses(task.network, collate([task.data[0]]))
+    losses = task.losses(task.network, default_collate([task.data[0]]))
     recipe_weights = {"noise": 1.0, "sync": 0.05, "lpips": 0.1, "trepa": 10.0}
     for name in recipe_weights:
         task.network.zero_grad()
@@ -91,9 +93,9 @@ def test_every_loss_term_has_a_gradient(clips, checkpointing):
 
 def test_checkpointing_changes_no_number(clips):
     results = []
-    for checkpointing in (False, True):
-        task = tiny_task(clips, recipe("2-efficient", checkpointing=checkpointing))
-        task.losses(task.network, collate([task.data[0]]))["total"].backward()
+    for gradient_checkpointing in (False, True):
+        task = tiny_task(clips, recipe("2-efficient", gradient_checkpointing=gradient_checkpointing))
+        task.losses(task.network, default_collate([task.data[0]]))["total"].backward()
         results.append({n: p.grad for n, p in task.network.named_parameters() if p.requires_grad})
     for name, gradient in results[0].items():
         assert torch.allclose(gradient, results[1][name], atol=1e-6), name
@@ -103,8 +105,10 @@ def test_parts_of_a_step_add_up(clips, tmp_path):
     """Two batches of one clip are one of two."""
     results = []
     for batch, accumulate in ((2, 1), (1, 2)):
-        trainer = trainer_of(clips, tmp_path, batch=batch, accumulate=accumulate, clip=1e9)
-        trainer.gradients()
+        trainer = trainer_of(
+            clips, tmp_path, batch_size=batch, gradient_accumulation_steps=accumulate, max_grad_norm=1e9
+        )
+        trainer.compute_gradients()
         results.append([p.grad for p in trainer.parameters])
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*results, strict=True))
 
@@ -116,8 +120,8 @@ def test_lpips_may_see_fewer_frames(clips):
         seen.append(len(a))
         return (a - b).square().mean()
 
-    task = tiny_task(clips, recipe("2-efficient", decoded=3, sync_weight=0.0), Judges(lpips=perceptual))
-    assert set(task.losses(task.network, collate([task.data[0]]))) == {"total", "noise", "lpips"}
+    task = tiny_task(clips, recipe("2-efficient", decoded_frames=3, sync_weight=0.0), PerceptualNets(lpips=perceptual))
+    assert set(task.losses(task.network, default_collate([task.data[0]]))) == {"total", "noise", "lpips"}
     assert seen == [3]
 
 
@@ -138,13 +142,13 @@ def test_noise_and_steps_hang_on_the_samples_number(clips):
 
 def test_what_the_recipe_wants_must_be_given(clips):
     with pytest.raises(UserError, match=r"SyncNet .* and a LPIPS .* and a VideoMAE"):
-        tiny_task(clips, recipe("2"), Judges())
-    chosen = recipe("1", trains=("nothing",))
-    with pytest.raises(UserError, match="Nothing is left to train"):
+        tiny_task(clips, recipe("2"), PerceptualNets())
+    chosen = recipe("1", trainable=("nothing",))
+    with pytest.raises(UserError, match="There is nothing to train"):
         Trainer(tiny_task(clips, chosen), chosen, clips, make_accelerator("fp32", 1, cpu=True))
     with pytest.raises(UserError, match="bitsandbytes"):
         trainer_of(clips, clips, optimizer="adamw8bit")
-    with pytest.raises(UserError, match="CUDA card only"):
+    with pytest.raises(UserError, match="CUDA GPUs only"):
         make_accelerator("fp16", 1, cpu=True)
 
 
@@ -155,7 +159,7 @@ def test_what_the_recipe_wants_must_be_given(clips):
 def finished(clips, tmp_path_factory):
     run = tmp_path_factory.mktemp("run")
     trainer = trainer_of(
-        clips, run, "2-efficient", steps=4, validate_every=2, save_every=2, public_form=True, average=0.9
+        clips, run, "2-efficient", steps=4, validate_every=2, save_every=2, public_form=True, ema_decay=0.9
     )
     return trainer, trainer.fit()
 
@@ -174,7 +178,7 @@ def test_a_run_leaves_curves_samples_and_weights(finished):
     assert {p.name for p in (run / "samples").iterdir()} == {
         "step-00000002.mp4", "step-00000002.png", "step-00000004.mp4", "step-00000004.png",
     }  # fmt: skip
-    assert (run / PICTURE).stat().st_size > 10_000
+    assert (run / CHARTS).stat().st_size > 10_000
     assert events(run)[-1]["reason"] == reason
 
 
@@ -198,7 +202,7 @@ def test_the_result_is_a_model_that_loads(finished):
     assert (info.motion, info.resolution, info.prediction_type, info.problem) == ("decoder", 64, "epsilon", None)
     best = trainer.checkpoints.best()
     assert best in (2, 4)
-    public = trainer.checkpoints.place(4) / "unet.pt"
+    public = trainer.checkpoints.path(4) / "unet.pt"
     content = torch.load(public, weights_only=True)
     assert content["global_step"] == 4
     assert content["state_dict"].keys() == unet.state_dict().keys()
@@ -209,9 +213,9 @@ def test_the_result_is_a_model_that_loads(finished):
 
 def test_what_is_saved_is_the_average(finished):
     trainer, _ = finished
-    saved = load_unet(trainer.checkpoints.place(4) / "unet.safetensors").state_dict()
+    saved = load_unet(trainer.checkpoints.path(4) / "unet.safetensors").state_dict()
     names = [n for n, p in trainer.task.network.named_parameters() if p.requires_grad]
-    for name, mean in zip(names, trainer.average.state.values(), strict=True):
+    for name, mean in zip(names, trainer.average.module.parameters(), strict=True):
         assert torch.equal(saved[name], mean)
     assert any(not torch.equal(saved[n], trainer.task.network.state_dict()[n]) for n in names)
 
@@ -219,7 +223,7 @@ def test_what_is_saved_is_the_average(finished):
 def test_a_finished_run_has_nothing_to_do(finished, clips):
     trainer, _ = finished
     before = (trainer.run / "unet.safetensors").read_bytes()
-    again = trainer_of(clips, trainer.run, "2-efficient", steps=4, average=0.9)
+    again = trainer_of(clips, trainer.run, "2-efficient", steps=4, ema_decay=0.9)
     assert again.fit() == "4 steps are done"
     assert (trainer.run / "unet.safetensors").read_bytes() == before
 
@@ -238,14 +242,17 @@ def alike(a, b, tolerance=1e-6):
         assert one == pytest.approx(other, abs=tolerance)
 
 
-SETTINGS = {"accumulate": 2, "average": 0.9, "validate_every": 2, "save_every": 2, "log_every": 2, "sample_clips": 0}
+SETTINGS = {
+    "gradient_accumulation_steps": 2, "ema_decay": 0.9, "validate_every": 2, "save_every": 2, "log_every": 2,
+    "sample_clips": 0,
+}  # fmt: skip
 
 
 def test_a_run_in_two_parts_is_the_run_in_one(clips, tmp_path, plain):
     trainer_of(clips, tmp_path / "whole", steps=3, **SETTINGS).fit()
     part = trainer_of(clips, tmp_path / "parts", steps=3, **SETTINGS)
     stop_after(part, 1)
-    assert part.fit() == "asked to"
+    assert part.fit() == "stop requested"
     assert part.checkpoints.latest() == 1  # between two lines of the log
     rest = trainer_of(clips, tmp_path / "parts", steps=3, **SETTINGS)
     rest.fit()
@@ -256,18 +263,18 @@ def test_a_run_in_two_parts_is_the_run_in_one(clips, tmp_path, plain):
 
 def stop_after(trainer, step):
     """As a SIGTERM would."""
-    plain = trainer.gradients
+    plain = trainer.compute_gradients
 
     def gradients():
-        trainer.asked_to_stop = trainer.step + 1 >= step
+        trainer.stop_requested = trainer.step + 1 >= step
         return plain()
 
-    trainer.gradients = gradients
+    trainer.compute_gradients = gradients
 
 
 def test_patience_ends_a_run(clips, tmp_path, plain):
     trainer = trainer_of(clips, tmp_path, steps=50, validate_every=1, patience=2, sample_clips=0)
-    trainer._held_losses = lambda: {"validation/total": 1.0}
+    trainer.validation_losses = lambda: {"validation/total": 1.0}
     assert "no better validation in the last 2" in trainer.fit()
     assert trainer.step == 3
     assert trainer.checkpoints.best() == 1
@@ -305,28 +312,28 @@ def test_a_bad_step_is_left_out(clips, tmp_path, plain):
 
 
 def test_many_bad_steps_lead_back_to_the_last_checkpoint(clips, tmp_path, plain):
-    trainer = poisoned(clips, tmp_path, {3, 4}, steps=6, save_every=2, bad_steps=2)
+    trainer = poisoned(clips, tmp_path, {3, 4}, steps=6, save_every=2, max_bad_steps=2)
     trainer.fit()
     said = [(e["event"], e["step"]) for e in events(tmp_path)]
     assert said == [("step skipped", 3), ("step skipped", 4), ("rolled back", 2), ("stopped", 6)]
-    assert trainer.rolls == 1
+    assert trainer.rollbacks == 1
     assert trainer.checkpoints.latest() == 6
     assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_run_that_cannot_recover_ends_with_a_word(clips, tmp_path, plain):
-    trainer = poisoned(clips, tmp_path, set(), steps=6, bad_steps=1)
+    trainer = poisoned(clips, tmp_path, set(), steps=6, max_bad_steps=1)
     trainer.task.losses = lambda network, batch, validating=False: {
         "total": sum(p.sum() for p in network.parameters()) * float("nan")
     }
-    with pytest.raises(UserError, match="no numbers again and again after step 0"):
+    with pytest.raises(UserError, match="non-finite again and again after step 0"):
         trainer.fit()
     assert trainer.checkpoints.steps() == [0]
 
 
 def test_a_broken_clip_is_replaced_and_named_once(clips, tmp_path, plain):
     """It comes with a good one, of which nothing is said."""
-    settings = {"steps": 3, "batch": 2, "hold_out": "time", "sample_clips": 0}
+    settings = {"steps": 3, "batch_size": 2, "sample_clips": 0}
     chosen = recipe("1", **settings)
     task = tiny_task(clips, chosen)
     broken = tmp_path / "broken.mp4"
@@ -360,7 +367,7 @@ def test_two_stages_by_command(clips, files, tmp_path):
     """Stage 1 from nothing with cached latents, then stage 2 on it with a SyncNet; the result says the mouth."""
     shared = ("--vae", files["vae"], "--whisper", files["whisper"], "--cpu", "--precision", "fp32", "--workers", 0,
               "--cache", tmp_path / "cache", "--validate-every", 2)  # fmt: skip
-    (tmp_path / "fast.yaml").write_text("sample_steps: 2\nsample_clips: 1\nsample_frames: 16\nheld_share: 0.4\n")
+    (tmp_path / "fast.yaml").write_text("sample_steps: 2\nsample_clips: 1\nsample_frames: 16\nholdout_time: 0.4\n")
     shared += ("--config", tmp_path / "fast.yaml", "--steps", 2)
     one = ("train", "unet", clips, "--stage", 1, "--size", "tiny", "--resolution", 64, "-o", tmp_path / "one")
     done = command(*one, "--cache-latents", *shared)
@@ -389,7 +396,7 @@ def test_a_lora_by_command(clips, files, tmp_path):
     run = tmp_path / "run"
     words = ("train", "unet", clips, "--stage", 2, "--init", base, "--lora", 4, "--sync-weight", 0, "--lpips", "off")
     more = ("--trepa-weight", 0, "--whisper", files["whisper"], "--cpu", "--workers", 0, "--steps", 2, "-o", run)
-    (tmp_path / "fast.yaml").write_text("sample_clips: 0\nheld_share: 0.4\nrate: 1e-3\n")
+    (tmp_path / "fast.yaml").write_text("sample_clips: 0\nholdout_time: 0.4\nlearning_rate: 1e-3\n")
     done = command(*words, *more, "--config", tmp_path / "fast.yaml")
     assert done.exit_code == 0, done.output
     lora = run / "lora.safetensors"
@@ -417,13 +424,13 @@ def test_a_lora_is_for_a_finished_network(clips, files, tmp_path):
     [
         (("--lora", 4), "give one by --init"),
         (("--stage", 5), "stage is '5'"),
-        (("--stage", 2), "wants a SyncNet"),
+        (("--stage", 2), "needs a SyncNet"),
         (("--init", "nowhere.pt"), "There is no file nowhere.pt"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(clips, files, tmp_path, words, says):
     shared = ("--vae", files["vae"], "--whisper", files["whisper"], "--cpu", "--size", "tiny", "--lpips", "off")
-    shared += ("--hold-out", "source")
+    shared += ("--holdout-time", 0)
     done = command("train", "unet", clips, "-o", tmp_path / "run", *shared, *words)
     assert done.exit_code == 2
     assert says in done.output
@@ -441,12 +448,12 @@ def test_ears_must_fit(clips, files, tmp_path):
 
 def test_held_out_ends_must_hold_a_window(clips, files, tmp_path):
     given = Files(size="tiny", vae=str(files["vae"]), whisper=str(files["whisper"]), cache=tmp_path)
-    with pytest.raises(UserError, match="shorter than a window of 16 frames; set held_share higher"):
-        run_unet(clips, tmp_path / "run", recipe("1", held_share=0.2), given, cpu=True)
-    _, held = split(find_clips(clips), 0.4, "time")
+    with pytest.raises(UserError, match="shorter than a window of 16 frames; raise --holdout-time"):
+        run_unet(clips, tmp_path / "run", recipe("1", holdout_time=0.2), given, cpu=True)
+    held = split_clips(find_clips(clips), recipe("1")).time
     short = replace(held[0], part=(0.9, 1.0))
     assert long_enough(ClipStore(tmp_path, 64), [short, *held[1:]], 16) == held[1:]
 
 
 def test_the_judges_of_the_tests_are_real(clips):
-    assert isinstance(all_judges().syncnet, torch.nn.Module)
+    assert isinstance(all_nets().syncnet, torch.nn.Module)

@@ -20,7 +20,7 @@ from accelerate import Accelerator, FullyShardedDataParallelPlugin, PartialState
 from accelerate.utils import DistributedType
 from torch import distributed
 
-from latentsync.training.dataset import ClipFile
+from latentsync.dataset import ClipFile
 from latentsync.training.distributed import make_accelerator
 from latentsync.training.trainer import Trainer
 
@@ -29,17 +29,17 @@ from .parts import recipe, tiny_task
 SHARED_OUT = ["ResnetBlock", "SpatialTransformer", "MotionModule"]
 """Layers whose weights are together only while they are used."""
 SHARDED = {
-    "save_every": 2, "validate_every": 2, "hold_out": "time", "lpips": "off", "sync_weight": 0.0, "trepa_weight": 0.0,
+    "save_every": 2, "validate_every": 2, "lpips": "off", "sync_weight": 0.0, "trepa_weight": 0.0,
 }  # fmt: skip
-KILLED = {"average": 0.9, "save_every": 2, "validate_every": 3, "sample_clips": 0}
+KILLED = {"ema_decay": 0.9, "save_every": 2, "validate_every": 3, "sample_clips": 0}
 """Settings of the run that is killed."""
 
 
 def gradients(data: Path, out: Path) -> None:
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    chosen = recipe("2-efficient", batch=2 // world, clip=1e9, hold_out="time")
+    chosen = recipe("2-efficient", batch_size=2 // world, max_grad_norm=1e9)
     trainer = Trainer(tiny_task(data, chosen), chosen, out, make_accelerator("fp32", 1))
-    trainer.gradients()
+    trainer.compute_gradients()
     if trainer.main:
         named = {n: p.grad for n, p in trainer.task.network.named_parameters() if p.grad is not None}
         torch.save(named, out / f"gradients-{world}.pt")
@@ -48,7 +48,7 @@ def gradients(data: Path, out: Path) -> None:
 
 def trouble(data: Path, out: Path) -> None:
     """The first process's first sample is a broken clip; in the second process one step's loss is no number."""
-    chosen = recipe("1", steps=4, save_every=2, validate_every=4, hold_out="time", sample_clips=0)
+    chosen = recipe("1", steps=4, save_every=2, validate_every=4, sample_clips=0)
     task = tiny_task(data, chosen)
     task.data.clips = [replace(clip) for clip in task.data.clips]
     broken = next(i for i, clip in enumerate(task.data.clips) if clip == task.data.clip(0))
@@ -77,7 +77,7 @@ def sharded(data: Path, out: Path) -> None:
         state.distributed_type = DistributedType.FSDP
     accelerator.state.fsdp_plugin = plugin
     for steps in (2, 4):
-        chosen = recipe("2", steps=steps, batch=1, **SHARDED)
+        chosen = recipe("2", steps=steps, batch_size=1, **SHARDED)
         Trainer(tiny_task(data, chosen), chosen, out / "sharded", accelerator).fit()
         accelerator.free_memory()  # as a new process would not know the network before
 
@@ -101,14 +101,14 @@ def killed(data: Path, out: Path) -> None:
     """Train until SIGKILL comes, a moment after a step that is drawn."""
     chosen = recipe("1", steps=1000, **KILLED)
     trainer = Trainer(tiny_task(data, chosen), chosen, out / "killed", make_accelerator("fp32", 1, cpu=True))
-    step, moment, plain = random.randint(1, 5), random.uniform(0, 0.2), trainer.gradients
+    step, moment, plain = random.randint(1, 5), random.uniform(0, 0.2), trainer.compute_gradients
 
     def gradients():
         if trainer.step == step:
             threading.Timer(moment, os.kill, (os.getpid(), signal.SIGKILL)).start()
         return plain()
 
-    trainer.gradients = gradients
+    trainer.compute_gradients = gradients
     trainer.fit()
 
 

@@ -1,4 +1,4 @@
-"""How well a SyncNet in training knows sync on clips that it was not shown: each window against the others' sound."""
+"""Scores of a SyncNet in training on held-out clips: the images of each window against the audio of its neighbors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,75 +8,76 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...dataset import ClipFile
 from ...errors import UserError
+from ...files import atomic_path
 from ...models.syncnet import StableSyncNet
-from ..dataset import ClipFile
 from .data import CropStore
 
-FLOOR = 1e-4
-"""Likelihoods are kept this far from 0 and 1, where the cross-entropy has no end."""
-RUN = 12
-"""Windows in a row that are judged together, at most."""
+EPSILON = 1e-4
+"""Likelihoods are kept this far from 0 and 1, where the cross-entropy is infinite."""
+GROUP = 12
+"""Neighboring windows that are scored together, at most."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """likelihood, shift (P,): of all pairs of picture and sound; shift 0 is in sync. least: of the shifts that count as
-    out of sync; nearer ones are in the curves only. ranks: share of windows whose own sound is the likeliest."""
+    """likelihood, shift, clip (P,): of all pairs of images and audio; shift 0 is in sync. min_shift: smaller shifts do
+    not count as out of sync; they are in the charts only. top1: share of windows whose own audio is the likeliest."""
 
     likelihood: np.ndarray
     shift: np.ndarray
     clip: np.ndarray
-    least: int
-    first: float
+    min_shift: int
+    top1: float
 
     @property
-    def together(self) -> np.ndarray:
+    def in_sync(self) -> np.ndarray:
         return self.likelihood[self.shift == 0]
 
     @property
-    def apart(self) -> np.ndarray:
-        return self.likelihood[np.abs(self.shift) >= self.least]
+    def shifted(self) -> np.ndarray:
+        return self.likelihood[np.abs(self.shift) >= self.min_shift]
 
     def accuracy(self, threshold: float = 0.5) -> float:
-        """Share judged rightly, pairs in sync and shifted ones counting half each: chance is 0.5."""
-        return float(((self.together >= threshold).mean() + (self.apart < threshold).mean()) / 2)
+        """Pairs in sync and shifted pairs count half each: chance is 0.5."""
+        return float(((self.in_sync >= threshold).mean() + (self.shifted < threshold).mean()) / 2)
 
     def best_threshold(self) -> float:
-        places = np.unique(np.round(self.likelihood, 3))
-        return float(places[int(np.argmax([self.accuracy(t) for t in places]))])
+        thresholds = np.unique(np.round(self.likelihood, 3))
+        return float(thresholds[int(np.argmax([self.accuracy(t) for t in thresholds]))])
 
-    def accuracy_chosen(self) -> float:
-        """With the threshold that is best on the other half of the clips, not fitted to what it judges."""
+    def tuned_accuracy(self) -> float:
+        """With the threshold that is best on the other half of the clips."""
         parts = []
         for half in (0, 1):
-            chooses, judged = (self._of(self.clip % 2 == side) for side in (half, 1 - half))
-            if len(chooses.together) and len(judged.together):
-                parts.append(judged.accuracy(chooses.best_threshold()))
+            tuned, tested = (self._of(self.clip % 2 == side) for side in (half, 1 - half))
+            if len(tuned.in_sync) and len(tested.in_sync):
+                parts.append(tested.accuracy(tuned.best_threshold()))
         return float(np.mean(parts)) if parts else self.accuracy(self.best_threshold())
 
     def _of(self, mask: np.ndarray) -> "Score":
-        return Score(self.likelihood[mask], self.shift[mask], self.clip[mask], self.least, self.first)
+        return Score(self.likelihood[mask], self.shift[mask], self.clip[mask], self.min_shift, self.top1)
 
     def auc(self) -> float:
-        """Chance that a pair in sync is likelier than a shifted one."""
-        ordered = np.sort(self.apart)
-        low, high = (np.searchsorted(ordered, self.together, side) for side in ("left", "right"))
+        """Probability that a pair in sync has a higher likelihood than a shifted one."""
+        ordered = np.sort(self.shifted)
+        low, high = (np.searchsorted(ordered, self.in_sync, side) for side in ("left", "right"))
         return float(((low + high) / 2).mean() / len(ordered))
 
     def bce(self) -> float:
-        a, b = (np.clip(v, FLOOR, 1 - FLOOR) for v in (self.together, self.apart))
+        a, b = (np.clip(v, EPSILON, 1 - EPSILON) for v in (self.in_sync, self.shifted))
         return float((-np.log(a).mean() - np.log(1 - b).mean()) / 2)
 
     def numbers(self) -> dict[str, float]:
         return {
             "bce": self.bce(),
             "accuracy": self.accuracy(),
-            "accuracy at threshold": self.accuracy_chosen(),
+            "accuracy at threshold": self.tuned_accuracy(),
             "auc": self.auc(),
-            "in sync": float(self.together.mean()),
-            "shifted": float(self.apart.mean()),
-            "own sound first": self.first,
+            "in sync": float(self.in_sync.mean()),
+            "shifted": float(self.shifted.mean()),
+            "top-1 accuracy": self.top1,
         }
 
 
@@ -87,54 +88,54 @@ def score(
     clips: Sequence[ClipFile],
     windows: int,
     *,
-    least: int = 1,
+    min_shift: int = 1,
     device: torch.device | str = "cpu",
 ) -> Score:
-    """Of up to so many windows, in runs of neighbours spread evenly over the clips. Deterministic."""
+    """Of up to this many windows, in groups of neighbors spread evenly over the clips. Deterministic."""
     training = net.training
     net.eval()
-    likelihood, shift, names, firsts = [], [], [], []
-    for n, (clip, starts) in enumerate(_runs(store, clips, windows)):
-        picture, mel = windows_of(store, clip, starts)
-        seen, heard = net(picture.to(device), mel.to(device))
-        table = (seen.float() @ heard.float().T).cpu().numpy()
+    likelihood, shift, clip_of, top1 = [], [], [], []
+    for n, (clip, starts) in enumerate(_groups(store, clips, windows)):
+        images, mel = read_windows(store, clip, starts)
+        visual, audio = net(images.to(device), mel.to(device))
+        table = (visual.float() @ audio.float().T).cpu().numpy()
         shift.append(np.subtract.outer(starts, starts).ravel())
         likelihood.append(table.ravel())
-        names.append(np.full(table.size, n))
-        firsts.append(table.argmax(1) == np.arange(len(starts)))
+        clip_of.append(np.full(table.size, n))
+        top1.append(table.argmax(1) == np.arange(len(starts)))
     net.train(training)
     if not likelihood:
-        raise UserError("No held-out clip is long enough to be judged.")
-    parts = (np.concatenate(part) for part in (likelihood, shift, names))
-    return Score(*parts, least=least, first=float(np.concatenate(firsts).mean()))
+        raise UserError("No held-out clip is long enough to be scored; hold out more.")
+    parts = (np.concatenate(part) for part in (likelihood, shift, clip_of))
+    return Score(*parts, min_shift=min_shift, top1=float(np.concatenate(top1).mean()))
 
 
-def _runs(store: CropStore, clips: Sequence[ClipFile], windows: int) -> list[tuple[ClipFile, np.ndarray]]:
-    runs = []
+def _groups(store: CropStore, clips: Sequence[ClipFile], windows: int) -> list[tuple[ClipFile, np.ndarray]]:
+    groups = []
     for clip in clips:
         starts = np.array(store.starts(clip))
-        runs += [(clip, part) for part in np.array_split(starts, -(-len(starts) // RUN))]
-    picked = np.linspace(0, len(runs) - 1, max(1, min(len(runs), windows // RUN))).round().astype(int)
-    return [runs[i] for i in sorted(set(picked.tolist()))]
+        groups += [(clip, part) for part in np.array_split(starts, -(-len(starts) // GROUP))]
+    picked = np.linspace(0, len(groups) - 1, max(1, min(len(groups), windows // GROUP))).round().astype(int)
+    return [groups[i] for i in sorted(set(picked.tolist()))]
 
 
-def windows_of(store: CropStore, clip: ClipFile, starts: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
-    """(N, frames · C, h, w) in [-1, 1], (N, 1, 80, T), unchanged."""
-    frames, ring = store.config.frames, store.ring
+def read_windows(store: CropStore, clip: ClipFile, starts: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
+    """(N, frames · C, h, w) in [-1, 1] and (N, 1, 80, T), without augmentation."""
+    frames, border = store.config.frames, store.border
     crops = store.crops(clip)
-    inner = crops[:, ring:-ring, ring:-ring] if ring else crops
-    pictures = torch.stack([_stacked(inner[int(s) : int(s) + frames]) for s in starts])
-    return pictures, torch.stack([store.mel(clip, int(s), frames) for s in starts])
+    inner = crops[:, border:-border, border:-border] if border else crops
+    images = torch.stack([_stack(inner[int(s) : int(s) + frames]) for s in starts])
+    return images, torch.stack([store.mel(clip, int(s), frames) for s in starts])
 
 
-def _stacked(frames: np.ndarray) -> Tensor:
+def _stack(frames: np.ndarray) -> Tensor:
     if frames.dtype != np.uint8:
         return torch.from_numpy(frames.astype(np.float32)).flatten(0, 1)
     return (torch.from_numpy(frames.astype(np.float32)) / 127.5 - 1).permute(0, 3, 1, 2).flatten(0, 1)
 
 
-def draw_scores(found: Score, path: Path, title: str) -> Path:
-    """Likelihoods of pairs in sync and shifted, and the mean over shifts."""
+def draw_scores(scores: Score, path: Path, title: str) -> Path:
+    """Histograms of the likelihoods in sync and shifted, and the mean over shifts."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -142,19 +143,20 @@ def draw_scores(found: Score, path: Path, title: str) -> Path:
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     bins = np.linspace(0, 1, 41).tolist()
-    for values, name in ((found.apart, "shifted"), (found.together, "in sync")):
+    for values, name in ((scores.shifted, "shifted"), (scores.in_sync, "in sync")):
         left.hist(values, bins, density=True, alpha=0.6, label=f"{name} ({len(values)})")
     left.axvline(0.5, color="0.4", lw=1, ls=":")
-    left.set(xlabel="likelihood of sync", title=f"accuracy {found.accuracy():.1%}, AUC {found.auc():.3f}")
+    left.set(xlabel="likelihood of sync", title=f"accuracy {scores.accuracy():.1%}, AUC {scores.auc():.3f}")
     left.legend(fontsize=8)
-    shifts = np.unique(found.shift)
-    means = [found.likelihood[found.shift == s].mean() for s in shifts]
+    shifts = np.unique(scores.shift)
+    means = [scores.likelihood[scores.shift == s].mean() for s in shifts]
     right.plot(shifts, means, marker=".")
     right.axvline(0, color="0.4", lw=1, ls=":")
-    right.set(xlabel="picture later than sound (frames)", title="mean likelihood")
+    right.set(xlabel="images later than audio (frames)", title="mean likelihood")
     for axes in (left, right):
         axes.grid(alpha=0.3)
     figure.suptitle(title)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    with atomic_path(path) as part:
+        figure.savefig(part, dpi=100, format="png")
     return path

@@ -1,4 +1,4 @@
-"""Low-rank additions (Hu et al. 2021) to the attention that hears and to the attention along time.
+"""LoRA (Hu et al. 2021) on the attention to the audio and on the attention along time.
 
 Files hold `diffusion_model.<layer>.lora_A.weight`, `.lora_B.weight` and `.alpha`, which ComfyUI's LoRA loader takes.
 """
@@ -16,18 +16,18 @@ from ...weights.files import read_tensors, write_safetensors
 
 PREFIX = "diffusion_model."
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
-MARK = "lora_"
+LORA_KEY = "lora_"
 
 
 class LoRALinear(nn.Linear):
-    """A linear layer that stays as it is, plus scale · B(A(x)); B starts at zero, so at first nothing changes."""
+    """A frozen linear layer plus scale · B(A(x)). B starts at zero."""
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
         super().__init__(base.in_features, base.out_features, base.bias is not None, device="meta")
         self.weight, self.bias = base.weight, base.bias
-        where = {"device": base.weight.device, "dtype": base.weight.dtype}
-        self.lora_A = nn.Linear(base.in_features, rank, bias=False, **where)
-        self.lora_B = nn.Linear(rank, base.out_features, bias=False, **where)
+        options = {"device": base.weight.device, "dtype": base.weight.dtype}
+        self.lora_A = nn.Linear(base.in_features, rank, bias=False, **options)
+        self.lora_B = nn.Linear(rank, base.out_features, bias=False, **options)
         nn.init.zeros_(self.lora_B.weight)
         self.alpha, self.scale = alpha, alpha / rank
 
@@ -36,16 +36,16 @@ class LoRALinear(nn.Linear):
 
 
 def targets(unet: nn.Module) -> list[str]:
-    """Names of the layers that get an addition: the attention to the speech and the one along time."""
+    """Names of the layers with a LoRA."""
     names = (name for name, module in unet.named_modules() if isinstance(module, nn.Linear))
-    heard = (".attn2.", ".attention_blocks.")
-    return [name for name in names if any(part in name for part in heard) and name.endswith(LAYERS)]
+    parts = (".attn2.", ".attention_blocks.")
+    return [name for name in names if any(part in name for part in parts) and name.endswith(LAYERS)]
 
 
 def add_lora(unet: nn.Module, rank: int, alpha: float = 0.0, seed: int = 0) -> list[str]:
-    """Put additions into the U-Net and give their layers' names. alpha 0 means the rank: a scale of 1."""
+    """Add a LoRA in place; returns the layers' names. alpha 0: the rank, a scale of 1."""
     if rank < 1:
-        raise UserError(f"The rank of a LoRA is {rank}; it must be 1 or more.")
+        raise UserError(f"The LoRA's rank is {rank}; it must be 1 or more.")
     names = targets(unet)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -57,7 +57,7 @@ def add_lora(unet: nn.Module, rank: int, alpha: float = 0.0, seed: int = 0) -> l
 
 
 def lora_state(unet: nn.Module) -> dict[str, Tensor]:
-    """The additions under the names of the file."""
+    """The LoRA's tensors under the names of the file."""
     out = {}
     for name, module in unet.named_modules():
         if isinstance(module, LoRALinear):
@@ -68,9 +68,9 @@ def lora_state(unet: nn.Module) -> dict[str, Tensor]:
 
 
 def load_lora_state(unet: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Into a U-Net that has additions already. UserError unless all fit."""
-    own = {key: tensor for key, tensor in unet.state_dict(keep_vars=True).items() if MARK in key}
-    given = {key.removeprefix(PREFIX): tensor for key, tensor in state.items() if MARK in key}
+    """Into a U-Net with a LoRA of the same rank."""
+    own = {key: tensor for key, tensor in unet.state_dict(keep_vars=True).items() if LORA_KEY in key}
+    given = {key.removeprefix(PREFIX): tensor for key, tensor in state.items() if LORA_KEY in key}
     if own.keys() != given.keys() or any(own[key].shape != given[key].shape for key in own):
         raise UserError("This LoRA was made for another network or rank; start a new run for it.")
     with torch.no_grad():
@@ -83,24 +83,26 @@ def save_lora(path: str | os.PathLike[str], unet: nn.Module, metadata: Mapping[s
 
 
 def base_state(unet: nn.Module) -> dict[str, Tensor]:
-    """The U-Net's own tensors without the additions."""
-    return {key: tensor for key, tensor in unet.state_dict().items() if MARK not in key}
+    """The U-Net's tensors without those of the LoRA."""
+    return {key: tensor for key, tensor in unet.state_dict().items() if LORA_KEY not in key}
 
 
 def merge_lora(
     state: Mapping[str, Tensor], lora: str | os.PathLike[str] | Mapping[str, Tensor], strength: float = 1.0
 ) -> dict[str, Tensor]:
-    """A U-Net's tensors with the additions summed in: W + strength · alpha / rank · B A. UserError unless all fit."""
-    additions = dict(lora) if isinstance(lora, Mapping) else read_tensors(lora)
-    layers = sorted(key.removesuffix(".lora_A.weight") for key in additions if key.endswith(".lora_A.weight"))
+    """A U-Net's tensors with W + strength · alpha / rank · B A. UserError unless all layers fit."""
+    tensors = dict(lora) if isinstance(lora, Mapping) else read_tensors(lora)
+    layers = sorted(key.removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight"))
     if not layers:
-        raise UserError("These tensors hold no LoRA (none ends in lora_A.weight); give a file of `train unet --lora`.")
+        raise UserError(
+            "There is no LoRA in this file (no key ends in lora_A.weight); give a file of `train unet --lora`."
+        )
     out = dict(state)
     for layer in layers:
         key = f"{layer.removeprefix(PREFIX)}.weight"
-        down, up = additions[f"{layer}.lora_A.weight"], additions.get(f"{layer}.lora_B.weight")
+        down, up = tensors[f"{layer}.lora_A.weight"], tensors.get(f"{layer}.lora_B.weight")
         if up is None or key not in out or out[key].shape != (up.shape[0], down.shape[1]):
             raise UserError(f"The LoRA's layer {layer} does not fit this U-Net; it was made for another one.")
-        scale = strength * float(additions.get(f"{layer}.alpha", torch.tensor(float(len(down))))) / len(down)
+        scale = strength * float(tensors.get(f"{layer}.alpha", torch.tensor(float(len(down))))) / len(down)
         out[key] = (out[key].float() + scale * up.float() @ down.float()).to(out[key].dtype)
     return out

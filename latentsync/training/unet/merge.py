@@ -1,10 +1,11 @@
-"""A U-Net and its LoRA made one file."""
+"""Merging a U-Net and its LoRA into one file."""
 
 import os
 from pathlib import Path
 
 from ...errors import UserError
 from ...weights.convert import save_model
+from ...weights.files import read_tensors
 from ...weights.identify import identify
 from ...weights.load import load_unet
 from .init import locate
@@ -12,9 +13,7 @@ from .lora import merge_lora
 
 
 def merge_files(base: str, lora: str | os.PathLike[str], out: Path, strength: float = 1.0) -> Path:
-    """Write base with the additions summed in, under the metadata of base; its VAE too, where it has one inside."""
-    from ...weights.files import read_tensors
-
+    """Write base with the LoRA added, under base's metadata; with its VAE, if it has one inside."""
     if identify(lora).kind != "lora":
         raise UserError(f"{lora} is {identify(lora).title}, not a LoRA; give lora.safetensors of `train unet --lora`.")
     path = locate(base)
@@ -24,6 +23,6 @@ def merge_files(base: str, lora: str | os.PathLike[str], out: Path, strength: fl
     vae = None
     if info.kind == "nano":
         vae = {key.removeprefix("vae."): t for key, t in read_tensors(path).items() if key.startswith("vae.")}
-    facts = {key: value for key, value in info.metadata.items() if key not in ("format", "kind", "config")}
-    facts |= {"prediction_type": info.prediction_type or "epsilon", "resolution": info.resolution, "lora": strength}
-    return save_model(out, state, vae_state=vae, metadata=facts)
+    metadata = {key: value for key, value in info.metadata.items() if key not in ("format", "kind", "config")}
+    metadata |= {"prediction_type": info.prediction_type or "epsilon", "resolution": info.resolution, "lora": strength}
+    return save_model(out, state, vae_state=vae, metadata=metadata)

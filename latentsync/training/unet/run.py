@@ -1,7 +1,7 @@
-"""From what the command line was told to a finished run of the U-Net's training."""
+"""A training run of the U-Net: loads its files, prepares the data and starts the trainer."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,33 +9,35 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ...dataset import ClipFile, find_clips
 from ...errors import UserError
 from ...models.perceptual import load_lpips, load_videomae
 from ...models.syncnet import StableSyncNet
 from ...models.vae import VAE
-from ...models.whisper import WhisperEncoder
 from ...weights.identify import identify
 from ...weights.syncnet_files import load_syncnet
 from ...weights.vae_files import load_vae
 from ...weights.whisper_files import load_whisper
-from ..dataset import ClipDataset, ClipFile, ClipStore, UNetWindows, draw_windows, find_clips, fingerprint, split
+from ..dataset import CLIP_ERRORS, ClipDataset, ClipStore, Split, default_cache, fingerprint, split_clips, to_signed
 from ..distributed import make_accelerator
 from ..recipes import UNetRecipe, write_recipe
-from ..trainer import RECIPE, Say, Trainer
-from .init import Start, locate, start_from
-from .task import Judges, UNetTask
+from ..task import RECIPE, Report
+from ..trainer import Trainer
+from .data import UNetWindows, draw_windows
+from .init import InitialUNet, initial_unet, locate
+from .task import PerceptualNets, UNetTask
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FEW_RECORDINGS = 20
-STANDARD_VAE = "vae"
+DEFAULT_VAE = "vae"
 
 
 @dataclass(frozen=True)
 class Files:
-    """What a run of the U-Net reads beside its clips. init: see start_from. None: what goes with init, or not used."""
+    """Inputs of a run besides its clips. init: see initial_unet. None: what belongs to init, or unused."""
 
     init: str = "none"
     size: str = "full"
@@ -52,98 +54,98 @@ def run_unet(
     recipe: UNetRecipe,
     files: Files,
     *,
-    own_resolution: bool = True,
+    keep_resolution: bool = False,
     cpu: bool = False,
-    say: Say = lambda line: None,
+    report: Report = lambda line: None,
 ) -> str:
-    """Train, or go on where out stopped; gives the reason for its end. out/unet.safetensors (with lora:
-    out/lora.safetensors) is the result. own_resolution False: the resolution of the file that it starts from."""
-    accelerator = make_accelerator(recipe.precision, recipe.accumulate, cpu=cpu)
-    tell = say if accelerator.is_main_process else _silent
+    """Train, or resume; returns the reason for the end. The result is out/unet.safetensors (or lora.safetensors).
+
+    keep_resolution: train at the resolution of the initial weights, not the recipe's.
+    """
+    accelerator = make_accelerator(recipe.precision, recipe.gradient_accumulation_steps, cpu=cpu)
+    main_report: Report = report if accelerator.is_main_process else lambda line: None
     if recipe.lora and files.init == "none":
-        raise UserError("A LoRA adds to a trained network; give one by --init.")
-    whisper = load_whisper(files.whisper or ("tiny.en" if _bundle(files.init) else "tiny"))
-    vae = load_vae(files.vae or _bundle(files.init) or STANDARD_VAE)
-    start = start_from(files.init, recipe, size=files.size, audio_dim=whisper.dim, channels=vae.channels)
-    if recipe.lora and start.new:
-        raise UserError(
-            f"A LoRA adds to a finished network, but {files.init} lacks {start.new[0]} and more that this stage adds;"
-            " take --stage 1 for a network without motion modules."
-        )
-    recipe = _settled(recipe, start, own_resolution)
-    _check_hearing(start, whisper)
-    train, held = split(find_clips(data), recipe.held_share, recipe.hold_out, recipe.seed)
+        raise UserError("A LoRA needs a trained network; give one by --init.")
+    bundle = _bundle(files.init)
+    whisper = load_whisper(files.whisper or ("tiny.en" if bundle else "tiny"))
+    vae = load_vae(files.vae or bundle or DEFAULT_VAE)
+    initial = initial_unet(files.init, recipe, size=files.size, audio_dim=whisper.dim, channels=vae.channels)
+    _check(recipe, files, initial, whisper.dim)
+    recipe = _follow_weights(recipe, initial, keep_resolution)
+    split = split_clips(find_clips(data), recipe)
     store = ClipStore(files.cache or default_cache(data, out), recipe.resolution, whisper)
-    held = long_enough(store, held, recipe.frames)
-    tell(_summary(train, held))
-    judges = load_judges(recipe, files, accelerator.device, DTYPES[str(accelerator.mixed_precision)])
+    validation = long_enough(store, split.validation, recipe.frames)
+    main_report(_summary(split, validation))
+    dtype = DTYPES[str(accelerator.mixed_precision)]
     kind = f"latents-{fingerprint(vae.state_dict())}-{recipe.resolution}" if recipe.cache_latents else None
-    make = UNetWindows(
-        store, bool(recipe.sync_weight), recipe.supervises_pixels, kind, recipe.frames, recipe.first_frame_reference
-    )
+    first_frame = recipe.reference_mode == "first_frame"
+    make = UNetWindows(store, bool(recipe.sync_weight), recipe.has_pixel_losses, kind, recipe.frames, first_frame)
     task = UNetTask(
-        start.unet,
+        initial.unet,
         vae,
         recipe,
-        ClipDataset(train, make, recipe.seed),
-        ClipDataset(held, make, recipe.validate_seed) if held else None,
-        judges,
-        facts=_facts(start, vae, out, recipe),
-        vae_state=vae.model.state_dict() if files.vae or start.bundle else None,
-        dtype=DTYPES[str(accelerator.mixed_precision)],
+        ClipDataset(split.train, make, recipe.seed),
+        ClipDataset(validation, make, recipe.validate_seed) if validation else None,
+        load_perceptual_nets(recipe, files, accelerator.device, dtype),
+        metadata=_metadata(initial, vae, out, recipe),
+        vae_state=vae.model.state_dict() if files.vae or bundle else None,
+        dtype=dtype,
     )
-    tell(f"{len(task.trained)} tensors are trained, {_millions(start.unet)}; the result will be {out / task.result}")
+    main_report(f"{_parameters(task)} are trained; the result will be {out / task.result}")
     _prepare_folder(accelerator, out, recipe, files)
     if kind:
-        fill_cache(task, store, kind, {c.path: c for c in [*train, *held]}, accelerator, tell)
-    return Trainer(task, recipe, out, accelerator, say).fit()
-
-
-def _silent(line: str) -> None:
-    pass
+        clips = {clip.path: clip for clip in [*split.train, *validation]}
+        fill_cache(task, store, kind, [clips[path] for path in sorted(clips)], accelerator, main_report)
+    return Trainer(task, recipe, out, accelerator, report).fit()
 
 
 def _bundle(init: str) -> Path | None:
-    """A file with U-Net and VAE in one."""
+    """The file of init if it holds U-Net and VAE in one."""
     if init in ("none", "sd15"):
         return None
     path = locate(init)
     return path if identify(path).kind == "nano" else None
 
 
-def _settled(recipe: UNetRecipe, start: Start, own_resolution: bool) -> UNetRecipe:
-    """A network goes on predicting what it was trained to predict, at its own resolution unless told otherwise."""
-    resolution = recipe.resolution if own_resolution else start.resolution or recipe.resolution
-    still = recipe.first_frame_reference or start.still
-    return dataclasses.replace(
-        recipe, prediction_type=start.prediction_type, resolution=resolution, first_frame_reference=still
-    )
-
-
-def _check_hearing(start: Start, whisper: WhisperEncoder) -> None:
-    wanted = start.unet.config.audio_dim
-    if whisper.dim != wanted:
+def _check(recipe: UNetRecipe, files: Files, initial: InitialUNet, audio_dim: int) -> None:
+    if recipe.lora and initial.new:
         raise UserError(
-            f"The Whisper gives {whisper.dim} numbers per token and the U-Net takes {wanted}; give the one that it was"
-            " trained with."
+            f"A LoRA needs a complete network, but {files.init} lacks {initial.new[0]} and more that this stage adds;"
+            " take --stage 1 for a network without motion modules."
+        )
+    if audio_dim != initial.unet.config.audio_dim:
+        raise UserError(
+            f"The Whisper gives {audio_dim} numbers per token and the U-Net takes {initial.unet.config.audio_dim}; give"
+            " the Whisper that it was trained with."
         )
 
 
-def _summary(train: Sequence[ClipFile], held: Sequence[ClipFile]) -> str:
-    recordings = len({clip.source for clip in [*train, *held]})
-    how = "of other recordings" if not {c.path for c in train} & {c.path for c in held} else "each one's end"
-    text = f"{len(train)} clips to train on, {len(held)} held out ({how if held else 'no validation'})"
-    few = "; few: expect it to know these people only" if recordings < FEW_RECORDINGS else ""
-    return f"{text}, from {recordings} recordings{few}"
+def _follow_weights(recipe: UNetRecipe, initial: InitialUNet, keep_resolution: bool) -> UNetRecipe:
+    config = initial.unet.config
+    first_frame = "first_frame" in (recipe.reference_mode, config.reference_mode)
+    return dataclasses.replace(
+        recipe,
+        prediction_type=config.prediction_type,
+        resolution=config.resolution or recipe.resolution if keep_resolution else recipe.resolution,
+        reference_mode="first_frame" if first_frame else "per_frame",
+    )
 
 
-def long_enough(store: ClipStore, held: Sequence[ClipFile], frames: int) -> list[ClipFile]:
-    """Without the ends of clips that hold no window. Whole clips stay: what is wrong with them is told later."""
-    kept = [clip for clip in held if clip.part == (0.0, 1.0) or _has_window(store, clip, frames)]
-    if held and not kept:
+def _summary(split: Split, validation: Sequence[ClipFile]) -> str:
+    recordings = len({clip.source for clip in [*split.train, *validation]})
+    held_out = "other recordings" if split.recordings else "time of each clip" if split.time else "no validation"
+    few = "; that is few: the network will know these people only" if recordings < FEW_RECORDINGS else ""
+    counts = f"{len(split.train)} clips to train on, {len(validation)} held out ({held_out})"
+    return f"{counts}, from {recordings} recordings{few}"
+
+
+def long_enough(store: ClipStore, clips: Sequence[ClipFile], frames: int) -> list[ClipFile]:
+    """Without held-out parts that are shorter than a window. Whole clips stay: their problems are reported later."""
+    kept = [clip for clip in clips if clip.part == (0.0, 1.0) or _has_window(store, clip, frames)]
+    if clips and not kept:
         raise UserError(
-            f"What is held out of each clip is shorter than a window of {frames} frames; set held_share higher, 0 for"
-            " no validation, or --hold-out source."
+            f"The held-out part of each clip is shorter than a window of {frames} frames; raise --holdout-time, or set"
+            " it to 0 to hold out recordings."
         )
     return kept
 
@@ -156,13 +158,8 @@ def _has_window(store: ClipStore, clip: ClipFile, frames: int) -> bool:
     return True
 
 
-def default_cache(data: Path, out: Path) -> Path:
-    """Beside the clips, so that the next run finds it; with a list of files, in the run's folder."""
-    return data / "cache" if data.is_dir() else out / "cache"
-
-
-def load_judges(recipe: UNetRecipe, files: Files, device: torch.device, dtype: torch.dtype) -> Judges:
-    """A SyncNet also judges where it has no weight: validation tells its confidence."""
+def load_perceptual_nets(recipe: UNetRecipe, files: Files, device: torch.device, dtype: torch.dtype) -> PerceptualNets:
+    """A SyncNet also without a weight: validation reports its confidence."""
     syncnet = None if files.sync_net is None else load_syncnet(locate(str(files.sync_net)))
     if syncnet is not None and not isinstance(syncnet, StableSyncNet):
         raise UserError(f"{files.sync_net} is the SyncNet of Chung & Zisserman; a StableSyncNet is needed here.")
@@ -170,24 +167,24 @@ def load_judges(recipe: UNetRecipe, files: Files, device: torch.device, dtype: t
     videomae = None
     if recipe.trepa_weight and files.videomae is not None:
         videomae = load_videomae(files.videomae, device, recipe.frames, dtype)
-    return Judges(syncnet, lpips, videomae)
+    return PerceptualNets(syncnet, lpips, videomae)
 
 
-def _facts(start: Start, vae: VAE, out: Path, recipe: UNetRecipe) -> dict[str, Any]:
-    facts = {
+def _metadata(initial: InitialUNet, vae: VAE, out: Path, recipe: UNetRecipe) -> dict[str, Any]:
+    metadata = {
         "version": out.absolute().name,
-        "unet_groups": start.unet.config.groups,
-        "unet_residual": "reference" if start.unet.config.residual else None,
+        "unet_groups": initial.unet.config.groups,
+        "unet_residual": "reference" if initial.unet.config.residual else None,
         "vae_groups": vae.model.config.norm_num_groups,
-        "reference": "still" if recipe.first_frame_reference else None,
-        "latent_rgb": start.latent_rgb,
+        "latent_rgb": initial.latent_rgb,
     }
-    return {name: value for name, value in facts.items() if value is not None}
+    return {name: value for name, value in metadata.items() if value is not None}
 
 
-def _millions(unet: torch.nn.Module) -> str:
-    trained = sum(p.numel() for p in unet.parameters() if p.requires_grad)
-    return f"{trained / 1e6:.1f} of {sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M numbers"
+def _parameters(task: UNetTask) -> str:
+    trained, total = (sum(p.numel() for p in task.network.parameters() if p.requires_grad or every) / 1e6
+                      for every in (False, True))  # fmt: skip
+    return f"{len(task.trained)} tensors, {trained:.1f} of {total:.1f} million parameters"
 
 
 def _prepare_folder(accelerator: "Accelerator", out: Path, recipe: UNetRecipe, files: Files) -> None:
@@ -202,22 +199,21 @@ def _prepare_folder(accelerator: "Accelerator", out: Path, recipe: UNetRecipe, f
 
 
 def fill_cache(
-    task: UNetTask,
-    store: ClipStore,
-    kind: str,
-    clips: dict[Path, ClipFile],
-    accelerator: "Accelerator",
-    tell: Callable[[str], None],
+    task: UNetTask, store: ClipStore, kind: str, clips: Sequence[ClipFile], accelerator: "Accelerator", report: Report
 ) -> None:
-    """Encode what is not in the cache yet, each process its share. A clip that cannot be read is left to the dataset,
-    which replaces it."""
+    """Encode what is not in the cache yet, each process its share. Broken clips are left to the dataset, which replaces
+    them."""
     task.to(accelerator.device)
-    share = [clips[path] for path in sorted(clips)][accelerator.process_index :: accelerator.num_processes]
+
+    def encode(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return task.codec.encode_pair(to_signed(pixels.to(task.codec.device)))
+
+    share = clips[accelerator.process_index :: accelerator.num_processes]
     for done, clip in enumerate(share, 1):
         try:
-            store.fill_latents(clip, kind, task.encode_bytes)
-        except Exception as error:  # whatever a broken file makes its reader raise
-            tell(f"{clip.path}: no latents, {error}")
+            store.fill_latents(clip, kind, encode)
+        except CLIP_ERRORS as error:
+            report(f"{clip.path}: no latents, {error}")
         if done % 100 == 0:
-            tell(f"latents of {done} of {len(share)} clips are in the cache")
+            report(f"latents of {done} of {len(share)} clips are in the cache")
     accelerator.wait_for_everyone()

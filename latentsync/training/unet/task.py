@@ -1,5 +1,6 @@
-"""The U-Net as a Task: noise on latents, and judgement of the pictures that one evaluation leads to."""
+"""The U-Net's task: noise on latents, and losses on the images that its output decodes to."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,60 +10,56 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ...errors import UserError
-from ...face.align import latent_mask, mouth_mask
+from ...models.perceptual import Perceptual
 from ...models.syncnet import StableSyncNet
 from ...models.unet import Block, UNet
 from ...models.vae import VAE
 from ...sampling import TRAIN_STEPS, alphas_cumprod
 from ...weights.convert import save_model
 from ...weights.files import read_tensors
-from ...weights.identify import FileInfo
-from ..dataset import ClipDataset, Sample, unit
+from ..dataset import ClipDataset, Sample, to_signed
 from ..recipes import UNetRecipe
 from . import losses as terms
-from .lora import MARK, add_lora, load_lora_state, save_lora
-from .samples import show_samples
-
-FRAMES_AT_ONCE = 4
-"""Frames that are decoded together when gradients flow: only these have their activations in memory."""
+from .codec import Codec, spread_evenly
+from .lora import LORA_KEY, add_lora, load_lora_state, save_lora
+from .samples import SampleWriter
 
 
 @dataclass(frozen=True)
-class Judges:
-    """What the pixel losses ask; None where a loss is off."""
+class PerceptualNets:
+    """Frozen networks of the pixel losses; None where a loss is off."""
 
     syncnet: StableSyncNet | None = None
-    lpips: terms.Perceptual | None = None
+    lpips: Perceptual | None = None
     videomae: Callable[[Tensor], Tensor] | None = None
 
     def to(self, device: torch.device) -> None:
-        for judge in (self.syncnet, self.lpips, self.videomae):
-            if isinstance(judge, nn.Module):
-                judge.to(device).eval().requires_grad_(False)
+        for net in (self.syncnet, self.lpips, self.videomae):
+            if isinstance(net, nn.Module):
+                net.to(device).eval().requires_grad_(False)
 
 
 def prepare_unet(unet: UNet, recipe: UNetRecipe) -> list[str]:
-    """Put in what the recipe adds, and let exactly its parameters be trained; gives their names."""
+    """Add the recipe's LoRA, and set which parameters are trained; returns their names."""
     unet.requires_grad_(False)
     if recipe.lora:
         add_lora(unet, recipe.lora, recipe.lora_alpha, recipe.seed)
     for module in unet.modules():
         if isinstance(module, Block):
-            module.checkpointing = recipe.checkpointing
-    wanted = (MARK,) if recipe.lora else recipe.trains
-    names = [name for name, _ in unet.named_parameters() if any(part in name for part in wanted)]
+            module.checkpointing = recipe.gradient_checkpointing
+    parts = (LORA_KEY,) if recipe.lora else recipe.trainable
+    names = [name for name, _ in unet.named_parameters() if any(part in name for part in parts)]
     for name in names:
         unet.get_parameter(name).requires_grad_(True)
     return names
 
 
 class UNetTask:
-    """See Task. facts: metadata for the weight file. vae_state: to be saved with it, where the VAE is no common one.
+    """See Task. metadata: for the weight file. vae_state: saved with the network if it has a VAE of its own.
 
-    dtype: of the arithmetic of VAE and judges, as the trainer's precision has it.
+    dtype: of VAE and perceptual networks, as the trainer's precision has it.
     """
 
     def __init__(
@@ -71,65 +68,67 @@ class UNetTask:
         vae: VAE,
         recipe: UNetRecipe,
         data: ClipDataset,
-        held: ClipDataset | None = None,
-        judges: Judges | None = None,
+        validation: ClipDataset | None = None,
+        nets: PerceptualNets | None = None,
         *,
-        facts: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
         vae_state: Mapping[str, Tensor] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.judges, self.recipe = judges or Judges(), recipe
+        self.nets, self.recipe = nets or PerceptualNets(), recipe
         self._check(unet, vae)
-        self.network, self.vae = unet, vae
+        self.network = unet
         self.trained = prepare_unet(unet, recipe)
-        self.data, self.held = data, held
-        self.facts, self.vae_state, self.dtype = dict(facts or {}), vae_state, dtype
+        self.data, self.validation = data, validation
+        self.metadata, self.vae_state = dict(metadata or {}), vae_state
         self.result = "lora.safetensors" if recipe.lora else "unet.safetensors"
-        info = FileInfo(Path(self.result), "unet", "in training", prediction_type=recipe.prediction_type)
-        object.__setattr__(unet, "info", info)  # sampling asks it what the network predicts
-        self.bars = alphas_cumprod().float()
-        self.keep = torch.from_numpy(mouth_mask(recipe.resolution))
-        self.mask = torch.from_numpy(latent_mask(recipe.resolution, vae.factor))
+        unet.config = dataclasses.replace(
+            unet.config,
+            prediction_type=recipe.prediction_type,
+            reference_mode=recipe.reference_mode,
+            resolution=recipe.resolution,
+        )
+        self.alphas_cumprod = alphas_cumprod().float()
+        self.codec = Codec(vae, recipe.resolution, dtype, gradient_checkpointing=recipe.gradient_checkpointing)
 
     def _check(self, unet: UNet, vae: VAE) -> None:
-        recipe, judges = self.recipe, self.judges
+        recipe, nets = self.recipe, self.nets
+        needed = {
+            "SyncNet": (recipe.sync_weight, nets.syncnet),
+            "LPIPS": (recipe.lpips_weight, nets.lpips),
+            "VideoMAE": (recipe.trepa_weight, nets.videomae),
+        }
         missing = [
-            f"{name} (its weight is {weight:g})"
-            for name, weight, judge in (
-                ("SyncNet", recipe.sync_weight, judges.syncnet),
-                ("LPIPS", recipe.lpips_weight, judges.lpips),
-                ("VideoMAE", recipe.trepa_weight, judges.videomae),
-            )
-            if weight and judge is None
+            f"{name} (its weight is {weight:g})" for name, (weight, net) in needed.items() if weight and net is None
         ]
         if missing:
-            raise UserError(f"The recipe wants a {' and a '.join(missing)}; give it, or set its weight to 0.")
+            raise UserError(f"The recipe needs a {' and a '.join(missing)}; give it, or set its weight to 0.")
         if vae.channels != unet.config.latent_channels:
             raise UserError(f"The VAE has {vae.channels} latent channels and the U-Net {unet.config.latent_channels}.")
 
     def to(self, device: torch.device) -> None:
-        self.vae.to(device)
-        self.judges.to(device)
-        self.bars, self.keep, self.mask = (t.to(device) for t in (self.bars, self.keep, self.mask))
+        self.codec.to(device)
+        self.nets.to(device)
+        self.alphas_cumprod = self.alphas_cumprod.to(device)
 
     # ---- losses ----
 
     def losses(self, network: nn.Module, batch: Sample, *, validating: bool = False) -> dict[str, Tensor]:
+        recipe = self.recipe
         clean, masked, reference = self.latents(batch)
-        step, heard, noise = self.draw(batch["number"], clean.shape, validating=validating)
-        bar = self.bars[step]
-        noisy = terms.add_noise(clean, noise, bar)
-        mask = self.mask.expand(len(clean), 1, clean.shape[2], -1, -1)
-        seen = torch.cat((noisy, mask, masked, reference), 1)
-        if seen.device.type == "cpu" and torch.is_grad_enabled():
-            seen.requires_grad_()  # PyTorch 2.13 crashes in GroupNorm's gradients on a CPU where its input wants none
-        output = network(seen, step, batch["audio"] * heard)
-        wanted = terms.target(clean, noise, bar, self.recipe.prediction_type)
-        out = {"noise": terms.noise_loss(output, wanted)}
-        if self.recipe.supervises_pixels:
-            out |= self.pixel_losses(terms.estimate(output, noisy, bar, self.recipe.prediction_type), batch)
-        weights = {name: getattr(self.recipe, f"{name}_weight") for name in out}
-        total = torch.stack([weights[name] * loss for name, loss in out.items()]).sum()
+        timestep, audio_on, noise = self.draw(batch["number"], clean.shape, validating=validating)
+        alpha_bar = self.alphas_cumprod[timestep]
+        noisy = terms.add_noise(clean, noise, alpha_bar)
+        mask = self.codec.mask.expand(len(clean), 1, clean.shape[2], -1, -1)
+        inputs = torch.cat((noisy, mask, masked, reference), 1)
+        if inputs.device.type == "cpu" and torch.is_grad_enabled():
+            inputs.requires_grad_()  # PyTorch 2.13 crashes in GroupNorm's backward on a CPU if its input needs none
+        output = network(inputs, timestep, batch["audio"] * audio_on)
+        target = terms.target(clean, noise, alpha_bar, recipe.prediction_type)
+        out = {"noise": terms.noise_loss(output, target)}
+        if recipe.has_pixel_losses:
+            out |= self.pixel_losses(terms.predict_clean(output, noisy, alpha_bar, recipe.prediction_type), batch)
+        total = torch.stack([getattr(recipe, f"{name}_weight") * loss for name, loss in out.items()]).sum()
         return {"total": total, **out}
 
     def latents(self, batch: Sample) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,87 +136,71 @@ class UNetTask:
         if "clean" in batch:
             parts = batch["clean"], batch["masked"], batch["reference_latents"]
         else:
-            pixels, reference = unit(batch["pixels"]), unit(batch["reference"])
-            parts = tuple(self.encode(torch.stack((pixels, pixels * self.keep, reference))))
+            pixels, reference = to_signed(batch["pixels"]), to_signed(batch["reference"])
+            parts = tuple(self.codec.encode(torch.stack((pixels, pixels * self.codec.keep, reference))))
         clean, masked, reference = (part.transpose(1, 2) for part in parts)
         return clean, masked, reference
 
-    @torch.no_grad()
-    def encode(self, pixels: Tensor) -> Tensor:
-        """(…, 3, R, R) in [-1, 1] to latents (…, C, h, w) float32."""
-        with self._cast():
-            return self.vae.encode(pixels.flatten(0, -4)).float().unflatten(0, pixels.shape[:-3])
-
-    def encode_bytes(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, R, R) uint8 to the latents of the pictures and of the masked pictures, for the cache."""
-        plain = unit(pixels.to(self.keep.device))
-        clean, masked = self.encode(torch.stack((plain, plain * self.keep)))
-        return clean, masked
-
     def draw(self, numbers: Tensor, shape: torch.Size, *, validating: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """What is random about samples, from their numbers: training step (B,), whether the speech is heard
-        (B, 1, 1, 1), noise (B, C, F, h, w). In validation the steps are spread evenly and all is heard."""
-        recipe, device = self.recipe, self.mask.device
+        """Timestep (B,), 1 for audio and 0 for none (B, 1, 1, 1), noise (B, C, F, h, w), from the samples' indices.
+
+        In validation the timesteps are spread evenly and there is always audio.
+        """
+        recipe, device = self.recipe, self.codec.device
         seed = recipe.validate_seed if validating else recipe.seed
-        steps, heard, noises = [], [], []
+        timesteps, audio_on, noises = [], [], []
         for number in numbers.tolist():
             random = np.random.default_rng([seed, number, 1])
-            step, chance = int(random.integers(TRAIN_STEPS)), float(random.random())
+            timestep, chance = int(random.integers(TRAIN_STEPS)), float(random.random())
             if validating:
-                step, chance = int((number + 0.5) / recipe.validate_windows * TRAIN_STEPS) % TRAIN_STEPS, 1.0
+                timestep, chance = int((number + 0.5) / recipe.validate_windows * TRAIN_STEPS) % TRAIN_STEPS, 1.0
             generator = torch.Generator().manual_seed(int(random.integers(2**63)))
-            steps.append(step)
-            heard.append(float(chance >= recipe.drop_audio))
+            timesteps.append(timestep)
+            audio_on.append(float(chance >= recipe.drop_audio))
             noises.append(terms.mixed_noise(shape[1:], generator, recipe.alpha))
-        told = torch.tensor(heard, device=device)[:, None, None, None]
-        return torch.tensor(steps, device=device), told, torch.stack(noises).to(device)
+        flags = torch.tensor(audio_on, device=device)[:, None, None, None]
+        return torch.tensor(timesteps, device=device), flags, torch.stack(noises).to(device)
 
-    def pixel_losses(self, estimate: Tensor, batch: Sample) -> dict[str, Tensor]:
-        """Of the pictures that the estimated latents (B, C, F, h, w) decode to."""
-        recipe, judges = self.recipe, self.judges
-        frames = np.linspace(0, recipe.frames - 1, recipe.decoded).round().astype(int).tolist()
-        true, made = unit(batch["pixels"][:, frames]), self.decode(estimate.transpose(1, 2)[:, frames])
+    def pixel_losses(self, clean: Tensor, batch: Sample) -> dict[str, Tensor]:
+        """clean: predicted latents (B, C, F, h, w)."""
+        recipe, nets, latents = self.recipe, self.nets, clean.transpose(1, 2)
+        frames = spread_evenly(recipe.frames, recipe.decoded_frames)
+        true, made = to_signed(batch["pixels"][:, frames]), self.codec.decode(latents[:, frames])
         out = {}
-        with self._cast():
-            if recipe.sync_weight and judges.syncnet is not None:
-                seen = terms.sync_input(made, estimate.transpose(1, 2), judges.syncnet)
-                out["sync"] = terms.sync_loss(terms.similarity(judges.syncnet, seen, batch["mel"]))
-            if recipe.lpips_weight and judges.lpips is not None:
-                out["lpips"] = terms.perceptual_loss(made, true, judges.lpips)
-            if recipe.trepa_weight and judges.videomae is not None:
-                out["trepa"] = terms.trepa_loss(made, true, judges.videomae)
+        with self.codec.autocast():
+            if recipe.sync_weight and nets.syncnet is not None:
+                images = terms.syncnet_input(made, latents, nets.syncnet)
+                out["sync"] = terms.sync_loss(terms.similarity(nets.syncnet, images, batch["mel"]))
+            if recipe.lpips_weight and nets.lpips is not None:
+                out["lpips"] = terms.perceptual_loss(made, true, nets.lpips)
+            if recipe.trepa_weight and nets.videomae is not None:
+                out["trepa"] = terms.trepa_loss(made, true, nets.videomae)
         return out
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """(B, F, C, h, w) to pictures (B, F, 3, R, R). Gradients flow; activations are kept for a few frames only."""
-        parts = []
-        for part in latents.flatten(0, 1).split(FRAMES_AT_ONCE):
-            with self._cast():
-                keeps = self.recipe.checkpointing and part.requires_grad
-                parts.append(checkpoint(self.vae.decode, part, use_reentrant=False) if keeps else self.vae.decode(part))
-        return torch.cat(parts).float().unflatten(0, latents.shape[:2])  # pyright: ignore[reportArgumentType, reportCallIssue]
+    # ---- samples and files ----
 
-    def _cast(self) -> torch.autocast:
-        return torch.autocast(self.mask.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-    # ---- what it shows and leaves ----
-
-    def show(self, folder: Path, step: int) -> dict[str, float]:
-        return show_samples(self, folder, step) if self.recipe.sample_clips else {}
+    def evaluate(self, folder: Path, step: int) -> dict[str, float]:
+        if self.validation is None or not self.recipe.sample_clips:
+            return {}
+        return SampleWriter(self.network, self.codec, self.recipe, self.validation, self.nets.syncnet).write(
+            folder, step
+        )
 
     def save(self, folder: Path, state: dict[str, Tensor], step: int) -> None:
-        facts = {
+        metadata = {
             "prediction_type": self.recipe.prediction_type,
+            "reference_mode": self.recipe.reference_mode,
             "resolution": self.recipe.resolution,
-            "vae_scaling": self.vae.scaling,
-            "vae_shift": self.vae.shift,
+            "vae_scaling": self.codec.vae.scaling,
+            "vae_shift": self.codec.vae.shift,
             "steps": step,
-            **self.facts,
+            **self.metadata,
         }
         if self.recipe.lora:
-            save_lora(folder / self.result, self.network, {name: _text(value) for name, value in facts.items()})
+            texts = {name: v if isinstance(v, str) else json.dumps(v) for name, v in metadata.items()}
+            save_lora(folder / self.result, self.network, texts)
             return
-        save_model(folder / self.result, state, vae_state=self.vae_state, metadata=facts)
+        save_model(folder / self.result, state, vae_state=self.vae_state, metadata=metadata)
         if self.recipe.public_form:
             plain = {key: tensor.detach().cpu() for key, tensor in state.items()}
             torch.save({"global_step": step, "state_dict": plain}, folder / "unet.pt")
@@ -227,14 +210,10 @@ class UNetTask:
         if self.recipe.lora:
             load_lora_state(self.network, state)
             return
-        own = {k.removeprefix("unet."): v for k, v in state.items() if not k.startswith("vae.")}
+        unet = {k.removeprefix("unet."): v for k, v in state.items() if not k.startswith("vae.")}
         try:
-            self.network.load_state_dict(own, strict=True)
+            self.network.load_state_dict(unet, strict=True)
         except RuntimeError as error:
             raise UserError(
                 f"{folder} holds another network than this recipe trains; give a new --out, or the same options."
             ) from error
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

@@ -1,8 +1,6 @@
 """The trainers on two synthetic clips: losses fall, runs resume as if never stopped, held-out time stays unseen."""
 
 import dataclasses
-import itertools
-import json
 import math
 from types import SimpleNamespace
 
@@ -13,17 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentsync.errors import UserError
-from latentsync.training.ema import Log, MovingAverage, learning_rate, save_checkpoint
+from latentsync.training.logging import read_log
+from latentsync.training.optim import averaged_model
 from recipes.nano import data, vae
-from recipes.nano.critic import balance, texture_loss
+from recipes.nano.critic import adversarial_weight, texture_loss
 from recipes.nano.data import HELD_OUT, MARGIN, load_clips, plain, random_augmentation
 from recipes.nano.evaluate import lip_sharpness
 from recipes.nano.export import CLIPS, clip_paths
-from recipes.nano.unet import UNetTrainer, encode_clips
+from recipes.nano.loop import cosine_schedule, save_checkpoint
+from recipes.nano.unet import UNetTrainer
 from recipes.nano.vae import VAETrainer, build_vae, clip_chances, latent_scale, train_vae
 
 from ..tiny import pan
-from ..tiny_training import SIDE, UNET, VAE, encode, floats, make_clip, painter, two_clips
+from .tiny_nano import SIDE, UNET, VAE, encode_variants, floats, make_clip, tiny_vae, two_clips
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_a_clip_that_cannot_be_used_is_left_out(tmp_path):
     said = []
     data.prepare([tmp_path / "text.mp4"], tmp_path / "out", None, None, resolution=32, on_clip=said.append)
     assert len(said) == 1
-    assert said[0].startswith("text.mp4: left out, ")
+    assert said[0].startswith("text.mp4: skipped, ")
     assert not list((tmp_path / "out").glob("*.safetensors"))
 
 
@@ -136,11 +136,11 @@ def test_held_out_frames_are_never_used(clips):
     latent_scale(trainer.vae, clips, VAE)
     assert [max(clip.crops.used) for clip in clips] <= [47, 35]
     assert all(len(clip.crops.used) > 0.8 * clip.train_frames for clip in clips)
-    variants = encode_clips(clips, encode, UNET)
+    variants = encode_variants(clips)
     for clip in clips:
         assert clip.crops.used == set(range(clip.train_frames))
         assert clip.train_frames == int(len(clip.crops) * (1 - HELD_OUT))
-    unet = UNetTrainer(variants, clips, UNET, painter())
+    unet = UNetTrainer(variants, clips, UNET, tiny_vae())
     assert all(unet.window()["audio"].isfinite().all() for _ in range(60))
 
 
@@ -148,12 +148,12 @@ def test_held_out_frames_are_never_used(clips):
 
 
 def test_vae_learns_and_the_critic_joins(clips):
-    many = dataclasses.replace(VAE, steps=40, batch=4, critic_from=0.75)
+    many = dataclasses.replace(VAE, steps=40, batch_size=4, adversarial_from=0.75)
     trainer = VAETrainer(clips, many)
     losses = [floats(trainer.train_step()) for _ in range(34)]
     assert np.mean([x["l1"] for x in losses[-8:]]) < 0.7 * np.mean([x["l1"] for x in losses[:4]])
-    assert "critic" not in losses[29]
-    assert {"critic", "fool", "features"} <= losses[30].keys()
+    assert "d_loss" not in losses[29]
+    assert {"d_loss", "g_loss", "features"} <= losses[30].keys()
     assert all(math.isfinite(v) for x in losses for v in x.values())
 
 
@@ -179,13 +179,13 @@ def test_the_critic_pulls_as_hard_as_the_rest_once_it_can_tell():
     made = torch.randn(2, 3, 8, 8, requires_grad=True)
     total, fool = (made * 3).square().sum(), -made.mean()
     for hinge, share in ((0.0, 1.0), (1.0, 0.5), (2.0, 0.0), (2.5, 0.0)):
-        factor = balance(total, {"fool": fool, "critic": torch.tensor(hinge)}, made, most=1e6)
+        factor = adversarial_weight(total, {"g_loss": fool, "d_loss": torch.tensor(hinge)}, made, max_weight=1e6)
         pulls = [torch.autograd.grad(loss, made, retain_graph=True)[0].norm() for loss in (total, factor * fool)]
         assert float(pulls[1]) == pytest.approx(share * float(pulls[0]), rel=0.01)
 
 
 def test_vae_encoder_is_frozen_once_the_critic_joins(clips):
-    trainer = VAETrainer(clips, dataclasses.replace(VAE, critic_from=0.0))
+    trainer = VAETrainer(clips, dataclasses.replace(VAE, adversarial_from=0.0))
     before = {k: v.clone() for k, v in trainer.vae.state_dict().items()}
     trainer.train_step()
     moved = {k.split(".")[0] for k, v in trainer.vae.state_dict().items() if not torch.equal(v, before[k])}
@@ -204,19 +204,19 @@ def test_vae_goes_on_as_if_it_had_not_stopped(clips, tmp_path):
     second.load(tmp_path / "vae.pt")
     assert second.step == 3
     assert [floats(second.train_step()) for _ in range(3)] == wanted[3:]
-    for key, value in straight.average.state.items():
-        assert torch.equal(second.average.state[key], value)
+    for key, value in straight.average.module.state_dict().items():
+        assert torch.equal(second.average.module.state_dict()[key], value)
 
 
 def test_train_vae_writes_checkpoint_and_log_and_does_not_repeat(clips, tmp_path):
     lines = []
     short = dataclasses.replace(VAE, steps=4)
     train_vae(clips, tmp_path, short, on_report=lines.append)
-    assert [json.loads(line)["step"] for line in lines] == [2, 4]
-    assert (tmp_path / "vae.jsonl").read_text().splitlines() == lines
+    assert [line["step"] for line in lines] == [2, 4]
+    assert [line["l1"] for line in read_log(tmp_path / "vae")] == [line["l1"] for line in lines]
     assert train_vae(clips, tmp_path, short, on_report=lines.append).step == 4
     assert len(lines) == 2
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["vae.jsonl", "vae.pt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["vae", "vae.pt"]
 
 
 # ---- the recipe ------------------------------------------------------------------------------------------------------
@@ -243,42 +243,60 @@ def test_sharpness_of_lips_tells_sharp_from_blurred():
 # ---- loop ----------------------------------------------------------------------------------------------------------
 
 
-def test_learning_rate():
-    rates = [learning_rate(step, 1000, 1e-3) for step in range(1000)]
-    assert rates[0] == pytest.approx(2e-5)
-    assert rates[49] == pytest.approx(1e-3)
-    assert max(rates) == pytest.approx(1e-3)
-    assert all(a >= b for a, b in itertools.pairwise(rates[49:]))
-    assert rates[-1] == pytest.approx(5e-5, rel=0.01)
-    assert learning_rate(5000, 1000, 1e-3) == pytest.approx(5e-5)
-
-
-def test_moving_average_follows_fast_then_slowly():
+def test_the_schedule_is_the_formula_also_when_resumed():
+    """Linear over 50 steps, then a half cosine to 5 %; each group keeps its own peak."""
     layer = torch.nn.Linear(1, 1)
-    average = MovingAverage(layer, decay=0.9)
+    groups = [{"params": [layer.weight], "lr": 1e-3}, {"params": [layer.bias], "lr": 3e-3}]
+    optimizer = torch.optim.AdamW(groups)
+    schedule, rates = cosine_schedule(optimizer, 1000), []
+    for step in range(1000):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+        if step == 400:
+            saved, optimizer = optimizer.state_dict(), torch.optim.AdamW([dict(group) for group in groups])
+            optimizer.load_state_dict(saved)
+            schedule = cosine_schedule(optimizer, 1000, step=401)
+    for step, (rate, other) in enumerate(rates):
+        share = (step - 50) / 950
+        wanted = (step + 1) / 50 if step < 50 else 0.05 + 0.95 * (1 + math.cos(math.pi * share)) / 2
+        assert rate == pytest.approx(1e-3 * wanted)
+        assert other == pytest.approx(3e-3 * wanted)
+
+
+def test_the_average_follows_fast_then_slowly():
+    """The decay of update n is n / (n + 10), at most the given one."""
+    layer = torch.nn.Linear(1, 1)
     with torch.no_grad():
-        layer.weight.fill_(1.0)
-        average.state["weight"].fill_(0.0)
-    average.update(layer)
-    assert float(average.state["weight"]) == pytest.approx(1 - 1 / 11)
-    for _ in range(200):
-        average.update(layer)
-    assert float(average.state["weight"]) == pytest.approx(1.0, abs=1e-3)
+        layer.weight.fill_(0.0)
+    average, wanted = averaged_model(layer, 0.9), 0.0
+    for n in range(1, 200):
+        with torch.no_grad():
+            layer.weight.fill_(math.sin(n))
+        average.update_parameters(layer)
+        decay = min(0.9, n / (n + 10))
+        wanted = decay * wanted + (1 - decay) * math.sin(n)
+        assert float(average.module.weight) == pytest.approx(wanted, abs=1e-6)
 
 
-def test_a_checkpoint_is_whole_or_the_one_before(tmp_path):
+def test_a_resumed_average_goes_on(tmp_path):
+    layer = torch.nn.Linear(2, 2)
+    straight, first = averaged_model(layer, 0.9), averaged_model(layer, 0.9)
+    for n in range(6):
+        with torch.no_grad():
+            layer.weight.fill_(float(n))
+        straight.update_parameters(layer)
+        if n == 3:
+            second = averaged_model(torch.nn.Linear(2, 2), 0.9)
+            second.load_state_dict(first.state_dict())
+            first = second
+        first.update_parameters(layer)
+    assert torch.equal(first.module.weight, straight.module.weight)
+
+
+def test_a_checkpoint_is_complete_or_the_one_before(tmp_path):
     path = tmp_path / "new" / "run.pt"
     save_checkpoint(path, step=1)
     with pytest.raises(AttributeError):
         save_checkpoint(path, step=lambda: None)  # cannot be pickled
     assert torch.load(path, weights_only=True) == {"step": 1}
-
-
-def test_log_means_since_the_last_report(tmp_path):
-    log = Log(tmp_path / "run.jsonl")
-    log.add(loss=1.0)
-    log.add(loss=torch.tensor(2.0))
-    assert json.loads(log.write(2))["loss"] == 1.5
-    log.add(loss=5.0)
-    assert json.loads(log.write(3))["loss"] == 5.0
-    assert len((tmp_path / "run.jsonl").read_text().splitlines()) == 2

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentsync.errors import UserError
-from latentsync.training.checkpoints import STATE, Checkpoints, Guard, Patience, load_state, save_state
-from latentsync.training.trainer import forget_gradients
+from latentsync.training.checkpoints import STATE, Checkpoints, EarlyStopping, StepGuard, load_state, save_state
+from latentsync.training.optim import drop_gradients
 
 G, B = True, False
 
@@ -23,24 +23,24 @@ G, B = True, False
     ],
 )
 def test_the_guards_verdicts(story, verdicts):
-    guard = Guard(3)
-    assert [guard.judge(finite) for finite in story] == verdicts
+    guard = StepGuard(3)
+    assert [guard.check(finite) for finite in story] == verdicts
 
 
 def test_a_new_checkpoint_ends_the_trouble():
-    guard = Guard(1)
+    guard = StepGuard(1)
     for _ in range(9):
-        assert guard.judge(B) == "roll back"
-        guard.saved()
+        assert guard.check(B) == "roll back"
+        guard.rollbacks = 0  # as Trainer.save does
     assert guard.skipped == 9
 
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 5))
 def test_no_checkpoint_in_the_middle_of_trouble(story, patience):
-    guard = Guard(patience)
+    guard = StepGuard(patience)
     for finite in story:
-        verdict = guard.judge(finite)
-        assert guard.calm == (verdict != "skip")
+        verdict = guard.check(finite)
+        assert guard.stable == (verdict != "skip")
 
 
 def write(text):
@@ -88,7 +88,7 @@ def test_the_newest_and_the_best_stay(tmp_path):
 
 
 def test_a_state_that_is_missing_or_damaged(tmp_path):
-    with pytest.raises(UserError, match="cannot go on from it"):
+    with pytest.raises(UserError, match="cannot resume from it"):
         load_state(tmp_path)
     (tmp_path / STATE).write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(UserError, match="is damaged"):
@@ -96,14 +96,14 @@ def test_a_state_that_is_missing_or_damaged(tmp_path):
 
 
 def test_patience():
-    patience = Patience(2)
-    assert [patience.better(v) for v in (3.0, 2.0, 2.0, 1.9, 5.0)] == [True, True, False, True, False]
+    patience = EarlyStopping(2)
+    assert [patience.improved(v) for v in (3.0, 2.0, 2.0, 1.9, 5.0)] == [True, True, False, True, False]
     assert not patience.exhausted
-    assert not patience.better(1.9)
+    assert not patience.improved(1.9)
     assert patience.exhausted
-    endless = Patience(0)
-    assert endless.better(1.0)
-    assert not any(endless.better(1.0) for _ in range(9))
+    endless = EarlyStopping(0)
+    assert endless.improved(1.0)
+    assert not any(endless.improved(1.0) for _ in range(9))
     assert not endless.exhausted
 
 
@@ -114,7 +114,7 @@ def test_a_scaler_is_told_of_a_step_that_is_not_taken():
     for _ in range(2):
         scaler.scale((weight * float("inf")).sum()).backward()
         scaler.unscale_(optimizer)
-        forget_gradients(optimizer, scaler)
+        drop_gradients(optimizer, scaler)
     assert scaler.get_scale() == 2.0
     assert weight.grad is None
     scaler.scale(weight.sum()).backward()

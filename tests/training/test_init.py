@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from latentsync.errors import UserError
 from latentsync.models.unet import UNet, UNetConfig
-from latentsync.training.unet.init import sd_unet, start_from
+from latentsync.training.unet.init import initial_unet, sd_unet
 from latentsync.weights.convert import save_model
 from latentsync.weights.identify import identify
 
@@ -82,7 +82,7 @@ def sd_file(request, sd, tmp_path_factory):
 @pytest.mark.parametrize("stage", ["1", "2", "2-efficient"])
 def test_stable_diffusion_gives_its_spatial_layers(sd, sd_file, stage):
     assert identify(sd_file).kind == "sd15"
-    start = start_from(str(sd_file), recipe(stage), audio_dim=24)
+    start = initial_unet(str(sd_file), recipe(stage), audio_dim=24)
     state = start.unet.state_dict()
     assert start.unet.config == UNetConfig((32, 64), 2, (True, True), 24, 4, recipe(stage).motion)
     for key, tensor in state.items():
@@ -94,15 +94,15 @@ def test_stable_diffusion_gives_its_spatial_layers(sd, sd_file, stage):
         else:
             assert key not in start.new
             assert torch.equal(tensor, sd[key]), key
-    assert start.prediction_type == "epsilon"
+    assert start.unet.config.prediction_type == "epsilon"
 
 
 def test_the_name_sd15_finds_the_file(sd_file, tmp_path, monkeypatch):
     monkeypatch.setenv("LATENTSYNC_MODELS", str(tmp_path))
     with pytest.raises(UserError, match="No Stable Diffusion"):
-        start_from("sd15", recipe("1"))
+        initial_unet("sd15", recipe("1"))
     (tmp_path / "v1-5-pruned-emaonly.safetensors").write_bytes(sd_file.read_bytes())
-    assert start_from("sd15", recipe("1")).unet.config.widths == (32, 64)
+    assert initial_unet("sd15", recipe("1")).unet.config.widths == (32, 64)
 
 
 def inputs(config, frames=4):
@@ -121,49 +121,49 @@ def stage1(tmp_path):
 @pytest.mark.parametrize("stage", ["2", "2-efficient"])
 def test_new_motion_modules_change_nothing_yet(stage1, stage):
     unet, path = stage1
-    start = start_from(str(path), recipe(stage))
+    start = initial_unet(str(path), recipe(stage))
     assert start.new
     assert all("motion_modules." in key for key in start.new)
-    assert start.resolution == 64
+    assert start.unet.config.resolution == 64
     with torch.no_grad():
         assert torch.allclose(start.unet(*inputs(unet.config)), unet(*inputs(unet.config)), atol=1e-5)
 
 
 def test_an_earlier_stage_of_the_same_kind_is_taken_whole(stage1):
     unet, path = stage1
-    start = start_from(str(path), recipe("1"))
+    start = initial_unet(str(path), recipe("1"))
     assert start.new == ()
     assert all(torch.equal(t, unet.state_dict()[k]) for k, t in start.unet.state_dict().items())
 
 
 def test_a_bundle_brings_its_own_kind(tmp_path):
     path = tiny_checkpoint(tmp_path / "nano.safetensors")
-    start = start_from(str(path), recipe("2"))
-    assert (start.bundle, start.prediction_type, start.resolution) == (path, "sample", 64)
+    start = initial_unet(str(path), recipe("2"))
+    assert (start.unet.config.prediction_type, start.unet.config.resolution) == ("sample", 64)
 
 
 def test_motion_modules_are_not_thrown_away(tmp_path):
     path = tiny_checkpoint(tmp_path / "nano.safetensors")
-    with pytest.raises(UserError, match="would throw away"):
-        start_from(str(path), recipe("1"))
+    with pytest.raises(UserError, match="would drop"):
+        initial_unet(str(path), recipe("1"))
 
 
 def test_a_file_that_is_something_else(sd, tmp_path):
     save_file({"weight": torch.zeros(3)}, tmp_path / "x.safetensors")
     with pytest.raises(UserError, match="not a LatentSync U-Net"):
-        start_from(str(tmp_path / "x.safetensors"), recipe("1"))
+        initial_unet(str(tmp_path / "x.safetensors"), recipe("1"))
     broken = {key: tensor for key, tensor in sd.items() if key != "mid_block.resnets.0.conv1.weight"}
     save_file(broken, tmp_path / "broken.safetensors")
     with pytest.raises(UserError, match=r"mid_block\.resnets\.0\.conv1\.weight"):
-        start_from(str(tmp_path / "broken.safetensors"), recipe("1"))
+        initial_unet(str(tmp_path / "broken.safetensors"), recipe("1"))
 
 
 def test_nothing_but_a_seed():
-    first, again = (start_from("none", recipe("2"), size="tiny") for _ in range(2))
-    other = start_from("none", recipe("2", seed=5), size="tiny")
+    first, again = (initial_unet("none", recipe("2"), size="tiny") for _ in range(2))
+    other = initial_unet("none", recipe("2", seed=5), size="tiny")
     key = "mid_block.attentions.0.proj_in.weight"
     assert torch.equal(first.unet.state_dict()[key], again.unet.state_dict()[key])
     assert not torch.equal(first.unet.state_dict()[key], other.unet.state_dict()[key])
     state = torch.random.get_rng_state()
-    start_from("none", recipe("1"), size="tiny")
+    initial_unet("none", recipe("1"), size="tiny")
     assert torch.equal(torch.random.get_rng_state(), state)

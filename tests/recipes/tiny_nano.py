@@ -7,17 +7,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recipes.nano.data import MARGIN, Clip
+from recipes.nano.data import MARGIN, Clip, encode_clips
 from recipes.nano.unet import UNetTraining
 from recipes.nano.vae import VAETraining
 
 SIDE = 32
 VAE = VAETraining(
-    resolution=SIDE, widths=(16, 16, 16, 16), latent_channels=4, steps=8, batch=2, tile=32, report_every=2, rate=3e-3
+    resolution=SIDE,
+    widths=(16, 16, 16, 16),
+    latent_channels=4,
+    steps=8,
+    batch_size=2,
+    tile=32,
+    report_every=2,
+    learning_rate=3e-3,
 )
 UNET = UNetTraining(
-    resolution=SIDE, widths=(32, 32), cross=(False, True), latent_channels=4, steps=60, batch=2, variants=2,
-    report_every=5, rate=3e-3,
+    resolution=SIDE, widths=(32, 32), cross=(False, True), latent_channels=4, steps=60, batch_size=2, variants=2,
+    report_every=5, learning_rate=3e-3,
 )  # fmt: skip
 
 
@@ -40,6 +47,10 @@ def two_clips():
     return [make_clip("anna_1"), make_clip("ben_1", frames=48, seed=1)]
 
 
+def encode_variants(clips):
+    return encode_clips(clips, encode, resolution=SIDE, variants=UNET.variants, seed=UNET.seed)
+
+
 def encode(pixels):
     """Any fixed map from pixels to a grid of a factor 8 will do for the U-Net."""
     return torch.nn.functional.avg_pool2d(pixels, 8)[:, [0, 1, 2, 0]]
@@ -56,7 +67,7 @@ class Decoder(nn.Module):
         return self.gain * F.interpolate(latents[:, :3], scale_factor=8, mode="bilinear")
 
 
-def painter():
+def tiny_vae():
     """What the U-Net's trainer takes of a VAE: the inverse of encode."""
     decoder = Decoder()
     return SimpleNamespace(model=SimpleNamespace(decoder=decoder), decode=decoder)

@@ -8,7 +8,8 @@ import torch
 
 from latentsync.errors import UserError
 from latentsync.models.unet import UNet
-from latentsync.training.recipes import STAGES, RunSettings, UNetRecipe, build, unet_config, unet_recipe, write_recipe
+from latentsync.training.recipes import STAGES, RunSettings, UNetRecipe, build, unet_recipe, write_recipe
+from latentsync.training.unet.init import unet_config
 
 SPEC = {
     # stage: motion, what it trains, weights of noise, SyncNet, LPIPS, TREPA
@@ -22,10 +23,10 @@ SPEC = {
 def test_the_stages_are_the_public_ones(stage):
     recipe = unet_recipe(stage)
     weights = recipe.noise_weight, recipe.sync_weight, recipe.lpips_weight, recipe.trepa_weight
-    assert (recipe.motion, recipe.trains, *weights) == SPEC[stage]
-    assert (recipe.rate, recipe.clip, recipe.seed, recipe.optimizer) == (1e-5, 1.0, 1247, "adamw")
+    assert (recipe.motion, recipe.trainable, *weights) == SPEC[stage]
+    assert (recipe.learning_rate, recipe.max_grad_norm, recipe.seed, recipe.optimizer) == (1e-5, 1.0, 1247, "adamw")
     assert (recipe.frames, recipe.alpha, recipe.prediction_type, recipe.resolution) == (16, 1.0, "epsilon", 256)
-    assert recipe.supervises_pixels == (stage != "1")
+    assert recipe.has_pixel_losses == (stage != "1")
 
 
 def test_presets_state_only_differences():
@@ -46,28 +47,35 @@ def test_full_size_is_the_published_size(spec, stage, millions):
 
 def test_a_file_states_differences(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("rate: 2e-5\nsteps: 7\ntrains: [attn2]\ncheckpointing: false\nlpips_weight: 1\n")
+    path.write_text(
+        "learning_rate: 2e-5\nsteps: 7\ntrainable: [attn2]\ngradient_checkpointing: false\nlpips_weight: 1\n"
+    )
     recipe = unet_recipe("2", path, steps=9, batch=None)
-    assert (recipe.rate, recipe.steps, recipe.trains, recipe.checkpointing) == (2e-5, 9, ("attn2",), False)
+    assert (recipe.learning_rate, recipe.steps, recipe.trainable, recipe.gradient_checkpointing) == (
+        2e-5,
+        9,
+        ("attn2",),
+        False,
+    )
     assert (recipe.lpips_weight, recipe.motion) == (1.0, "all")
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("learning_rate: 1", "sets learning_rate, which is no setting"),
+        ("momentum: 1", "sets momentum, which is not a setting"),
         ("step: 3", "did you mean steps"),
         ("steps: many", "a whole number is needed"),
         ("steps: 1.5", "a whole number is needed"),
-        ("rate: fast", "a number is needed"),
-        ("checkpointing: 3", "true or false is needed"),
-        ("trains: attn2", "a text or a list"),
-        ("[1, 2]", "no list of settings"),
+        ("learning_rate: fast", "a number is needed"),
+        ("gradient_checkpointing: 3", "true or false is needed"),
+        ("trainable: attn2", "a text or a list"),
+        ("[1, 2]", "not a mapping of settings"),
         ("a: [", "cannot be read as YAML"),
         ("steps: 0", "steps is 0"),
         ("optimizer: sgd", "optimizer is 'sgd'"),
         ("precision: int8", "precision is 'int8'"),
-        ("decoded: 4", "SyncNet and TREPA judge all"),
+        ("decoded_frames: 4", "SyncNet and TREPA need all"),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path, text, words):
@@ -86,11 +94,11 @@ def test_unknown_names():
 
 def test_lpips_off_needs_no_weight():
     recipe = unet_recipe("2-efficient", lpips="off", sync_weight=0.0)
-    assert not recipe.supervises_pixels
+    assert not recipe.has_pixel_losses
 
 
 def test_what_a_run_saves_gives_the_same_recipe(tmp_path):
-    recipe = unet_recipe("2", steps=50, rate=3e-5, decoded=16, cache_latents=True)
+    recipe = unet_recipe("2", steps=50, learning_rate=3e-5, decoded_frames=16, cache_latents=True)
     write_recipe(tmp_path / "recipe.yaml", recipe, init="sd15")
     text = (tmp_path / "recipe.yaml").read_text()
     assert build(UNetRecipe, {}, tmp_path / "recipe.yaml", {}) == recipe

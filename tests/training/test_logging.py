@@ -6,29 +6,29 @@ import cv2
 import pytest
 
 from latentsync.errors import UserError
-from latentsync.training.logging import EVENTS, LOG, Journal, draw_charts, panels, read_log, series, smoothed
+from latentsync.training.logging import EVENTS, LOG, RunLog, draw_charts, panels, read_log, series, smoothed
 
 
 @pytest.fixture
-def journal(tmp_path):
-    return Journal(tmp_path, tensorboard=False)
+def log(tmp_path):
+    return RunLog(tmp_path, tensorboard=False)
 
 
-def test_means_between_lines(journal, tmp_path):
+def test_means_between_lines(log, tmp_path):
     for value in (1.0, 2.0, 6.0):
-        journal.add({"loss/noise": value})
-    journal.write(3, journal.means())
-    assert journal.means() == {}
+        log.add({"loss/noise": value})
+    log.write(3, log.means())
+    assert log.means() == {}
     assert read_log(tmp_path)[0]["loss/noise"] == 3.0
 
 
-def test_going_on_forgets_what_came_after(journal, tmp_path):
+def test_going_on_forgets_what_came_after(log, tmp_path):
     for step in range(1, 7):
-        journal.write(step, {"x": step / 3})
+        log.write(step, {"x": step / 3})
     with (tmp_path / LOG).open("a") as file:
         file.write('{"step": 7, "x":')  # killed in the middle of a line
-    journal.cut(4)
-    journal.write(5, {"x": -1.0})
+    log.truncate(4)
+    log.write(5, {"x": -1.0})
     assert [(line["step"], line["x"]) for line in read_log(tmp_path)] == [
         *((step, step / 3) for step in range(1, 5)),
         (5, -1.0),
@@ -36,15 +36,15 @@ def test_going_on_forgets_what_came_after(journal, tmp_path):
 
 
 def test_only_the_main_process_writes_curves(tmp_path):
-    other = Journal(tmp_path, main=False)
+    other = RunLog(tmp_path, main=False)
     other.write(1, {"x": 1.0})
     assert not (tmp_path / LOG).exists()
-    assert other.tell(4, "clip replaced", why="broken") == "step 4: clip replaced why=broken"
+    assert other.event(4, "clip replaced", why="broken") == "step 4: clip replaced why=broken"
     assert json.loads((tmp_path / EVENTS).read_text())["event"] == "clip replaced"
 
 
-def test_no_number_is_written_as_none(journal, tmp_path):
-    journal.write(1, {"loss": float("nan"), "x": float("inf"), "y": 2.0})
+def test_no_number_is_written_as_none(log, tmp_path):
+    log.write(1, {"loss": float("nan"), "x": float("inf"), "y": 2.0})
     assert read_log(tmp_path)[0]["loss"] is None
     assert series(read_log(tmp_path)) == {"y": ([1], [2.0])}
 
@@ -69,13 +69,13 @@ def test_smoothing_keeps_a_line_straight():
     assert smoothed([1.0]) == [1.0]
 
 
-def test_the_picture(journal, tmp_path):
+def test_the_picture(log, tmp_path):
     with pytest.raises((UserError, FileNotFoundError)):
         draw_charts(tmp_path)
     for step in range(1, 80):
-        journal.write(step, {"loss/noise": 1 / step, "gradient": 2.0 / step, "clips per second": 3.0})
+        log.write(step, {"loss/noise": 1 / step, "gradient": 2.0 / step, "clips per second": 3.0})
         if step % 20 == 0:
-            journal.write(step, {"validation/noise": 1.2 / step})
+            log.write(step, {"validation/noise": 1.2 / step})
     picture = cv2.imread(str(draw_charts(tmp_path)))
     assert picture.shape[1] > 1000
     assert picture.std() > 10

@@ -8,25 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from latentsync.models.unet import UNet, config_from_tensors
-from latentsync.weights.files import shapes_of
+from latentsync.models.unet import UNet
 from latentsync.weights.identify import identify
 from recipes.nano import data
-from recipes.nano.data import plain
+from recipes.nano.data import audio_whitening, fold_whitening, plain
 from recipes.nano.export import export, trained_vae
 from recipes.nano.unet import (
     UNetTrainer,
     UNetTraining,
-    audio_whitening,
     cell_weights,
-    encode_clips,
-    fold_whitening,
     start_from,
     train_unet,
 )
 from recipes.nano.vae import train_vae
 
-from ..tiny_training import SIDE, UNET, VAE, encode, floats, painter, two_clips
+from .tiny_nano import SIDE, UNET, VAE, encode, encode_variants, floats, tiny_vae, two_clips
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +32,7 @@ def clips():
 
 @pytest.fixture(scope="module")
 def variants(clips):
-    return encode_clips(clips, encode, UNET)
+    return encode_variants(clips)
 
 
 def test_encode_clips(clips, variants):
@@ -64,7 +60,7 @@ def test_cells_of_the_lips_weigh_most():
 
 
 def test_windows(clips, variants):
-    trainer = UNetTrainer(variants, clips, UNET, painter())
+    trainer = UNetTrainer(variants, clips, UNET, tiny_vae())
     for _ in range(10):
         window = trainer.window()
         frames = window["clean"].shape[1]
@@ -79,8 +75,8 @@ def test_how_a_window_is_heard(clips, variants):
     loud = [[dataclasses.replace(c, audio=c.audio + i) for c in variant] for i, variant in enumerate(variants)]
     heard = {}
     for own in (0.0, 1.0):
-        quiet = dataclasses.replace(UNET, drop_audio=0, own_voice=own, audio_noise=0)
-        trainer = UNetTrainer(loud, clips, quiet, painter())
+        quiet = dataclasses.replace(UNET, drop_audio=0, p_own_voice=own, audio_noise=0)
+        trainer = UNetTrainer(loud, clips, quiet, tiny_vae())
         trainer.whitening = torch.eye(384)
         known = {(i, float(c.audio.float().mean())) for i, variant in enumerate(loud) for c in variant}
         means = [float(trainer.window()["audio"].mean()) for _ in range(20)]
@@ -94,7 +90,7 @@ def test_how_a_window_is_heard(clips, variants):
 @pytest.mark.parametrize("held", [0.0, 1.0])
 def test_the_masked_picture_may_be_held(clips, variants, held):
     moving = [[dataclasses.replace(c, masked=c.clean) for c in variant] for variant in variants]
-    trainer = UNetTrainer(moving, clips, dataclasses.replace(UNET, held_picture=held, disguise=0), painter())
+    trainer = UNetTrainer(moving, clips, dataclasses.replace(UNET, p_static_masked=held, latent_augment=0), tiny_vae())
     for _ in range(10):
         window = trainer.window()
         moves = (window["masked"] - window["masked"][:, :1]).abs().amax()
@@ -106,8 +102,13 @@ def test_a_disguise_is_taken_off_again(clips, variants):
     """It changes all latents of a window alike, but not the gray of the mask."""
     masked = [[dataclasses.replace(c, masked=c.clean) for c in variant] for variant in variants]
     bare, worn = (
-        UNetTrainer(masked, clips, dataclasses.replace(UNET, disguise=how, held_picture=0, held_reference=0), painter())
-        for how in (0.0, 0.5)
+        UNetTrainer(
+            masked,
+            clips,
+            dataclasses.replace(UNET, latent_augment=strength, p_static_masked=0, p_static_reference=0),
+            tiny_vae(),
+        )
+        for strength in (0.0, 0.5)
     )
     for seed in range(5):
         windows = []
@@ -129,8 +130,8 @@ def test_a_reference_is_of_another_time(clips, variants, held):
         count = torch.arange(len(clip.clean)).view(-1, 1, 1, 1)
         return dataclasses.replace(clip, clean=count.expand_as(clip.clean).half())
 
-    settings = dataclasses.replace(UNET, held_reference=held, disguise=0)
-    trainer = UNetTrainer([[numbered(c) for c in variant] for variant in variants], clips, settings, painter())
+    settings = dataclasses.replace(UNET, p_static_reference=held, latent_augment=0)
+    trainer = UNetTrainer([[numbered(c) for c in variant] for variant in variants], clips, settings, tiny_vae())
     seen = set()
     for _ in range(40):
         window = trainer.window()
@@ -160,61 +161,61 @@ def test_whitening_can_be_folded_into_the_weights(clips, variants):
 
 
 def test_the_whitening_of_a_run_stays_its_own(clips, variants, tmp_path):
-    first = UNetTrainer(variants, clips, UNET, painter())
+    first = UNetTrainer(variants, clips, UNET, tiny_vae())
     first.save(tmp_path / "unet.pt")
     other = [[dataclasses.replace(c, audio=c.audio.flip(0) * 2 + 1) for c in variant] for variant in variants]
-    second = UNetTrainer(other, clips, UNET, painter())
+    second = UNetTrainer(other, clips, UNET, tiny_vae())
     assert not torch.allclose(second.whitening, first.whitening)
     second.load(tmp_path / "unet.pt")
     assert torch.equal(second.whitening, first.whitening)
     short = dataclasses.replace(UNET, steps=1)
-    third = train_unet(other, clips, tmp_path / "new", short, painter(), init=tmp_path / "unet.pt")
+    third = train_unet(other, clips, tmp_path / "new", short, tiny_vae(), init=tmp_path / "unet.pt")
     assert torch.equal(third.whitening, first.whitening)
 
 
 def test_unet_learns(clips, variants):
-    trainer = UNetTrainer(variants, clips, dataclasses.replace(UNET, judge_from=1), painter())
+    trainer = UNetTrainer(variants, clips, dataclasses.replace(UNET, pixel_losses_from=1), tiny_vae())
     losses = [floats(trainer.train_step()) for _ in range(40)]
     assert np.mean([x["clean"] for x in losses[-10:]]) < 0.5 * np.mean([x["clean"] for x in losses[:3]])
     assert all(math.isfinite(v) for x in losses for v in x.values())
 
 
 def test_the_decoder_learns_once_mouths_are_judged(clips, variants):
-    trainer = UNetTrainer(variants, clips, dataclasses.replace(UNET, steps=2), painter())
+    trainer = UNetTrainer(variants, clips, dataclasses.replace(UNET, steps=2), tiny_vae())
     gains = [trainer.decoder.gain.item()]
     for _ in range(2):
         trainer.train_step()
         gains.append(trainer.decoder.gain.item())
     assert gains[0] == gains[1] != gains[2]
-    assert float(trainer.average_decoder.state["gain"]) != gains[0]
+    assert float(trainer.average_decoder.module.gain) != gains[0]
 
 
 def test_only_the_lips_are_judged(clips, variants):
     """Elsewhere the network shows the reference, which is of another moment."""
-    trainer = UNetTrainer(variants, clips, dataclasses.replace(UNET, decoded=4, frames=2), painter())
+    trainer = UNetTrainer(variants, clips, dataclasses.replace(UNET, decoded_frames=4, frames=2), tiny_vae())
     clean, mouth = (torch.stack([trainer.window()[name] for _ in range(2)]) for name in ("clean", "mouth"))
     judged = []
     for rows, columns in (((0, 0), (0, 0)), ((0, 1), (0, 4)), ((2, 3), (1, 3))):
         latents = clean.clone()
         latents[..., slice(*rows), slice(*columns)] += 5
-        judged.append(trainer.judged(latents, mouth)["l1"].item())
+        judged.append(trainer.pixel_losses(latents, mouth)["l1"].item())
     assert judged[0] == pytest.approx(judged[1], rel=1e-5)
     assert judged[0] != pytest.approx(judged[2], rel=1e-2)
 
 
 def test_decoded_mouths_are_judged_in_the_second_half(clips, variants):
     """And what the judges say reaches every layer, so that a network which they alone teach gets nearer the truth."""
-    trainer = UNetTrainer(variants, clips, dataclasses.replace(UNET, steps=4), painter())
+    trainer = UNetTrainer(variants, clips, dataclasses.replace(UNET, steps=4), tiny_vae())
     losses = [trainer.train_step() for _ in range(4)]
     assert ["l1" in step for step in losses] == [False, False, True, True]
     assert all(math.isfinite(v) for step in losses for v in step.values())
 
     data = torch.stack([trainer.window()["clean"] for _ in range(2)]).requires_grad_()
     mouths = torch.stack([trainer.window()["mouth"] for _ in range(2)])
-    judged = trainer.judged(data, mouths)
-    trainer._verdict(judged, data).backward()
+    judged = trainer.pixel_losses(data, mouths)
+    trainer._pixel_total(judged, data).backward()
     assert (data.grad != 0).any()
-    exact = [trainer.judged(latents, seen)["l1"] for latents, seen in _own_and_other_mouths(trainer)]
+    exact = [trainer.pixel_losses(latents, seen)["l1"] for latents, seen in _own_and_other_mouths(trainer)]
     assert exact[0] < 0.8 * exact[1]
 
 
@@ -255,16 +256,16 @@ def test_other_voices_say_the_same_at_the_same_time():
 def test_unet_goes_on_as_if_it_had_not_stopped(clips, variants, tmp_path):
     """Across the moment when the judges join."""
     short = dataclasses.replace(UNET, steps=6)
-    straight = UNetTrainer(variants, clips, short, painter())
+    straight = UNetTrainer(variants, clips, short, tiny_vae())
     wanted = [floats(straight.train_step()) for _ in range(6)]
-    first = UNetTrainer(variants, clips, short, painter())
+    first = UNetTrainer(variants, clips, short, tiny_vae())
     assert [floats(first.train_step()) for _ in range(2)] == wanted[:2]
     first.save(tmp_path / "unet.pt")
-    second = UNetTrainer(variants, clips, short, painter())
+    second = UNetTrainer(variants, clips, short, tiny_vae())
     torch.manual_seed(99)  # whatever happened in between
     second.load(tmp_path / "unet.pt")
     assert [floats(second.train_step()) for _ in range(4)] == wanted[2:]
-    assert torch.equal(second.average_decoder.state["gain"], straight.average_decoder.state["gain"])
+    assert torch.equal(second.average_decoder.module.gain, straight.average_decoder.module.gain)
 
 
 def test_train_unet_stopped_and_started_ends_the_same(clips, variants, tmp_path):
@@ -272,14 +273,14 @@ def test_train_unet_stopped_and_started_ends_the_same(clips, variants, tmp_path)
         pass
 
     def stop(line):
-        if json.loads(line)["step"] == 6:
+        if line["step"] == 6:
             raise Stopped
 
     short = dataclasses.replace(UNET, steps=7, report_every=1)
-    whole = train_unet(variants, clips, tmp_path / "whole", short, painter())
+    whole = train_unet(variants, clips, tmp_path / "whole", short, tiny_vae())
     with pytest.raises(Stopped):
-        train_unet(variants, clips, tmp_path / "parts", short, painter(), on_report=stop)
-    parts = train_unet(variants, clips, tmp_path / "parts", short, painter())
+        train_unet(variants, clips, tmp_path / "parts", short, tiny_vae(), on_report=stop)
+    parts = train_unet(variants, clips, tmp_path / "parts", short, tiny_vae())
     assert parts.step == whole.step == 7
     for key, value in whole.unet.state_dict().items():
         assert torch.equal(parts.unet.state_dict()[key], value), key
@@ -291,13 +292,12 @@ def test_a_finished_run_becomes_a_file_that_loads(clips, variants, tmp_path):
 
     train_vae(clips, tmp_path, dataclasses.replace(VAE, steps=2))
     learning = trained_vae(tmp_path / "vae.pt", clips)
-    train_unet(variants, clips, tmp_path, dataclasses.replace(UNET, steps=2, judge_from=0), learning)
+    train_unet(variants, clips, tmp_path, dataclasses.replace(UNET, steps=2, pixel_losses_from=0), learning)
     vae = trained_vae(tmp_path / "vae.pt", clips)
     path = export(vae, tmp_path / "unet.pt", tmp_path / "nano.safetensors", clips)
     unet, again = load_unet(path), load_vae(path)
-    assert unet.config.prediction_type == "sample"
-    assert unet.config.resolution == SIDE
-    assert config_from_tensors(shapes_of(unet.state_dict())) == UNET.config
+    stated = {"prediction_type": "sample", "resolution": SIDE, "default_steps": 1, "default_guidance": 2.0}
+    assert unet.config == dataclasses.replace(UNET.config, **stated)
     assert again.scaling == pytest.approx(vae.scaling)
     pixels = torch.rand(1, 3, SIDE, SIDE) * 2 - 1
     assert torch.allclose(again.encode(pixels), vae.encode(pixels), atol=0.02)

@@ -1,0 +1,113 @@
+"""A training run of a SyncNet: prepares the data and starts the trainer."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...dataset import ClipFile, find_clips
+from ...errors import UserError
+from ...models.syncnet import SyncNetConfig
+from ...weights.vae_files import load_vae
+from ..dataset import ClipDataset, default_cache, fingerprint, split_clips
+from ..distributed import make_accelerator
+from ..recipes import SyncNetRecipe, write_recipe
+from ..task import RECIPE, Report
+from ..trainer import Trainer
+from .data import CropStore, Encode, SyncNetWindows, repeat_long_clips
+from .task import SyncNetTask, SyncNetTrainingModule
+
+MIN_WIDTH = 256
+"""With a smaller last width the last normalization has less than eight numbers per group, and learning fails."""
+
+
+class VaeEncoder:
+    """A VAE, for a SyncNet on latents."""
+
+    def __init__(self, name: str, device: torch.device | str = "cpu") -> None:
+        self.vae, self.device = load_vae(name, device=device), device
+        self.key = fingerprint(self.vae.state_dict())
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return self.vae.encode(pixels.to(self.device))
+
+
+def run_syncnet(
+    data: Path,
+    out: Path,
+    config: SyncNetConfig,
+    recipe: SyncNetRecipe,
+    *,
+    cache: Path | None = None,
+    encode: Encode | None = None,
+    cpu: bool = False,
+    report: Report = lambda line: None,
+) -> str:
+    """Train, or resume; returns the reason for the end. The result is out/syncnet.safetensors.
+
+    encode: the VAE, for a SyncNet on latents.
+    """
+    accelerator = make_accelerator(recipe.precision, recipe.gradient_accumulation_steps, cpu=cpu)
+    main_report: Report = report if accelerator.is_main_process else lambda line: None
+    with accelerator.main_process_first():  # it fills the cache
+        store = CropStore(cache or default_cache(data, out), config, encode)
+        task = syncnet_task(data, store, recipe, main_report)
+    if accelerator.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        network = json.loads(json.dumps(dataclasses.asdict(config)))  # tuples to lists, for YAML
+        write_recipe(out / RECIPE, dataclasses.replace(task.recipe, network=network))
+    accelerator.wait_for_everyone()
+    return Trainer(task, task.recipe, out, accelerator, report).fit()
+
+
+def syncnet_task(
+    data: Path, store: CropStore, recipe: SyncNetRecipe, report: Report = lambda line: None
+) -> SyncNetTask:
+    """A new network, and the clips to train and score it on; fills the store's cache."""
+    config, split = store.config, split_clips(find_clips(data), recipe, recipe.holdout_at)
+    train, time, people = (_usable(store, clips, report) for clips in (split.train, split.time, split.recordings))
+    if recipe.opening and not store.has_openings(train):
+        report("The clips have no mouth openings (.npz files beside them); opening is set to 0.")
+        recipe = dataclasses.replace(recipe, opening=0.0)
+    windows = SyncNetWindows(store, recipe.windows, recipe.min_shift, opening=bool(recipe.opening))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        network = SyncNetTrainingModule(config, opening=bool(recipe.opening), contrast=bool(recipe.contrast))
+    if (width := config.visual.widths[-1]) < MIN_WIDTH:
+        report(f"The encoders end in {width} channels, which hardly learn; use {MIN_WIDTH} or more.")
+    validation = time or people
+    report(
+        f"{sum(p.numel() for p in network.syncnet.parameters()) / 1e6:.1f} million parameters; parts of clips:"
+        f" {len(train)} to train on, {len(time)} of held-out time, {len(people)} of held-out people"
+    )
+    return SyncNetTask(
+        network,
+        dataclasses.replace(recipe, validate_windows=min(recipe.validate_windows, recipe.batch_size)),
+        store,
+        ClipDataset(
+            repeat_long_clips(train, store),
+            dataclasses.replace(windows, augment=recipe.augment, flip=recipe.flip),
+            recipe.seed,
+        ),
+        ClipDataset(validation, windows, recipe.validate_seed) if validation else None,
+        time,
+        people,
+        {"seed": recipe.seed, "holdout_people": " ".join(recipe.holdout_people)},
+    )
+
+
+def _usable(store: CropStore, clips: Sequence[ClipFile], report: Report) -> list[ClipFile]:
+    """Clips that can be read and are long enough."""
+    kept = []
+    for clip in clips:
+        try:
+            store.starts(clip)
+            store.crops(clip)
+            kept.append(clip)
+        except UserError as error:
+            report(f"skipped: {error}")
+    return kept

@@ -1,0 +1,54 @@
+"""What the trainer asks of a network's task."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .dataset import ClipDataset, Sample
+
+Report = Callable[[str], None]
+"""Takes a line to print."""
+RECIPE = "recipe.yaml"
+PUBLIC_SUFFIX = ".pt"
+"""Of the weight file for the public code, which a task may write beside its own."""
+
+
+class Task(Protocol):
+    """What a Trainer trains. All parameters of network with requires_grad go to the optimizer.
+
+    result: name of the weight file that save() writes. data: the samples; validation: those of validations, if any.
+    """
+
+    result: str
+
+    @property
+    def network(self) -> nn.Module: ...
+
+    @property
+    def data(self) -> ClipDataset: ...
+
+    @property
+    def validation(self) -> ClipDataset | None: ...
+
+    def to(self, device: torch.device) -> None:
+        """Move everything but the network."""
+        ...
+
+    def losses(self, network: nn.Module, batch: Sample, *, validating: bool = False) -> dict[str, Tensor]:
+        """Numbers to log by name; the gradients are those of "total". A function of the batch alone."""
+        ...
+
+    def evaluate(self, folder: Path, step: int) -> dict[str, float]:
+        """After a validation, in the main process: more numbers by name; images go into folder."""
+        ...
+
+    def save(self, folder: Path, state: dict[str, Tensor], step: int) -> None:
+        """Write the weight file. state: the network's."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Read into the network what save() wrote."""
+        ...
