@@ -13,6 +13,11 @@ from .errors import UserError
 _DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(10))}
 
 
+def partial_path(final: Path) -> Path:
+    """A temporary name beside `final`, for one writer alone."""
+    return final.with_name(f".{final.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+
+
 @contextmanager
 def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `final`, for its writer alone; it replaces `final` on success and is removed on failure.
@@ -20,7 +25,7 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
     The temporary name ends in .part: name the format to writers that take it from the suffix.
     """
     final = Path(final)
-    part = final.with_name(f".{final.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+    part = partial_path(final)
     try:
         yield part
         part.replace(final)

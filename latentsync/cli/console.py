@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 
 from ..errors import UserError
+from ..files import atomic_path
 
 if TYPE_CHECKING:
     from ..pipeline import Report
@@ -119,10 +120,8 @@ def as_json(facts: Any) -> str:
 
 
 def write_json(path: Path, facts: Any) -> None:
-    part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(as_json(facts) + "\n", encoding="utf-8")
-        part.replace(path)
+        with atomic_path(path) as part:
+            part.write_text(as_json(facts) + "\n", encoding="utf-8")
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise UserError(f"{path} could not be written ({error.strerror}); the video is complete.") from error

@@ -13,6 +13,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from ..errors import UserError
+from ..files import partial_path
 from .audio_track import AudioTrack, open_soundtrack, reason, sample_rate
 from .color import Color, Scaler
 
@@ -30,7 +31,7 @@ class VideoWriter:
     """Writes uint8 RGB frames (H, W, 3) with a sound track; a context manager.
 
     H.264 (webm: VP9) of exactly this size and rate; odd sizes are stored without chroma subsampling, which cannot
-    express them. The encoder and the file are opened at once. The file bears a hidden partial name until close();
+    express them. The encoder and the file are opened at once. The file has a hidden name of its own until close();
     after an error nothing is left, and a file of that name from before is untouched.
     color: how to store the colors, VideoInfo.color for those of the source. aspect: VideoInfo.aspect.
     metadata: fields for the container, such as comment.
@@ -154,11 +155,6 @@ def _checked(path: Path) -> Path:
     if not path.parent.is_dir():
         raise UserError(f"There is no folder {path.parent} to write {path.name} to; make it first.")
     return partial_path(path)
-
-
-def partial_path(path: Path) -> Path:
-    """The name that a video bears until it is complete."""
-    return path.with_name(f".{path.stem}.part{path.suffix}")
 
 
 def _cannot_write(path: Path, error: BaseException) -> UserError:

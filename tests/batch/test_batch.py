@@ -101,6 +101,34 @@ def test_bad_lists_and_places_are_told_before_anything_is_loaded(jobs, spec, tmp
     assert not list(tmp_path.rglob("*.mp4"))
 
 
+def test_runs_into_one_path_do_not_disturb_each_other(spec, material, tmp_path):
+    """While one writes, another begins and is cancelled, and a third one ends: each result is whole."""
+    out, settings, begun = tmp_path / "out.mp4", Settings(steps=1, guidance=1), []
+
+    def cancel(progress):
+        raise KeyboardInterrupt
+
+    def in_between(progress):
+        if progress.stage != "sample" or begun:
+            return
+        begun.append(progress)
+        with pytest.raises(KeyboardInterrupt):
+            lipsync_file(material / "b.mp4", None, out, models=models, settings=settings, on_step=cancel)
+        assert not out.exists()
+        lipsync_file(material / "b.mp4", None, out, models=models, settings=settings)
+        assert [path.read_bytes() for path in tmp_path.glob("*.mp4")] == [(tmp_path / "b" / "b.mp4").read_bytes()]
+
+    with spec.load() as models:
+        for name in "ab":
+            (tmp_path / name).mkdir()
+            plain = tmp_path / name / f"{name}.mp4"
+            lipsync_file(material / f"{name}.mp4", None, plain, models=models, settings=settings)
+        lipsync_file(material / "a.mp4", None, out, models=models, settings=settings, on_step=in_between)
+    assert begun
+    assert out.read_bytes() == (tmp_path / "a" / "a.mp4").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out.mp4"]
+
+
 @pytest.mark.slow
 def test_a_process_that_dies_in_the_middle_loses_no_job(jobs, spec, material, tmp_path, monkeypatch):
     """Two processes; the first that paints a mouth dies. All is made, the same as by a plain run."""
@@ -170,7 +198,7 @@ def test_ctrl_c_leaves_no_partial_file(jobs, spec, material, tmp_path, workers):
     out = tmp_path / "out"
     arguments = command(jobs, spec, "--out", out, "--workers", workers)
     process = started(tmp_path, arguments)
-    wait_until(lambda: len(list(out.glob(".*.part.mp4"))) == workers, process)
+    wait_until(lambda: len(list(out.glob(".*.part"))) == workers, process)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
@@ -185,7 +213,7 @@ def test_killed_by_force_it_goes_on(jobs, spec, material, tmp_path):
     jobs.write_text("video,audio,out,steps,guidance\na.mp4,say.wav,short.mp4,1,1\na.mp4,say.wav,long.mp4,600,1\n")
     out, arguments = tmp_path / "out", command(jobs, spec, "--out", tmp_path / "out", "--workers", 2)
     process = started(tmp_path, arguments)
-    wait_until(lambda: (out / "short.mp4").exists() and list(out.glob(".long*.part.mp4")), process)
+    wait_until(lambda: (out / "short.mp4").exists() and list(out.glob(".long*.part")), process)
     wait_until((out / "jobs.report.jsonl").exists, process)
     process.kill()
     process.communicate(timeout=300)  # its workers hold the other end until they have ended

@@ -172,7 +172,7 @@ def test_an_interrupted_run_leaves_nothing(models, tiny, face_png, tmp_path, num
     listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=listen) as process:
         try:
-            while process.poll() is None and not (tmp_path / ".out.part.mp4").exists():
+            while process.poll() is None and not list(tmp_path.glob(".out.mp4.*.part")):
                 time.sleep(0.1)
             process.send_signal(number)
             _, errors = process.communicate(timeout=120)
