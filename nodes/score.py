@@ -1,4 +1,4 @@
-"""How good is it: whether the lips follow the sound, in numbers and as a picture."""
+"""LatentSync: Score, which measures lip sync as numbers and a chart."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,10 +12,9 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..latentsync.errors import UserError
-from ..latentsync.evaluation.charts import draw_chart
-from ..latentsync.evaluation.clips import Read, follow, sync_track
+from ..latentsync.evaluation.charts import draw_chart, draw_sync
+from ..latentsync.evaluation.clips import Read, sync_track, track_clip
 from ..latentsync.evaluation.landmark_sync import Score, checked_speech, score_track
-from ..latentsync.evaluation.report import draw_sync
 from ..latentsync.evaluation.syncnet_sync import SyncScore
 from ..latentsync.face.detect import FaceFinder
 from ..latentsync.face.track import FaceTrack, choose, find_tracks
@@ -24,13 +23,13 @@ from . import host, inputs
 from .images import frames_of, rate_of, speech_of
 from .media import check_sound
 
-MEASURING, JUDGING = "measuring the mouth", "asking the SyncNet"
-UNMEASURED = "LSE-C, LSE-D and SyncNet's offset are not known without a SyncNet; choose one on LatentSync: Score."
+TRACKING, SYNCNET = "tracking the face", "running the SyncNet"
+UNMEASURED = "LSE-C, LSE-D and SyncNet's offset need a SyncNet; choose one on LatentSync: Score."
 
 
 @dataclass(frozen=True)
-class _Talk:
-    """A face that was followed, its frames to be read again, and the speech (T,) at 16 kHz from the first of them."""
+class _Speaker:
+    """A tracked face, a function that reads its frames again, and the speech (T,) at 16 kHz from the first frame on."""
 
     track: FaceTrack
     read: Read
@@ -130,16 +129,16 @@ class LatentSyncScore(io.ComfyNode):
         with host.syncnet(syncnet) as net, host.face_finder() as finder:
 
             def on_step(done: int, total: int) -> None:
-                stages.step(MEASURING, done, total)
+                stages.step(TRACKING, done, total)
 
             if video is not None:
-                talk = _of_video(video, audio, face, finder, on_step)
+                opened = _of_video(video, audio, face, finder, on_step)
             else:
-                talk = _of_images(images, audio, fps, face, finder, on_step)
-            with talk as one:
-                found = score_track(one.track, one.speech, one.fps)
-                judged = _judged(net, one, stages)
-        return _told(found, judged, syncnet)
+                opened = _of_images(images, audio, fps, face, finder, on_step)
+            with opened as speaker:
+                score = score_track(speaker.track, speaker.speech, speaker.fps)
+                sync = _sync(net, speaker, stages)
+        return _output(score, sync, syncnet)
 
     @classmethod
     def fingerprint_inputs(cls, syncnet: str = host.NO_SYNCNET, **_: object) -> float:
@@ -149,39 +148,39 @@ class LatentSyncScore(io.ComfyNode):
 @contextmanager
 def _of_video(
     video: Any, audio: Any, face: str, finder: FaceFinder, on_step: Callable[[int, int], None]
-) -> Iterator[_Talk]:
+) -> Iterator[_Speaker]:
     with host.video_file(video) as path, host.sound_file(audio) as sound:
         check_sound(path, sound)
-        clip = follow(path, finder, face=face, on_step=on_step)
-        yield _Talk(clip.track, clip.read, clip.speech(sound), clip.fps)
+        clip = track_clip(path, finder, face=face, on_step=on_step)
+        yield _Speaker(clip.track, clip.read, clip.speech(sound), clip.fps)
 
 
 @contextmanager
 def _of_images(
     images: Tensor, audio: Any, fps: float, face: str, finder: FaceFinder, on_step: Callable[[int, int], None]
-) -> Iterator[_Talk]:
+) -> Iterator[_Speaker]:
     rate, frames, speech = rate_of(fps), frames_of(images), checked_speech(*speech_of(audio))
     tracks = find_tracks(frames, finder, on_step=lambda done: on_step(done, len(frames)))
-    yield _Talk(choose(tracks, face), frames.read, speech, rate)
+    yield _Speaker(choose(tracks, face), frames.read, speech, rate)
 
 
-def _judged(net: SyncNet | None, talk: _Talk, stages: host.Stages) -> SyncScore | None:
+def _sync(net: SyncNet | None, speaker: _Speaker, stages: host.Stages) -> SyncScore | None:
     if net is None:
         return None
 
     def on_step(done: int, total: int) -> None:
-        stages.step(JUDGING, done, total)
+        stages.step(SYNCNET, done, total)
 
-    return sync_track(net, talk.track, talk.read, talk.speech, talk.fps, on_step=on_step)
+    return sync_track(net, speaker.track, speaker.read, speaker.speech, speaker.fps, on_step=on_step)
 
 
-def _told(found: Score, judged: SyncScore | None, name: str) -> io.NodeOutput:
-    charts, facts = [draw_chart(found)], found.as_dict()
+def _output(score: Score, sync: SyncScore | None, name: str) -> io.NodeOutput:
+    charts, shown = [draw_chart(score)], score.as_dict()
     numbers: tuple[Any, ...] = (host.blocked(UNMEASURED),) * 3
-    if judged is not None:
-        charts.append(draw_sync(judged, name))
-        facts["syncnet"] = {"name": name, **judged.as_dict()}
-        numbers = judged.confidence, judged.distance, judged.offset
+    if sync is not None:
+        charts.append(draw_sync(sync, name))
+        shown["syncnet"] = {"name": name, **sync.as_dict()}
+        numbers = sync.confidence, sync.distance, sync.offset
     chart = torch.from_numpy(np.concatenate(charts))[None].float() / 255
-    ui = {"latentsync_score": [facts]}
-    return io.NodeOutput(found.confidence, found.offset, found.correlation, chart, *numbers, ui=ui)
+    ui = {"latentsync_score": [shown]}
+    return io.NodeOutput(score.confidence, score.offset, score.correlation, chart, *numbers, ui=ui)

@@ -1,9 +1,9 @@
-"""`latentsync eval`: how good is a clip, a folder, a SyncNet? It parses, calls evaluation/ and prints."""
+"""`latentsync eval`: measures of a clip, of a folder, of a SyncNet."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,237 +11,277 @@ import typer
 
 from ..errors import UserError
 from ..settings import Settings
+from .parameters import expand_options, option
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..evaluation.clips import Followed
-    from ..evaluation.measure import Result, Tools
+    from ..evaluation.clips import TrackedClip
+    from ..evaluation.measure import Networks, Result
     from ..evaluation.syncnet_sync import CountCallback, Vae
     from ..face.detect import FaceFinder
     from ..models.syncnet import SyncNet
 
 _ONE, _MANY = ("measure", "value", "better"), ("measure", "mean ± deviation", "better", "over")
-_NETS, _OUT = "Networks (what needs one and has none is listed as not measured)", "What comes back"
+_NETS, _OUT = "Networks (a measure without its network is listed as not measured)", "Output"
 
 app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="""Measure clips: sync, likeness to a truth, steadiness; and how often a SyncNet is right.
+    help="""Measure clips: sync, similarity to a reference, flicker; and the accuracy of a SyncNet.
 
     \b
       latentsync eval sync out.mp4 --syncnet syncnet-v2
-      latentsync eval compare made.mp4 true.mp4 --json - --picture curves.png
-      latentsync eval compare made/ true/
+      latentsync eval compare generated.mp4 true.mp4 --json - --picture curves.png
+      latentsync eval compare generated/ true/
       latentsync eval measure results/
       latentsync eval syncnet-accuracy syncnet.safetensors prepared/
     """,
 )
 
 
-def _option(panel: str, *names: str, **rest: Any) -> Any:
-    return typer.Option(*names, rich_help_panel=panel, **rest)
+@dataclass(frozen=True)
+class SyncNetOptions:
+    syncnet: Annotated[
+        str | None,
+        option(
+            _NETS,
+            "--syncnet",
+            "For LSE-C, LSE-D and the offset: syncnet-v2 (Chung's), syncnet-1.6, or a file, such as one of yours.",
+            "NAME|FILE",
+            envvar="LATENTSYNC_SYNCNET",
+        ),
+    ] = None
+    vae: Annotated[str | None, option(_NETS, "--vae", "For a SyncNet on latents: its VAE.", "NAME|FILE")] = None
+    device: Annotated[str, option(_NETS, "--device", "auto, cpu, cuda or mps.", "NAME")] = "auto"
+
+    def load(self) -> "tuple[SyncNet | None, Vae | None]":
+        from ..models.device import pick_device
+        from ..weights.registry import find, is_registered
+        from ..weights.syncnet_files import load_syncnet
+        from ..weights.vae_files import load_vae
+        from .console import waiting
+
+        if self.syncnet is None:
+            return None, None
+        with waiting(f"loading {self.syncnet}"):
+            device = pick_device(self.device)
+            path = find(self.syncnet) if is_registered(self.syncnet) else Path(self.syncnet)
+            return load_syncnet(path, device=device), load_vae(self.vae, device=device) if self.vae else None
 
 
-Syncnet = Annotated[
-    str | None,
-    _option(
-        _NETS,
-        "--syncnet",
-        metavar="NAME|FILE",
-        envvar="LATENTSYNC_SYNCNET",
-        help="For LSE-C, LSE-D and the offset: syncnet-v2 (Chung's), syncnet-1.6, or a file, such as one of yours.",
-    ),
-]
-VaeName = Annotated[
-    str | None, _option(_NETS, "--vae", metavar="NAME|FILE", help="For a SyncNet that judges latents: its VAE.")
-]
-LpipsNet = Annotated[
-    str | None,
-    _option(_NETS, "--lpips", metavar="NAME|FILE", help="alex, vgg or squeeze (by torchmetrics), or TorchScript."),
-]
-IdentityNet = Annotated[
-    Path | None, _option(_NETS, "--identity-network", metavar="FILE", help="Face recognition as TorchScript, 112 px.")
-]
-FidNet = Annotated[
-    str | None, _option(_NETS, "--fid-network", metavar="NET", help="inception (by torchmetrics), or TorchScript.")
-]
-FvdNet = Annotated[
-    str | None,
-    _option(_NETS, "--fvd-network", metavar="NET", help="I3D as TorchScript, or the folder of a VideoMAE."),
-]
-Device = Annotated[str, _option(_NETS, "--device", metavar="NAME", help="auto, cpu, cuda or mps.")]
+@dataclass(frozen=True)
+class MetricOptions:
+    lpips: Annotated[
+        str | None,
+        option(_NETS, "--lpips", "alex, vgg or squeeze (by torchmetrics), or TorchScript.", "NAME|FILE"),
+    ] = None
+    identity_network: Annotated[Path | None, option(_NETS, "", "Face recognition as TorchScript, 112 px.", "FILE")] = (
+        None
+    )
+    fid_network: Annotated[str | None, option(_NETS, "", "inception (by torchmetrics), or TorchScript.", "NET")] = None
+    fvd_network: Annotated[str | None, option(_NETS, "", "I3D as TorchScript, or the folder of a VideoMAE.", "NET")] = (
+        None
+    )
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    json: Annotated[
+        Path | None, option(_OUT, "--json", "Also write everything as JSON; - is the screen.", "REPORT")
+    ] = None
+    picture: Annotated[Path | None, option(_OUT, "--picture", "Also draw the curves (.png, .jpg).", "PICTURE")] = None
+
+    def check(self) -> None:
+        """Finds what is wrong with the paths before the work."""
+        if self.picture is not None and self.picture.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+            raise UserError(f"--picture is {self.picture}; its name must end in .png or .jpg.")
+        for path in (self.json, self.picture):
+            if path is None or str(path) == "-":
+                continue
+            if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+                raise UserError(f"{path} cannot be written there; name a file in a folder that can be written to.")
+
+
 Face = Annotated[
     str, typer.Option("--face", metavar="WHICH", help="largest, left, right, a number, or x,y,frame in pixels.")
-]
-Json = Annotated[
-    Path | None, _option(_OUT, "--json", metavar="REPORT", help="Also write everything as JSON; - is the screen.")
-]
-Picture = Annotated[
-    Path | None, _option(_OUT, "--picture", metavar="PICTURE", help="Also draw the curves (.png, .jpg).")
 ]
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a command found: a headline, rows of a table under their titles, what was not measured, all of it for JSON,
-    and the picture."""
+class Findings:
+    """What a command prints: a headline, table rows under their titles, what was not measured; content for JSON, and a
+    function that draws the picture."""
 
     title: str
     titles: Sequence[str]
     rows: Sequence[Sequence[str]]
     skipped: Sequence[Sequence[str]]
-    facts: dict[str, Any]
+    content: dict[str, Any]
     draw: "Callable[[], np.ndarray]"
+
+    def show(self, output: OutputOptions) -> None:
+        from rich.markup import escape
+
+        from .console import show_json, show_table, write_json
+        from .contact_sheet import write_picture
+
+        if str(output.json) == "-":
+            show_json(self.content)
+        else:
+            typer.echo(self.title)
+            show_table([[escape(cell) for cell in row] for row in self.rows], self.titles)
+            if self.skipped:
+                typer.echo("not measured:")
+                show_table([[escape(f"  {name}"), escape(reason)] for name, reason in self.skipped])
+            if output.json is not None:
+                write_json(output.json, self.content)
+        if output.picture is not None:
+            write_picture(output.picture, self.draw())
 
 
 @app.command()
+@expand_options
 def sync(
     clip: Annotated[Path, typer.Argument(help="A video.")],
+    networks: SyncNetOptions,
+    output: OutputOptions,
     audio: Annotated[
-        Path | None, typer.Option("--audio", "-a", metavar="FILE", help="Another sound than the video's own.")
+        Path | None, typer.Option("--audio", "-a", metavar="FILE", help="Use this audio instead of the video's own.")
     ] = None,
-    syncnet: Syncnet = None,
-    vae: VaeName = None,
     aligned: Annotated[
         bool, typer.Option("--aligned", help="The clip is an aligned crop, as `latentsync prepare` makes them.")
     ] = False,
     face: Face = Settings.face,
-    device: Device = "auto",
-    report: Json = None,
-    picture: Picture = None,
 ) -> None:
-    """Do the lips follow the sound? LSE-C, LSE-D and offset by a SyncNet, and the measure by landmarks.
+    """Lip sync of a clip: LSE-C, LSE-D and offset by a SyncNet, and offset and correlation by landmarks.
 
-    A positive offset: the sound comes after the picture.
+    A positive offset: the audio comes after the video.
     """
-    _check_places(report, picture)
-    net, own_vae = _judge(syncnet, vae, device)
-    if aligned:
-        said = _sync_aligned(clip, audio, net, own_vae)
-    else:
-        said = _sync_video(clip, audio, net, own_vae, face)
-    _tell(said, report, picture)
+    output.check()
+    net, vae = networks.load()
+    findings = _sync_aligned(clip, audio, net, vae) if aligned else _sync_video(clip, audio, net, vae, face)
+    findings.show(output)
 
 
-def _sync_aligned(clip: Path, audio: Path | None, net: "SyncNet | None", vae: "Vae | None") -> Said:
+def _sync_aligned(clip: Path, audio: Path | None, net: "SyncNet | None", vae: "Vae | None") -> Findings:
     from ..dataset import clip_files
+    from ..evaluation.charts import draw_sync
     from ..evaluation.clips import sync_aligned
-    from ..evaluation.report import draw_sync, sync_rows
+    from ..evaluation.report import sync_rows
 
     if net is None or audio is not None:
-        raise UserError("An aligned crop is judged by a SyncNet with its own sound: give --syncnet and no --audio.")
-    with _steps(clip.name) as on_step:
+        raise UserError("An aligned crop is measured by a SyncNet with its own audio: give --syncnet and no --audio.")
+    with _progress(clip.name) as on_step:
         score = sync_aligned(net, clip_files([clip])[0], vae=vae, on_step=on_step)
-    facts = {"clip": str(clip), "sync": score.as_dict()}
-    return Said(clip.name, _ONE, sync_rows(score), (), facts, lambda: draw_sync(score, clip.name))
+    content = {"clip": str(clip), "sync": score.as_dict()}
+    return Findings(clip.name, _ONE, sync_rows(score), (), content, lambda: draw_sync(score, clip.name))
 
 
-def _sync_video(clip: Path, audio: Path | None, net: "SyncNet | None", vae: "Vae | None", face: str) -> Said:
-    from ..evaluation.charts import draw_chart, verdict
-    from ..evaluation.clips import follow, sync_clip
+def _sync_video(clip: Path, audio: Path | None, net: "SyncNet | None", vae: "Vae | None", face: str) -> Findings:
+    from ..evaluation.charts import draw_chart, draw_sync, verdict
+    from ..evaluation.clips import sync_clip, track_clip
     from ..evaluation.landmark_sync import score_track
-    from ..evaluation.report import draw_sync, landmark_rows, sync_rows
+    from ..evaluation.report import landmark_rows, sync_rows
 
-    with _finder() as finder, _steps(clip.name) as on_step:
-        found = follow(clip, finder, face=face, on_step=on_step)
-        speech = found.speech(audio)
-        marks = score_track(found.track, speech, found.fps)
-        score = sync_clip(net, found, speech, vae=vae, on_step=on_step) if net else None
-    rows = [*(sync_rows(score) if score else ()), *landmark_rows(marks)]
+    with _finder() as finder, _progress(clip.name) as on_step:
+        tracked = track_clip(clip, finder, face=face, on_step=on_step)
+        speech = tracked.speech(audio)
+        landmarks = score_track(tracked.track, speech, tracked.fps)
+        score = sync_clip(net, tracked, speech, vae=vae, on_step=on_step) if net else None
+    rows = [*(sync_rows(score) if score else ()), *landmark_rows(landmarks)]
     skipped = () if score else (("LSE-C, LSE-D, offset by SyncNet", "give --syncnet"),)
-    facts = {"clip": str(clip), "sync": score.as_dict() if score else None, "landmarks": marks.as_dict()}
-    title = f"{clip.name}: {verdict(marks)} (by landmarks)"
-    return Said(title, _ONE, rows, skipped, facts, lambda: draw_sync(score, clip.name) if score else draw_chart(marks))
+    content = {"clip": str(clip), "sync": score.as_dict() if score else None, "landmarks": landmarks.as_dict()}
+    title = f"{clip.name}: {verdict(landmarks)} (by landmarks)"
+
+    def draw() -> "np.ndarray":
+        return draw_sync(score, clip.name) if score else draw_chart(landmarks)
+
+    return Findings(title, _ONE, rows, skipped, content, draw)
 
 
 @app.command()
+@expand_options
 def compare(
-    made: Annotated[Path, typer.Argument(help="What was made: a video, or a folder of them.")],
-    true: Annotated[Path, typer.Argument(help="The truth: a video, or a folder with the same names in it.")],
-    syncnet: Syncnet = None,
-    vae: VaeName = None,
-    lpips: LpipsNet = None,
-    identity_network: IdentityNet = None,
-    fid_network: FidNet = None,
-    fvd_network: FvdNet = None,
+    made: Annotated[Path, typer.Argument(help="A generated video, or a folder of them.")],
+    true: Annotated[Path, typer.Argument(help="The true video, or a folder with the same names in it.")],
+    networks: SyncNetOptions,
+    metrics: MetricOptions,
+    output: OutputOptions,
     face: Face = Settings.face,
-    device: Device = "auto",
-    report: Json = None,
-    picture: Picture = None,
 ) -> None:
-    """Hold a made clip against the true one, frame by frame, or a folder against a folder.
+    """Compare a generated clip with the true one, frame by frame, or a folder with a folder.
 
     Mouth opening, lip landmarks, PSNR, SSIM, gradients, sharpness, flicker; LPIPS, identity, FID and FVD with their
     networks. Both must show the same frames.
     """
-    from ..evaluation.measure import compare as held_against
+    from ..evaluation.measure import compare as compare_clips
 
-    _check_places(report, picture)
+    output.check()
     if made.is_dir() != true.is_dir():
         raise UserError(f"{made} and {true} are a folder and a file; give two videos, or two folders.")
-    tools = _tools(syncnet, vae, device, lpips, identity_network, fid_network, fvd_network)
-    pairs, left_out = _pairs(made, true) if made.is_dir() else ({made.name: (made, true)}, {})
-    results: list[Result] = []
-    with _finder() as finder:
-        for name, (a, b) in pairs.items():
-            with _leaving_out(name, left_out, alone=len(pairs) == 1), _steps(name) as on_step:
-                clips = _follow(a, finder, face, on_step), _follow(b, finder, face, on_step)
-                results.append(held_against(*clips, tools, name=name, on_step=on_step))
-    _tell(_said(results, left_out, tools), report, picture)
+    nets = _load_networks(networks, metrics)
+    pairs, skipped = _pair_by_name(made, true) if made.is_dir() else ({made.name: (made, true)}, {})
+
+    def run(name: str, finder: "FaceFinder", on_step: "CountCallback") -> "Result":
+        first, second = (_track(path, finder, face, on_step) for path in pairs[name])
+        return compare_clips(first, second, nets, name=name, on_step=on_step)
+
+    _measure_all(list(pairs), skipped, nets, run).show(output)
 
 
 @app.command()
+@expand_options
 def measure(
     place: Annotated[Path, typer.Argument(metavar="PLACE", help="A video, or a folder of them.")],
-    syncnet: Syncnet = None,
-    vae: VaeName = None,
+    networks: SyncNetOptions,
+    output: OutputOptions,
     face: Face = Settings.face,
-    device: Device = "auto",
-    report: Json = None,
-    picture: Picture = None,
 ) -> None:
-    """Measure one clip, or every clip of a folder, without a truth: sync, sharpness, flicker."""
+    """Measure one clip, or every clip of a folder, without a reference: sync, sharpness, flicker."""
     from ..evaluation.clips import videos
-    from ..evaluation.measure import measure as alone
+    from ..evaluation.measure import measure as measure_clip
 
-    _check_places(report, picture)
-    tools = _tools(syncnet, vae, device)
-    left_out: dict[str, str] = {}
-    results: list[Result] = []
+    output.check()
+    nets = _load_networks(networks, MetricOptions())
     paths = videos(place) if place.is_dir() else {place.name: place}
-    with _finder() as finder:
-        for name, path in paths.items():
-            with _leaving_out(name, left_out, alone=len(paths) == 1), _steps(name) as on_step:
-                results.append(alone(_follow(path, finder, face, on_step), tools, name=name, on_step=on_step))
-    _tell(_said(results, left_out, tools), report, picture)
+
+    def run(name: str, finder: "FaceFinder", on_step: "CountCallback") -> "Result":
+        return measure_clip(_track(paths[name], finder, face, on_step), nets, name=name, on_step=on_step)
+
+    _measure_all(list(paths), {}, nets, run).show(output)
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    pairs: Annotated[int, option(None, "", "Pairs drawn from each clip, half of them in sync.", min=2)] = 8
+    holdout_time: Annotated[float, option(None, "", "Measure on this share of every clip only.", min=0.01, max=1.0)] = (
+        1.0
+    )
+    holdout_at: Annotated[
+        float, option(None, "", "Where that share lies: 0 at the beginning, 1 at the end.", min=0, max=1)
+    ] = 0.5
+    holdout_people: Annotated[
+        str, option(None, "", "Leave out recordings with these name prefixes.", "NAMES", show_default=False)
+    ] = ""
+    only: Annotated[
+        str, option(None, "", "Only recordings with these prefixes (anna,ben).", "NAMES", show_default=False)
+    ] = ""
+    min_shift: Annotated[int, option(None, "", "Smallest shift of a shifted pair, in frames.", min=1)] = 1
+    seed: Annotated[int, option(None, "", "The same seed draws the same pairs.")] = 1247
 
 
 @app.command("syncnet-accuracy")
+@expand_options
 def accuracy(
-    net: Annotated[str, typer.Argument(metavar="NET", help="A StableSyncNet: a file, or a known name.")],
+    net: Annotated[str, typer.Argument(metavar="NET", help="A StableSyncNet: a file, or a registered name.")],
     prepared: Annotated[
         Path, typer.Argument(help="A folder that `latentsync prepare` made, a file list, or a folder of aligned clips.")
     ],
-    pairs: Annotated[int, typer.Option(min=2, help="Pairs drawn from each clip, half of them in sync.")] = 8,
-    holdout_time: Annotated[
-        float, typer.Option(min=0.01, max=1.0, help="Measure on this share of every clip only.")
-    ] = 1.0,
-    holdout_at: Annotated[
-        float, typer.Option(min=0, max=1, help="Where that share lies: 0 at the beginning, 1 at the end.")
-    ] = 0.5,
-    holdout_people: Annotated[
-        str, typer.Option(metavar="NAMES", help="Leave out recordings with these name prefixes.", show_default=False)
-    ] = "",
-    only: Annotated[
-        str, typer.Option(metavar="NAMES", help="Only recordings with these prefixes (anna,ben).", show_default=False)
-    ] = "",
-    min_shift: Annotated[int, typer.Option(min=1, help="Smallest shift of a shifted pair, in frames.")] = 1,
-    seed: Annotated[int, typer.Option(help="The same seed draws the same pairs.")] = 1247,
-    vae: VaeName = None,
-    device: Device = "auto",
-    report: Json = None,
-    picture: Picture = None,
+    options: PairOptions,
+    output: OutputOptions,
+    vae: Annotated[str | None, option(_NETS, "--vae", "For a SyncNet on latents: its VAE.", "NAME|FILE")] = None,
+    device: Annotated[str, option(_NETS, "--device", "auto, cpu, cuda or mps.", "NAME")] = "auto",
 ) -> None:
     """Accuracy of a SyncNet on pairs of frames and audio, half of them shifted within their clip.
 
@@ -253,63 +293,75 @@ def accuracy(
       latentsync eval syncnet-accuracy NET DATA --only anna,ben                                  held-out people
     """
     from ..dataset import find_clips, holdout_part
-    from ..evaluation.report import accuracy_rows, draw_accuracy
+    from ..evaluation.charts import draw_accuracy
+    from ..evaluation.report import accuracy_rows
     from ..evaluation.syncnet_accuracy import syncnet_accuracy
 
-    _check_places(report, picture)
-    judge, own_vae = _judge(net, vae, device)
-    assert judge is not None
-    taken, left = _names(only), _names(holdout_people)
+    output.check()
+    loaded, loaded_vae = SyncNetOptions(net, vae, device).load()
+    assert loaded is not None
+    only, left_out = _names(options.only), _names(options.holdout_people)
+    part = holdout_part(options.holdout_time, options.holdout_at)
     clips = [
-        replace(clip, part=holdout_part(holdout_time, holdout_at))
+        replace(clip, part=part)
         for clip in find_clips(prepared)
-        if (not taken or clip.is_of(taken)) and not clip.is_of(left)
+        if (not only or clip.is_of(only)) and not clip.is_of(left_out)
     ]
     if not clips:
         raise UserError(f"{prepared} has no recording that --only and --holdout-people leave; check the names.")
-    with _steps("clips") as on_step:
-        found = syncnet_accuracy(
-            judge, clips, seed=seed, pairs=pairs, min_shift=min_shift, vae=own_vae, on_clip=on_step
-        )
-    facts = {
-        "net": net,
-        "prepared": str(prepared),
-        "seed": seed,
-        "holdout_time": holdout_time,
-        "holdout_at": holdout_at,
-        "holdout_people": left,
-        "only": taken,
-        "min_shift": min_shift,
-    } | found.as_dict()
+    drawing = {"seed": options.seed, "pairs": options.pairs, "min_shift": options.min_shift}
+    with _progress("clips") as on_step:
+        found = syncnet_accuracy(loaded, clips, **drawing, vae=loaded_vae, on_clip=on_step)
+    content = {"net": net, "prepared": str(prepared)} | asdict(options) | found.as_dict()
     title = f"{net} on {prepared}"
-    skipped = list(found.skipped.items())
-    _tell(Said(title, (), accuracy_rows(found), skipped, facts, lambda: draw_accuracy(found, title)), report, picture)
+    findings = Findings(
+        title, (), accuracy_rows(found), list(found.skipped.items()), content, lambda: draw_accuracy(found, title)
+    )
+    findings.show(output)
 
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _said(results: "list[Result]", left_out: dict[str, str], tools: "Tools") -> Said:
-    from ..evaluation import report as told
+def _measure_all(
+    names: Sequence[str],
+    skipped: dict[str, str],
+    networks: "Networks",
+    run: "Callable[[str, FaceFinder, CountCallback], Result]",
+) -> Findings:
+    """One of several clips that cannot be used is skipped."""
+    from ..evaluation import charts, report
 
+    results: list[Result] = []
+    with _finder() as finder:
+        for name in names:
+            try:
+                with _progress(name) as on_step:
+                    results.append(run(name, finder, on_step))
+            except UserError as error:
+                if len(names) == 1:
+                    raise
+                skipped[name] = str(error)
     if not results:
-        raise UserError(f"None of the clips could be measured: {next(iter(left_out.values()), 'there are none')}")
-    summary = told.summarise(results, left_out, {"fid": tools.fid, "fvd": tools.fvd})
-    skipped = [*told.skipped_rows(results), *summary.left_out.items()]
-    facts = {"clips": [r.as_dict() for r in results], "summary": summary.as_dict()}
-    if len(results) == 1:
-        only = results[0]
-        rows = [*told.rows(only), *told.frechet_rows(summary)]
-        draw = (lambda: told.draw_comparison(only)) if only.curves else (lambda: told.draw_many(results))
-        return Said(f"{only.name}: {only.frames} frames", _ONE, rows, skipped, facts, draw)
-    return Said(
-        f"{len(results)} clips", _MANY, told.summary_rows(summary), skipped, facts, lambda: told.draw_many(results)
-    )
+        raise UserError(f"None of the clips could be measured: {next(iter(skipped.values()), 'there are none')}")
+    summary = report.summarize(results, skipped, networks.frechets)
+    not_measured = [*report.skipped_rows(results), *summary.skipped.items()]
+    content = {"clips": [r.as_dict() for r in results], "summary": summary.as_dict()}
+    if len(results) > 1:
+        rows = report.summary_rows(summary)
+        return Findings(f"{len(results)} clips", _MANY, rows, not_measured, content, lambda: charts.draw_many(results))
+    (one,) = results
+    rows = [*report.rows(one), *report.frechet_rows(summary)]
+
+    def draw() -> "np.ndarray":
+        return charts.draw_comparison(one) if one.curves else charts.draw_many(results)
+
+    return Findings(f"{one.name}: {one.frames} frames", _ONE, rows, not_measured, content, draw)
 
 
-def _pairs(made: Path, true: Path) -> tuple[dict[str, tuple[Path, Path]], dict[str, str]]:
-    """Clips of the same name in both folders, whatever their ending; and which have no partner."""
+def _pair_by_name(made: Path, true: Path) -> tuple[dict[str, tuple[Path, Path]], dict[str, str]]:
+    """Clips of the same name, whatever their suffix, in both folders; and those that are in one only."""
     from ..evaluation.clips import videos
 
     ours, theirs = videos(made), videos(true)
@@ -320,45 +372,20 @@ def _pairs(made: Path, true: Path) -> tuple[dict[str, tuple[Path, Path]], dict[s
     return pairs, alone | dict.fromkeys(sorted(theirs.keys() - pairs), f"only in {true}")
 
 
-def _judge(name: str | None, vae: str | None, device: str) -> "tuple[SyncNet | None, Vae | None]":
-    from ..models.device import pick_device
-    from ..weights.registry import find, is_registered
-    from ..weights.syncnet_files import load_syncnet
-    from ..weights.vae_files import load_vae
-    from .console import waiting
-
-    if name is None:
-        return None, None
-    with waiting(f"loading {name}"):
-        where = pick_device(device)
-        net = load_syncnet(find(name) if is_registered(name) else Path(name), device=where)
-        return net, load_vae(vae, device=where) if vae else None
-
-
-def _tools(
-    syncnet: str | None,
-    vae: str | None,
-    device: str,
-    lpips: str | None = None,
-    identity: Path | None = None,
-    fid: str | None = None,
-    fvd: str | None = None,
-) -> "Tools":
+def _load_networks(options: SyncNetOptions, metrics: MetricOptions) -> "Networks":
     from ..evaluation.identity import Identity
     from ..evaluation.image_metrics import FVD_FRAMES, Frechet
-    from ..evaluation.measure import Tools
+    from ..evaluation.measure import Networks
     from ..evaluation.networks import Lpips, Network, fid_network, fvd_network
     from ..models.device import pick_device
 
-    where = pick_device(device)
-    net, own_vae = _judge(syncnet, vae, device)
-    return Tools(
-        net,
-        own_vae,
-        Lpips(lpips, where) if lpips else None,
-        Identity(Network(identity, where)) if identity else None,
-        Frechet(fid_network(fid, where)) if fid else None,
-        Frechet(fvd_network(fvd, where), FVD_FRAMES, batch=1) if fvd else None,
+    device = pick_device(options.device)
+    return Networks(
+        *options.load(),
+        Lpips(metrics.lpips, device) if metrics.lpips else None,
+        Identity(Network(metrics.identity_network, device)) if metrics.identity_network else None,
+        Frechet(fid_network(metrics.fid_network, device)) if metrics.fid_network else None,
+        Frechet(fvd_network(metrics.fvd_network, device), FVD_FRAMES, batch=1) if metrics.fvd_network else None,
     )
 
 
@@ -369,67 +396,21 @@ def _finder() -> "FaceFinder":
     return FaceFinder(find("face_landmarker.task"))
 
 
-def _follow(path: Path, finder: "FaceFinder", face: str, on_step: "CountCallback") -> "Followed":
-    from ..evaluation.clips import follow
+def _track(path: Path, finder: "FaceFinder", face: str, on_step: "CountCallback") -> "TrackedClip":
+    from ..evaluation.clips import track_clip
 
-    return follow(path, finder, face=face, on_step=on_step)
-
-
-@contextmanager
-def _leaving_out(name: str, left_out: dict[str, str], alone: bool = False) -> Iterator[None]:
-    """One clip that cannot be used does not end the work on the others."""
-    try:
-        yield
-    except UserError as error:
-        if alone:
-            raise
-        left_out[name] = str(error)
+    return track_clip(path, finder, face=face, on_step=on_step)
 
 
 @contextmanager
-def _steps(name: str) -> "Iterator[CountCallback]":
+def _progress(name: str) -> "Iterator[CountCallback]":
     """A bar on a terminal, which a second pass over the same clip starts again."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.markup import escape
+    from rich.progress import MofNCompleteColumn, Progress
 
     console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = *Progress.get_default_columns(), MofNCompleteColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(name, total=None)
+        task = bars.add_task(escape(name), total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total or None)
-
-
-def _check_places(report: Path | None, picture: Path | None) -> None:
-    """What can be found wrong before the work."""
-    if picture is not None and picture.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise UserError(f"--picture is {picture}; its name must end in .png or .jpg.")
-    for path in (report, picture):
-        if path is None or str(path) == "-":
-            continue
-        if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            raise UserError(f"{path} cannot be written there; name a file in a folder that can be written to.")
-
-
-def _tell(said: Said, report: Path | None, picture: Path | None) -> None:
-    from rich.markup import escape
-
-    from .console import show_json, show_table, write_json
-    from .contact_sheet import write_picture
-
-    if str(report) == "-":
-        show_json(said.facts)
-    else:
-        typer.echo(said.title)
-        show_table([[escape(cell) for cell in row] for row in said.rows], said.titles)
-        if said.skipped:
-            typer.echo("not measured:")
-            show_table([[escape(f"  {name}"), escape(why)] for name, why in said.skipped])
-    if report is not None and str(report) != "-":
-        write_json(report, said.facts)
-    if picture is not None:
-        write_picture(picture, said.draw())

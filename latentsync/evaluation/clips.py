@@ -1,4 +1,4 @@
-"""A clip from a file as the measures want it: one face followed, at any frame rate, with its sound."""
+"""Video files for the measures: one tracked face, at any frame rate, with its audio."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ..audio.load import load_audio
+from ..audio.mel import SAMPLE_RATE
 from ..dataset import FPS, ClipFile, find_videos
 from ..errors import UserError
 from ..face.aligned import AlignedFace
@@ -19,75 +20,100 @@ from ..media.probe import VideoInfo, probe
 from ..media.reader import VideoReader
 from ..models.syncnet import ChungSyncNet, SyncNet
 from ..settings import Settings
-from .syncnet_sync import CountCallback, StableJudge, SyncScore, Vae, chung_crops, sync_offset
+from .landmark_sync import Score, checked_speech, score_track
+from .syncnet_sync import CountCallback, StableScorer, SyncScore, Vae, chung_crops, sync_offset
 
 Read = Callable[[Sequence[int]], Iterator[np.ndarray]]
-"""A clip's frames by their numbers, ascending: (H, W, 3) uint8 RGB."""
+"""Reads a clip's frames by their numbers, ascending: (H, W, 3) uint8 RGB."""
 
 
 @dataclass(frozen=True, eq=False)
-class Followed:
-    """One face of a file. shown: the file's frame at each of this clip's frames, ascending; fps: their rate."""
+class TrackedClip:
+    """One face of a file. source_frames: the file's frame number at each frame of this clip, ascending."""
 
     info: VideoInfo
     track: FaceTrack
-    shown: Sequence[int]
+    source_frames: Sequence[int]
     fps: Fraction
 
     @property
     def path(self) -> Path:
         return self.info.path
 
-    def frames(self) -> Iterator[np.ndarray]:
-        """(H, W, 3) uint8 RGB, one after the other."""
-        return self.read(range(len(self.shown)))
-
-    def read(self, numbers: Iterable[int]) -> Iterator[np.ndarray]:
-        """Some of them, by their numbers in this clip."""
+    def read(self, numbers: Iterable[int] | None = None) -> Iterator[np.ndarray]:
+        """(H, W, 3) uint8 RGB: all frames, or some by their numbers in this clip."""
+        numbers = range(len(self.source_frames)) if numbers is None else numbers
         with VideoReader(self.info) as reader:
-            yield from reader.read(self.shown[i] for i in numbers)
+            yield from reader.read(self.source_frames[i] for i in numbers)
 
-    def at(self, fps: Fraction) -> "Followed":
-        """The same at another rate: every frame is the latest at or before its time."""
-        picked = _moments(len(self.shown), self.fps, fps)
-        return replace(self, track=_picked(self.track, picked), shown=[self.shown[i] for i in picked], fps=fps)
+    def at_rate(self, fps: Fraction) -> "TrackedClip":
+        """The same clip at another frame rate."""
+        picked = _resample(len(self.source_frames), self.fps, fps)
+        source_frames = [self.source_frames[i] for i in picked]
+        return replace(self, track=_pick(self.track, picked), source_frames=source_frames, fps=fps)
 
     def speech(self, audio: Path | None = None) -> Tensor:
-        """(T,) at 16 kHz from the first frame on; audio: another sound, which begins with it."""
-        if audio is not None and audio.resolve() != self.path.resolve():
-            return load_audio(audio).waveform
-        if not self.info.has_audio:
-            raise UserError(f"{self.path} has no sound; give the speech as well.")
-        return load_audio(self.path, self.info.start).waveform
+        """(T,) at 16 kHz from the first frame on; audio: another file, which begins with the first frame."""
+        return _load_speech(self.info, audio)
 
 
-def follow(
+def _load_speech(info: VideoInfo, audio: str | Path | None) -> Tensor:
+    if audio is not None and Path(audio).resolve() != info.path.resolve():
+        return load_audio(audio).waveform
+    if not info.has_audio:
+        raise UserError(f"{info.path} has no sound; give the speech as well.")
+    return load_audio(info.path, info.start).waveform
+
+
+def track_clip(
     path: str | Path, finder: FaceFinder, *, face: str = Settings.face, on_step: CountCallback | None = None
-) -> Followed:
-    """One pass over a video file. UserError: no video, no face."""
+) -> TrackedClip:
+    """Track one face in one pass over a video file. UserError: no video, no face."""
+    return _track(_probe_video(path), finder, face, on_step)
+
+
+def _probe_video(path: str | Path) -> VideoInfo:
     if is_image(path):
         raise UserError(f"{path} is a still picture; give a video.")
-    info = probe(path)
+    return probe(path)
 
-    def step(done: int) -> None:
+
+def _track(info: VideoInfo, finder: FaceFinder, face: str, on_step: CountCallback | None) -> TrackedClip:
+    def count(done: int) -> None:
         if on_step:
             on_step(done, info.frames)
 
     with VideoReader(info) as reader:
-        tracks = find_tracks(reader.read(range(info.frames)), finder, on_step=step)
-    return Followed(info, choose(tracks, face), range(info.frames), info.fps)
+        tracks = find_tracks(reader.read(range(info.frames)), finder, on_step=count)
+    return TrackedClip(info, choose(tracks, face), range(info.frames), info.fps)
 
 
-def _moments(count: int, fps: Fraction, wanted: Fraction) -> list[int]:
-    """Which of so many frames show at another rate: each the latest at or before its time."""
+def score_file(
+    video: str | Path,
+    audio: str | Path | None,
+    finder: FaceFinder,
+    *,
+    face: str = Settings.face,
+    on_step: CountCallback | None = None,
+) -> Score:
+    """The landmark score of a video file, streamed. audio: see TrackedClip.speech; it is checked before the video."""
+    info = _probe_video(video)
+    speech = checked_speech(_load_speech(info, audio), SAMPLE_RATE)
+    return score_track(_track(info, finder, face, on_step).track, speech, info.fps)
+
+
+def _resample(count: int, fps: Fraction, wanted: Fraction) -> list[int]:
+    """The frame numbers shown at another rate: each the latest at or before its time."""
     return [int(i * fps / wanted) for i in range(max(1, int(count * wanted / fps)))]
 
 
-def _picked(track: FaceTrack, picked: Sequence[int]) -> FaceTrack:
-    def moved(frame: int) -> int:
+def _pick(track: FaceTrack, picked: Sequence[int]) -> FaceTrack:
+    """Some frames of a track, by their ascending numbers."""
+
+    def index(frame: int) -> int:
         return int(np.searchsorted(picked, frame))
 
-    segments = tuple((moved(a), moved(b)) for a, b in track.segments)
+    segments = tuple((index(a), index(b)) for a, b in track.segments)
     rows = np.asarray(picked)
     return replace(
         track,
@@ -95,20 +121,20 @@ def _picked(track: FaceTrack, picked: Sequence[int]) -> FaceTrack:
         landmarks=track.landmarks[rows],
         present=track.present[rows],
         segments=tuple((a, b) for a, b in segments if a < b),
-        cuts=tuple(sorted({moved(c) for c in track.cuts} - {len(picked)})),
+        cuts=tuple(sorted({index(c) for c in track.cuts} - {len(picked)})),
     )
 
 
 def sync_clip(
     net: SyncNet,
-    clip: Followed,
+    clip: TrackedClip,
     speech: Tensor,
     *,
     vae: Vae | None = None,
     batch: int = 16,
     on_step: CountCallback | None = None,
 ) -> SyncScore:
-    """A SyncNet's verdict on a followed face of a file."""
+    """The SyncNet score of a tracked clip."""
     return sync_track(net, clip.track, clip.read, speech, clip.fps, vae=vae, batch=batch, on_step=on_step)
 
 
@@ -123,15 +149,15 @@ def sync_track(
     batch: int = 16,
     on_step: CountCallback | None = None,
 ) -> SyncScore:
-    """The same wherever the frames are from. speech: (T,) at 16 kHz, begins with the first frame."""
-    shown = _moments(track.frames, fps, FPS)
-    track = _picked(track, shown)
+    """The same for frames of any origin. speech: (T,) at 16 kHz, begins with the first frame."""
+    picked = _resample(track.frames, fps, FPS)
+    track = _pick(track, picked)
     if isinstance(net, ChungSyncNet):
-        faces = chung_crops(read(shown), track)
+        faces = chung_crops(read(picked), track)
     else:
-        faces = AlignedFace.from_track(track, StableJudge(net, speech, vae).side).crops(read(shown))
-    counted = _Counted(faces, len(shown))
-    return sync_offset(net, counted, speech, segments=track.segments, vae=vae, batch=batch, on_step=on_step)
+        faces = AlignedFace.from_track(track, StableScorer(net, speech, vae).side).crops(read(picked))
+    sized = _Sized(faces, len(picked))
+    return sync_offset(net, sized, speech, segments=track.segments, vae=vae, batch=batch, on_step=on_step)
 
 
 def sync_aligned(
@@ -147,15 +173,14 @@ def sync_aligned(
     if not info.has_audio:
         raise UserError(f"{path} has no sound; prepare it again with its sound.")
     speech = load_audio(path, info.start).waveform
-    count = max(1, int(info.frames * FPS / info.fps))
+    picked = _resample(info.frames, info.fps, FPS)
     with VideoReader(info) as reader:
-        frames = (clip.crop(frame) for frame in reader.read(int(i * info.fps / FPS) for i in range(count)))
-        faces = _Counted(frames, count)
+        faces = _Sized((clip.crop(frame) for frame in reader.read(picked)), len(picked))
         return sync_offset(net, faces, speech, vae=vae, batch=batch, on_step=on_step)
 
 
-class _Counted:
-    """An iterator whose length is known beforehand."""
+class _Sized:
+    """An iterator of known length."""
 
     def __init__(self, items: Iterator[np.ndarray], count: int) -> None:
         self.items, self.count = items, count
@@ -168,7 +193,7 @@ class _Counted:
 
 
 def videos(folder: str | Path) -> dict[str, Path]:
-    """The videos of a folder and of those in it, by their path in it without ending; UserError where there are none."""
+    """All videos below a folder, by their relative path without suffix. UserError: there are none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}; give one with videos.")

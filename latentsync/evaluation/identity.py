@@ -1,4 +1,4 @@
-"""Is it still the same person? By the user's face-recognition network, or, cruder and called so, by thumbnails."""
+"""Identity similarity by the user's face-recognition network, and a cruder one of thumbnails."""
 
 import cv2
 import numpy as np
@@ -11,13 +11,13 @@ from .networks import Network
 
 SIDE = 112
 FIVE = np.array([(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)])
-"""Where face-recognition networks (ArcFace, Deng et al. 2019) want eyes, nose tip and corners of the mouth."""
+"""Eyes, nose tip and mouth corners as face-recognition networks expect them (ArcFace, Deng et al. 2019)."""
 LEFT_EYE, RIGHT_EYE, TIP, LEFT_CORNER, RIGHT_CORNER = slice(36, 42), slice(42, 48), 30, 48, 54
 THUMB = 16
 
 
 def face_112(frame: np.ndarray, points68: np.ndarray) -> np.ndarray:
-    """(112, 112, 3) uint8 RGB: eyes, nose and mouth by the least squares similarity at FIVE."""
+    """(112, 112, 3) uint8 RGB: eyes, nose and mouth moved to FIVE by the least-squares similarity transform."""
     five = np.stack(
         (
             points68[LEFT_EYE].mean(0),
@@ -25,16 +25,12 @@ def face_112(frame: np.ndarray, points68: np.ndarray) -> np.ndarray:
             *(points68[i] for i in (TIP, LEFT_CORNER, RIGHT_CORNER)),
         )
     )
-    return resample(frame, _similarity(five, FIVE), SIDE)
-
-
-def _similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(2, 3): points as complex numbers make it a straight line, w = a · z + b."""
-    z, w = source[:, 0] + 1j * source[:, 1], target[:, 0] + 1j * target[:, 1]
+    # points as complex numbers make it a linear regression, w = a · z + b
+    z, w = five[:, 0] + 1j * five[:, 1], FIVE[:, 0] + 1j * FIVE[:, 1]
     centered = z - z.mean()
     a = np.vdot(centered, w - w.mean()) / np.vdot(centered, centered)
     b = w.mean() - a * z.mean()
-    return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
+    return resample(frame, np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]]), SIDE)
 
 
 class Identity:
@@ -44,24 +40,24 @@ class Identity:
         self.network = network
 
     def vectors(self, faces: list[np.ndarray]) -> Tensor:
-        """Faces of face_112() to unit vectors (N, D)."""
+        """Faces from face_112() to unit vectors (N, D)."""
         out = self.network(pixels(faces) / 127.5 - 1)
         if out.ndim != 2 or len(out) != len(faces):
-            raise UserError(f"{self.network.name} gave {tuple(out.shape)}; one vector for each face is needed.")
+            raise UserError(f"{self.network.name} gave {tuple(out.shape)}; it must give one vector for each face.")
         return out / out.norm(dim=1, keepdim=True).clamp(min=1e-12)
 
     def similarity(self, made: np.ndarray, true: np.ndarray) -> float:
-        """Cosine of two faces of face_112(): -1 … 1."""
+        """Cosine of two faces from face_112(): -1 … 1."""
         a, b = self.vectors([made, true])
         return float(a @ b)
 
 
-def thumbnail_likeness(made: np.ndarray, true: np.ndarray) -> float:
-    """Correlation of two aligned crops as color thumbnails of 16 × 16, each channel freed of its mean: -1 … 1.
+def thumbnail_similarity(made: np.ndarray, true: np.ndarray) -> float:
+    """Correlation of two aligned crops as color thumbnails of 16 × 16, minus the mean of each channel: -1 … 1.
 
-    It tells a swapped face from a kept one, not one person from a look-alike.
+    Detects a swapped face, not a look-alike.
     """
-    looks = [cv2.resize(p, (THUMB, THUMB), interpolation=cv2.INTER_AREA).astype(np.float32) for p in (made, true)]
-    a, b = ((look - look.mean((0, 1))).ravel() for look in looks)
+    thumbs = [cv2.resize(p, (THUMB, THUMB), interpolation=cv2.INTER_AREA).astype(np.float32) for p in (made, true)]
+    a, b = ((thumb - thumb.mean((0, 1))).ravel() for thumb in thumbs)
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / norms if norms > 1e-6 else 1.0

@@ -1,6 +1,6 @@
-"""Pictures against pictures, and a clip against itself: likeness, sharpness, flicker, and Fréchet distances.
+"""Image metrics: PSNR, SSIM, gradient similarity, sharpness, flicker, and Fréchet distances (FID, FVD).
 
-Pictures are (H, W, 3) uint8 RGB, masks (H, W) bool; every mean over a mask is over its pixels only.
+Images are (H, W, 3) uint8 RGB, masks (H, W) bool; every mean over a mask is over its pixels only.
 """
 
 from collections.abc import Iterable
@@ -16,8 +16,8 @@ from ..errors import UserError
 from ..face.align import mouth_mask
 from ..face.detect import CHIN, NASION
 
-MOST_DB = 100.0
-"""What PSNR gives for equal pictures, so that means stay finite."""
+MAX_DB = 100.0
+"""PSNR of equal images, so that means stay finite."""
 SIGMA, C1, C2 = 1.5, (0.01 * 255) ** 2, (0.03 * 255) ** 2
 GRADIENT_C = 170.0
 FVD_FRAMES = 16
@@ -27,23 +27,23 @@ LIPS = slice(48, 60)
 
 
 def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Peak signal to noise ratio in dB, 10 · log10(255² / mean squared difference); MOST_DB at most."""
+    """Peak signal to noise ratio in dB, 10 · log10(255² / mean squared difference); MAX_DB at most."""
     error = (a.astype(np.float32) - b.astype(np.float32)) ** 2
     mean = float(error.mean() if mask is None else error[mask].mean())
-    return min(MOST_DB, 10 * float(np.log10(255**2 / max(mean, 1e-12))))
+    return min(MAX_DB, 10 * float(np.log10(255**2 / max(mean, 1e-12))))
 
 
 def ssim(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Structural similarity (Wang et al. 2004: Gaussian window of sigma 1.5, K 0.01 and 0.03), mean of the channels.
 
-    -1 … 1. Without a mask, the outer five pixels do not count, where the window hangs over.
+    -1 … 1. Without a mask the outer five pixels do not count, where the window exceeds the image.
     """
     table = ssim_map(a, b)
     return float((table[5:-5, 5:-5] if mask is None else table[mask]).mean())
 
 
 def ssim_map(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(H, W, 3): the likeness around each pixel."""
+    """(H, W, 3): SSIM around each pixel."""
     x, y = a.astype(np.float32), b.astype(np.float32)
     mx, my = _blur(x), _blur(y)
     vx, vy, cov = _blur(x * x) - mx * mx, _blur(y * y) - my * my, _blur(x * y) - mx * my
@@ -55,8 +55,10 @@ def _blur(x: np.ndarray) -> np.ndarray:
 
 
 def gradient_similarity(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Whether edges lie where they should: mean of (2gh + c) / (g² + h² + c) over the sizes g, h of both gray pictures'
-    gradients (Xue et al. 2014, Prewitt, c = 170). 0 … 1, 1 where equal."""
+    """Mean of (2gh + c) / (g² + h² + c) over the gradient magnitudes g, h of both gray images.
+
+    Xue et al. 2014, with Prewitt filters and c = 170. 0 … 1, 1 if equal.
+    """
     g, h = _gradient(a), _gradient(b)
     table = (2 * g * h + GRADIENT_C) / (g * g + h * h + GRADIENT_C)
     return float((table if mask is None else table[mask]).mean())
@@ -77,15 +79,14 @@ def sharpness(picture: np.ndarray, mask: np.ndarray) -> float:
 def flicker(before: np.ndarray, now: np.ndarray, after: np.ndarray, mask: np.ndarray) -> float:
     """Half the mean of |before - 2 · now + after| within the mask, in gray levels.
 
-    A still picture has none, nor has one that steadily brightens or darkens; what alternates from frame to frame by d
-    has d.
+    A still image and one that steadily brightens or darkens have 0; what alternates from frame to frame by d has d.
     """
     a, b, c = (cv2.cvtColor(p, cv2.COLOR_RGB2GRAY).astype(np.float32) for p in (before, now, after))
     return float(np.abs(a - 2 * b + c)[mask].mean() / 2)
 
 
 def mouth_region(side: int) -> np.ndarray:
-    """(side, side) bool: what LatentSync repaints of an aligned crop."""
+    """(side, side) bool: the part of an aligned crop that LatentSync generates."""
     return mouth_mask(side) < 0.5
 
 
@@ -99,14 +100,14 @@ def lips_region(points68: np.ndarray, side: int) -> np.ndarray:
 
 @dataclass
 class Moments:
-    """Mean and covariance of feature vectors that pass by once; what is held does not grow with their number."""
+    """Running mean and covariance of feature vectors."""
 
     count: int = 0
     mean: np.ndarray = field(default_factory=lambda: np.zeros(0))
     scatter: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
     def add(self, features: np.ndarray) -> None:
-        """(n, D). Chan et al. 1979: sums of squares around each part's own mean are joined."""
+        """(n, D), merged as by Chan et al. 1979."""
         features = np.asarray(features, np.float64)
         if not self.count:
             width = features.shape[1]
@@ -128,10 +129,10 @@ def frechet(a: Moments, b: Moments) -> float:
     2017 on Inception features is the FID, Unterthiner et al. 2018 on I3D features the FVD)."""
     if min(a.count, b.count) < 2:
         raise UserError(
-            f"A Fréchet distance was asked of {a.count} and {b.count} samples; each side needs two or more."
+            f"A Fréchet distance needs two or more samples on each side; there are {a.count} and {b.count}."
         )
     root = _root(a.covariance)
-    # eigenvalues of A·B are those of A^½·B·A^½, which is symmetric: no complex rest to throw away
+    # eigenvalues of A·B are those of A^½·B·A^½, which is symmetric, so they are real
     cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ b.covariance @ root), 0, None)).sum()
     means = float(((a.mean - b.mean) ** 2).sum())
     return max(0.0, means + float(np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross))
@@ -143,7 +144,7 @@ def _root(matrix: np.ndarray) -> np.ndarray:
 
 
 class Features(Protocol):
-    """Pictures (N, 3, H, W), or windows of them (N, 3, frames, H, W), in 0 … 255, to features (N, D)."""
+    """Images (N, 3, H, W), or windows of them (N, 3, frames, H, W), in 0 … 255, to features (N, D)."""
 
     @property
     def name(self) -> str: ...
@@ -156,36 +157,36 @@ def pixels(pictures: Iterable[np.ndarray]) -> Tensor:
 
 
 class Frechet:
-    """Features of two sets of pictures, or of windows of them, as they pass by. span: frames of a window, 1 for FID."""
+    """Collects features of two sets of images, or of windows of `span` frames."""
 
     def __init__(self, network: Features, span: int = 1, batch: int = 8) -> None:
-        self.network, self.span, self.room = network, span, batch * span
+        self.network, self.span, self.capacity = network, span, batch * span
         self.sides = (Moments(), Moments())
-        self._held: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        self._pending: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
 
     def add(self, made: np.ndarray, true: np.ndarray) -> None:
         for side, picture in enumerate((made, true)):
-            self._held[side].append(picture)
-            if len(self._held[side]) == self.room:
-                self._measure(side)
+            self._pending[side].append(picture)
+            if len(self._pending[side]) == self.capacity:
+                self._embed(side)
 
     def finish(self) -> None:
-        """At a clip's end: windows never span two clips."""
+        """Called at the end of a shot or clip: windows never span two."""
         for side in (0, 1):
-            self._measure(side)
+            self._embed(side)
 
-    def _measure(self, side: int) -> None:
-        held = self._held[side]
-        whole = len(held) // self.span * self.span
-        if whole:
-            x = pixels(held[:whole])
+    def _embed(self, side: int) -> None:
+        pending = self._pending[side]
+        usable = len(pending) // self.span * self.span
+        if usable:
+            x = pixels(pending[:usable])
             if self.span > 1:
                 x = x.unflatten(0, (-1, self.span)).transpose(1, 2)
             features = self.network(x)
-            if features.ndim < 2 or len(features) != whole // self.span:
-                raise UserError(f"{self.network.name} gave {tuple(features.shape)}; features (N, D) are needed.")
+            if features.ndim < 2 or len(features) != usable // self.span:
+                raise UserError(f"{self.network.name} gave {tuple(features.shape)}; it must give features (N, D).")
             self.sides[side].add(features.flatten(1).numpy())
-        held.clear()
+        pending.clear()
 
     @property
     def samples(self) -> int:

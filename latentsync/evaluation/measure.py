@@ -1,4 +1,4 @@
-"""Everything that can be measured of a clip on its own, and of a made clip against the true one."""
+"""All measures of a clip on its own, and of a generated clip against the true one."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ import numpy as np
 from ..errors import UserError
 from ..face.align import align_matrices, crop_face, crop_matrix
 from ..models.syncnet import SyncNet
-from .clips import Followed, sync_clip
-from .identity import Identity, face_112, thumbnail_likeness
+from .clips import TrackedClip, sync_clip
+from .identity import Identity, face_112, thumbnail_similarity
 from .image_metrics import Frechet, flicker, gradient_similarity, lips_region, mouth_region, psnr, sharpness, ssim_map
 from .landmark_sync import Score, score_track
 from .mouth_motion import compare_motion
@@ -18,12 +18,12 @@ from .networks import Lpips
 from .syncnet_sync import CountCallback, SyncScore, Vae
 
 SIDE = 256
-"""Side of the aligned crops that pictures are compared in."""
+"""Side of the aligned crops in which images are compared."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """title: as it is shown. better: "higher", "lower" or "" (only against another clip). needs: a file, by option."""
+    """better: "higher", "lower" or "" (meaningful only against another clip). needs: the option for its network."""
 
     title: str
     unit: str
@@ -48,7 +48,7 @@ METRICS = {
     "gradient_similarity": Metric("gradient similarity, mouth", "", "higher"),
     "lpips": Metric("LPIPS, face", "", "lower", 4, "--lpips"),
     "identity": Metric("identity similarity", "", "higher", 3, "--identity-network"),
-    "thumbnail_likeness": Metric("thumbnail likeness (no identity)", "", "higher"),
+    "thumbnail_similarity": Metric("thumbnail similarity (no identity)", "", "higher"),
     "sharpness": Metric("sharpness at the lips", "", "", 1),
     "sharpness_ratio": Metric("sharpness, made / true", "", "", 3),
     "flicker_skin": Metric("flicker outside the lips", "gray levels", "lower", 2),
@@ -61,8 +61,8 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Tools:
-    """What needs a file; None where the user gave none."""
+class Networks:
+    """Networks of the user's; None for those not given."""
 
     syncnet: SyncNet | None = None
     vae: Vae | None = None
@@ -71,10 +71,14 @@ class Tools:
     fid: Frechet | None = None
     fvd: Frechet | None = None
 
+    @property
+    def frechets(self) -> dict[str, Frechet]:
+        return {name: net for name, net in (("fid", self.fid), ("fvd", self.fvd)) if net}
+
 
 @dataclass(frozen=True)
 class Result:
-    """values: metric to number. skipped: metric to why not. curves: metric to (F,) at fps, NaN where not known."""
+    """values: metric to number. skipped: metric to reason. curves: metric to (F,) at fps, NaN if unknown."""
 
     name: str
     frames: int
@@ -86,7 +90,7 @@ class Result:
     score: Score | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain numbers for JSON."""
+        """For JSON."""
         facts: dict[str, Any] = {
             "name": self.name,
             "frames": self.frames,
@@ -97,31 +101,32 @@ class Result:
         return facts | ({"sync": self.sync.as_dict()} if self.sync else {})
 
 
-def measure(clip: Followed, tools: Tools, *, name: str = "", on_step: CountCallback | None = None) -> Result:
-    """One clip without a truth: sync (SyncNet where given, landmarks), sharpness and flicker."""
-    values, skipped, sync, score = _sync(clip, tools, on_step)
-    looks, matrices = _Looks(), align_matrices(clip.track.points, SIDE)
+def measure(clip: TrackedClip, networks: Networks, *, name: str = "", on_step: CountCallback | None = None) -> Result:
+    """One clip without a reference: sync (by SyncNet if given, by landmarks), sharpness and flicker."""
+    values, skipped, sync, score = _measure_sync(clip, networks, on_step)
+    stats, matrices = _CropStats(), align_matrices(clip.track.points, SIDE)
     points = in_crops(clip.track.landmarks, matrices)
-    for i, frame in _present(clip, clip.frames()):
+    for i, frame in _face_frames(clip, clip.read()):
         if frame is None:
-            looks.part()
+            stats.begin_segment()
         else:
-            looks.add(crop_face(frame, matrices[i], SIDE), points[i])
-    values |= looks.values()
-    return Result(name or clip.path.name, len(clip.shown), float(clip.fps), values, skipped, {}, sync, score)
+            stats.add(crop_face(frame, matrices[i], SIDE), points[i])
+    values |= stats.values()
+    frames = len(clip.source_frames)
+    return Result(name or clip.path.name, frames, float(clip.fps), values, skipped, {}, sync, score)
 
 
 def compare(
-    made: Followed, true: Followed, tools: Tools, *, name: str = "", on_step: CountCallback | None = None
+    made: TrackedClip, true: TrackedClip, networks: Networks, *, name: str = "", on_step: CountCallback | None = None
 ) -> Result:
-    """A made clip against the true one, frame by frame at the slower one's rate, both cropped where the true face is.
+    """A generated clip against the true one, frame by frame at the lower frame rate, both cropped at the true face.
 
-    Frames behind the shorter one's end do not count. UserError: another shape of picture, no face in common.
-    tools.fid and tools.fvd gather this clip's features; their distance is the caller's to ask for.
+    Frames past the end of the shorter clip do not count. networks.fid and networks.fvd collect features over clips.
+    UserError: another aspect ratio, no face in common.
     """
-    values, skipped, sync, score = _sync(made, tools, on_step)
+    values, skipped, sync, score = _measure_sync(made, networks, on_step)
     rate = min(made.fps, true.fps)
-    made, true = made.at(rate), true.at(rate)
+    made, true = made.at_rate(rate), true.at_rate(rate)
     motion = compare_motion(made.track, true.track)
     if motion is None:
         raise UserError(f"{made.path} and {true.path} never show a face in the same frame; are they the same clip?")
@@ -130,28 +135,27 @@ def compare(
         skipped["opening_correlation"] = "one of the two mouths never moves"
     else:
         values["opening_correlation"] = motion.opening_correlation
-    curves, looks = _pictures(made, true, tools)
-    values |= {key: float(np.nanmean(curve)) for key, curve in curves.items()} | looks
-    skipped |= {
-        key: f"give {METRICS[key].needs}" for key in ("lpips", "identity", "fid", "fvd") if getattr(tools, key) is None
-    }
+    curves, totals = _compare_frames(made, true, networks)
+    values |= {key: float(np.nanmean(curve)) for key, curve in curves.items()} | totals
+    missing = [key for key in ("lpips", "identity", "fid", "fvd") if getattr(networks, key) is None]
+    skipped |= {key: f"give {METRICS[key].needs}" for key in missing}
     curves |= {"lip_distance": motion.per_frame, "opening": motion.openings[0], "opening_true": motion.openings[1]}
     frames = len(motion.per_frame)
     return Result(name or made.path.name, frames, float(rate), values, skipped, curves, sync, score)
 
 
-def _sync(
-    clip: Followed, tools: Tools, on_step: CountCallback | None
+def _measure_sync(
+    clip: TrackedClip, networks: Networks, on_step: CountCallback | None
 ) -> tuple[dict[str, float], dict[str, str], SyncScore | None, Score | None]:
     values: dict[str, float] = {}
     skipped: dict[str, str] = {}
     sync = score = None
     by_net, by_landmarks = ("lse_c", "lse_d", "sync_offset"), ("landmark_confidence", "landmark_offset")
-    if tools.syncnet is None:
+    if networks.syncnet is None:
         skipped |= dict.fromkeys(by_net, f"give {METRICS['lse_c'].needs}")
     else:
         try:
-            sync = sync_clip(tools.syncnet, clip, clip.speech(), vae=tools.vae, on_step=on_step)
+            sync = sync_clip(networks.syncnet, clip, clip.speech(), vae=networks.vae, on_step=on_step)
             values |= dict(zip(by_net, (sync.confidence, sync.distance, float(sync.offset)), strict=True))
         except UserError as error:
             skipped |= dict.fromkeys(by_net, str(error))
@@ -169,8 +173,8 @@ def in_crops(landmarks: np.ndarray, matrices: np.ndarray) -> np.ndarray:
     return np.einsum("fij,fkj->fki", crop[..., :2], landmarks.astype(np.float64)) + crop[:, None, :, 2]
 
 
-def _present(clip: Followed, frames: Iterator[Any]) -> Iterator[tuple[int, Any]]:
-    """(frame's number, frame) where there is the face; None before every stretch's first."""
+def _face_frames(clip: TrackedClip, frames: Iterator[Any]) -> Iterator[tuple[int, Any]]:
+    """(index, frame) of the frames with the face; (index, None) at the beginning of each segment."""
     starts = {start for start, _ in clip.track.segments}
     for i, frame in enumerate(frames):
         if i in starts:
@@ -179,8 +183,8 @@ def _present(clip: Followed, frames: Iterator[Any]) -> Iterator[tuple[int, Any]]
             yield i, frame
 
 
-class _Looks:
-    """Sharpness and flicker of aligned crops as they pass."""
+class _CropStats:
+    """Sharpness and flicker of a sequence of aligned crops."""
 
     def __init__(self) -> None:
         self.sharp: list[float] = []
@@ -189,7 +193,8 @@ class _Looks:
         self._last: list[tuple[np.ndarray, np.ndarray]] = []
         self._mouth = mouth_region(SIDE)
 
-    def part(self) -> None:
+    def begin_segment(self) -> None:
+        """Flicker is not measured across two shots."""
         self._last = []
 
     def add(self, crop: np.ndarray, points: np.ndarray) -> None:
@@ -207,81 +212,68 @@ class _Looks:
         return {key + suffix: float(np.mean(found)) for key, found in named.items() if found}
 
 
-def _pictures(made: Followed, true: Followed, tools: Tools) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Curves of what is measured frame by frame, and what is measured over frames."""
+def _compare_frames(
+    made: TrackedClip, true: TrackedClip, networks: Networks
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Curves of the measures of single frames, and values of the others."""
     scale = _scale(made, true)
     matrices = align_matrices(true.track.points, SIDE)
-    own = matrices.copy()  # from pixels of the made frames, by way of the true ones
-    own[..., 2] += own[..., :2] @ (0.5 / scale - 0.5)
-    own[..., :2] = own[..., :2] / scale
-    frames = min(len(made.shown), len(true.shown))
-    points = in_crops(made.track.landmarks[:frames], own[:frames]), in_crops(true.track.landmarks, matrices)
-    looks = _Looks(), _Looks()
+    made_matrices = matrices.copy()  # from pixels of the generated frames, by way of the true ones
+    made_matrices[..., 2] += made_matrices[..., :2] @ (0.5 / scale - 0.5)
+    made_matrices[..., :2] = made_matrices[..., :2] / scale
+    frames = min(len(made.source_frames), len(true.source_frames))
+    made_points = in_crops(made.track.landmarks[:frames], made_matrices[:frames])
+    true_points = in_crops(true.track.landmarks, matrices)
+    made_stats, true_stats = _CropStats(), _CropStats()
+    frechets = networks.frechets.values()
     curves: dict[str, np.ndarray] = {}
-    for i, pair in _present(true, zip(made.frames(), true.frames(), strict=False)):
+    for i, pair in _face_frames(true, zip(made.read(), true.read(), strict=False)):
         if pair is None:
-            _part(looks, tools)
+            made_stats.begin_segment()
+            true_stats.begin_segment()
+            for frechet in frechets:
+                frechet.finish()
             continue
-        crops = crop_face(pair[0], own[i], SIDE), crop_face(pair[1], matrices[i], SIDE)
-        for look, crop, where in zip(looks, crops, points, strict=True):
-            look.add(crop, where[i])
-        for key, value in _frame(crops, pair, (made, true), i, tools).items():
+        crops = crop_face(pair[0], made_matrices[i], SIDE), crop_face(pair[1], matrices[i], SIDE)
+        made_stats.add(crops[0], made_points[i])
+        true_stats.add(crops[1], true_points[i])
+        values = _compare_crops(*crops, networks)
+        if networks.identity and made.track.present[i]:
+            faces = [face_112(frame, clip.track.landmarks[i]) for frame, clip in zip(pair, (made, true), strict=True)]
+            values["identity"] = networks.identity.similarity(*faces)
+        for key, value in values.items():
             curves.setdefault(key, np.full(frames, np.nan))[i] = value
-        for gather in filter(None, (tools.fid, tools.fvd)):
-            gather.add(*crops)
-    _part(looks, tools)
-    return curves, _against(*looks)
+        for frechet in frechets:
+            frechet.add(*crops)
+    for frechet in frechets:
+        frechet.finish()
+    totals = made_stats.values() | true_stats.values("_true")
+    sharpness_true = totals.pop("sharpness_true", None)
+    if sharpness_true:
+        totals["sharpness_ratio"] = totals["sharpness"] / sharpness_true
+    return curves, totals
 
 
-def _part(looks: tuple[_Looks, _Looks], tools: Tools) -> None:
-    """Nothing is measured across two shots."""
-    for look in looks:
-        look.part()
-    for gather in filter(None, (tools.fid, tools.fvd)):
-        gather.finish()
-
-
-def _scale(made: Followed, true: Followed) -> np.ndarray:
-    """(2,): made pixels for each true one, across and down."""
+def _scale(made: TrackedClip, true: TrackedClip) -> np.ndarray:
+    """(2,): generated pixels per true pixel, horizontally and vertically."""
     scale = np.array(made.track.size) / np.array(true.track.size)
     if abs(scale[0] / scale[1] - 1) > 0.01:
         raise UserError(
             f"{made.path} is {made.track.size[0]} × {made.track.size[1]} and {true.path} {true.track.size[0]} ×"
-            f" {true.track.size[1]}; pictures of another shape cannot be compared pixel by pixel."
+            f" {true.track.size[1]}; give clips of the same aspect ratio."
         )
     return scale
 
 
-def _frame(
-    crops: tuple[np.ndarray, np.ndarray],
-    pair: tuple[np.ndarray, np.ndarray],
-    clips: tuple[Followed, Followed],
-    i: int,
-    tools: Tools,
-) -> dict[str, float]:
-    made, true = crops
+def _compare_crops(made: np.ndarray, true: np.ndarray, networks: Networks) -> dict[str, float]:
     mouth = mouth_region(SIDE)
-    likeness = ssim_map(made, true)
+    ssim = ssim_map(made, true)
     values = {
         "psnr_mouth": psnr(made, true, mouth),
         "psnr_face": psnr(made, true),
-        "ssim_mouth": float(likeness[mouth].mean()),
-        "ssim_face": float(likeness[5:-5, 5:-5].mean()),
+        "ssim_mouth": float(ssim[mouth].mean()),
+        "ssim_face": float(ssim[5:-5, 5:-5].mean()),
         "gradient_similarity": gradient_similarity(made, true, mouth),
-        "thumbnail_likeness": thumbnail_likeness(made, true),
+        "thumbnail_similarity": thumbnail_similarity(made, true),
     }
-    if tools.lpips:
-        values["lpips"] = tools.lpips(made, true)
-    if tools.identity and clips[0].track.present[i]:
-        faces = [face_112(frame, clip.track.landmarks[i]) for frame, clip in zip(pair, clips, strict=True)]
-        values["identity"] = tools.identity.similarity(*faces)
-    return values
-
-
-def _against(made: _Looks, true: _Looks) -> dict[str, float]:
-    theirs = true.values("_true")
-    values = made.values() | theirs
-    if theirs.get("sharpness_true"):
-        values["sharpness_ratio"] = values["sharpness"] / theirs["sharpness_true"]
-    values.pop("sharpness_true", None)
-    return values
+    return values | ({"lpips": networks.lpips(made, true)} if networks.lpips else {})

@@ -1,4 +1,4 @@
-"""Does the mouth do what the true one does? Landmarks of two clips of the same frames, one made and one true."""
+"""Mouth motion of a generated clip against the true one, by landmarks of the same frames."""
 
 from dataclasses import dataclass
 
@@ -9,18 +9,18 @@ from ..face.detect import mouth_opening, three_points
 from ..face.track import FaceTrack
 
 LIPS = slice(48, 68)
-UNIT = 256
-"""Any side will do: distances are divided by the face's height in the same upright crop."""
+SIDE = 256
+"""Of the upright crop; it cancels out, since distances are divided by the face's height in the crop."""
 
 
 @dataclass(frozen=True)
 class Motion:
-    """How the made mouth moves against the true one, over the frames in which both were found.
+    """The generated mouth against the true one, over the frames in which both were found.
 
-    opening_correlation: Pearson's, of both openings; None where one never moves. opening_error: mean distance of the
-    openings, in shares of the face's height. lip_distance: LMD, mean distance of the 20 points of the lips with both
-    heads held upright, as a share of the face's height. per_frame (F,): the same of each frame, NaN where not known.
-    openings (2, F): made, true. frames: how many were compared.
+    opening_correlation: Pearson's, None if one never moves. opening_error: mean absolute difference of the openings,
+    relative to the face's height. lip_distance: LMD, mean distance of the 20 lip landmarks of both upright heads,
+    relative to the face's height. per_frame (F,): the same of each frame, NaN if unknown. openings (2, F): generated,
+    true. frames: how many were compared.
     """
 
     opening_correlation: float | None
@@ -32,7 +32,7 @@ class Motion:
 
 
 def compare_motion(made: FaceTrack, true: FaceTrack) -> Motion | None:
-    """None where the two faces are never seen together. The longer track's end does not count."""
+    """None if the two faces are never in the same frame. Frames past the end of the shorter track do not count."""
     frames = min(made.frames, true.frames)
     both = made.present[:frames] & true.present[:frames]
     if not both.any():
@@ -40,25 +40,25 @@ def compare_motion(made: FaceTrack, true: FaceTrack) -> Motion | None:
     openings = np.stack([np.where(both, mouth_opening(t.landmarks[:frames]), np.nan) for t in (made, true)])
     upright_made, upright_true = (upright(t.landmarks[:frames]) for t in (made, true))
     height = np.ptp(upright_true[..., 1], axis=1)
-    apart = np.linalg.norm(upright_made[:, LIPS] - upright_true[:, LIPS], axis=-1).mean(1) / height
+    distance = np.linalg.norm(upright_made[:, LIPS] - upright_true[:, LIPS], axis=-1).mean(1) / height
     return Motion(
         opening_correlation=correlation(openings[0, both], openings[1, both]),
         opening_error=float(np.abs(openings[0] - openings[1])[both].mean()),
-        lip_distance=float(apart[both].mean()),
-        per_frame=np.where(both, apart, np.nan),
+        lip_distance=float(distance[both].mean()),
+        per_frame=np.where(both, distance, np.nan),
         openings=openings,
         frames=int(both.sum()),
     )
 
 
 def upright(points68: np.ndarray) -> np.ndarray:
-    """(F, 68, 2) brought to the upright face by each frame's own brows and nose: the head's motion is gone."""
-    matrices = align_matrices(three_points(points68), UNIT)
+    """(F, 68, 2) aligned by each frame's own brows and nose, which removes the head's motion."""
+    matrices = align_matrices(three_points(points68), SIDE)
     return np.einsum("fij,fkj->fki", matrices[..., :2], points68) + matrices[:, None, :, 2]
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Pearson's; None where one never moves."""
+    """Pearson's; None if one is constant."""
     if len(a) < 3 or np.ptp(a) < 1e-9 or np.ptp(b) < 1e-9:
         return None
     return float(np.corrcoef(a, b)[0, 1])

@@ -1,5 +1,7 @@
-"""Networks that measures ask and that are the user's to bring: TorchScript files, or known libraries' with weights that
-are on this machine. Nothing is fetched here."""
+"""Networks for the metrics: the user's TorchScript files, or those of known libraries with weights on this machine.
+
+Nothing is downloaded here.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,16 @@ from ..errors import UserError
 from .image_metrics import FVD_FRAMES, Features, pixels
 
 LPIPS_FILES = {"alex": "alexnet-", "vgg": "vgg16-", "squeeze": "squeezenet1_1-"}
-"""What torchvision calls the weights."""
+"""Beginnings of torchvision's file names."""
 INCEPTION, INCEPTION_FILE = "inception", "weights-inception-2015-12-05-6726825d.pth"
 """torch-fidelity's copy of the network of the published FID."""
 
 
 class Network:
-    """A TorchScript file that the user trusts: the program in it is run.
+    """A TorchScript file that the user trusts: loading it runs its code.
 
-    Its forward is told `return_features`, `rescale` and `resize` where it has such arguments, as the public Inception
-    and I3D files do.
+    If its forward has arguments `return_features`, `rescale` or `resize`, as in the public Inception and I3D files,
+    they are passed as true.
     """
 
     EXTRAS = ("return_features", "rescale", "resize")
@@ -34,8 +36,8 @@ class Network:
             self.module: Any = torch.jit.load(str(path), map_location=device).eval()
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{path} is no TorchScript network; export one by torch.jit.save.") from error
-        known = {argument.name for argument in self.module.forward.schema.arguments}
-        self.extras = {name: True for name in self.EXTRAS if name in known}
+        arguments = {argument.name for argument in self.module.forward.schema.arguments}
+        self.extras = {name: True for name in self.EXTRAS if name in arguments}
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -44,7 +46,7 @@ class Network:
         except RuntimeError as error:
             shape = " and ".join("×".join(map(str, x.shape)) for x in inputs)
             last = str(error).strip().splitlines()[-1]
-            raise UserError(f"{self.name} cannot take pictures of {shape} ({last}); see docs/evaluation.md.") from error
+            raise UserError(f"{self.name} cannot take images of {shape} ({last}); see docs/evaluation.md.") from error
         return out.float().cpu()
 
 
@@ -59,7 +61,7 @@ def fvd_network(name: str, device: str = "cpu") -> Features:
 
 
 class Inception:
-    """2048 numbers of Inception v3 as the published FID takes them (Heusel et al. 2017), by torchmetrics."""
+    """2048 features of Inception v3 as in the published FID (Heusel et al. 2017), by torchmetrics."""
 
     name = INCEPTION
 
@@ -81,7 +83,7 @@ class Inception:
 
 
 class VideoMae:
-    """The mean of VideoMAE's last states over a window; FVD on it follows motion more than I3D's (Ge et al. 2024)."""
+    """Mean of VideoMAE's last hidden states; FVD on them follows motion more than on I3D's (Ge et al. 2024)."""
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         from ..models.perceptual import load_videomae
@@ -99,7 +101,7 @@ class VideoMae:
 
 class Lpips:
     """LPIPS (Zhang et al. 2018): "alex", "vgg" or "squeeze" by torchmetrics, or a TorchScript file that takes two
-    (N, 3, H, W) in [-1, 1] and gives N distances. 0 … about 1, 0 where equal."""
+    (N, 3, H, W) in [-1, 1] and gives N distances. 0 … about 1, 0 if equal."""
 
     def __init__(self, name_or_path: str, device: str = "cpu") -> None:
         self.device = device
@@ -125,7 +127,7 @@ def _torchmetrics_lpips(name: str, device: str) -> Any:
 
 
 def _hub_file(pattern: str, what: str, option: str) -> Path:
-    """Weights where PyTorch's libraries keep theirs; UserError says which and where."""
+    """Weights in PyTorch's hub folder. UserError: they are not there."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     found = sorted(folder.glob(pattern))
     if not found:

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..media.probe import VideoInfo, probe
 from ..media.reader import VideoReader
 from ..models.syncnet import ChungSyncNet, StableSyncNet
-from .syncnet_sync import CountCallback, StableJudge, Vae
+from .syncnet_sync import CountCallback, StableScorer, Vae
 
 THRESHOLD = 0.5
 PAIRS = 8
@@ -94,9 +94,9 @@ def _measure_pairs(
     info = probe(clip.path)
     if not info.has_audio or info.fps != FPS:
         raise UserError(f"{clip.path} is no prepared clip: 25 frames a second with audio are needed.")
-    scorer = StableJudge(net, load_audio(clip.path, info.start).waveform, vae)
+    scorer = StableScorer(net, load_audio(clip.path, info.start).waveform, vae)
     first, end = clip.span(info.frames)
-    stop = min(end - scorer.window + 1, scorer.sounds)
+    stop = min(end - scorer.window + 1, scorer.audio_windows)
     if stop - first <= min_shift:
         count = max(0, stop - first)
         raise UserError(f"{clip.path} has {count} windows to draw from; at least {min_shift + 1} are needed.")
@@ -106,13 +106,13 @@ def _measure_pairs(
     )
     pictures = _embed_windows(scorer, clip, info, set(frames.tolist()))
     likelihoods = [
-        1 - float(scorer.distance(pictures[a], scorer.hear(b, b + 1)))
+        1 - float(scorer.distance(pictures[a], scorer.embed_audio(b, b + 1)))
         for a, b in zip(frames.tolist(), audio.tolist(), strict=True)
     ]
     return np.array(likelihoods), frames == audio
 
 
-def _embed_windows(scorer: StableJudge, clip: ClipFile, info: VideoInfo, starts: set[int]) -> dict[int, Tensor]:
+def _embed_windows(scorer: StableScorer, clip: ClipFile, info: VideoInfo, starts: set[int]) -> dict[int, Tensor]:
     """Vectors (1, D) of the windows that begin at these frames; every frame is read once."""
     frames: dict[int, Tensor] = {}
     vectors = {}
@@ -121,7 +121,7 @@ def _embed_windows(scorer: StableJudge, clip: ClipFile, info: VideoInfo, starts:
             frames = {i: frame for i, frame in frames.items() if i >= start}
             missing = [i for i in range(start, start + scorer.window) if i not in frames]
             frames |= zip(missing, (scorer.frame(clip.crop(f)) for f in reader.read(missing)), strict=True)
-            vectors[start] = scorer.see(torch.stack([frames[start + i] for i in range(scorer.window)]))
+            vectors[start] = scorer.embed_video(torch.stack([frames[start + i] for i in range(scorer.window)]))
     return vectors
 
 

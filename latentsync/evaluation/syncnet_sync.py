@@ -1,4 +1,4 @@
-"""Do the lips follow the sound, as a SyncNet judges it? LSE-C, LSE-D and the offset, for every shift of the sound.
+"""Lip sync by a SyncNet: LSE-C, LSE-D and the offset, from the distance at every shift of the audio.
 
 The measures are those of Chung and Zisserman ("Out of time", 2016), under the names that Prajwal et al. 2020 gave them.
 """
@@ -22,25 +22,25 @@ from ..errors import UserError
 from ..face.track import FaceTrack
 from ..models.syncnet import ChungSyncNet, StableSyncNet, SyncNet
 
-REACH = 15
-FEWEST = 10
-"""Windows; fewer tell nothing."""
-SHARE = 0.5
-"""Of all windows; a shift that leaves fewer with sound is not tried."""
+MAX_SHIFT = 15
+"""Frames, either way."""
+MIN_WINDOWS = 10
+MIN_COVERAGE = 0.5
+"""Share of all windows that must have audio at a shift."""
 SMOOTHING = 9
-"""Windows: the running median of the confidence over time, as Chung and Zisserman draw it."""
+"""Windows of the running median of the confidence over time, as in Chung and Zisserman's plots."""
 CHUNG_SIDE, CHUNG_FRAMES, CHUNG_STEPS = 224, 5, 20
 CROP_SCALE, CROP_FILL, CROP_TAPS = 0.4, 110, 13
 FOREHEAD = 0.17
-"""A face box reaches so far above the brows, of the way from brows to chin (measured on MediaPipe's mesh: 0.08 to 0.2,
-median 0.17); 68 landmarks end at the brows."""
+"""How far a face box extends above the brows, relative to the distance from brows to chin (measured on MediaPipe's
+mesh: 0.08 to 0.2, median 0.17); 68 landmarks end at the brows."""
 
 CountCallback = Callable[[int, int], None]
-"""Called with frames done, of how many (0: not known); what it raises ends the run."""
+"""Called with frames done, and their number (0: not known). What it raises ends the run."""
 
 
 class Vae(Protocol):
-    """What a SyncNet on latents needs: pixels over latents, and (N, 3, R, R) in [-1, 1] to (N, C, R / factor, same)."""
+    """For a SyncNet on latents. encode: (N, 3, R, R) in [-1, 1] to (N, C, R / factor, R / factor)."""
 
     @property
     def factor(self) -> int: ...
@@ -49,14 +49,14 @@ class Vae(Protocol):
 
 @dataclass(frozen=True)
 class SyncScore:
-    """A SyncNet's verdict on F frames at 25 a second. Shifts and offset are frames; positive: the sound comes after the
-    picture (the sign of evaluation.sync; Chung and Zisserman print the opposite one).
+    """Sync of F frames at 25 fps. Shifts and offset are frames; positive: the audio comes after the video (as in
+    landmark_sync; Chung and Zisserman print the opposite sign).
 
     network: "chung", whose distances are Euclidean, about 6 (in sync) to 13, or "stable", where they are 1 - cosine.
-    shifts, distances (S,): mean distance of picture and sound with the sound read so many frames later.
-    offset: the shift of the least distance. distance: that one (LSE-D). confidence: median of the distances minus the
-    least (LSE-C). at_zero: the distance without a shift. per_frame (F,): the confidence around each frame at the
-    offset, NaN where there is no window. windows: how many were compared.
+    shifts, distances (S,): mean distance of video and audio with the audio read that many frames later.
+    offset: the shift of the smallest distance. distance: that one (LSE-D). confidence: median of the distances minus
+    the smallest (LSE-C). per_frame (F,): the confidence around each frame at the offset, NaN without a window.
+    windows: how many were compared.
     """
 
     network: str
@@ -67,11 +67,11 @@ class SyncScore:
     offset: int
     confidence: float
     distance: float
-    at_zero: float
+    distance_at_zero: float
     per_frame: np.ndarray
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain numbers for JSON; None where not known."""
+        """For JSON; None for NaN."""
         return {
             "network": self.network,
             "frames": self.frames,
@@ -79,7 +79,7 @@ class SyncScore:
             "offset": self.offset,
             "lse_c": round(self.confidence, 4),
             "lse_d": round(self.distance, 4),
-            "at_zero": round(self.at_zero, 4),
+            "distance_at_zero": round(self.distance_at_zero, 4),
             "shifts": self.shifts.tolist(),
             "distances": [round(v, 4) for v in self.distances.tolist()],
             "per_frame": [round(v, 4) if np.isfinite(v) else None for v in self.per_frame.tolist()],
@@ -94,89 +94,84 @@ def sync_offset(
     *,
     sample_rate: int = SAMPLE_RATE,
     segments: Sequence[tuple[int, int]] | None = None,
-    reach: int = REACH,
+    max_shift: int = MAX_SHIFT,
     batch: int = 16,
     vae: Vae | None = None,
     on_step: CountCallback | None = None,
 ) -> SyncScore:
-    """Judge faces at 25 a second ((R, R, 3) uint8 RGB, read once and not kept) against the sound from their start on.
+    """Compare faces at 25 fps ((R, R, 3) uint8 RGB, read once and not kept) with the audio from their start on.
 
-    faces: aligned crops for a StableSyncNet, those of chung_crops() for Chung's. segments: half-open stretches that
-    windows must lie in; None is all. reach: frames, either way. vae: for a StableSyncNet on latents.
-    UserError: silent sound, fewer than FEWEST windows, a network on latents without a VAE.
+    faces: aligned crops for a StableSyncNet, those of chung_crops() for Chung's. segments: half-open frame ranges that
+    windows must lie in; None is all. vae: for a StableSyncNet on latents.
+    UserError: silent audio, fewer than MIN_WINDOWS windows, a network on latents without a VAE.
     """
     speech = to_mono_16k(waveform, sample_rate)
     check_speech(speech)
-    judge = judge_of(net, speech, vae)
-    rows, norms, frames = [], [], 0
-    sound = _Heard(judge, batch)
-    for seen, done in _windows(judge, faces, batch):
-        first = frames
-        frames += len(seen)
-        rows.append(_distances(judge, seen, sound.around(first, frames, reach), first, reach, judge.sounds))
-        norms.append(seen.norm(dim=1).cpu().numpy())
+    scorer = ChungScorer(net, speech) if isinstance(net, ChungSyncNet) else StableScorer(net, speech, vae)
+    rows, norms, windows = [], [], 0
+    audio = _AudioVectors(scorer, batch)
+    for vectors, frames in _video_vectors(scorer, faces, batch):
+        first = windows
+        windows += len(vectors)
+        rows.append(_distances(scorer, vectors, audio.around(first, windows, max_shift), first, max_shift))
+        norms.append(vectors.norm(dim=1).cpu().numpy())
         if on_step:
-            on_step(done, length_hint(faces))
-    if not rows or min(frames, judge.sounds) < FEWEST:
-        raise UserError(_too_short(judge, frames, judge.sounds))
+            on_step(frames, length_hint(faces))
+    if not rows or min(windows, scorer.audio_windows) < MIN_WINDOWS:
+        raise UserError(_too_short(scorer, windows))
     table = np.concatenate(rows)
     if isinstance(net, ChungSyncNet):
-        _as_published(table, np.concatenate(norms), min(frames, judge.sounds))
-    return _verdict(judge, table, segments, reach)
+        _pad_as_published(table, np.concatenate(norms), min(windows, scorer.audio_windows))
+    return _score(scorer, table, segments, max_shift)
 
 
-class Judge(Protocol):
-    """One network with one sound. window: frames that it sees at once. sounds: windows that the sound has."""
+class Scorer(Protocol):
+    """A network with one audio track. window: frames of one window. audio_windows: windows that have audio."""
 
     name: str
     window: int
-    sounds: int
+    audio_windows: int
 
     def frame(self, face: np.ndarray) -> Tensor: ...
-    def see(self, frames: Tensor) -> Tensor:
+    def embed_video(self, frames: Tensor) -> Tensor:
         """(n + window - 1, …) consecutive frames to (n, D)."""
         ...
 
-    def hear(self, start: int, stop: int) -> Tensor:
-        """(stop - start, D): the sound that goes with the windows that begin at these frames."""
+    def embed_audio(self, start: int, stop: int) -> Tensor:
+        """(stop - start, D): the audio of the windows that begin at these frames."""
         ...
 
-    def distance(self, seen: Tensor, heard: Tensor) -> Tensor: ...
+    def distance(self, video: Tensor, audio: Tensor) -> Tensor: ...
 
 
-def judge_of(net: SyncNet, speech: Tensor, vae: Vae | None = None) -> Judge:
-    """speech: (T,) at 16 kHz."""
-    return ChungJudge(net, speech) if isinstance(net, ChungSyncNet) else StableJudge(net, speech, vae)
-
-
-class ChungJudge:
+class ChungScorer:
     name, window = "chung", CHUNG_FRAMES
 
     def __init__(self, net: ChungSyncNet, speech: Tensor) -> None:
         self.net, self.weight = net, next(net.parameters())
         self.rows = torch.from_numpy(cepstra.mfcc(speech))
         self.step = cepstra.RATE // int(FPS)
-        self.sounds = max(0, len(speech) * int(FPS) // SAMPLE_RATE - CHUNG_FRAMES)
+        self.audio_windows = max(0, len(speech) * int(FPS) // SAMPLE_RATE - CHUNG_FRAMES)
 
     def frame(self, face: np.ndarray) -> Tensor:
         if face.shape[:2] != (CHUNG_SIDE, CHUNG_SIDE):
             face = cv2.resize(face, (CHUNG_SIDE, CHUNG_SIDE))
         return torch.from_numpy(np.ascontiguousarray(face[..., ::-1])).permute(2, 0, 1)
 
-    def see(self, frames: Tensor) -> Tensor:
+    def embed_video(self, frames: Tensor) -> Tensor:
         lips = frames.unfold(0, CHUNG_FRAMES, 1).permute(0, 1, 4, 2, 3).to(self.weight)
         return self.net.netfclip(self.net.netcnnlip(lips).flatten(1)).float()
 
-    def hear(self, start: int, stop: int) -> Tensor:
+    def embed_audio(self, start: int, stop: int) -> Tensor:
         rows = self.rows[start * self.step : (stop - 1) * self.step + CHUNG_STEPS]
         sound = rows.unfold(0, CHUNG_STEPS, self.step)[:, None].to(self.weight)
         return self.net.netfcaud(self.net.netcnnaud(sound).flatten(1)).float()
 
-    def distance(self, seen: Tensor, heard: Tensor) -> Tensor:
-        return (seen - heard).norm(dim=-1)
+    def distance(self, video: Tensor, audio: Tensor) -> Tensor:
+        return (video - audio).norm(dim=-1)
 
 
-class StableJudge:
+class StableScorer:
     name = "stable"
 
     def __init__(self, net: StableSyncNet, speech: Tensor, vae: Vae | None) -> None:
@@ -185,14 +180,14 @@ class StableJudge:
         self.window = self.config.frames
         self.length = self.config.mels[1]
         if self.config.space == "latent" and vae is None:
-            raise UserError("This SyncNet judges VAE latents; name the VAE that it was trained with.")
+            raise UserError("This SyncNet takes VAE latents; name the VAE that it was trained with.")
         self.mels = 1 + len(speech) // HOP
         room = self.mels - self.length + 1  # window i begins at mel column floor(i · 80 / 25)
-        self.sounds = max(0, -(-room * int(FPS) // RATE))
+        self.audio_windows = max(0, -(-room * int(FPS) // RATE))
 
     @property
     def side(self) -> int:
-        """Of the aligned crops, in pixels."""
+        """Side of the aligned crops in pixels."""
         return self.config.size[1] * (self.vae.factor if self.vae and self.config.space == "latent" else 1)
 
     def frame(self, face: np.ndarray) -> Tensor:
@@ -201,7 +196,7 @@ class StableJudge:
         face = face if self.config.space == "latent" else face[-self.config.size[0] :]
         return torch.from_numpy(np.ascontiguousarray(face)).permute(2, 0, 1)
 
-    def see(self, frames: Tensor) -> Tensor:
+    def embed_video(self, frames: Tensor) -> Tensor:
         pixels = frames.to(self.weight) / 127.5 - 1
         if self.vae is not None and self.config.space == "latent":
             pixels = self.vae.encode(pixels).to(self.weight)
@@ -209,99 +204,97 @@ class StableJudge:
         windows = pixels.unfold(0, self.window, 1).permute(0, 4, 1, 2, 3).flatten(1, 2)
         return self.net.visual_encoder(windows).float()
 
-    def hear(self, start: int, stop: int) -> Tensor:
+    def embed_audio(self, start: int, stop: int) -> Tensor:
         spans = [mel_span(i, FPS, self.window)[0] for i in range(start, stop)]
         mel = mel_rows(self.speech, spans[0], spans[-1] + self.length)
         windows = torch.stack([mel[:, a - spans[0] : a - spans[0] + self.length] for a in spans])
         return self.net.audio_encoder(windows[:, None].to(self.weight)).float()
 
-    def distance(self, seen: Tensor, heard: Tensor) -> Tensor:
-        return 1 - (seen * heard).sum(-1)
+    def distance(self, video: Tensor, audio: Tensor) -> Tensor:
+        return 1 - (video * audio).sum(-1)
 
 
 def mel_rows(speech: Tensor, start: int, stop: int) -> Tensor:
-    """Columns start … stop of sync_mel(speech) from the sound around them only."""
-    before = N_FFT // 2 // HOP + 1  # a column hears N_FFT samples around its own, which pre-emphasis makes one more
+    """Columns start … stop of sync_mel(speech), computed from the audio around them only."""
+    before = N_FFT // 2 // HOP + 1  # a column depends on N_FFT samples around it, and on one more by pre-emphasis
     first = max(0, start - before)
-    piece = speech[first * HOP : (stop - 1) * HOP + N_FFT // 2 + HOP]
-    return sync_mel(piece)[:, start - first : stop - first]
+    around = speech[first * HOP : (stop - 1) * HOP + N_FFT // 2 + HOP]
+    return sync_mel(around)[:, start - first : stop - first]
 
 
-def _windows(judge: Judge, faces: Iterable[np.ndarray], batch: int) -> Iterator[tuple[Tensor, int]]:
-    """Vectors of up to `batch` consecutive windows, and how many faces were read."""
-    held: list[Tensor] = []
+def _video_vectors(scorer: Scorer, faces: Iterable[np.ndarray], batch: int) -> Iterator[tuple[Tensor, int]]:
+    """Vectors of up to `batch` consecutive windows, and the number of faces read so far."""
+    frames: list[Tensor] = []
     done = 0
     for face in faces:
-        held.append(judge.frame(face))
+        frames.append(scorer.frame(face))
         done += 1
-        if len(held) == batch + judge.window - 1:
-            yield judge.see(torch.stack(held)), done
-            held = held[batch:]
-    if len(held) >= judge.window:
-        yield judge.see(torch.stack(held)), done
+        if len(frames) == batch + scorer.window - 1:
+            yield scorer.embed_video(torch.stack(frames)), done
+            frames = frames[batch:]
+    if len(frames) >= scorer.window:
+        yield scorer.embed_video(torch.stack(frames)), done
 
 
-class _Heard:
-    """The sound's vectors, in the order they are asked for; what lies behind is forgotten."""
+class _AudioVectors:
+    """The audio's vectors around a moving window; older ones are dropped."""
 
-    def __init__(self, judge: Judge, batch: int) -> None:
-        self.judge, self.batch = judge, batch
+    def __init__(self, scorer: Scorer, batch: int) -> None:
+        self.scorer, self.batch = scorer, batch
         self.first, self.vectors = 0, torch.zeros(0, 0)
 
-    def around(self, start: int, stop: int, reach: int) -> tuple[int, Tensor]:
-        """Index of the first, and the vectors of windows start - reach … stop + reach, as far as there are any."""
-        low, high = max(0, start - reach), min(self.judge.sounds, stop + reach)
-        known = self.first + len(self.vectors)
+    def around(self, start: int, stop: int, max_shift: int) -> tuple[int, Tensor]:
+        """Vectors of the windows start - max_shift … stop + max_shift that have audio, after the first one's index."""
+        low, high = max(0, start - max_shift), min(self.scorer.audio_windows, stop + max_shift)
+        computed = self.first + len(self.vectors)
         parts = [self.vectors] if len(self.vectors) else []
-        for i in range(known, high, self.batch):
-            parts.append(self.judge.hear(i, min(i + self.batch, high)))
+        for i in range(computed, high, self.batch):
+            parts.append(self.scorer.embed_audio(i, min(i + self.batch, high)))
         if parts:
-            gone = min(max(0, low - self.first), sum(map(len, parts)))
-            self.vectors, self.first = torch.cat(parts)[gone:], self.first + gone
+            old = min(max(0, low - self.first), sum(map(len, parts)))
+            self.vectors, self.first = torch.cat(parts)[old:], self.first + old
         return self.first, self.vectors
 
 
-def _distances(
-    judge: Judge, seen: Tensor, sound: tuple[int, Tensor], first: int, reach: int, sounds: int
-) -> np.ndarray:
-    """(n, 2 · reach + 1) float32, NaN where there is no sound. first: the first window's number."""
-    begin, heard = sound
-    wanted = torch.arange(first, first + len(seen))[:, None] + torch.arange(-reach, reach + 1)
-    there = (wanted >= 0) & (wanted < sounds)
+def _distances(scorer: Scorer, video: Tensor, audio: tuple[int, Tensor], first: int, max_shift: int) -> np.ndarray:
+    """(n, 2 · max_shift + 1) float32, NaN where there is no audio. first: index of the first window."""
+    begin, vectors = audio
+    wanted = torch.arange(first, first + len(video))[:, None] + torch.arange(-max_shift, max_shift + 1)
+    exists = (wanted >= 0) & (wanted < scorer.audio_windows)
     out = torch.full(wanted.shape, torch.nan)
-    if there.any():
-        picked = heard[(wanted - begin).clamp(0, len(heard) - 1)]
-        out = torch.where(there, judge.distance(seen[:, None], picked).cpu(), out)
+    if exists.any():
+        picked = vectors[(wanted - begin).clamp(0, len(vectors) - 1)]
+        out = torch.where(exists, scorer.distance(video[:, None], picked).cpu(), out)
     return out.numpy()
 
 
-def _as_published(table: np.ndarray, norms: np.ndarray, count: int) -> None:
-    """Chung and Zisserman pad with vectors of zeros what lies before and behind the clip: figures compare only so."""
-    reach = table.shape[1] // 2
-    wanted = np.arange(len(table))[:, None] + np.arange(-reach, reach + 1)
+def _pad_as_published(table: np.ndarray, norms: np.ndarray, count: int) -> None:
+    """Chung and Zisserman pad the audio with zero vectors before and after the clip; published figures need it."""
+    max_shift = table.shape[1] // 2
+    wanted = np.arange(len(table))[:, None] + np.arange(-max_shift, max_shift + 1)
     table[:] = np.where((wanted < 0) | (wanted >= count), norms[:, None], table)
     table[count:] = np.nan
 
 
-def _verdict(judge: Judge, table: np.ndarray, segments: Sequence[tuple[int, int]] | None, reach: int) -> SyncScore:
-    frames = len(table) + judge.window - 1
+def _score(scorer: Scorer, table: np.ndarray, segments: Sequence[tuple[int, int]] | None, max_shift: int) -> SyncScore:
+    frames = len(table) + scorer.window - 1
     inside = np.zeros(len(table), bool)
     for start, stop in segments or [(0, frames)]:
-        inside[start : max(start, stop - judge.window + 1)] = True
+        inside[start : max(start, stop - scorer.window + 1)] = True
     inside &= np.isfinite(table).any(1)
-    if inside.sum() < FEWEST:
-        raise UserError(_too_short(judge, int(inside.sum()), judge.sounds))
+    if inside.sum() < MIN_WINDOWS:
+        raise UserError(_too_short(scorer, int(inside.sum())))
     table[~inside] = np.nan
-    used = [j for j in range(2 * reach + 1) if np.isfinite(table[:, j]).sum() >= SHARE * inside.sum()]
+    used = [j for j in range(2 * max_shift + 1) if np.isfinite(table[:, j]).sum() >= MIN_COVERAGE * inside.sum()]
     means = np.nanmean(table[:, used], 0)
-    shifts = np.array(used) - reach
+    shifts = np.array(used) - max_shift
     best = min(range(len(used)), key=lambda j: (means[j], abs(shifts[j])))
     per_frame = np.full(frames, np.nan)
     known = np.isfinite(table[:, used[best]])
     own = np.nanmedian(table[known][:, used], 1) - table[known, used[best]]
-    per_frame[np.flatnonzero(known) + judge.window // 2] = _running_median(own, SMOOTHING)
+    per_frame[np.flatnonzero(known) + scorer.window // 2] = _running_median(own, SMOOTHING)
     return SyncScore(
-        network=judge.name,
+        network=scorer.name,
         frames=frames,
         windows=int(inside.sum()),
         shifts=shifts,
@@ -309,28 +302,29 @@ def _verdict(judge: Judge, table: np.ndarray, segments: Sequence[tuple[int, int]
         offset=int(shifts[best]),
         confidence=float(np.median(means) - means[best]),
         distance=float(means[best]),
-        at_zero=float(means[shifts == 0][0]) if (shifts == 0).any() else float("nan"),
+        distance_at_zero=float(means[shifts == 0][0]) if (shifts == 0).any() else float("nan"),
         per_frame=per_frame,
     )
 
 
-def _too_short(judge: Judge, seen: int, heard: int) -> str:
-    needed = (FEWEST + judge.window - 1) / float(FPS)
+def _too_short(scorer: Scorer, windows: int) -> str:
+    needed = (MIN_WINDOWS + scorer.window - 1) / float(FPS)
+    windows = min(windows, scorer.audio_windows)
     return (
-        f"Face and sound give {min(seen, heard)} windows of {judge.window} frames; at least {FEWEST} are needed"
+        f"Face and sound give {windows} windows of {scorer.window} frames; at least {MIN_WINDOWS} are needed"
         f" ({needed:.2g} s of both without a gap), so give a longer clip."
     )
 
 
 def _running_median(values: np.ndarray, taps: int) -> np.ndarray:
-    """Along the first axis of numbers without NaN; at the ends over what is there."""
+    """Along the first axis, of values without NaN; shorter at the ends."""
     pad = [(taps // 2, taps // 2)] + [(0, 0)] * (values.ndim - 1)
     around = np.lib.stride_tricks.sliding_window_view(np.pad(values, pad, constant_values=np.nan), taps, 0)
     return np.nanmedian(around, -1)
 
 
 def chung_boxes(track: FaceTrack) -> np.ndarray:
-    """(F, 3): center x, y and half the longer side of the face's box in pixels, each steadied by a 13-tap median."""
+    """(F, 3): center x, y and half the longer side of the face's box in pixels, each smoothed by a 13-tap median."""
     low, high = track.landmarks.min(1).astype(np.float64), track.landmarks.max(1).astype(np.float64)
     low[:, 1] -= FOREHEAD * (high[:, 1] - low[:, 1])
     raw = np.concatenate(((low + high) / 2, (high - low).max(1, keepdims=True) / 2), 1)
@@ -355,5 +349,5 @@ def chung_crop(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def chung_crops(frames: Iterable[np.ndarray], track: FaceTrack) -> Iterator[np.ndarray]:
-    """The crops that Chung's network wants of the frames of a track."""
+    """Crops for Chung's network of the frames of a track."""
     return (chung_crop(frame, box) for frame, box in zip(frames, chung_boxes(track), strict=False))

@@ -142,7 +142,7 @@ def _run(backend: Backend, request: LipSyncRequest, uploads: Sequence[Media], jo
 
 def _score(result: LipSyncResult, job: Job["Score"]) -> "Score":
     """How well the lips of a result follow its sound."""
-    from ..evaluation.landmark_sync import score_file
+    from ..evaluation.clips import score_file
     from ..face.detect import FaceFinder
     from ..weights.registry import find
 

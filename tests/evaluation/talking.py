@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latentsync.audio.syncnet_mel import mel_span
-from latentsync.evaluation.syncnet_sync import FPS, StableJudge, mel_rows
+from latentsync.evaluation.syncnet_sync import FPS, StableScorer, mel_rows
 from latentsync.models.syncnet import EncoderConfig, StableSyncNet, SyncNetConfig
 
 RATE = 16_000
@@ -77,11 +77,11 @@ def learnt() -> StableSyncNet:
 def _talker(net: StableSyncNet, seed: int, frames: int = 100) -> tuple[Tensor, Tensor]:
     """Frames (F, 3, h, w) in [-1, 1] and the mel window of every place."""
     curve = opening(frames, seed)
-    judge = StableJudge(net, voice(curve, seed), None)
-    seen = torch.stack([judge.frame(face) for face in faces(curve, seed)]) / 127.5 - 1
-    mel = mel_rows(judge.speech, 0, judge.mels)
-    starts = [mel_span(i, FPS, TINY.frames)[0] for i in range(judge.sounds)]
-    return seen, torch.stack([mel[:, a : a + judge.length] for a in starts])
+    scorer = StableScorer(net, voice(curve, seed), None)
+    seen = torch.stack([scorer.frame(face) for face in faces(curve, seed)]) / 127.5 - 1
+    mel = mel_rows(scorer.speech, 0, scorer.mels)
+    starts = [mel_span(i, FPS, TINY.frames)[0] for i in range(scorer.audio_windows)]
+    return seen, torch.stack([mel[:, a : a + scorer.length] for a in starts])
 
 
 def _windows(seen: Tensor, heard: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 from latentsync.cli.main import app
 from latentsync.dataset import clip_files, find_clips, holdout_part
 from latentsync.errors import UserError
-from latentsync.evaluation.clips import follow, sync_aligned
+from latentsync.evaluation.charts import draw_accuracy, draw_comparison, draw_many, draw_sync
+from latentsync.evaluation.clips import sync_aligned, track_clip
 from latentsync.evaluation.image_metrics import Frechet
-from latentsync.evaluation.measure import METRICS, Tools, compare, measure
+from latentsync.evaluation.measure import METRICS, Networks, compare, measure
 from latentsync.evaluation.networks import Network
-from latentsync.evaluation.report import draw_accuracy, draw_comparison, draw_many, draw_sync, summarise, summary_rows
+from latentsync.evaluation.report import summarize, summary_rows
 from latentsync.evaluation.syncnet_accuracy import best_threshold, syncnet_accuracy
 from latentsync.face.detect import FaceFinder
 from latentsync.models.syncnet import ChungSyncNet
@@ -57,11 +58,11 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def clips(folder, finder):
     names = ("true", "soft", "small", "fast", "square")
-    return {name: follow(folder / f"{name}.mp4", finder) for name in names}
+    return {name: track_clip(folder / f"{name}.mp4", finder) for name in names}
 
 
 def test_a_clip_equals_itself(clips):
-    found = compare(clips["true"], clips["true"], Tools())
+    found = compare(clips["true"], clips["true"], Networks())
     assert found.values["psnr_mouth"] == 100
     assert found.values["ssim_face"] == pytest.approx(1)
     assert found.values["lip_distance"] == 0
@@ -75,43 +76,43 @@ def test_a_clip_equals_itself(clips):
 
 
 def test_a_soft_mouth_is_told(clips):
-    found = compare(clips["soft"], clips["true"], Tools()).values
+    found = compare(clips["soft"], clips["true"], Networks()).values
     assert found["sharpness_ratio"] < 0.5
     assert found["psnr_mouth"] < found["psnr_face"]
     assert found["ssim_mouth"] < 0.97 < 1
     assert found["gradient_similarity"] < 0.98
-    assert found["thumbnail_likeness"] > 0.97
+    assert found["thumbnail_similarity"] > 0.97
 
 
 def test_other_sizes_and_rates_are_held_against_the_same_moments(clips):
-    small = compare(clips["small"], clips["true"], Tools())
+    small = compare(clips["small"], clips["true"], Networks())
     assert small.values["psnr_face"] > 22  # half a pixel off it is 3 dB less
-    fast = compare(clips["fast"], clips["true"], Tools())
+    fast = compare(clips["fast"], clips["true"], Networks())
     assert fast.fps == 25
     assert fast.frames == 30
     assert fast.values["psnr_face"] > 35
     with pytest.raises(UserError, match=r"160 × 160 and .*192 × 160"):
-        compare(clips["square"], clips["true"], Tools())
+        compare(clips["square"], clips["true"], Networks())
 
 
 def test_half_a_pixel_matters(clips, monkeypatch):
     """The crop of a smaller picture lies where the true one's does."""
     from latentsync.evaluation import measure as module
 
-    plain = compare(clips["small"], clips["true"], Tools()).values["psnr_face"]
+    plain = compare(clips["small"], clips["true"], Networks()).values["psnr_face"]
     scale = module._scale
     monkeypatch.setattr(module, "_scale", lambda a, b: scale(a, b) * 1.02)
-    assert compare(clips["small"], clips["true"], Tools()).values["psnr_face"] < plain - 1
+    assert compare(clips["small"], clips["true"], Networks()).values["psnr_face"] < plain - 1
 
 
 def test_one_clip_alone(clips):
-    found = measure(clips["soft"], Tools(syncnet=learnt()))
-    sharp = measure(clips["true"], Tools()).values
+    found = measure(clips["soft"], Networks(syncnet=learnt()))
+    sharp = measure(clips["true"], Networks()).values
     assert found.values["sharpness"] < 0.5 * sharp["sharpness"]
     assert found.sync is not None
     assert found.values["sync_offset"] == found.sync.offset
     assert "lse_c" not in found.skipped
-    silent = measure(clips["small"], Tools(syncnet=learnt()))
+    silent = measure(clips["small"], Networks(syncnet=learnt()))
     assert "has no sound" in silent.skipped["lse_c"]
     assert "has no sound" in silent.skipped["landmark_offset"]
 
@@ -123,9 +124,9 @@ class Means(torch.nn.Module):
 
 def test_frechet_distances_over_clips(clips, tmp_path):
     torch.jit.script(Means()).save(str(tmp_path / "net.pt"))
-    tools = Tools(fid=Frechet(Network(tmp_path / "net.pt")))
-    results = [compare(clips[name], clips["true"], tools, name=name) for name in ("soft", "fast")]
-    summary = summarise(results, {}, {"fid": tools.fid, "fvd": None})
+    networks = Networks(fid=Frechet(Network(tmp_path / "net.pt")))
+    results = [compare(clips[name], clips["true"], networks, name=name) for name in ("soft", "fast")]
+    summary = summarize(results, {}, networks.frechets)
     assert summary.frechet["fid"][1] == 60
     assert summary.values["psnr_face"][2] == 2
     mean = np.mean([r.values["psnr_face"] for r in results])
@@ -135,9 +136,9 @@ def test_frechet_distances_over_clips(clips, tmp_path):
 
 
 def test_pictures_are_drawn(clips):
-    result = compare(clips["soft"], clips["true"], Tools(syncnet=learnt()))
+    result = compare(clips["soft"], clips["true"], Networks(syncnet=learnt()))
     assert draw_comparison(result).shape[1:] == (960, 3)
-    for picture in (draw_many([result]), draw_many([result, measure(clips["true"], Tools())], 480)):
+    for picture in (draw_many([result]), draw_many([result, measure(clips["true"], Networks())])):
         assert picture.dtype == np.uint8
         assert picture.std() > 10
     green = np.abs(draw_sync(result.sync).astype(int) - (24, 128, 84)).sum(-1) < 12
@@ -260,7 +261,7 @@ def test_two_folders_by_name(run, folder, tmp_path):
     facts = json.loads(done.stdout)
     assert [c["name"] for c in facts["clips"]] == ["a", "b"]
     assert facts["summary"]["values"]["psnr_face"]["clips"] == 2
-    assert set(facts["summary"]["left_out"]) == {"c", "d"}
+    assert set(facts["summary"]["skipped"]) == {"c", "d"}
     assert run("compare", made, folder / "true.mp4").exit_code == 2
 
 

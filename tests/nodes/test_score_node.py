@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from latentsync.evaluation.clips import follow, sync_clip
+from latentsync.evaluation.clips import sync_clip, track_clip
 from latentsync.face.detect import FaceFinder
 from latentsync.models.syncnet import PUBLISHED, ChungSyncNet, StableSyncNet
 from latentsync.weights.syncnet_files import save_syncnet
@@ -45,7 +45,7 @@ def test_a_video_and_its_parts_score_alike(comfy, speaker):
     json.dumps(facts, allow_nan=False)
     (preview,) = run.shown("PreviewImage", "images")
     picture = np.asarray(Image.open(comfy.path(preview)))
-    assert picture.shape == (634, 960, 3)
+    assert picture.shape == (622, 960, 3)
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
     assert len(comfy.files() - before) == 1  # the preview
 
@@ -104,8 +104,8 @@ def of_the_engine(clip: Path, net: Path):
     from latentsync.weights.syncnet_files import load_syncnet
 
     with FaceFinder(face_model()) as finder:
-        followed = follow(clip, finder)
-    return sync_clip(load_syncnet(net), followed, followed.speech())
+        tracked = track_clip(clip, finder)
+    return sync_clip(load_syncnet(net), tracked, tracked.speech())
 
 
 @pytest.mark.parametrize("name", ["mine/judge.safetensors", "syncnet-v2"])
@@ -126,8 +126,8 @@ def test_a_syncnet_judges_as_the_command_line_does(comfy, speaker, judges, name)
     shown = [float(run.outputs[f"output {output}"]["text"][0]) for output in (4, 5, 6)]
     assert shown == pytest.approx([facts["lse_c"], facts["lse_d"], facts["offset"]], abs=1e-4)
     (preview,) = run.shown("PreviewImage", "images")
-    assert np.asarray(Image.open(comfy.path(preview))).shape == (634 + 622, 960, 3)
-    assert any(text.startswith("asking the SyncNet") for text in run.stages()["score"])
+    assert np.asarray(Image.open(comfy.path(preview))).shape == (2 * 622, 960, 3)
+    assert any(text.startswith("running the SyncNet") for text in run.stages()["score"])
 
 
 def test_pictures_and_another_rate_are_judged_too(comfy, speaker, judges):

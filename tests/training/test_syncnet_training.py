@@ -17,7 +17,7 @@ from latentsync.audio.syncnet_mel import sync_mel
 from latentsync.cli.main import app
 from latentsync.dataset import find_clips
 from latentsync.errors import UserError
-from latentsync.evaluation.syncnet_sync import StableJudge
+from latentsync.evaluation.syncnet_sync import StableScorer
 from latentsync.models.syncnet import StableSyncNet
 from latentsync.training.logging import read_log
 from latentsync.training.recipes import SyncNetRecipe
@@ -180,7 +180,7 @@ def test_inside_the_ring_is_what_the_judge_sees(margin, ring):
     side, config = 64, network_from(TINY)
     wide = np.random.default_rng(1).integers(0, 256, (side + 2 * margin, side + 2 * margin, 3), dtype=np.uint8)
     stored = mouth(wide, margin, config.size, ring)
-    judge = StableJudge(StableSyncNet(config), torch.zeros(16_000), None)
+    judge = StableScorer(StableSyncNet(config), torch.zeros(16_000), None)
     seen = judge.frame(wide[margin : margin + side, margin : margin + side]).permute(1, 2, 0).numpy()
     assert stored.shape == (16 + 2 * ring, 32 + 2 * ring, 3)
     np.testing.assert_array_equal(stored[ring:-ring, ring:-ring], seen)

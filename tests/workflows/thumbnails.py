@@ -11,7 +11,7 @@ import numpy as np
 
 from latentsync.audio.load import load_audio
 from latentsync.evaluation.charts import draw_chart
-from latentsync.evaluation.clips import follow
+from latentsync.evaluation.clips import track_clip
 from latentsync.evaluation.landmark_sync import score_track
 from latentsync.face.detect import FaceFinder
 from latentsync.face.preview import numbered
@@ -74,7 +74,7 @@ def long_video(studio: Studio) -> np.ndarray:
 
 
 def score(studio: Studio) -> np.ndarray:
-    clip = follow(SAMPLES / "face.mp4", studio.finder)
+    clip = track_clip(SAMPLES / "face.mp4", studio.finder)
     chart = draw_chart(score_track(clip.track, clip.speech(None), clip.fps))
     return rows([[studio.before[30][60:316]], [chart[: chart.shape[0], :]]])
 

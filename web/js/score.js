@@ -7,9 +7,10 @@ const WIDE = 1000; // units of a drawing, which is then stretched to the node
 const HIGH = 200;
 
 /**
- * score: {fps, step, offset, confidence, correlation, chance, sure, opening, loudness, lags, by_lag}; offset and lags
- * in frames, one value of opening and loudness for every step-th frame, chance: what unrelated curves reach; with a
- * SyncNet also syncnet: {name, lse_c, lse_d, offset}.
+ * score: {fps, step, offset, confidence, correlation, significance_threshold, significant, opening, loudness, lags,
+ * correlation_by_lag}; offset and lags in frames, one value of opening and loudness for every step-th frame,
+ * significance_threshold: correlation that unrelated curves reach; with a SyncNet also syncnet: {name, lse_c, lse_d,
+ * offset}.
  */
 export function showScore(element, score) {
   element.classList.add("latentsync-score");
@@ -36,8 +37,8 @@ function bySyncNet({ name, lse_c, lse_d, offset }) {
   });
 }
 
-export function verdict({ offset, sure }) {
-  if (sure === false) return say("unsure", "No clear match of mouth and sound");
+export function verdict({ offset, significant }) {
+  if (significant === false) return say("unsure", "No clear match of mouth and sound");
   const frames = Math.abs(offset);
   if (frames <= 1) return say("in_sync", "In sync");
   if (offset > 0) return say("late", "The sound is {frames} frames late", { frames });
@@ -65,20 +66,20 @@ function overTime({ fps, step = 1, opening, loudness }) {
   return explorable(chart, names, ends, count, 0, tell);
 }
 
-function byLag({ lags, by_lag, offset, chance }) {
-  const [low, high] = [Math.min(0, ...by_lag), Math.max(0.1, chance ?? 0, ...by_lag)];
+function byLag({ lags, correlation_by_lag: values, offset, significance_threshold: threshold }) {
+  const [low, high] = [Math.min(0, ...values), Math.max(0.1, threshold ?? 0, ...values)];
   const place = (value) => (value == null ? null : (value - low) / (high - low));
   const chart = canvas(say("by_lag", "Agreement of mouth and sound for every shift of the sound"));
   const level = (value) => `M0 ${height(place(value))} H${WIDE}`;
   const best = Math.max(0, lags.indexOf(offset));
   chart.append(
     draw("path", { class: "latentsync-ground", d: level(0) }),
-    draw("path", { class: "latentsync-chance", d: chance == null ? "" : level(chance) }),
+    draw("path", { class: "latentsync-chance", d: threshold == null ? "" : level(threshold) }),
     draw("path", { class: "latentsync-best", d: `M${across(best, lags.length)} 0 V${HIGH}` }),
-    draw("path", { class: "latentsync-mouth", d: line(by_lag.map(place)) }),
+    draw("path", { class: "latentsync-mouth", d: line(values.map(place)) }),
   );
   const tell = (i) =>
-    say("at_lag", "sound shifted by {lag} frames: correlation {value}", { lag: lags[i], value: plain(by_lag[i]) });
+    say("at_lag", "sound shifted by {lag} frames: correlation {value}", { lag: lags[i], value: plain(values[i]) });
   const ends = [0, lags.length - 1].map((i) => say("frames", "{count} frames", { count: lags[i] }));
   const names = [
     legend("mouth", say("agreement", "correlation by shift")),

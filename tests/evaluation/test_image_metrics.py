@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentsync.errors import UserError
-from latentsync.evaluation.identity import FIVE, Identity, face_112, thumbnail_likeness
+from latentsync.evaluation.identity import FIVE, Identity, face_112, thumbnail_similarity
 from latentsync.evaluation.image_metrics import (
     FVD_FRAMES,
-    MOST_DB,
+    MAX_DB,
     Frechet,
     Moments,
     flicker,
@@ -57,17 +57,17 @@ def test_ssim_and_psnr_are_those_of_scikit_image(portrait, sigma):
 def test_equal_pictures_are_as_good_as_it_gets(portrait):
     mouth = mouth_region(128)
     for mask in (None, mouth):
-        assert psnr(portrait, portrait, mask) == MOST_DB
+        assert psnr(portrait, portrait, mask) == MAX_DB
         assert ssim(portrait, portrait, mask) == pytest.approx(1)
         assert gradient_similarity(portrait, portrait, mask) == pytest.approx(1)
-    assert thumbnail_likeness(portrait, portrait) == pytest.approx(1)
+    assert thumbnail_similarity(portrait, portrait) == pytest.approx(1)
 
 
 def test_a_mask_hides_what_lies_outside(portrait):
     mouth = mouth_region(128)
     other = portrait.copy()
     other[~mouth] = 255 - other[~mouth]
-    assert psnr(portrait, other, mouth) == MOST_DB
+    assert psnr(portrait, other, mouth) == MAX_DB
     assert psnr(portrait, other) < 20
     assert 0.2 < mouth.mean() < 0.5
     assert not mouth[:40].any()
@@ -329,9 +329,9 @@ def test_faces_lie_where_recognition_wants_them():
 
 def test_thumbnails_tell_another_face_but_not_the_light(portrait):
     darker = (portrait * 0.7 + 10).astype(np.uint8)
-    assert thumbnail_likeness(portrait, darker) > 0.99
-    assert thumbnail_likeness(portrait, noisy(portrait, 8)) > 0.98
-    assert thumbnail_likeness(portrait, portrait[::-1]) < 0.5
+    assert thumbnail_similarity(portrait, darker) > 0.99
+    assert thumbnail_similarity(portrait, noisy(portrait, 8)) > 0.98
+    assert thumbnail_similarity(portrait, portrait[::-1]) < 0.5
 
 
 # ---- motion

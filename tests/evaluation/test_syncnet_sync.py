@@ -16,8 +16,8 @@ from latentsync.errors import UserError
 from latentsync.evaluation.syncnet_sync import (
     CHUNG_SIDE,
     FPS,
-    ChungJudge,
-    StableJudge,
+    ChungScorer,
+    StableScorer,
     chung_boxes,
     chung_crop,
     mel_rows,
@@ -91,13 +91,13 @@ def test_unrelated_sound_is_less_sure():
     other = sync_offset(learnt(), faces(curve, 3), voice(opening(150, 4), 4))
     assert other.confidence < 0.6 * own.confidence
     assert other.distance > own.distance + 0.1
-    assert own.at_zero == own.distance
+    assert own.distance_at_zero == own.distance
 
 
 def by_hand(net, pictures, sound, reach):
     """Every pair of windows on its own."""
-    judge = StableJudge(net, sound, None)
-    frames = torch.stack([judge.frame(f) for f in pictures]) / 127.5 - 1
+    scorer = StableScorer(net, sound, None)
+    frames = torch.stack([scorer.frame(f) for f in pictures]) / 127.5 - 1
     mel, n = sync_mel(sound), TINY.frames
     windows = [frames[i : i + n].flatten(0, 1) for i in range(len(frames) - n + 1)]
     starts = [mel_span(i, FPS, n)[0] for i in range(len(frames))]
@@ -114,10 +114,10 @@ def by_hand(net, pictures, sound, reach):
 def test_batches_and_the_running_sound_change_nothing(frames, batch):
     curve = opening(frames, 9)
     pictures, sound = faces(curve, 9), voice(curve, 9)
-    found = sync_offset(learnt(), iter(pictures), sound, reach=5, batch=batch)
+    found = sync_offset(learnt(), iter(pictures), sound, max_shift=5, batch=batch)
     wanted, heard = by_hand(learnt(), pictures, sound, 5)
     assert np.abs(found.distances - wanted).max() < 1e-5
-    assert heard == StableJudge(learnt(), sound, None).sounds
+    assert heard == StableScorer(learnt(), sound, None).audio_windows
     assert found.frames == frames
     assert found.windows == frames - TINY.frames + 1
 
@@ -217,14 +217,14 @@ class Counting(ChungSyncNet):
 
 def test_chungs_windows_hold_bgr_frames_and_their_cepstra():
     speech = voice(opening(50, 1), 1)
-    judge = ChungJudge(Counting(), speech)
+    scorer = ChungScorer(Counting(), speech)
     pictures = [np.full((224, 224, 3), (i, 100 + i, 200), np.uint8) for i in range(12)]
-    seen = judge.see(torch.stack([judge.frame(p) for p in pictures])).view(8, 3, 5, 224, 224)
+    seen = scorer.embed_video(torch.stack([scorer.frame(p) for p in pictures])).view(8, 3, 5, 224, 224)
     assert seen[2, :, 3, 0, 0].tolist() == [200, 105, 5]
-    heard = judge.hear(3, 6).view(3, 13, 20)
+    heard = scorer.embed_audio(3, 6).view(3, 13, 20)
     assert torch.equal(heard[1], torch.from_numpy(mfcc(speech)[16:36].T))
-    assert judge.sounds == 45  # 50 frames of sound less the window, as its authors count
-    assert judge.hear(44, 45).shape == (1, 260)
+    assert scorer.audio_windows == 45  # 50 frames of sound less the window, as its authors count
+    assert scorer.embed_audio(44, 45).shape == (1, 260)
 
 
 def test_chungs_ends_meet_zeros():
@@ -233,10 +233,10 @@ def test_chungs_ends_meet_zeros():
     net = ChungSyncNet().eval().requires_grad_(False)
     sound = voice(opening(24, 1), 1)
     pictures = np.random.default_rng(0).integers(0, 256, (24, 224, 224, 3), np.uint8)
-    found = sync_offset(net, pictures, sound, reach=3)
-    judge = ChungJudge(net, sound)
-    seen = judge.see(torch.stack([judge.frame(p) for p in pictures]))
-    heard = judge.hear(0, judge.sounds)
+    found = sync_offset(net, pictures, sound, max_shift=3)
+    scorer = ChungScorer(net, sound)
+    seen = scorer.embed_video(torch.stack([scorer.frame(p) for p in pictures]))
+    heard = scorer.embed_audio(0, scorer.audio_windows)
     count = min(len(seen), len(heard))
     padded = torch.nn.functional.pad(heard[:count], (0, 0, 3, 3))
     wanted = [float(np.mean([(seen[i] - padded[i + j]).norm() for i in range(count)])) for j in range(7)]
@@ -281,9 +281,9 @@ def test_chungs_crop_is_grey_outside_and_survives_faces_at_the_edge():
 
 
 def test_the_track_at_25_a_second():
-    from latentsync.evaluation.clips import _picked
+    from latentsync.evaluation.clips import _pick
 
-    found = _picked(track(np.arange(120).reshape(60, 2)), np.array([int(i * Fraction(50, 25)) for i in range(30)]))
+    found = _pick(track(np.arange(120).reshape(60, 2)), np.array([int(i * Fraction(50, 25)) for i in range(30)]))
     assert found.frames == 30
     assert found.segments == ((0, 30),)
     assert found.landmarks[3, 1].tolist() == [12, 13]
@@ -295,7 +295,7 @@ def test_the_track_at_25_a_second():
 @pytest.mark.media
 def test_real_clips_shifted(media):
     """LATENTSYNC_SYNCNET: a file of `latentsync train syncnet`."""
-    from latentsync.evaluation.clips import follow, sync_clip
+    from latentsync.evaluation.clips import sync_clip, track_clip
     from latentsync.face.detect import FaceFinder
 
     from ..tiny import face_model
@@ -305,7 +305,7 @@ def test_real_clips_shifted(media):
         pytest.skip("LATENTSYNC_SYNCNET names no trained SyncNet; this test needs one")
     net = load_syncnet(path)
     with FaceFinder(face_model()) as finder:
-        clip = follow(media / "clips" / "latentsync_demo1.mp4", finder)
+        clip = track_clip(media / "clips" / "latentsync_demo1.mp4", finder)
     speech = clip.speech()
     straight = sync_clip(net, clip, speech).offset
     assert abs(straight) <= 2
