@@ -62,7 +62,7 @@ if __name__ == "__main__":
             os._exit(0)
         status = os.waitpid(child, 0)[1]
         print(os.waitstatus_to_exitcode(status), flush=True)
-        if not status:
+        if not os.WIFSIGNALED(status):
             break
 """
 """Run after run into a folder of its own: the first dies just before its first file gets its name, and so on."""
@@ -74,7 +74,7 @@ def test_killed_before_any_file_gets_its_name(videos, tmp_path):
     (outs := tmp_path / "outs").mkdir()
     told = subprocess.run(
         [sys.executable, script, videos / "a", outs],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
