@@ -1,6 +1,6 @@
 """LatentSync: Score, which measures lip sync as numbers and a chart."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +19,7 @@ from ..latentsync.evaluation.syncnet_sync import SyncScore
 from ..latentsync.face.detect import FaceFinder
 from ..latentsync.face.track import FaceTrack, choose, find_tracks
 from ..latentsync.models.syncnet import SyncNet
+from ..latentsync.settings import Progress, ProgressCallback
 from . import host, inputs
 from .images import frames_of, rate_of, speech_of
 from .media import check_sound
@@ -128,13 +129,13 @@ class LatentSyncScore(io.ComfyNode):
         stages = host.Stages(cls.hidden.unique_id)
         with host.syncnet(syncnet) as net, host.face_finder() as finder:
 
-            def on_step(done: int, total: int) -> None:
-                stages.step(TRACKING, done, total)
+            def on_progress(progress: Progress) -> None:
+                stages.step(TRACKING, progress.done, progress.total)
 
             if video is not None:
-                opened = _of_video(video, audio, face, finder, on_step)
+                opened = _of_video(video, audio, face, finder, on_progress)
             else:
-                opened = _of_images(images, audio, fps, face, finder, on_step)
+                opened = _of_images(images, audio, fps, face, finder, on_progress)
             with opened as speaker:
                 score = score_track(speaker.track, speaker.speech, speaker.fps)
                 sync = _sync(net, speaker, stages)
@@ -147,20 +148,20 @@ class LatentSyncScore(io.ComfyNode):
 
 @contextmanager
 def _of_video(
-    video: Any, audio: Any, face: str, finder: FaceFinder, on_step: Callable[[int, int], None]
+    video: Any, audio: Any, face: str, finder: FaceFinder, on_progress: ProgressCallback
 ) -> Iterator[_Speaker]:
     with host.video_file(video) as path, host.sound_file(audio) as sound:
         check_sound(path, sound)
-        clip = track_clip(path, finder, face=face, on_step=on_step)
+        clip = track_clip(path, finder, face=face, on_progress=on_progress)
         yield _Speaker(clip.track, clip.read, clip.speech(sound), clip.fps)
 
 
 @contextmanager
 def _of_images(
-    images: Tensor, audio: Any, fps: float, face: str, finder: FaceFinder, on_step: Callable[[int, int], None]
+    images: Tensor, audio: Any, fps: float, face: str, finder: FaceFinder, on_progress: ProgressCallback
 ) -> Iterator[_Speaker]:
     rate, frames, speech = rate_of(fps), frames_of(images), checked_speech(*speech_of(audio))
-    tracks = find_tracks(frames, finder, on_step=lambda done: on_step(done, len(frames)))
+    tracks = find_tracks(frames, finder, on_step=lambda done: on_progress(Progress("track", done, len(frames))))
     yield _Speaker(choose(tracks, face), frames.read, speech, rate)
 
 
@@ -168,10 +169,10 @@ def _sync(net: SyncNet | None, speaker: _Speaker, stages: host.Stages) -> SyncSc
     if net is None:
         return None
 
-    def on_step(done: int, total: int) -> None:
-        stages.step(SYNCNET, done, total)
+    def on_progress(progress: Progress) -> None:
+        stages.step(SYNCNET, progress.done, progress.total)
 
-    return sync_track(net, speaker.track, speaker.read, speaker.speech, speaker.fps, on_step=on_step)
+    return sync_track(net, speaker.track, speaker.read, speaker.speech, speaker.fps, on_progress=on_progress)
 
 
 def _output(score: Score, sync: SyncScore | None, name: str) -> io.NodeOutput:

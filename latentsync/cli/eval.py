@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
-from ..settings import Settings
+from ..settings import ProgressCallback, Settings
 from .parameters import expand_options, option
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..evaluation.clips import TrackedClip
     from ..evaluation.measure import Networks, Result
-    from ..evaluation.syncnet_sync import CountCallback, Vae
+    from ..evaluation.syncnet_sync import Vae
     from ..face.detect import FaceFinder
     from ..models.syncnet import SyncNet
 
@@ -172,8 +172,8 @@ def _sync_aligned(clip: Path, audio: Path | None, net: "SyncNet | None", vae: "V
 
     if net is None or audio is not None:
         raise UserError("An aligned crop is measured by a SyncNet with its own audio: give --syncnet and no --audio.")
-    with _progress(clip.name) as on_step:
-        score = sync_aligned(net, clip_files([clip])[0], vae=vae, on_step=on_step)
+    with _progress(clip.name) as on_progress:
+        score = sync_aligned(net, clip_files([clip])[0], vae=vae, on_progress=on_progress)
     content = {"clip": str(clip), "sync": score.as_dict()}
     return Findings(clip.name, _ONE, sync_rows(score), (), content, lambda: draw_sync(score, clip.name))
 
@@ -184,11 +184,11 @@ def _sync_video(clip: Path, audio: Path | None, net: "SyncNet | None", vae: "Vae
     from ..evaluation.landmark_sync import score_track
     from ..evaluation.report import landmark_rows, sync_rows
 
-    with _finder() as finder, _progress(clip.name) as on_step:
-        tracked = track_clip(clip, finder, face=face, on_step=on_step)
+    with _finder() as finder, _progress(clip.name) as on_progress:
+        tracked = track_clip(clip, finder, face=face, on_progress=on_progress)
         speech = tracked.speech(audio)
         landmarks = score_track(tracked.track, speech, tracked.fps)
-        score = sync_clip(net, tracked, speech, vae=vae, on_step=on_step) if net else None
+        score = sync_clip(net, tracked, speech, vae=vae, on_progress=on_progress) if net else None
     rows = [*(sync_rows(score) if score else ()), *landmark_rows(landmarks)]
     skipped = () if score else (("LSE-C, LSE-D, offset by SyncNet", "give --syncnet"),)
     content = {"clip": str(clip), "sync": score.as_dict() if score else None, "landmarks": landmarks.as_dict()}
@@ -223,9 +223,9 @@ def compare(
     nets = _load_networks(networks, metrics)
     pairs, skipped = _pair_by_name(made, true) if made.is_dir() else ({made.name: (made, true)}, {})
 
-    def run(name: str, finder: "FaceFinder", on_step: "CountCallback") -> "Result":
-        first, second = (_track(path, finder, face, on_step) for path in pairs[name])
-        return compare_clips(first, second, nets, name=name, on_step=on_step)
+    def run(name: str, finder: "FaceFinder", on_progress: ProgressCallback) -> "Result":
+        first, second = (_track(path, finder, face, on_progress) for path in pairs[name])
+        return compare_clips(first, second, nets, name=name, on_progress=on_progress)
 
     _measure_all(list(pairs), skipped, nets, run).show(output)
 
@@ -246,8 +246,8 @@ def measure(
     nets = _load_networks(networks, MetricOptions())
     paths = videos(place) if place.is_dir() else {place.name: place}
 
-    def run(name: str, finder: "FaceFinder", on_step: "CountCallback") -> "Result":
-        return measure_clip(_track(paths[name], finder, face, on_step), nets, name=name, on_step=on_step)
+    def run(name: str, finder: "FaceFinder", on_progress: ProgressCallback) -> "Result":
+        return measure_clip(_track(paths[name], finder, face, on_progress), nets, name=name, on_progress=on_progress)
 
     _measure_all(list(paths), {}, nets, run).show(output)
 
@@ -310,8 +310,8 @@ def accuracy(
     if not clips:
         raise UserError(f"{prepared} has no recording that --only and --holdout-people leave; check the names.")
     drawing = {"seed": options.seed, "pairs": options.pairs, "min_shift": options.min_shift}
-    with _progress("clips") as on_step:
-        found = syncnet_accuracy(loaded, clips, **drawing, vae=loaded_vae, on_clip=on_step)
+    with _progress("clips") as on_progress:
+        found = syncnet_accuracy(loaded, clips, **drawing, vae=loaded_vae, on_progress=on_progress)
     content = {"net": net, "prepared": str(prepared)} | asdict(options) | found.as_dict()
     title = f"{net} on {prepared}"
     findings = Findings(
@@ -328,7 +328,7 @@ def _measure_all(
     names: Sequence[str],
     skipped: dict[str, str],
     networks: "Networks",
-    run: "Callable[[str, FaceFinder, CountCallback], Result]",
+    run: "Callable[[str, FaceFinder, ProgressCallback], Result]",
 ) -> Findings:
     """One of several clips that cannot be used is skipped."""
     from ..evaluation import charts, report
@@ -337,8 +337,8 @@ def _measure_all(
     with _finder() as finder:
         for name in names:
             try:
-                with _progress(name) as on_step:
-                    results.append(run(name, finder, on_step))
+                with _progress(name) as on_progress:
+                    results.append(run(name, finder, on_progress))
             except UserError as error:
                 if len(names) == 1:
                     raise
@@ -396,14 +396,14 @@ def _finder() -> "FaceFinder":
     return FaceFinder(find("face_landmarker.task"))
 
 
-def _track(path: Path, finder: "FaceFinder", face: str, on_step: "CountCallback") -> "TrackedClip":
+def _track(path: Path, finder: "FaceFinder", face: str, on_progress: ProgressCallback) -> "TrackedClip":
     from ..evaluation.clips import track_clip
 
-    return track_clip(path, finder, face=face, on_step=on_step)
+    return track_clip(path, finder, face=face, on_progress=on_progress)
 
 
 @contextmanager
-def _progress(name: str) -> "Iterator[CountCallback]":
+def _progress(name: str) -> Iterator[ProgressCallback]:
     """A bar on a terminal, which a second pass over the same clip starts again."""
     from rich.console import Console
     from rich.markup import escape
@@ -413,4 +413,4 @@ def _progress(name: str) -> "Iterator[CountCallback]":
     columns = *Progress.get_default_columns(), MofNCompleteColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task(escape(name), total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total or None)
+        yield lambda progress: bars.update(task, completed=progress.done, total=progress.total or None)

@@ -15,10 +15,11 @@ import typer
 from ..errors import UserError
 from ..files import atomic_path
 from ..prepare.settings import STEPS_PANEL, PrepareSettings
+from ..settings import Progress, ProgressCallback
 from .parameters import expand_options, option
 
 if TYPE_CHECKING:
-    from ..prepare.runner import Execute, OnItem, Report
+    from ..prepare.runner import Execute, Report
     from ..prepare.steps import Item, Outcome
     from ..prepare.workspace import Kind, Plan
 
@@ -75,8 +76,10 @@ def prepare(
     workers = options.workers or (0 if options.on_cluster else os.cpu_count() or 1)
     threads = 1 if options.on_cluster or workers > 1 else 0
     try:
-        with _executor(options, workers) as execute, _progress() as on_item:
-            report = run(source, out, settings, execute, only=options.only or (), threads=threads, on_item=on_item)
+        with _executor(options, workers) as execute, _progress() as on_progress:
+            report = run(
+                source, out, settings, execute, only=options.only or (), threads=threads, on_progress=on_progress
+            )
     except KeyboardInterrupt as error:
         typer.echo("interrupted; the same command goes on where this one stopped", err=True)
         raise typer.Exit(INTERRUPTED) from error
@@ -102,31 +105,31 @@ def _executor(options: RunOptions, workers: int) -> "Iterator[Execute]":
 
 
 @contextmanager
-def _progress() -> Iterator["OnItem"]:
+def _progress() -> Iterator[ProgressCallback]:
     """A bar for each stage on a terminal, a line at every tenth elsewhere."""
+    from rich import progress as rich_progress
     from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
         tenths: dict[str, int] = {}
 
-        def print_tenths(kind: str, done: int, total: int) -> None:
-            tenth = 10 * done // total
-            if tenth > tenths.get(kind, 0):
-                tenths[kind] = tenth
-                typer.echo(f"{_STAGES[kind]}: {done} of {total}", err=True)
+        def print_tenths(progress: Progress) -> None:
+            tenth = 10 * progress.done // progress.total
+            if tenth > tenths.get(progress.stage, 0):
+                tenths[progress.stage] = tenth
+                typer.echo(f"{_STAGES[progress.stage]}: {progress.done} of {progress.total}", err=True)
 
         yield print_tenths
         return
     tasks: dict[str, Any] = {}
-    columns = *Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console) as bars:
+    columns = *rich_progress.Progress.get_default_columns(), rich_progress.TimeElapsedColumn()
+    with rich_progress.Progress(*columns, console=console) as bars:
 
-        def update_bar(kind: str, done: int, total: int) -> None:
-            if kind not in tasks:
-                tasks[kind] = bars.add_task(_STAGES[kind], total=total)
-            bars.update(tasks[kind], completed=done)
+        def update_bar(progress: Progress) -> None:
+            if progress.stage not in tasks:
+                tasks[progress.stage] = bars.add_task(_STAGES[progress.stage], total=progress.total)
+            bars.update(tasks[progress.stage], completed=progress.done)
 
         yield update_bar
 

@@ -19,9 +19,9 @@ from ..media.image import is_image
 from ..media.probe import VideoInfo, probe
 from ..media.reader import VideoReader
 from ..models.syncnet import ChungSyncNet, SyncNet
-from ..settings import Settings
+from ..settings import Progress, ProgressCallback, Settings
 from .landmark_sync import Score, checked_speech, score_track
-from .syncnet_sync import CountCallback, StableScorer, SyncScore, Vae, chung_crops, sync_offset
+from .syncnet_sync import StableScorer, SyncScore, Vae, chung_crops, sync_offset
 
 Read = Callable[[Sequence[int]], Iterator[np.ndarray]]
 """Reads a clip's frames by their numbers, ascending: (H, W, 3) uint8 RGB."""
@@ -66,10 +66,10 @@ def _load_speech(info: VideoInfo, audio: str | Path | None) -> Tensor:
 
 
 def track_clip(
-    path: str | Path, finder: FaceFinder, *, face: str = Settings.face, on_step: CountCallback | None = None
+    path: str | Path, finder: FaceFinder, *, face: str = Settings.face, on_progress: ProgressCallback | None = None
 ) -> TrackedClip:
     """Track one face in one pass over a video file. UserError: no video, no face."""
-    return _track(_probe_video(path), finder, face, on_step)
+    return _track(_probe_video(path), finder, face, on_progress)
 
 
 def _probe_video(path: str | Path) -> VideoInfo:
@@ -78,10 +78,10 @@ def _probe_video(path: str | Path) -> VideoInfo:
     return probe(path)
 
 
-def _track(info: VideoInfo, finder: FaceFinder, face: str, on_step: CountCallback | None) -> TrackedClip:
+def _track(info: VideoInfo, finder: FaceFinder, face: str, on_progress: ProgressCallback | None) -> TrackedClip:
     def count(done: int) -> None:
-        if on_step:
-            on_step(done, info.frames)
+        if on_progress:
+            on_progress(Progress("track", done, info.frames))
 
     with VideoReader(info) as reader:
         tracks = find_tracks(reader.read(range(info.frames)), finder, on_step=count)
@@ -94,12 +94,12 @@ def score_file(
     finder: FaceFinder,
     *,
     face: str = Settings.face,
-    on_step: CountCallback | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Score:
     """The landmark score of a video file, streamed. audio: see TrackedClip.speech; it is checked before the video."""
     info = _probe_video(video)
     speech = checked_speech(_load_speech(info, audio), SAMPLE_RATE)
-    return score_track(_track(info, finder, face, on_step).track, speech, info.fps)
+    return score_track(_track(info, finder, face, on_progress).track, speech, info.fps)
 
 
 def _resample(count: int, fps: Fraction, wanted: Fraction) -> list[int]:
@@ -132,10 +132,10 @@ def sync_clip(
     *,
     vae: Vae | None = None,
     batch: int = 16,
-    on_step: CountCallback | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> SyncScore:
     """The SyncNet score of a tracked clip."""
-    return sync_track(net, clip.track, clip.read, speech, clip.fps, vae=vae, batch=batch, on_step=on_step)
+    return sync_track(net, clip.track, clip.read, speech, clip.fps, vae=vae, batch=batch, on_progress=on_progress)
 
 
 def sync_track(
@@ -147,7 +147,7 @@ def sync_track(
     *,
     vae: Vae | None = None,
     batch: int = 16,
-    on_step: CountCallback | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> SyncScore:
     """The same for frames of any origin. speech: (T,) at 16 kHz, begins with the first frame."""
     picked = _resample(track.frames, fps, FPS)
@@ -157,11 +157,16 @@ def sync_track(
     else:
         faces = AlignedFace.from_track(track, StableScorer(net, speech, vae).side).crops(read(picked))
     sized = _Sized(faces, len(picked))
-    return sync_offset(net, sized, speech, segments=track.segments, vae=vae, batch=batch, on_step=on_step)
+    return sync_offset(net, sized, speech, segments=track.segments, vae=vae, batch=batch, on_progress=on_progress)
 
 
 def sync_aligned(
-    net: SyncNet, clip: ClipFile, *, vae: Vae | None = None, batch: int = 16, on_step: CountCallback | None = None
+    net: SyncNet,
+    clip: ClipFile,
+    *,
+    vae: Vae | None = None,
+    batch: int = 16,
+    on_progress: ProgressCallback | None = None,
 ) -> SyncScore:
     """The same for a prepared clip, whose frames are aligned crops already."""
     path = clip.path
@@ -176,7 +181,7 @@ def sync_aligned(
     picked = _resample(info.frames, info.fps, FPS)
     with VideoReader(info) as reader:
         faces = _Sized((clip.crop(frame) for frame in reader.read(picked)), len(picked))
-        return sync_offset(net, faces, speech, vae=vae, batch=batch, on_step=on_step)
+        return sync_offset(net, faces, speech, vae=vae, batch=batch, on_progress=on_progress)
 
 
 class _Sized:

@@ -4,7 +4,7 @@ Loudness between 1.5 and 4.5 kHz follows the mouth opening best: parted lips let
 2000 found the same). Both curves are high-pass filtered at the rate of syllables, or any two sentences would match.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -20,7 +20,7 @@ from ..audio.mel import SAMPLE_RATE
 from ..errors import UserError
 from ..face.detect import FaceFinder, mouth_opening
 from ..face.track import FaceTrack, choose, find_tracks
-from ..settings import Settings
+from ..settings import Progress, ProgressCallback, Settings
 from ..timeline import exact_rate
 
 MIN_SECONDS = 1.0
@@ -42,9 +42,6 @@ SHOWN_DB = 50.0
 """Range of loudness in charts and JSON."""
 MAX_VALUES = 20_000
 """Values of a curve in JSON; longer ones are thinned."""
-
-CountCallback = Callable[[int, int], None]
-"""Called after every frame with the frames done and their number (0: not known). What it raises ends the run."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ def score(
     finder: FaceFinder,
     *,
     face: str = Settings.face,
-    on_step: CountCallback | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Score:
     """Score frames (uint8 RGB, read once and not kept) against (T,) or (channels, T) audio in [-1, 1].
 
@@ -117,11 +114,11 @@ def score(
     speech = checked_speech(waveform, sample_rate)
     rate, total = exact_rate(fps), length_hint(frames)
 
-    def step(done: int) -> None:
-        if on_step:
-            on_step(done, total)
+    def count(done: int) -> None:
+        if on_progress:
+            on_progress(Progress("track", done, total))
 
-    return score_track(choose(find_tracks(_checked(frames), finder, on_step=step), face), speech, rate)
+    return score_track(choose(find_tracks(_checked(frames), finder, on_step=count), face), speech, rate)
 
 
 def score_track(track: FaceTrack, speech: Tensor, fps: Rate) -> Score:

@@ -9,13 +9,14 @@ import numpy as np
 from ..errors import UserError
 from ..face.align import align_matrices, crop_face, crop_matrix
 from ..models.syncnet import SyncNet
+from ..settings import ProgressCallback
 from .clips import TrackedClip, sync_clip
 from .identity import Identity, face_112, thumbnail_similarity
 from .image_metrics import Frechet, flicker, gradient_similarity, lips_region, mouth_region, psnr, sharpness, ssim_map
 from .landmark_sync import Score, score_track
 from .mouth_motion import compare_motion
 from .networks import Lpips
-from .syncnet_sync import CountCallback, SyncScore, Vae
+from .syncnet_sync import SyncScore, Vae
 
 SIDE = 256
 """Side of the aligned crops in which images are compared."""
@@ -101,9 +102,11 @@ class Result:
         return facts | ({"sync": self.sync.as_dict()} if self.sync else {})
 
 
-def measure(clip: TrackedClip, networks: Networks, *, name: str = "", on_step: CountCallback | None = None) -> Result:
+def measure(
+    clip: TrackedClip, networks: Networks, *, name: str = "", on_progress: ProgressCallback | None = None
+) -> Result:
     """One clip without a reference: sync (by SyncNet if given, by landmarks), sharpness and flicker."""
-    values, skipped, sync, score = _measure_sync(clip, networks, on_step)
+    values, skipped, sync, score = _measure_sync(clip, networks, on_progress)
     stats, matrices = _CropStats(), align_matrices(clip.track.points, SIDE)
     points = in_crops(clip.track.landmarks, matrices)
     for i, frame in _face_frames(clip, clip.read()):
@@ -117,14 +120,19 @@ def measure(clip: TrackedClip, networks: Networks, *, name: str = "", on_step: C
 
 
 def compare(
-    made: TrackedClip, true: TrackedClip, networks: Networks, *, name: str = "", on_step: CountCallback | None = None
+    made: TrackedClip,
+    true: TrackedClip,
+    networks: Networks,
+    *,
+    name: str = "",
+    on_progress: ProgressCallback | None = None,
 ) -> Result:
     """A generated clip against the true one, frame by frame at the lower frame rate, both cropped at the true face.
 
     Frames past the end of the shorter clip do not count. networks.fid and networks.fvd collect features over clips.
     UserError: another aspect ratio, no face in common.
     """
-    values, skipped, sync, score = _measure_sync(made, networks, on_step)
+    values, skipped, sync, score = _measure_sync(made, networks, on_progress)
     rate = min(made.fps, true.fps)
     made, true = made.at_rate(rate), true.at_rate(rate)
     motion = compare_motion(made.track, true.track)
@@ -145,7 +153,7 @@ def compare(
 
 
 def _measure_sync(
-    clip: TrackedClip, networks: Networks, on_step: CountCallback | None
+    clip: TrackedClip, networks: Networks, on_progress: ProgressCallback | None
 ) -> tuple[dict[str, float], dict[str, str], SyncScore | None, Score | None]:
     values: dict[str, float] = {}
     skipped: dict[str, str] = {}
@@ -155,7 +163,7 @@ def _measure_sync(
         skipped |= dict.fromkeys(by_net, f"give {METRICS['lse_c'].needs}")
     else:
         try:
-            sync = sync_clip(networks.syncnet, clip, clip.speech(), vae=networks.vae, on_step=on_step)
+            sync = sync_clip(networks.syncnet, clip, clip.speech(), vae=networks.vae, on_progress=on_progress)
             values |= dict(zip(by_net, (sync.confidence, sync.distance, float(sync.offset)), strict=True))
         except UserError as error:
             skipped |= dict.fromkeys(by_net, str(error))

@@ -14,7 +14,8 @@ from ..errors import UserError
 from ..media.probe import VideoInfo, probe
 from ..media.reader import VideoReader
 from ..models.syncnet import ChungSyncNet, StableSyncNet
-from .syncnet_sync import CountCallback, StableScorer, Vae
+from ..settings import Progress, ProgressCallback
+from .syncnet_sync import StableScorer, Vae
 
 THRESHOLD = 0.5
 PAIRS = 8
@@ -61,7 +62,7 @@ def syncnet_accuracy(
     pairs: int = PAIRS,
     min_shift: int = 1,
     vae: Vae | None = None,
-    on_clip: CountCallback | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Accuracy:
     """On aligned clips of 25 frames a second. Deterministic: the same seed and clips give the same pairs.
 
@@ -79,8 +80,8 @@ def syncnet_accuracy(
             found.append(_measure_pairs(net, clip, random, pairs, min_shift, vae))
         except UserError as error:
             skipped[clip.path.stem] = str(error)
-        if on_clip:
-            on_clip(n + 1, len(clips))
+        if on_progress:
+            on_progress(Progress("clips", n + 1, len(clips)))
     if not found:
         raise UserError(f"None of the {len(clips)} clips can be measured: {next(iter(skipped.values()))}")
     return _summarize(found, skipped)

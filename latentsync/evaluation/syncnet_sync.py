@@ -3,7 +3,7 @@
 The measures are those of Chung and Zisserman ("Out of time", 2016), under the names that Prajwal et al. 2020 gave them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import length_hint
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from ..dataset import FPS
 from ..errors import UserError
 from ..face.track import FaceTrack
 from ..models.syncnet import ChungSyncNet, StableSyncNet, SyncNet
+from ..settings import Progress, ProgressCallback
 
 MAX_SHIFT = 15
 """Frames, either way."""
@@ -34,9 +35,6 @@ CROP_SCALE, CROP_FILL, CROP_TAPS = 0.4, 110, 13
 FOREHEAD = 0.17
 """How far a face box extends above the brows, relative to the distance from brows to chin (measured on MediaPipe's
 mesh: 0.08 to 0.2, median 0.17); 68 landmarks end at the brows."""
-
-CountCallback = Callable[[int, int], None]
-"""Called with frames done, and their number (0: not known). What it raises ends the run."""
 
 
 class Vae(Protocol):
@@ -97,7 +95,7 @@ def sync_offset(
     max_shift: int = MAX_SHIFT,
     batch: int = 16,
     vae: Vae | None = None,
-    on_step: CountCallback | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> SyncScore:
     """Compare faces at 25 fps ((R, R, 3) uint8 RGB, read once and not kept) with the audio from their start on.
 
@@ -115,8 +113,8 @@ def sync_offset(
         windows += len(vectors)
         rows.append(_distances(scorer, vectors, audio.around(first, windows, max_shift), first, max_shift))
         norms.append(vectors.norm(dim=1).cpu().numpy())
-        if on_step:
-            on_step(frames, length_hint(faces))
+        if on_progress:
+            on_progress(Progress("syncnet", frames, length_hint(faces)))
     if not rows or min(windows, scorer.audio_windows) < MIN_WINDOWS:
         raise UserError(_too_short(scorer, windows))
     table = np.concatenate(rows)

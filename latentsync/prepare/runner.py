@@ -13,6 +13,7 @@ from typing import Any
 
 from ..dataset import FPS, MANIFEST, VIDEO_SUFFIXES, Record
 from ..errors import UserError
+from ..settings import Progress, ProgressCallback
 from ..weights.registry import find
 from .io import remove_stale, write_json, write_text
 from .settings import PrepareSettings
@@ -31,8 +32,6 @@ CLIP_FIELDS = ("path", "fps", "frames", "resolution", "margin", "face_px", "offs
 
 Execute = Callable[[Plan, Kind, Sequence[Item]], Iterator[Outcome]]
 """Takes items of one kind through their steps, in any order."""
-OnItem = Callable[[str, int, int], None]
-"""Called with the kind of items ("source", "clip"), how many are done, of how many."""
 
 
 @dataclass
@@ -89,7 +88,7 @@ def prepare(
     *,
     only: Sequence[str] = (),
     threads: int = 0,
-    on_item: OnItem | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Report:
     """Take every video of a folder (or one file) through all steps; writes manifest.jsonl and summary.json into out.
 
@@ -101,12 +100,12 @@ def prepare(
     make_folders(out)
     report = Report(out, settings, [], other_files=other_files)
     clips: list[Item] = []
-    for outcome in _run(execute, plan, "source", [Item(source_id(name), name) for name in files], report, on_item):
+    for outcome in _run(execute, plan, "source", [Item(source_id(name), name) for name in files], report, on_progress):
         records, found = source_records(outcome, settings)
         report.records += records
         clips += found
     report.records += [
-        clip_record(outcome, settings) for outcome in _run(execute, plan, "clip", clips, report, on_item)
+        clip_record(outcome, settings) for outcome in _run(execute, plan, "clip", clips, report, on_progress)
     ]
     report.records.sort(key=lambda r: (r["source"], r["start"], r["id"]))
     kept = {record["id"] for record in report.kept}
@@ -186,7 +185,12 @@ def make_folders(out: Path) -> None:
 
 
 def _run(
-    execute: Execute, plan: Plan, kind: Kind, items: Sequence[Item], report: Report, on_item: OnItem | None
+    execute: Execute,
+    plan: Plan,
+    kind: Kind,
+    items: Sequence[Item],
+    report: Report,
+    on_progress: ProgressCallback | None,
 ) -> list[Outcome]:
     outcomes = []
     for outcome in execute(plan, kind, items):
@@ -198,8 +202,8 @@ def _run(
         if outcome.error:
             report.tracebacks[outcome.item.id] = outcome.traceback or f"{outcome.error}\n"
             log.debug("%s: %s", outcome.item.source, outcome.traceback or outcome.error)
-        if on_item:
-            on_item(kind, len(outcomes), len(items))
+        if on_progress:
+            on_progress(Progress(kind, len(outcomes), len(items)))
     return sorted(outcomes, key=lambda outcome: (outcome.item.source, outcome.item.start))
 
 

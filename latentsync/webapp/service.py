@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..settings import Settings
+from ..settings import Progress, Settings
 from .backends import Backend, ComfyServer, LipSyncRequest, LipSyncResult, LocalEngine
 from .config import NO_BACKEND, AppSettings
 from .queue import Job, Queue
@@ -146,11 +146,11 @@ def _score(result: LipSyncResult, job: Job["Score"]) -> "Score":
     from ..face.detect import FaceFinder
     from ..weights.registry import find
 
-    def on_step(done: int, total: int) -> None:
-        job.report("measuring", done, total)
+    def on_progress(progress: Progress) -> None:
+        job.report("measuring", progress.done, progress.total)
 
     with FaceFinder(find("face_landmarker.task")) as finder:
         try:
-            return score_file(result.video, None, finder, face=result.request.settings.face, on_step=on_step)
+            return score_file(result.video, None, finder, face=result.request.settings.face, on_progress=on_progress)
         except UserError as error:
             raise UserError(str(error).replace(str(result.video), "The result")) from error

@@ -241,23 +241,23 @@ def test_pictures_that_cannot_be_scored(finder, frames, said):
 def test_every_frame_is_told_and_a_step_may_end_it(finder):
     told = []
     frames = pan(26)
-    found = score(frames, speech(2, 44_100), 44_100, 25, finder, on_step=lambda *step: told.append(step))
+    found = score(frames, speech(2, 44_100), 44_100, 25, finder, on_progress=lambda p: told.append((p.done, p.total)))
     assert told == [(n, 26) for n in range(1, 27)]
     assert found.present.all()
     assert len(found.opening) == len(found.loudness) == 26
 
-    def stop(done, total):
+    def stop(progress):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        score(frames, speech(2), 16000, 25, finder, on_step=stop)
+        score(frames, speech(2), 16000, 25, finder, on_progress=stop)
 
 
 def test_a_file_with_its_own_and_with_another_sound(finder, tmp_path):
     own = write_speech(tmp_path / "own.wav", 2)
     clip = write_clip(tmp_path / "clip.mkv", pan(30), Fraction(25), audio=own)
     told = []
-    found = score_file(clip, None, finder, on_step=lambda *step: told.append(step))
+    found = score_file(clip, None, finder, on_progress=lambda p: told.append((p.done, p.total)))
     assert told[-1] == (30, 30)
     other = score_file(clip, write_speech(tmp_path / "other.wav", 1.0), finder)
     assert np.allclose(found.opening, other.opening)

@@ -159,7 +159,7 @@ def test_short_clips_try_fewer_shifts_and_shorter_ones_are_refused():
 def test_progress_tells_frames_and_an_interrupt_ends_it():
     curve = opening(60, 15)
     seen = []
-    sync_offset(learnt(), faces(curve, 15), voice(curve, 15), on_step=lambda *step: seen.append(step))
+    sync_offset(learnt(), faces(curve, 15), voice(curve, 15), on_progress=lambda p: seen.append((p.done, p.total)))
     assert seen[-1] == (60, 60)
     assert [n for n, _ in seen] == sorted(n for n, _ in seen)
 
@@ -167,7 +167,7 @@ def test_progress_tells_frames_and_an_interrupt_ends_it():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sync_offset(learnt(), faces(curve, 15), voice(curve, 15), on_step=stop)
+        sync_offset(learnt(), faces(curve, 15), voice(curve, 15), on_progress=stop)
 
 
 @settings(max_examples=25, deadline=None)
