@@ -69,9 +69,9 @@ class LatentSyncScore(io.ComfyNode):
                     options=host.syncnets(),
                     default=host.NO_SYNCNET,
                     optional=True,
-                    tooltip="A trained judge beside the landmarks, which need none: syncnet-v2 (Chung and Zisserman's,"
-                    " the usual LSE-C and LSE-D), syncnet-1.6, or a file of models/latentsync, such as one of yours."
-                    " Numbers of two SyncNets do not compare.",
+                    tooltip="A trained network that also measures sync, beside the landmarks, which need none: syncnet-v2"
+                    " (Chung and Zisserman's, the usual LSE-C and LSE-D), syncnet-1.6, or a file of models/latentsync,"
+                    " such as one of yours. Numbers of two SyncNets do not compare.",
                 ),
             ],
             outputs=[
@@ -83,12 +83,12 @@ class LatentSyncScore(io.ComfyNode):
                 io.Int.Output(
                     display_name="offset",
                     tooltip="The best shift in frames. Positive: the sound comes after the picture. 0 and ±1 are in"
-                    " step.",
+                    " sync.",
                 ),
                 io.Float.Output(
                     display_name="correlation",
                     tooltip="Of mouth opening and loudness without any shift, -1 to 1. About 0.2 to 0.6 for real"
-                    " speakers in step.",
+                    " speakers in sync.",
                 ),
                 io.Image.Output(
                     display_name="chart",

@@ -1,4 +1,4 @@
-"""Mel-frequency cepstra as the SyncNet of Chung & Zisserman was trained on: the defaults of python_speech_features.
+"""MFCCs of the SyncNet of Chung & Zisserman: the defaults of python_speech_features.
 
 The recipe is Davis and Mermelstein's (1980) with the constants of the HTK book (Young et al. 2006, chapter 5).
 """
@@ -17,8 +17,8 @@ WINDOW, STEP, N_FFT = SAMPLE_RATE // 40, SAMPLE_RATE // 100, 512
 FILTERS, CEPSTRA, LIFTER = 26, 13, 22
 RATE = SAMPLE_RATE // STEP
 """Rows a second."""
-LARGEST = 32768
-"""The network heard 16-bit samples; the first coefficient, the logarithm of the energy, depends on it."""
+INT16 = 32768
+"""The network was trained on 16-bit samples; the first coefficient, the log energy, depends on the scale."""
 _TINY = np.finfo(np.float64).eps
 _BLOCK = 4096
 
@@ -26,7 +26,7 @@ _BLOCK = 4096
 def mfcc(waveform: Tensor | np.ndarray) -> np.ndarray:
     """(T,) in [-1, 1] at 16 kHz to (1 + ceil((T - 400) / 160), 13) float32, at least one row; the end is padded with
     zeros. Columns: log energy, then cepstra 1 to 12 of 26 mel bands from 0 to 8 kHz, liftered."""
-    sound = np.clip(np.round(np.asarray(waveform, np.float64) * LARGEST), -LARGEST, LARGEST - 1)
+    sound = np.clip(np.round(np.asarray(waveform, np.float64) * INT16), -INT16, INT16 - 1)
     sound = np.append(sound[:1], sound[1:] - PRE_EMPHASIS * sound[:-1])
     count = 1 + max(0, math.ceil((len(sound) - WINDOW) / STEP))
     sound = np.pad(sound, (0, max(0, (count - 1) * STEP + WINDOW - len(sound))))
@@ -39,14 +39,14 @@ def mfcc(waveform: Tensor | np.ndarray) -> np.ndarray:
 def _cepstra(frames: np.ndarray) -> np.ndarray:
     """(n, 400) samples, not windowed, to (n, 13)."""
     power = np.abs(np.fft.rfft(frames, N_FFT)) ** 2 / N_FFT
-    bands = _audible(power @ _filters().T)
+    bands = _nonzero(power @ _filters().T)
     out = np.log(bands) @ _cosines().T * (1 + LIFTER / 2 * np.sin(np.pi * np.arange(CEPSTRA) / LIFTER))
-    out[:, 0] = np.log(_audible(power.sum(1)))
+    out[:, 0] = np.log(_nonzero(power.sum(1)))
     return out
 
 
-def _audible(power: np.ndarray) -> np.ndarray:
-    """Digital silence has no logarithm."""
+def _nonzero(power: np.ndarray) -> np.ndarray:
+    """Avoids the logarithm of 0 in digital silence."""
     return np.where(power == 0, _TINY, power)
 
 

@@ -1,4 +1,4 @@
-"""Sound as the SyncNets hear it."""
+"""The mel spectrogram of StableSyncNet."""
 
 from fractions import Fraction
 
@@ -11,7 +11,7 @@ from .mel import SAMPLE_RATE, mel_filters
 PRE_EMPHASIS = 0.97
 N_FFT = 800
 HOP = 200
-LOWEST, HIGHEST = 55.0, 7600.0
+MIN_HZ, MAX_HZ = 55.0, 7600.0
 FLOOR_DB, REFERENCE_DB, RANGE = -100.0, 20.0, 4.0
 
 RATE = SAMPLE_RATE // HOP
@@ -23,12 +23,12 @@ def sync_mel(waveform: Tensor) -> Tensor:
     sound = torch.cat((waveform[:1], waveform[1:] - PRE_EMPHASIS * waveform[:-1]))
     window = torch.hann_window(N_FFT)
     spectrum = torch.stft(sound, N_FFT, HOP, window=window, pad_mode="constant", return_complex=True).abs()
-    level = 20 * (mel_filters(N_FFT, LOWEST, HIGHEST) @ spectrum).clamp(min=10 ** (FLOOR_DB / 20)).log10()
+    level = 20 * (mel_filters(N_FFT, MIN_HZ, MAX_HZ) @ spectrum).clamp(min=10 ** (FLOOR_DB / 20)).log10()
     return (2 * RANGE * (level - REFERENCE_DB - FLOOR_DB) / -FLOOR_DB - RANGE).clamp(-RANGE, RANGE)
 
 
 def mel_span(frame: int, fps: Fraction, frames: int = 16) -> tuple[int, int]:
-    """(start, stop) of the mel frames that go with video frames frame … frame + frames - 1: 52 for 16 at 25 fps."""
+    """(start, stop) of the mel frames of video frames frame … frame + frames - 1: 52 for 16 at 25 fps."""
     length = -(-frames * RATE * fps.denominator // fps.numerator)
     start = frame * RATE * fps.denominator // fps.numerator
     return start, start + length

@@ -1,4 +1,4 @@
-"""A contact sheet: what a result looks like over time, and whether its mouth follows its sound, in one picture."""
+"""A contact sheet: faces of a video over time, above curves of its loudness and mouth opening."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +10,11 @@ import numpy as np
 from ..audio.load import load_audio, loudness
 from ..audio.mel import SAMPLE_RATE
 from ..errors import UserError
+from ..evaluation.canvas import runs
 from ..face.align import align_matrices, crop_face
 from ..face.detect import FaceFinder, mouth_opening
 from ..face.track import FaceTrack, choose, find_tracks
+from ..files import atomic_path
 from ..media.probe import probe
 from ..media.reader import VideoReader
 from ..media.watermark import draw_text
@@ -21,9 +23,9 @@ COLUMNS, ROWS = 8, 3
 TILE = 160
 """Side of one face in pixels."""
 MEASURED = 500
-"""Frames in which the mouth is measured at most; longer clips are sampled evenly."""
+"""Most frames in which the mouth is measured; longer clips are sampled evenly."""
 CURVES = 150
-LOUDEST, QUIETEST = 0.0, -60.0
+MAX_DB, MIN_DB = 0.0, -60.0
 """Range of the loudness curve, dB below full scale."""
 PAPER, INK, SOUND, MOUTH = (250, 250, 250), (70, 70, 70), (150, 170, 200), (200, 60, 50)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -43,7 +45,7 @@ class Curve:
 def sheet_of(
     video: str | Path, finder: FaceFinder, *, face: str = "largest", columns: int = COLUMNS, rows: int = ROWS
 ) -> np.ndarray:
-    """The sheet of a video file as (H, W, 3) uint8 RGB: evenly spaced faces, below them loudness and mouth opening."""
+    """The sheet of a video file as (H, W, 3) uint8 RGB."""
     info = probe(video)
     step = -(-info.frames // MEASURED)
     measured = range(0, info.frames, step)
@@ -56,7 +58,7 @@ def sheet_of(
     if info.has_audio:
         sound = load_audio(video, info.start).waveform
         values = loudness(sound, info.fps / step, len(measured), SAMPLE_RATE).numpy()
-        curves.append(Curve("loudness", values, QUIETEST, LOUDEST, SOUND))
+        curves.append(Curve("loudness", values, MIN_DB, MAX_DB, SOUND))
     if track is not None:
         opening = np.where(track.present, mouth_opening(track.landmarks), np.nan)
         curves.append(Curve("mouth opening", opening, 0.0, max(0.1, float(np.nanmax(opening))), MOUTH))
@@ -64,20 +66,20 @@ def sheet_of(
 
 
 def evenly(total: int, wanted: int) -> list[int]:
-    """At most so many of range(total), evenly spaced, with the first; each once."""
+    """At most `wanted` of range(total), evenly spaced, beginning with 0."""
     count = min(total, wanted)
     return [i * total // count for i in range(count)]
 
 
 def _track(reader: VideoReader, measured: range, finder: FaceFinder, face: str) -> FaceTrack | None:
-    """The face in the measured frames; None where there is none: a sheet of whole frames is better than no sheet."""
+    """The face in the measured frames; None if there is none, and the sheet then shows whole frames."""
     try:
         tracks = find_tracks(reader.read(measured), finder)
     except UserError:
         return None
     try:
         return choose(tracks, face)
-    except UserError:  # a point's frame number may have been left out
+    except UserError:  # the point is in a frame that is not measured
         return choose(tracks, "largest")
 
 
@@ -103,17 +105,11 @@ def compose(
     grid = np.full((rows * side, columns * side, 3), PAPER, np.uint8)
     for i, (tile, time) in enumerate(zip(tiles, times, strict=True)):
         y, x = i // columns * side, i % columns * side
-        grid[y : y + side, x : x + side] = _labelled(tile, f"{time:.2f} s")
+        grid[y : y + side, x : x + side] = tile
+        draw_text(grid[y : y + side, x : x + side], f"{time:.2f} s", 6, 7, 0.42)
     if not curves:
         return grid
     return np.concatenate((grid, _plot(curves, times, seconds, grid.shape[1])))
-
-
-def _labelled(tile: np.ndarray, text: str) -> np.ndarray:
-    """The time in the lower left corner."""
-    tile = np.array(tile)
-    draw_text(tile, text, 6, 7, 0.42)
-    return tile
 
 
 def _plot(curves: Sequence[Curve], times: Sequence[float], seconds: float, width: int) -> np.ndarray:
@@ -138,25 +134,20 @@ def _plot(curves: Sequence[Curve], times: Sequence[float], seconds: float, width
 
 
 def _points(curve: Curve, width: int, margin: int) -> list[np.ndarray]:
-    """Polylines (N, 2) int32, one for each stretch without gaps (NaN)."""
+    """Polylines (N, 2) int32, one for each run without NaN."""
     share = np.clip((curve.values - curve.low) / (curve.high - curve.low), 0, 1)
     x = (np.arange(len(share)) + 0.5) / len(share) * width
     y = CURVES - 3 - share * (CURVES - 3 - margin)
-    known = np.flatnonzero(~np.isnan(share))
-    runs = np.split(known, np.flatnonzero(np.diff(known) > 1) + 1)
-    return [np.stack((x[run], y[run]), 1).round().astype(np.int32) for run in runs if len(run)]
+    return [np.stack((x[run], y[run]), 1).round().astype(np.int32) for run in runs(share)]
 
 
 def write_picture(path: str | Path, picture: np.ndarray) -> None:
-    """RGB to .png or .jpg, complete or not at all."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    done, data = cv2.imencode(path.suffix, picture[..., ::-1])
-    if not done:
+    """Write RGB as .png or .jpg."""
+    encoded, data = cv2.imencode(Path(path).suffix, picture[..., ::-1])
+    if not encoded:
         raise UserError(f"{path} could not be encoded; name it .png or .jpg.")
     try:
-        part.write_bytes(data.tobytes())
-        part.replace(path)
+        with atomic_path(path) as part:
+            part.write_bytes(data.tobytes())
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{path} could not be written ({error.strerror}); the video is complete.") from error
+        raise UserError(f"{path} could not be written ({error.strerror}); give another name.") from error

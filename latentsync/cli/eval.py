@@ -16,7 +16,6 @@ from .parameters import expand_options, option
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..evaluation.clips import TrackedClip
     from ..evaluation.measure import Networks, Result
     from ..evaluation.syncnet_sync import Vae
     from ..face.detect import FaceFinder
@@ -215,16 +214,17 @@ def compare(
     Mouth opening, lip landmarks, PSNR, SSIM, gradients, sharpness, flicker; LPIPS, identity, FID and FVD with their
     networks. Both must show the same frames.
     """
+    from ..evaluation.clips import pair_videos, track_clip
     from ..evaluation.measure import compare as compare_clips
 
     output.check()
     if made.is_dir() != true.is_dir():
         raise UserError(f"{made} and {true} are a folder and a file; give two videos, or two folders.")
     nets = _load_networks(networks, metrics)
-    pairs, skipped = _pair_by_name(made, true) if made.is_dir() else ({made.name: (made, true)}, {})
+    pairs, skipped = pair_videos(made, true) if made.is_dir() else ({made.name: (made, true)}, {})
 
     def run(name: str, finder: "FaceFinder", on_progress: ProgressCallback) -> "Result":
-        first, second = (_track(path, finder, face, on_progress) for path in pairs[name])
+        first, second = (track_clip(path, finder, face=face, on_progress=on_progress) for path in pairs[name])
         return compare_clips(first, second, nets, name=name, on_progress=on_progress)
 
     _measure_all(list(pairs), skipped, nets, run).show(output)
@@ -239,7 +239,7 @@ def measure(
     face: Face = Settings.face,
 ) -> None:
     """Measure one clip, or every clip of a folder, without a reference: sync, sharpness, flicker."""
-    from ..evaluation.clips import videos
+    from ..evaluation.clips import track_clip, videos
     from ..evaluation.measure import measure as measure_clip
 
     output.check()
@@ -247,7 +247,8 @@ def measure(
     paths = videos(place) if place.is_dir() else {place.name: place}
 
     def run(name: str, finder: "FaceFinder", on_progress: ProgressCallback) -> "Result":
-        return measure_clip(_track(paths[name], finder, face, on_progress), nets, name=name, on_progress=on_progress)
+        clip = track_clip(paths[name], finder, face=face, on_progress=on_progress)
+        return measure_clip(clip, nets, name=name, on_progress=on_progress)
 
     _measure_all(list(paths), {}, nets, run).show(output)
 
@@ -360,18 +361,6 @@ def _measure_all(
     return Findings(f"{one.name}: {one.frames} frames", _ONE, rows, not_measured, content, draw)
 
 
-def _pair_by_name(made: Path, true: Path) -> tuple[dict[str, tuple[Path, Path]], dict[str, str]]:
-    """Clips of the same name, whatever their suffix, in both folders; and those that are in one only."""
-    from ..evaluation.clips import videos
-
-    ours, theirs = videos(made), videos(true)
-    pairs = {name: (path, theirs[name]) for name, path in ours.items() if name in theirs}
-    if not pairs:
-        raise UserError(f"{made} and {true} have no video of the same name; give folders whose names agree.")
-    alone = dict.fromkeys(sorted(ours.keys() - pairs), f"only in {made}")
-    return pairs, alone | dict.fromkeys(sorted(theirs.keys() - pairs), f"only in {true}")
-
-
 def _load_networks(options: SyncNetOptions, metrics: MetricOptions) -> "Networks":
     from ..evaluation.identity import Identity
     from ..evaluation.image_metrics import FVD_FRAMES, Frechet
@@ -394,12 +383,6 @@ def _finder() -> "FaceFinder":
     from ..weights.registry import find
 
     return FaceFinder(find("face_landmarker.task"))
-
-
-def _track(path: Path, finder: "FaceFinder", face: str, on_progress: ProgressCallback) -> "TrackedClip":
-    from ..evaluation.clips import track_clip
-
-    return track_clip(path, finder, face=face, on_progress=on_progress)
 
 
 @contextmanager

@@ -103,14 +103,14 @@ class Panel:
         return np.stack(np.broadcast_arrays(*pixels), -1)
 
     def line(self, line: Line) -> None:
-        for run in _runs(line.y):
+        for run in runs(line.y):
             points = self.at(line.x[run], line.y[run])
             self.chart._polyline(points, line.color, line.width)
             for point in points if line.dots else ():
                 self.dot(point, 2.6, line.color)
 
     def fill(self, line: Line) -> None:
-        for run in _runs(line.y):
+        for run in runs(line.y):
             points = self.at(line.x[run], line.y[run])
             ends = [(points[-1, 0], self.bottom), (points[0, 0], self.bottom)]
             cv2.fillPoly(self.chart._pixels, [_to_pixels(np.concatenate((points, ends)))], line.color, cv2.LINE_AA)
@@ -177,7 +177,7 @@ def thinned(values: np.ndarray, count: int) -> np.ndarray:
     return np.where(counts > 0, np.where(known, table, 0).sum(1) / np.maximum(counts, 1), np.nan)
 
 
-def _runs(values: np.ndarray) -> list[np.ndarray]:
+def runs(values: np.ndarray) -> list[np.ndarray]:
     """Indices of each run without NaN."""
     known = np.flatnonzero(np.isfinite(values))
     return [run for run in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1) if len(run)]

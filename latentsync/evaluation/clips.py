@@ -206,3 +206,13 @@ def videos(folder: str | Path) -> dict[str, Path]:
     if not found:
         raise UserError(f"{folder} holds no videos (.mp4, .mov, .mkv and the like); give a folder that does.")
     return {p.relative_to(folder).with_suffix("").as_posix(): p for p in found}
+
+
+def pair_videos(made: Path, true: Path) -> tuple[dict[str, tuple[Path, Path]], dict[str, str]]:
+    """Videos of the same name in both folders, whatever their suffix; and why the others have no pair."""
+    ours, theirs = videos(made), videos(true)
+    pairs = {name: (path, theirs[name]) for name, path in ours.items() if name in theirs}
+    if not pairs:
+        raise UserError(f"{made} and {true} have no video of the same name; give folders whose names agree.")
+    alone = dict.fromkeys(sorted(ours.keys() - pairs), f"only in {made}")
+    return pairs, alone | dict.fromkeys(sorted(theirs.keys() - pairs), f"only in {true}")

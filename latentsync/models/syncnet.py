@@ -1,6 +1,6 @@
-"""The judges of lip sync: StableSyncNet, which supervises the training of LatentSync, and the one of Chung & Zisserman.
+"""SyncNets: StableSyncNet, which supervises the training of LatentSync, and the one of Chung & Zisserman.
 
-Both turn a few frames of a mouth and the sound with them into two vectors; in sync, the vectors agree.
+Both embed a few frames of a mouth and their audio as two vectors, which are close if they are in sync.
 """
 
 from collections.abc import Mapping
@@ -17,13 +17,12 @@ GROUPS = 32
 EPS = 1e-6
 
 Factor = int | tuple[int, int]
-"""How much a block shrinks its input: on both axes alike, or (height, width)."""
+"""Downsampling of a block: the same for both axes, or (height, width)."""
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """One encoder: block i gives widths[i] channels, shrinks by factors[i], and is followed by self-attention where
-    attention[i]."""
+    """Block i has widths[i] channels, downsamples by factors[i], and is followed by self-attention if attention[i]."""
 
     in_channels: int
     widths: tuple[int, ...]
@@ -42,10 +41,8 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class SyncNetConfig:
-    """StableSyncNet: two encoders, how many frames they see together, and as what.
-
-    space "pixel": RGB of the lower half of the crop, frames stacked on channels; "latent": VAE latents of the whole
-    crop. size: (height, width) of the picture as it goes in. mels: (bands, frames) of the sound.
+    """space "pixel": RGB of the lower half of the crop, frames stacked on channels; "latent": VAE latents of the whole
+    crop. size: (height, width) of the visual input. mels: (bands, frames) of the audio input.
     """
 
     audio: EncoderConfig
@@ -56,7 +53,7 @@ class SyncNetConfig:
     mels: tuple[int, int] = (80, 52)
 
     def check(self) -> None:
-        """UserError, naming the sizes on the way, unless both encoders end in one cell with as many channels."""
+        """UserError unless both encoders end in 1×1 with the same number of channels."""
         for name, part, size in (("audio", self.audio, self.mels), ("visual", self.visual, self.size)):
             lengths = {len(part.widths), len(part.factors), len(part.attention)}
             if len(lengths) != 1:
@@ -75,16 +72,15 @@ class SyncNetConfig:
 
 
 def _advice(end: tuple[int, int]) -> str:
-    """What to multiply the factors by."""
     if min(end) < 1:
-        return "its factors shrink too much, take a smaller one or a block less"
-    return f"its factors must shrink it {end[0]} times more in height and {end[1]} times more in width"
+        return "its factors shrink too much; use a smaller one, or one block fewer"
+    return f"its factors must shrink the height {end[0]} times and the width {end[1]} times more"
 
 
 def config_from_dict(facts: Mapping[str, Any]) -> SyncNetConfig:
-    """A config as JSON: ours (as saved in our files), or the public form with audio_encoder and visual_encoder.
+    """From JSON in our form, or in the public one with audio_encoder and visual_encoder.
 
-    In the public form, 3 · 16 channels of vision are RGB frames, others latents.
+    In the public form 3 · 16 visual channels are RGB frames, any other number is latents.
     """
     if "audio_encoder" not in facts:
         parts = {name: EncoderConfig(**_tuples(facts[name])) for name in ("audio", "visual")}
@@ -114,8 +110,8 @@ def _public(audio: tuple[Any, ...], visual: tuple[Any, ...], channels: int) -> S
     )
 
 
-_HEARD = ([32, 64, 128, 256, 512, 1024, 2048], [[2, 1], 2, 2, 1, 2, 2, [2, 3]])
-_SEEN = ([64, 128, 256, 256, 512, 1024, 2048, 2048], [[1, 2], 2, 2, 2, 2, 2, 2, 2])
+_AUDIO = ([32, 64, 128, 256, 512, 1024, 2048], [[2, 1], 2, 2, 1, 2, 2, [2, 3]])
+_VISUAL = ([64, 128, 256, 256, 512, 1024, 2048, 2048], [[1, 2], 2, 2, 2, 2, 2, 2, 2])
 
 PUBLISHED = {
     "16_latent": _public(
@@ -123,10 +119,10 @@ PUBLISHED = {
         ([64, 128, 256, 256, 512, 1024], [2, 2, 2, 1, 2, 2]),
         64,
     ),
-    "16_pixel": _public(_HEARD, _SEEN, 48),
-    "16_pixel_attn": _public((*_HEARD, [0, 0, 0, 1, 1, 0, 0]), (*_SEEN, [0, 0, 0, 0, 1, 1, 0, 0]), 48),
+    "16_pixel": _public(_AUDIO, _VISUAL, 48),
+    "16_pixel_attn": _public((*_AUDIO, [0, 0, 0, 1, 1, 0, 0]), (*_VISUAL, [0, 0, 0, 0, 1, 1, 0, 0]), 48),
 }
-"""The architectures of the public guide; the file that comes with LatentSync 1.5 and 1.6 is 16_pixel_attn."""
+"""The public architectures; the file published with LatentSync 1.5 and 1.6 is 16_pixel_attn."""
 
 
 def _pair(factor: Factor) -> tuple[int, int]:
@@ -134,12 +130,12 @@ def _pair(factor: Factor) -> tuple[int, int]:
 
 
 def _shrunk(length: int, factor: int) -> int:
-    """One axis through a 3-wide convolution of this stride, padded by 1 in all, or by 2 where it does not shrink."""
+    """Length after a 3-wide convolution of this stride, padded by 1 in total, or by 2 if the stride is 1."""
     return (length + (1 if factor > 1 else 2) - 3) // factor + 1
 
 
 def _padding(y: int, x: int) -> tuple[int, int, int, int]:
-    """Left, right, top, bottom: behind where an axis shrinks, on both sides where it does not."""
+    """Left, right, top, bottom: at the end of an axis that shrinks, else on both sides."""
     return (0 if x > 1 else 1, 1, 0 if y > 1 else 1, 1)
 
 
@@ -203,7 +199,7 @@ class Encoder(nn.Module):
 class StableSyncNet(nn.Module):
     """syncnet(picture (B, frames · channels, H, W) in [-1, 1], mel (B, 1, 80, 52)) → two unit vectors (B, D).
 
-    Their dot product is the likelihood of sync: vectors of non-negative numbers, so it lies in 0 … 1.
+    Their dot product is the likelihood of sync. It lies in 0 … 1, because the vectors are non-negative.
     """
 
     def __init__(self, config: SyncNetConfig) -> None:

@@ -1,4 +1,4 @@
-"""SyncNet files."""
+"""Reading and writing SyncNet files."""
 
 import dataclasses
 import json
@@ -17,9 +17,9 @@ from ..weights.files import Shape, mismatch, our_metadata, read_tensors, shapes_
 def load_syncnet(
     path: str | os.PathLike[str], *, config: SyncNetConfig | None = None, device: str | torch.device = "cpu"
 ) -> SyncNet:
-    """A judge from a file: ours, the public stable_syncnet.pt, or syncnet_v2.model; every tensor accounted for.
+    """Load our safetensors, the public stable_syncnet.pt, or syncnet_v2.model; every tensor must match.
 
-    config: needed only where neither metadata nor the shapes of a published architecture tell it.
+    config: needed only if neither the metadata nor the shapes of a published architecture give it.
     """
     path = Path(path)
     state = {key.removeprefix("module."): value.float() for key, value in read_tensors(path).items()}
@@ -27,7 +27,7 @@ def load_syncnet(
     net: SyncNet
     with torch.device("meta"):
         chung = any(key.startswith("netcnnlip.") for key in shapes)
-        net = ChungSyncNet() if chung else StableSyncNet(config or _told(path) or _recognised(path, shapes))
+        net = ChungSyncNet() if chung else StableSyncNet(config or _stored_config(path) or _identify(path, shapes))
     if problem := mismatch(shapes_of(net.state_dict()), shapes):
         raise UserError(f"{path} is not a SyncNet that fits; {problem}.")
     net.load_state_dict(state, strict=True, assign=True)
@@ -35,26 +35,31 @@ def load_syncnet(
 
 
 def save_syncnet(path: str | os.PathLike[str], net: StableSyncNet, metadata: Mapping[str, object]) -> Path:
-    """As our safetensors, which say their config."""
+    """Write our safetensors, with the config in its metadata."""
     facts = {"format": "latentsync", "kind": "syncnet", "config": json.dumps(dataclasses.asdict(net.config))}
     return write_safetensors(path, net.state_dict(), facts | {key: str(value) for key, value in metadata.items()})
 
 
-def _told(path: Path) -> SyncNetConfig | None:
-    said = our_metadata(path).get("config") if path.suffix == ".safetensors" else None
-    return config_from_dict(json.loads(said)) if said else None
+def _stored_config(path: Path) -> SyncNetConfig | None:
+    text = our_metadata(path).get("config") if path.suffix == ".safetensors" else None
+    if not text:
+        return None
+    try:
+        return config_from_dict(json.loads(text))
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{path} has damaged metadata (config: {text[:60]}); get the file again.") from error
 
 
-def _recognised(path: Path, shapes: Mapping[str, Shape]) -> SyncNetConfig:
+def _identify(path: Path, shapes: Mapping[str, Shape]) -> SyncNetConfig:
     for config in PUBLISHED.values():
-        if _wanted(config) == dict(shapes):
+        if _shapes(config) == dict(shapes):
             return config
     raise UserError(
-        f"{path} is a SyncNet of none of the published architectures ({', '.join(PUBLISHED)}); give its config."
+        f"{path} has none of the published SyncNet architectures ({', '.join(PUBLISHED)}); give its config."
     )
 
 
 @lru_cache
-def _wanted(config: SyncNetConfig) -> dict[str, Shape]:
+def _shapes(config: SyncNetConfig) -> dict[str, Shape]:
     with torch.device("meta"):
         return shapes_of(StableSyncNet(config).state_dict())

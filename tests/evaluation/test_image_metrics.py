@@ -161,7 +161,7 @@ def test_frechet_distance_of_samples_goes_to_the_known_one():
     assert frechet(a, b) == pytest.approx(2 * (4 + 1), rel=0.03)
     one = Moments()
     one.add(np.zeros((1, 2)))
-    with pytest.raises(UserError, match="1 and 40000 samples"):
+    with pytest.raises(UserError, match="there are 1 and 40000"):
         frechet(one, b)
 
 
@@ -281,7 +281,7 @@ def test_networks_that_are_none_are_named(script, tmp_path, portrait):
     with pytest.raises(UserError, match="no TorchScript network"):
         Network(tmp_path / "text.pt")
     gathered = Frechet(Network(script(Apart())), batch=1)
-    with pytest.raises(UserError, match="cannot take pictures of 1×3×128×128"):
+    with pytest.raises(UserError, match="cannot take images of 1×3×128×128"):
         gathered.add(portrait, portrait)
 
 
