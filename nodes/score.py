@@ -69,9 +69,9 @@ class LatentSyncScore(io.ComfyNode):
                     options=host.syncnets(),
                     default=host.NO_SYNCNET,
                     optional=True,
-                    tooltip="A trained network that also measures sync, beside the landmarks, which need none: syncnet-v2"
-                    " (Chung and Zisserman's, the usual LSE-C and LSE-D), syncnet-1.6, or a file of models/latentsync,"
-                    " such as one of yours. Numbers of two SyncNets do not compare.",
+                    tooltip="A trained network that also measures sync, beside the landmarks, which need none:"
+                    " syncnet-v2 (Chung and Zisserman's, the usual LSE-C and LSE-D), syncnet-1.6, or a file of"
+                    " models/latentsync, such as one of yours. Numbers of two SyncNets do not compare.",
                 ),
             ],
             outputs=[
