@@ -72,13 +72,7 @@ class Batch:
         start = time.perf_counter()
         try:
             report = lipsync_segments(
-                job.video,
-                job.audio,
-                job.out,
-                pool=pool,
-                seconds=seconds,
-                settings=job.settings,
-                retries=self.retries,
+                job.video, job.audio, job.out, pool=pool, seconds=seconds, settings=job.settings, retries=self.retries
             )
         except SetupError:
             raise
@@ -110,12 +104,7 @@ def _result(job: Job, key: str, outcome: Outcome, attempts: int) -> JobResult:
     timings, elapsed_s = report.pop("timings"), report.pop("elapsed_s")
     video_s = float(report["frames"] / Fraction(report["fps"]))
     compute_s = sum(timings.values()) if outcome.place == ALL_WORKERS else elapsed_s
-    times = {
-        "video_s": video_s,
-        "compute_s": compute_s,
-        "elapsed_s": elapsed_s,
-        "realtime_factor": compute_s / video_s,
-    }
+    times = {"video_s": video_s, "compute_s": compute_s, "elapsed_s": elapsed_s, "realtime_factor": compute_s / video_s}
     times = {name: round(value, 4) for name, value in times.items()}
     details = {name: value for name, value in report.items() if name not in result}
     return result | details | times | {"timings": timings, "bytes": job.out.stat().st_size}

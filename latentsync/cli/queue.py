@@ -77,8 +77,7 @@ class ServerOptions:
     out: Annotated[Path, option(SERVER, "--out -o", "Where the results go.", metavar="FOLDER")] = Path()
     overwrite: Annotated[bool, option(SERVER, "--overwrite", "Replace files of the same name.")] = False
     json: Annotated[
-        Path | None,
-        option(SERVER, "--json", "Also write what was done as JSON; - is the screen.", metavar="REPORT"),
+        Path | None, option(SERVER, "--json", "Also write what was done as JSON; - is the screen.", metavar="REPORT")
     ] = None
     free: Annotated[bool, option(SERVER, "--free", "Let the server unload its models afterwards.")] = False
 

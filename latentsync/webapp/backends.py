@@ -101,12 +101,7 @@ class LocalEngine:
             models = self._models(request.checkpoint)
             try:
                 lipsync_file(
-                    request.face,
-                    request.voice,
-                    request.out,
-                    models=models,
-                    settings=request.settings,
-                    on_step=on_step,
+                    request.face, request.voice, request.out, models=models, settings=request.settings, on_step=on_step
                 )
             except torch.OutOfMemoryError as error:
                 raise UserError("The GPU ran out of memory; a smaller checkpoint may fit.") from error
