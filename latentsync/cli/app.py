@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -10,74 +9,55 @@ from ..errors import UserError
 from ..settings import WATERMARKS, Settings
 from ..webapp.config import NO_BACKEND, AppSettings, Limits
 from . import options
-from .parameters import expand_options, option
-from .queue import Header, parse_header
+from .parameters import choice, expand_options
+from .queue import HEADER, parse_header
 
 ADDRESS, LIMITS, BACKENDS = "Address", "Limits for users", "Backends"
 
 
 @dataclass(frozen=True)
 class AddressOptions:
-    host: Annotated[
-        str,
-        option(
-            ADDRESS,
-            "",
-            "Where to listen: 127.0.0.1 is this computer alone, 0.0.0.0 everybody who can reach it.",
-            "ADDRESS",
-        ),
-    ] = "127.0.0.1"
-    port: Annotated[int, option(ADDRESS, "", "The port.", min=1, max=65535)] = 8501
-    base: Annotated[str, option(ADDRESS, "--base-path", "Its path behind a proxy.", "PATH")] = ""
-    browser: Annotated[bool, option(ADDRESS, "", "Whether to open the browser.")] = True
-    share: Annotated[
-        bool,
-        option(ADDRESS, "--share", "Open it to the internet through ngrok, with your own token (NGROK_AUTHTOKEN)."),
-    ] = False
+    host: str = choice(
+        ADDRESS, "", "127.0.0.1", "Where to listen: 127.0.0.1 is this computer alone, 0.0.0.0 any computer.", "ADDRESS"
+    )
+    port: int = choice(ADDRESS, "", 8501, "The port.", min=1, max=65535)
+    base: str = choice(ADDRESS, "--base-path", "", "Its path behind a proxy.", "PATH")
+    browser: bool = choice(ADDRESS, "", True, "Whether to open the browser.")
+    share: bool = choice(
+        ADDRESS, "--share", False, "Open it to the internet through ngrok, with your own token (NGROK_AUTHTOKEN)."
+    )
 
 
 @dataclass(frozen=True)
 class LimitOptions:
-    megabytes: Annotated[int, option(LIMITS, "--max-upload", "Largest file.", "MB", min=1)] = Limits.megabytes
-    seconds: Annotated[float, option(LIMITS, "--max-seconds", "Longest clip and voice.", "SECONDS", min=1)] = (
-        Limits.seconds
+    megabytes: int = choice(LIMITS, "--max-upload", Limits.megabytes, "Largest file.", "MB", min=1)
+    seconds: float = choice(LIMITS, "--max-seconds", Limits.seconds, "Longest clip and voice.", "SECONDS", min=1)
+    steps: int = choice(LIMITS, "--max-steps", Limits.steps, "Most steps.", min=1, max=1000)
+    waiting: int = choice(LIMITS, "--max-waiting", Limits.waiting, "Runs that may wait.", min=1)
+    keep: float = choice(
+        LIMITS, "", Limits.keep, "How long files are kept after the browser is gone.", "SECONDS", min=1
     )
-    steps: Annotated[int, option(LIMITS, "--max-steps", "Most steps.", min=1, max=1000)] = Limits.steps
-    waiting: Annotated[int, option(LIMITS, "--max-waiting", "Runs that may wait.", min=1)] = Limits.waiting
-    keep: Annotated[
-        float,
-        option(
-            LIMITS, "", "How long files are kept after the browser is gone, in case it comes back.", "SECONDS", min=1
-        ),
-    ] = Limits.keep
-    samples: Annotated[Path | None, option(LIMITS, "", "Files that users may choose from.", "FOLDER")] = None
-    watermark: Annotated[
-        str,
-        option(
-            LIMITS,
-            "",
-            f"Label every result as generated ({', '.join(WATERMARKS)}); none leaves it to the users.",
-            "NAME",
-        ),
-    ] = Settings.watermark
+    samples: Path | None = choice(LIMITS, "", None, "Files that users may choose from.", "FOLDER")
+    watermark: str = choice(
+        LIMITS, "", Settings.watermark,
+        f"Label every result as generated ({', '.join(WATERMARKS)}); none leaves it to the users.", "NAME",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class BackendOptions:
-    checkpoints: Annotated[
-        list[str] | None,
-        option(
-            BACKENDS,
-            "--checkpoint -c",
-            "Also offer this checkpoint; nano, 1.5 and 1.6 are offered when they are here.",
-            "PATH",
-        ),
-    ] = None
-    server: Annotated[
-        str | None, option(BACKENDS, "", "A ComfyUI that can run requests.", "URL", envvar="LATENTSYNC_COMFYUI")
-    ] = None
-    header: Header = None
-    local: Annotated[bool, option(BACKENDS, "", "Whether this computer runs requests.")] = True
+    checkpoints: list[str] | None = choice(
+        BACKENDS,
+        "--checkpoint -c",
+        None,
+        "Also offer this file; nano, 1.5 and 1.6 are offered when they are here.",
+        "PATH",
+    )
+    server: str | None = choice(
+        BACKENDS, "", None, "A ComfyUI that can run requests.", "URL", envvar="LATENTSYNC_COMFYUI"
+    )
+    header: list[str] | None = choice(BACKENDS, "", None, HEADER, "NAME: VALUE")
+    local: bool = choice(BACKENDS, "", True, "Whether this computer runs requests.")
     device: options.Device = "auto"
     dtype: options.Dtype = "auto"
 

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import UserError
 from . import options
-from .parameters import expand_options, option
+from .parameters import choice, expand_options
 
 if TYPE_CHECKING:
     from ..batch.parallel.dispatch import Pool
@@ -26,63 +26,34 @@ WHAT, WHERE = "What runs", "Where it runs"
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Which jobs run, and where results go."""
-
-    out: Annotated[
-        Path | None,
-        option(
-            None, "--out -o", "Where outputs go; made when absent.", metavar="FOLDER", show_default="the list's folder"
-        ),
-    ] = None
-    segment_seconds: Annotated[
-        float | None,
-        option(
-            WHAT,
-            "",
-            "Spread each video over all workers, in segments of this length: for a few long videos.",
-            "SECONDS",
-            min=0.1,
-        ),
-    ] = None
-    overwrite: Annotated[bool, option(WHAT, "--overwrite", "Also redo what an earlier run has finished.")] = False
-    retries: Annotated[int, option(WHAT, "", "How often a job is run again when its worker dies.", min=0)] = 2
-    json: Annotated[
-        Path | None,
-        option(
-            WHAT,
-            "--json",
-            "The report; beside it, in REPORT.jsonl, what a next run skips.",
-            metavar="REPORT.json",
-            show_default="<list>.report.json with the outputs",
-        ),
-    ] = None
+    out: Path | None = choice(
+        None, "--out -o", None, "Where outputs go; made when absent.", "FOLDER", show_default="the list's folder"
+    )
+    segment_seconds: float | None = choice(
+        WHAT, "", None, "Spread each video over all workers, in segments: for a few long videos.", "SECONDS", min=0.1
+    )
+    overwrite: bool = choice(WHAT, "--overwrite", False, "Also redo what an earlier run has finished.")
+    retries: int = choice(WHAT, "", 2, "How often a job is run again when its worker dies.", min=0)
+    json: Path | None = choice(
+        WHAT, "", None, "The report; beside it, in REPORT.jsonl, what a next run skips.", "REPORT.json",
+        show_default="<list>.report.json with the outputs",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """Where jobs run."""
-
-    workers: Annotated[
-        int | None, option(WHERE, "", "Processes, or Ray actors.", min=1, show_default="1; with --ray what fits")
-    ] = None
-    ray: Annotated[bool, option(WHERE, "--ray", "Run on Ray: the cluster of RAY_ADDRESS, else this machine.")] = False
-    ray_address: Annotated[
-        str | None, option(WHERE, "", "Run on this Ray cluster (auto, or host:port).", metavar="ADDRESS")
-    ] = None
-    gpus_per_worker: Annotated[
-        float | None,
-        option(WHERE, "", "Ray: 0.5 puts two workers on a GPU.", min=0.0, show_default="1 where there are GPUs"),
-    ] = None
-    cpus_per_worker: Annotated[
-        int | None,
-        option(
-            WHERE,
-            "",
-            "Cores, and so threads, of a worker.",
-            min=1,
-            show_default="those of a single run, divided among processes; 1 beside a GPU",
-        ),
-    ] = None
+    workers: int | None = choice(
+        WHERE, "", None, "Processes, or Ray actors.", min=1, show_default="1; with --ray what fits"
+    )
+    ray: bool = choice(WHERE, "--ray", False, "Run on Ray: the cluster of RAY_ADDRESS, else this machine.")
+    ray_address: str | None = choice(WHERE, "", None, "Run on this Ray cluster (auto, or host:port).", "ADDRESS")
+    gpus_per_worker: float | None = choice(
+        WHERE, "", None, "Ray: 0.5 puts two workers on a GPU.", min=0.0, show_default="1 where there are GPUs"
+    )
+    cpus_per_worker: int | None = choice(
+        WHERE, "", None, "Cores, and so threads, of a worker.", min=1,
+        show_default="those of a single run, divided among processes; 1 beside a GPU",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Commands whose options are the fields of dataclasses."""
 
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from typing import Annotated, Any, get_type_hints
@@ -14,10 +14,15 @@ def option(panel: str | None, names: str, help: str, metavar: str | None = None,
     return typer.Option(*names.split(), help=help, metavar=metavar, rich_help_panel=panel, **rest)
 
 
+def choice(panel: str | None, names: str, default: Any, help: str, metavar: str | None = None, **rest: Any) -> Any:
+    """The same as a dataclass field with its default."""
+    return field(default=default, metadata=dict(names=names, help=help, metavar=metavar, rich_help_panel=panel, **rest))
+
+
 def expand_options(command: Callable[..., None]) -> Callable[..., None]:
     """Replace each parameter that is a dataclass by one option per field.
 
-    A field is Annotated with option(…), or its metadata are keywords of typer.Option.
+    A field is a choice(…), is Annotated with option(…), or has keywords of typer.Option as its metadata.
     """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
@@ -27,18 +32,19 @@ def expand_options(command: Callable[..., None]) -> Callable[..., None]:
             parameters.append(one.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[one.name]))
             continue
         kinds = get_type_hints(groups[one.name], include_extras=True)
-        for field in fields(groups[one.name]):
-            annotation = list[str] if kinds[field.name] == tuple[str, ...] else kinds[field.name]
-            if field.metadata:
-                annotation = Annotated[annotation, typer.Option(f"--{field.name.replace('_', '-')}", **field.metadata)]
+        for entry in fields(groups[one.name]):
+            annotation = list[str] if kinds[entry.name] == tuple[str, ...] else kinds[entry.name]
+            if entry.metadata:
+                details = {"names": f"--{entry.name.replace('_', '-')}", **entry.metadata}
+                annotation = Annotated[annotation, typer.Option(*details.pop("names").split(), **details)]
             parameters.append(
-                Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
+                Parameter(entry.name, Parameter.KEYWORD_ONLY, default=entry.default, annotation=annotation)
             )
 
     @wraps(command)
     def expanded(**values: Any) -> None:
         for name, kind in groups.items():
-            values[name] = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
+            values[name] = kind(**{entry.name: values.pop(entry.name) for entry in fields(kind)})
         command(**values)
 
     expanded.__signature__ = Signature(parameters)  # type: ignore[attr-defined]

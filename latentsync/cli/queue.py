@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
-from .parameters import expand_options, option
+from .parameters import choice, expand_options
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -31,55 +31,30 @@ MAX_TEXT = 200
 """Characters of a node's text that is also printed."""
 
 WORK, SERVER = "What runs", "Where, and what comes back"
+HEADER = 'Sent with every request: "Authorization: Bearer …".'
 
 
 @dataclass(frozen=True)
 class WorkOptions:
-    values: Annotated[
-        list[str] | None,
-        option(
-            WORK,
-            "--set",
-            "Set an input. NODE is an id, a title, or a class that occurs once.",
-            metavar="NODE.INPUT=VALUE",
-        ),
-    ] = None
-    inputs: Annotated[
-        list[str] | None, option(WORK, "--input -i", "Upload a file and set it.", metavar="NODE.INPUT=FILE")
-    ] = None
-    list_inputs: Annotated[
-        bool, option(WORK, "--list", "Show what can be set, with its current values; run nothing.")
-    ] = False
-    timeout: Annotated[
-        float | None, option(WORK, "", "Stop the run when it takes longer.", metavar="SECONDS", min=0.001)
-    ] = None
-
-
-Header = Annotated[
-    list[str] | None, option(SERVER, "", 'Sent with every request: "Authorization: Bearer …".', metavar="NAME: VALUE")
-]
+    values: list[str] | None = choice(
+        WORK, "--set", None, "Set an input. NODE is an id, a title, or a class that occurs once.", "NODE.INPUT=VALUE"
+    )
+    inputs: list[str] | None = choice(WORK, "--input -i", None, "Upload a file and set it.", "NODE.INPUT=FILE")
+    list_inputs: bool = choice(WORK, "--list", False, "Show what can be set, with its current values; run nothing.")
+    timeout: float | None = choice(WORK, "", None, "Stop the run when it takes longer.", "SECONDS", min=0.001)
 
 
 @dataclass(frozen=True)
 class ServerOptions:
-    server: Annotated[
-        str | None,
-        option(
-            SERVER,
-            "",
-            "The address of ComfyUI.",
-            metavar="URL",
-            envvar="LATENTSYNC_COMFYUI",
-            show_default="http://127.0.0.1:8188",
-        ),
-    ] = None
-    header: Header = None
-    out: Annotated[Path, option(SERVER, "--out -o", "Where the results go.", metavar="FOLDER")] = Path()
-    overwrite: Annotated[bool, option(SERVER, "--overwrite", "Replace files of the same name.")] = False
-    json: Annotated[
-        Path | None, option(SERVER, "--json", "Also write what was done as JSON; - is the screen.", metavar="REPORT")
-    ] = None
-    free: Annotated[bool, option(SERVER, "--free", "Let the server unload its models afterwards.")] = False
+    server: str | None = choice(
+        SERVER, "", None, "The address of ComfyUI.", "URL",
+        envvar="LATENTSYNC_COMFYUI", show_default="http://127.0.0.1:8188",
+    )  # fmt: skip
+    header: list[str] | None = choice(SERVER, "", None, HEADER, "NAME: VALUE")
+    out: Path = choice(SERVER, "--out -o", Path(), "Where the results go.", "FOLDER")
+    overwrite: bool = choice(SERVER, "--overwrite", False, "Replace files of the same name.")
+    json: Path | None = choice(SERVER, "", None, "Also write what was done as JSON; - is the screen.", "REPORT")
+    free: bool = choice(SERVER, "--free", False, "Let the server unload its models afterwards.")
 
 
 @expand_options
