@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import aiohttp
@@ -44,9 +43,9 @@ class RefusedError(UserError):
 
 @dataclass(frozen=True)
 class RunResult:
-    """files: what output nodes left on the server; values: their texts and data, {node: {"text": […]}}.
+    """files and values ({node: {"text": […]}}) of output nodes, timings in seconds by node, cached nodes.
 
-    timings: seconds by node. cached: nodes that did not run again. uploads: local path -> name on the server.
+    uploads: local path -> name on the server.
     """
 
     prompt_id: str
@@ -59,25 +58,8 @@ class RunResult:
     uploads: dict[str, str]
 
 
-class ComfyClient:
-    """One ComfyUI server. headers go with every request ({"Authorization": "Bearer …"})."""
-
-    def __init__(self, server: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
-        self.connection = Connection(server, headers)
-
-    async def __aenter__(self) -> "ComfyClient":
-        await self.connection.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.connection.__aexit__(kind, error, trace)
-
-    @property
-    def display_url(self) -> str:
-        """The server's address without its secrets."""
-        return self.connection.display_url
+class ComfyClient(Connection):
+    """One ComfyUI server."""
 
     async def run(
         self,
@@ -144,7 +126,7 @@ class ComfyClient:
 
     async def describe(self, kinds: Iterable[str]) -> Info:
         """The server's description of these node classes, without those that it does not have."""
-        answers = await asyncio.gather(*(self.connection.get("object_info", kind) for kind in kinds))
+        answers = await asyncio.gather(*(self.get("object_info", kind) for kind in kinds))
         return {name: about for answer in answers for name, about in answer.items()}
 
     async def upload(self, path: str | Path) -> str:
@@ -158,12 +140,12 @@ class ComfyClient:
             form.add_field("image", file, filename=safe_name(path.name), content_type="application/octet-stream")
             form.add_field("subfolder", SUBFOLDER)
             form.add_field("type", "input")
-            answer = await self.connection.request_json("POST", "upload", "image", data=form)
+            answer = await self.request_json("POST", "upload", "image", data=form)
         return f"{answer.get('subfolder') or ''}/{answer['name']}".lstrip("/")
 
     async def _queue(self, prompt: Prompt, info: Info, monitor: RunMonitor) -> Mapping[str, Any]:
         client_id = uuid.uuid4().hex
-        socket = EventSocket(self.connection, client_id)
+        socket = EventSocket(self, client_id)
         await socket.connect()
         try:
             await self._submit(prompt, info, client_id, monitor)
@@ -178,7 +160,7 @@ class ComfyClient:
 
     async def _submit(self, prompt: Prompt, info: Info, client_id: str, monitor: RunMonitor) -> None:
         body = {"prompt": prompt, "client_id": client_id, "prompt_id": monitor.prompt_id}
-        answer = await self.connection.request_json("POST", "prompt", json=body, allow=(400,))
+        answer = await self.request_json("POST", "prompt", json=body, allow=(400,))
         if "prompt_id" not in answer:
             raise RefusedError(missing(prompt, info) or refusals(prompt, info, answer))
         monitor.prompt_id = str(answer["prompt_id"])
@@ -226,7 +208,7 @@ class ComfyClient:
     async def _history(self, monitor: RunMonitor) -> Mapping[str, Any] | None:
         """The history of the prompt; None while it waits or runs."""
         ahead = await self.queue_position(monitor.prompt_id)
-        answer = await self.connection.get("history", monitor.prompt_id)
+        answer = await self.get("history", monitor.prompt_id)
         if monitor.prompt_id in answer:
             return answer[monitor.prompt_id]
         if ahead is not None:
@@ -241,7 +223,7 @@ class ComfyClient:
 
     async def queue_position(self, prompt_id: str) -> int | None:
         """How many prompts come first (0: none, it runs); None when it is not in the queue."""
-        queue = await self.connection.get("queue")
+        queue = await self.get("queue")
         running = [item[1] for item in queue["queue_running"]]
         if prompt_id in running:
             return 0
@@ -255,18 +237,18 @@ class ComfyClient:
 
     async def _withdraw(self, prompt_id: str) -> None:
         # recent servers do both in one step, which cannot hit the next prompt
-        url = self.connection.url("api", "jobs", prompt_id, "cancel")
-        async with self.connection.request("POST", url, json={}) as response:
+        url = self.url("api", "jobs", prompt_id, "cancel")
+        async with self.request("POST", url, json={}) as response:
             if response.status == 200 and response.content_type == "application/json":
                 return
-        await self.connection.request_json("POST", "queue", json={"delete": [prompt_id]})
+        await self.request_json("POST", "queue", json={"delete": [prompt_id]})
         # Older servers interrupt whatever runs, whichever prompt is named: ask only when it is ours.
         if await self.queue_position(prompt_id) == 0:
-            await self.connection.request_json("POST", "interrupt", json={"prompt_id": prompt_id})
+            await self.request_json("POST", "interrupt", json={"prompt_id": prompt_id})
 
     async def free(self) -> None:
         """Ask the server to unload its models and forget cached results once it is idle."""
-        await self.connection.request_json("POST", "free", json={"unload_models": True, "free_memory": True})
+        await self.request_json("POST", "free", json={"unload_models": True, "free_memory": True})
 
     async def download(self, result: RunResult, folder: str | Path, *, overwrite: bool = False) -> dict[Output, Path]:
         """Fetch all files of a run into a folder, one after the other."""
@@ -296,11 +278,11 @@ class ComfyClient:
 
     async def _stream(self, output: Output, part: Path) -> None:
         query = {"filename": output.filename, "subfolder": output.subfolder, "type": output.type}
-        async with self.connection.request("GET", self.connection.url("view").update_query(query)) as response:
+        async with self.request("GET", self.url("view").update_query(query)) as response:
             if response.status in (400, 404):
                 raise RunFailedError(f"{output.filename} of {output.title} is no longer on {self.display_url}.")
             if response.status != 200:
-                raise self.connection.status_error(response)
+                raise self.status_error(response)
             with part.open("wb") as file:
                 async for chunk in response.content.iter_chunked(CHUNK):
                     file.write(chunk)

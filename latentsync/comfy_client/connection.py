@@ -7,13 +7,15 @@ import os
 import urllib.parse
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from yarl import URL
 
 from ..errors import UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 DEFAULT_SERVER = "http://127.0.0.1:8188"
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 120.0
@@ -27,14 +29,14 @@ class UnreachableError(UserError):
 
 
 class Connection:
-    """HTTP requests to one server. headers go with every request."""
+    """HTTP requests to one server. headers go with every request ({"Authorization": "Bearer …"})."""
 
-    def __init__(self, server: str | None, headers: Mapping[str, str] | None) -> None:
+    def __init__(self, server: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
         self.base = parse_url(server or os.environ.get("LATENTSYNC_COMFYUI") or DEFAULT_SERVER)
         self.headers = dict(headers or {})
         self._open: aiohttp.ClientSession | None = None
 
-    async def __aenter__(self) -> "Connection":
+    async def __aenter__(self) -> "Self":
         self._open = aiohttp.ClientSession(
             headers=self.headers,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT),
@@ -43,9 +45,7 @@ class Connection:
         )
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.session.close()
 
     @property

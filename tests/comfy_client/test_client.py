@@ -468,7 +468,7 @@ def test_addresses_that_are_none(text):
 def test_addresses_keep_their_secrets_and_their_tokens():
     assert ComfyClient("http://me:pw@host/comfy/?token=s#x").display_url == "http://host/comfy"
     assert (
-        str(ComfyClient("http://host/comfy/?token=s").connection.url("history", "a/b"))
+        str(ComfyClient("http://host/comfy/?token=s").url("history", "a/b"))
         == "http://host/comfy/history/a%2Fb?token=s"
     )
     assert ComfyClient("host:9").display_url == "http://host:9"
