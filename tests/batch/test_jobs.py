@@ -102,7 +102,7 @@ def test_faults_are_told_in_one_sentence(folder, text, said):
 
 LINES = [
     ("nonsense", "line 1"),
-    ("[1]", "holds a list"),
+    ("[1]", "has a list"),
     ('{"video": 3}', "video is 3"),
     ('{"video": "a.mp4", "out": "1.mp4", "steps": true}', "steps is True"),
     ('{"video": "a.mp4", "out": "1.mp4", "steps": 2.5}', "steps is 2.5"),
