@@ -76,9 +76,11 @@ def app(where: AddressOptions, limits: LimitOptions, backends: BackendOptions) -
 
     if backends.server is None and not backends.local:
         raise UserError(NO_BACKEND)
+    if limits.samples is not None and not limits.samples.is_dir():
+        raise UserError(f"There is no folder {limits.samples}; give --samples one that exists.")
     settings = AppSettings(
         limits=Limits(limits.megabytes, limits.seconds, steps=limits.steps, waiting=limits.waiting, keep=limits.keep),
-        samples=None if limits.samples is None else str(_folder(limits.samples)),
+        samples=None if limits.samples is None else str(limits.samples.resolve()),
         checkpoints=tuple(map(_checkpoint, backends.checkpoints or ())),
         device=backends.device,
         dtype=backends.dtype,
@@ -97,12 +99,6 @@ def app(where: AddressOptions, limits: LimitOptions, backends: BackendOptions) -
 
     address = Address(where.host, where.port, where.base, where.share)
     raise typer.Exit(serve(settings, address, typer.echo, on_ready))
-
-
-def _folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise UserError(f"There is no folder {path}; give --samples one that exists.")
-    return path.resolve()
 
 
 def _checkpoint(name: str) -> str:

@@ -274,33 +274,15 @@ def _shown(value: Any) -> str:
 
 
 def _is_valid(field: Field, value: Any) -> bool:
-    low, high = field.rules.get("min", -math.inf), field.rules.get("max", math.inf)
-    match field.kind:
-        case "INT":
-            return _is_int(value) and low <= value <= high
-        case "FLOAT":
-            return _is_number(value) and low <= value <= high
-        case "BOOLEAN":
-            return isinstance(value, bool)
-        case kind if kind in DRAWN:
-            return DRAWN[kind][0](value) and _is_within(field.rules, value)
-    return True
+    return CHECKS[field.kind][0](value) and _is_within(field.rules, value) if field.kind in CHECKS else True
 
 
 def _expected(field: Field) -> str:
     """What _is_valid accepts, in words."""
-    low, high = field.rules.get("min", -math.inf), field.rules.get("max", math.inf)
-    span = "" if math.isinf(low) and math.isinf(high) else f" from {low} to {high}"
-    match field.kind:
-        case "INT":
-            return "a whole number" + span
-        case "FLOAT":
-            return "a number" + span
-        case "BOOLEAN":
-            return "true or false"
-        case kind if kind in DRAWN:
-            return DRAWN[kind][1]
-    return "text" if field.kind == "STRING" else "text or JSON"
+    words = CHECKS[field.kind][1] if field.kind in CHECKS else "text" if field.kind == "STRING" else "text or JSON"
+    if field.kind not in ("INT", "FLOAT") or not {"min", "max"} & set(field.rules):
+        return words
+    return f"{words} from {field.rules.get('min', -math.inf)} to {field.rules.get('max', math.inf)}"
 
 
 def _is_number(value: Any) -> bool:
@@ -312,10 +294,13 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_within(rules: Rules, value: Any) -> bool:
-    """RANGE has limits of its own."""
-    low, high = rules.get("value_min", -math.inf), rules.get("value_max", math.inf)
-    ends = [value["min"], value["max"]] if isinstance(value, Mapping) and "min" in value else []
-    return all(low <= end <= high for end in ends)
+    """A number, or the ends of a RANGE, which has limits of its own."""
+    low, high = rules.get("min", -math.inf), rules.get("max", math.inf)
+    numbers = [value] if _is_number(value) else []
+    if isinstance(value, Mapping) and "min" in value:
+        low, high = rules.get("value_min", -math.inf), rules.get("value_max", math.inf)
+        numbers = [value["min"], value["max"]]
+    return all(low <= number <= high for number in numbers)
 
 
 def _is_color(value: Any) -> bool:
@@ -352,6 +337,10 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, Mapping)
 
 
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
 DRAWN: dict[str, tuple[Callable[[Any], bool], str]] = {
     "COLOR": (_is_color, 'a color such as "#ff8000"'),
     "COLORS": (_are_colors, 'a list of colors such as ["#ff8000", "#000000"]'),
@@ -362,3 +351,9 @@ DRAWN: dict[str, tuple[Callable[[Any], bool], str]] = {
     "COMPOSITOR": (_is_object, 'an object as the editor saves it, such as {"layers": []}'),
 }
 """Widgets that are drawn in the browser and hold plain data, which can be written as JSON."""
+CHECKS = DRAWN | {
+    "INT": (_is_int, "a whole number"),
+    "FLOAT": (_is_number, "a number"),
+    "BOOLEAN": (_is_bool, "true or false"),
+}
+"""What fits a kind of input, and what that is in words."""

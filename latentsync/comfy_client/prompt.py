@@ -188,7 +188,10 @@ def put(prompt: Prompt, field: Field, value: Any) -> None:
         raise UserError(f"{field.name} of {field.label} is a socket for {field.takes}{wired}; it takes no value.")
     inputs[field.name] = _sent(fit(field, value))
     if field.kind == DYNAMIC:
-        _bring_along(inputs, field)
+        # its inputs keep what fits them and else get what a new node has; those of other choices go
+        kept = set(_complete(inputs, field))
+        for name in [name for name in inputs if name.startswith(f"{field.name}.") and name not in kept]:
+            del inputs[name]
 
 
 def _takes_value(prompt: Prompt, field: Field) -> bool:
@@ -204,13 +207,6 @@ def _sent(value: Any) -> Any:
 
 def _is_link(prompt: Prompt, value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and str(value[0]) in prompt
-
-
-def _bring_along(own: dict[str, Any], combo: Field) -> None:
-    """After a choice: its inputs keep what fits them and else get what a new node has; those of other choices go."""
-    kept = set(_complete(own, combo))
-    for name in [name for name in own if name.startswith(f"{combo.name}.") and name not in kept]:
-        del own[name]
 
 
 def _complete(own: dict[str, Any], combo: Field) -> Iterator[str]:

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 
 from ..errors import UserError
-from ..face.detect import Box, Face, FaceFinder
+from ..face.detect import Box, FaceFinder
 from ..media.image import read_image
 from ..media.probe import probe
 from ..media.reader import VideoReader
@@ -58,8 +58,10 @@ def look(media: Media, frame: int = 0) -> Shot:
     """A frame of a video, or a picture, with its faces. UserError when the face model is missing."""
     picture = _frame(media, frame)
     height, width = picture.shape[:2]
-    boxes = tuple(face.box for face in _faces(picture))
-    return Shot(frame, _jpeg(picture), width, height, boxes)
+    model = find("face_landmarker.task")
+    with _detector_lock, FaceFinder(model) as finder:
+        faces = sorted(finder.detect(picture), key=lambda face: face.center[0])
+    return Shot(frame, _jpeg(picture), width, height, tuple(face.box for face in faces))
 
 
 def first_look(media: Media, frames: int) -> Shot:
@@ -84,12 +86,6 @@ def _frame(media: Media, frame: int) -> np.ndarray:
         raise UserError(f"{media.name} has no frame {frame}; give one from 0 to {media.frames - 1}.")
     with VideoReader(probe(media.path)) as reader:
         return next(reader.read([frame]))
-
-
-def _faces(picture: np.ndarray) -> list[Face]:
-    model = find("face_landmarker.task")
-    with _detector_lock, FaceFinder(model) as finder:
-        return sorted(finder.detect(picture), key=lambda face: face.center[0])
 
 
 def _jpeg(picture: np.ndarray) -> bytes:

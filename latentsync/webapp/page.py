@@ -14,7 +14,7 @@ from .components import face_names, face_picker
 from .config import GOOD, qualities
 from .faces import first_look, look, shown_frames
 from .queue import CANCELLED, DONE, FAILED
-from .result import MODELS, POLL, ResultView, plain, show_progress
+from .result import POLL, ResultView, model_label, plain, show_progress
 from .service import AppService, FormValues
 from .sessions import Session
 from .streamlit_session import discard_upload
@@ -267,11 +267,9 @@ class Page:
             found = backends[backend].checkpoints()
         except UserError as error:
             (st.info if isinstance(error, NotReadyError) else st.error)(plain(str(error)))
-            st.fragment(self._rerun_when_usable, run_every=POLL)(backend)
+            st.fragment(self._rerun_on_change, run_every=POLL)(backend, str(error))
             return backend, None
-        checkpoint = st.selectbox(
-            "Model", found, format_func=lambda name: MODELS.get(name, Path(name).name), disabled=busy
-        )
+        checkpoint = st.selectbox("Model", found, format_func=model_label, disabled=busy)
         if not {"1.5", "1.6"} & set(found):
             st.caption(
                 "nano is a demonstration. For good results, get LatentSync 1.6:"
@@ -279,11 +277,13 @@ class Page:
             )
         return backend, checkpoint
 
-    def _rerun_when_usable(self, backend: str) -> None:
+    def _rerun_on_change(self, backend: str, shown: str) -> None:
+        """Rerun once the backend can be used, or when another error must be shown."""
         try:
             self.service.backends[backend].checkpoints()
-        except UserError:
-            return
+        except UserError as error:
+            if str(error) == shown:
+                return
         self.st.rerun()
 
     def _settings(self, defaults: Settings, steps: int, busy: bool) -> Settings:

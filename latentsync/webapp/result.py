@@ -32,6 +32,10 @@ POLL = 0.5
 """Seconds between updates of the progress."""
 
 
+def model_label(checkpoint: str) -> str:
+    return MODELS.get(checkpoint, Path(checkpoint).name)
+
+
 class ResultView:
     """st: Streamlit."""
 
@@ -65,10 +69,10 @@ class ResultView:
             width="stretch",
         )
         settings = request.settings
-        model = MODELS.get(request.checkpoint, Path(request.checkpoint).name).split(":")[0]
+        model, time = model_label(request.checkpoint).split(":")[0], clock(result.elapsed_s)
         st.caption(
-            f"{model}, {settings.steps} steps, guidance {settings.guidance:g}, seed {settings.seed};"
-            f" {clock(result.elapsed_s)} min on {result.backend}. Another seed gives another take."
+            f"{model}, {settings.steps} steps, guidance {settings.guidance:g}, seed {settings.seed}; {time} min on"
+            f" {result.backend}. Another seed gives another take."
         )
         if self.session.score is not None:
             with st.expander("Do the lips follow the sound?", expanded=True):

@@ -66,7 +66,11 @@ def take_face(stream: BinaryIO, name: str, folder: Path, limits: Limits) -> Medi
     with _stored(stream, name, folder, limits) as path:
         picture = _picture_ending(path, limits)
         if picture:
-            return _still(_renamed(path, picture), name)
+            from ..media.image import read_image
+
+            path = _renamed(path, picture)
+            height, width = read_image(path).shape[:2]
+            return Media(path, _shown(name), "picture", width=width, height=height)
         return _video(_renamed(path, _container_ending(path, "a video or a picture")), name, limits)
 
 
@@ -157,18 +161,15 @@ def _container_ending(path: Path, wanted: str) -> str:
         raise UserError(f"{path} is not {wanted} that can be read; its content is something else.") from None
 
 
-def _still(path: Path, name: str) -> Media:
-    from ..media.image import read_image
-
-    height, width = read_image(path).shape[:2]
-    return Media(path, _shown(name), "picture", width=width, height=height)
-
-
 def _video(path: Path, name: str, limits: Limits) -> Media:
     from ..media.probe import probe
 
     info = probe(path)
-    _check_seconds("The video", info.duration, limits)
+    if info.duration > limits.seconds:
+        raise UserError(
+            f"The video lasts {float(info.duration):.0f} s; at most {limits.seconds:.0f} s are allowed here, so cut it"
+            " first."
+        )
     _check_size(info.width, info.height, limits)
     if info.fps > limits.rate:
         raise UserError(
@@ -178,13 +179,6 @@ def _video(path: Path, name: str, limits: Limits) -> Media:
         path, _shown(name), "video", info.duration, info.frames, info.fps, info.width, info.height, info.has_audio,
         _plays_in_browsers(path),
     )  # fmt: skip
-
-
-def _check_seconds(what: str, seconds: Fraction, limits: Limits) -> None:
-    if seconds > limits.seconds:
-        raise UserError(
-            f"{what} lasts {float(seconds):.0f} s; at most {limits.seconds:.0f} s are allowed here, so cut it first."
-        )
 
 
 def _sound_seconds(path: Path, limits: Limits) -> Fraction:
