@@ -15,7 +15,12 @@ _DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", 
 
 def partial_path(final: Path) -> Path:
     """A temporary name beside `final`, for one writer alone."""
-    return final.with_name(f".{final.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+    return final.with_name(f"{_part_prefix(final)}{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+
+
+def _part_prefix(final: Path) -> str:
+    """Of long names only the beginning: file systems take 255 bytes."""
+    return f".{final.name.encode()[:180].decode(errors='ignore')}."
 
 
 @contextmanager
@@ -35,7 +40,7 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
 
 def remove_partial_files(final: Path, pid: int | None) -> None:
     """Remove what atomic_path left behind in a process that was killed."""
-    for part in final.parent.glob(f".{glob.escape(final.name)}.{pid}-*.part"):
+    for part in final.parent.glob(f"{glob.escape(_part_prefix(final))}{pid}-*.part"):
         with suppress(OSError):
             part.unlink()
 

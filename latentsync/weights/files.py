@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..files import atomic_path
 
 Shape = tuple[int, ...]
 Progress = Callable[[int, int], None]
@@ -42,7 +43,6 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _WRAPPERS = ("state_dict", "model_state_dict")
 _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own limit
 _LEGACY_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")  # the number that starts a torch.save of before PyTorch 1.6
-_PART = ".part"
 
 
 @dataclass(frozen=True)
@@ -239,20 +239,16 @@ def write_safetensors(
     # Widest first keeps every tensor aligned to its own size, which readers that map the file want.
     order = sorted(tensors, key=lambda key: (-kinds[key].itemsize, key))
     header, total = _encode_header(tensors, kinds, order, metadata)
-    part = path.with_name(path.name + _PART)
+    _check_room(path, total)
     try:
-        _check_room(path, total)
-        with part.open("wb") as file:
+        with atomic_path(path) as part, part.open("wb") as file:
             file.write(header)
             for key in order:
                 file.write(_raw(key, tensors[key], kinds[key]))
                 if on_progress:
                     on_progress(file.tell(), total)
-        part.replace(path)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror or error}); nothing was left there.") from error
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 
