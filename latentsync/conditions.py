@@ -1,6 +1,6 @@
 """Face crops to the U-Net's conditions, and its latents back to pixels. No state between calls."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +21,17 @@ class Autoencoder(Protocol):
     def decode(self, latents: Tensor) -> Tensor: ...
 
 
+def encode_crops(
+    encode: Callable[[Tensor], Tensor], pixels: Tensor, keep: Tensor, reference: Tensor | None = None
+) -> Tensor:
+    """(N, 3, R, R) pixels in [-1, 1] to (N, 2C, h, w): latents without the mouth, then the reference's.
+
+    keep: (R, R), 0 at the mouth. reference: latents (1, C, h, w) that serve all; None: each crop is its own.
+    """
+    masked = encode(pixels * keep)
+    return torch.cat((masked, (encode(pixels) if reference is None else reference).expand_as(masked)), 1)
+
+
 class ConditionEncoder:
     """Encodes crops of one side (`resolution`) for one VAE. mask: (h, w), 1 = keep, 0 = the mouth."""
 
@@ -37,15 +48,8 @@ class ConditionEncoder:
         self.mask = torch.from_numpy(latent_mask(resolution, vae.factor)).to(device, dtype)
 
     def encode(self, crops: Sequence[np.ndarray] | np.ndarray, reference: Tensor | None = None) -> Tensor:
-        """(N, R, R, 3) uint8 crops to (N, 2C, h, w): the latents without the mouth, then the reference's.
-
-        reference: latents (1, C, h, w) that serve all crops; None: each crop is its own.
-        """
-        pixels = self._pixels(crops)
-        masked = self.vae.encode(pixels * self.keep)
-        if reference is None:
-            reference = self.vae.encode(pixels)
-        return torch.cat((masked, reference.expand_as(masked)), 1)
+        """(N, R, R, 3) uint8 crops to (N, 2C, h, w), see encode_crops."""
+        return encode_crops(self.vae.encode, self._pixels(crops), self.keep, reference)
 
     def encode_reference(self, crop: np.ndarray) -> Tensor:
         """(1, C, h, w): latents of one crop, mouth included."""

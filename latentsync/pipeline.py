@@ -31,7 +31,8 @@ from .media.writer import VideoWriter
 from .sampling import denoise_window, shared_noise
 from .settings import WINDOW, Progress, ProgressCallback, Settings
 from .timeline import Cut, Timeline, Window, exact_rate, fit_timeline, windows
-from .weights.bundle import Models
+from .weights.bundle import Models as Models
+from .weights.bundle import load_models as load_models
 
 
 class Timings(dict[str, float]):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..latentsync.audio.mel import SAMPLE_RATE
 from ..latentsync.audio.whisper_features import FEATURE_RATE, audio_windows
+from ..latentsync.conditions import encode_crops
 from ..latentsync.errors import UserError
 from ..latentsync.face.align import latent_mask, mouth_mask
 from ..latentsync.face.aligned import AlignedFace
@@ -18,7 +19,7 @@ from .windows import FrameConditions
 SHORT = Fraction(1, 4)
 """Seconds of picture after the sound's end that need no word: a container's rounding, a last closed mouth."""
 
-OnStep = Callable[[str, int, int], None]
+StageCallback = Callable[[str, int, int], None]
 
 
 def sound_tokens(audio: dict[str, Any], fps: Fraction, frames: int) -> Tensor:
@@ -38,11 +39,11 @@ def sound_tokens(audio: dict[str, Any], fps: Fraction, frames: int) -> Tensor:
     return audio_windows(rows, fps, frames)
 
 
-def frame_conditions(vae: Any, crops: Tensor, clip: AlignedFace, on_step: OnStep) -> FrameConditions:
+def frame_conditions(vae: Any, crops: Tensor, clip: AlignedFace, on_step: StageCallback) -> FrameConditions:
     """Encode every crop with and without its mouth; a picture that is shown again is encoded once."""
     _check(crops, clip)
     side = clip.resolution
-    keep = torch.from_numpy(mouth_mask(side))[..., None]
+    keep = torch.from_numpy(mouth_mask(side))
     segment = torch.from_numpy(clip.segment_index).long()
     shown = torch.tensor(clip.source_indices)
     wanted, where = shown[segment >= 0].unique(return_inverse=True)
@@ -51,8 +52,8 @@ def frame_conditions(vae: Any, crops: Tensor, clip: AlignedFace, on_step: OnStep
     parts = []
     for start in range(0, len(rows), WINDOW):
         on_step("encoding", start, len(rows))
-        pixels = crops[rows[start : start + WINDOW], ..., :3].float()
-        parts.append(torch.cat((vae.encode((pixels - 0.5) * keep + 0.5), vae.encode(pixels)), 1).cpu())
+        pixels = crops[rows[start : start + WINDOW], ..., :3].float().movedim(-1, 1)
+        parts.append(encode_crops(lambda x: vae.encode((x.movedim(1, -1) + 1) / 2), pixels * 2 - 1, keep).cpu())
     on_step("encoding", len(rows), len(rows))
     encoded = torch.cat(parts)
     latents = encoded.new_zeros(clip.frames, *encoded.shape[1:])

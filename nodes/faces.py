@@ -136,8 +136,7 @@ def _tracks(images: Any, source: Frames | VideoReader, count: int, landmarks: An
         return find_tracks(given.watched(source.read(range(count))), given, on_step=on_step)
 
     def search() -> Tracks:
-        with host.face_finder() as finder:
-            return find_tracks(source.read(range(count)), finder, on_step=on_step)
+        return find_tracks(source.read(range(count)), host.face_finder(), on_step=on_step)
 
     return host.recalled(images, ("tracks",), search)
 

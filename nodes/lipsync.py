@@ -189,8 +189,8 @@ def _streamed(
     """The video, made by these networks. prefix: its name in the output folder; None: a temporary file."""
     known = host.belongings(video)
     known["model"] = own["model"]
+    models = host.engine_models(*own.values())
     with (
-        host.engine_models(*own.values()) as models,
         host.picture_file(video) as source,
         host.sound_file(audio) as sound,
         host.new_video(prefix, source) as path,

@@ -12,7 +12,6 @@ from aiohttp import web
 from PIL import Image
 
 from ..latentsync.errors import UserError
-from ..latentsync.face.detect import FaceFinder
 from ..latentsync.media.image import is_image, read_image
 from ..latentsync.media.probe import VideoInfo, probe
 from ..latentsync.media.reader import VideoReader
@@ -99,8 +98,7 @@ def _jpeg(path: Path, changed: int, number: int) -> bytes:
 def _faces(path: Path, changed: int, number: int) -> dict[str, Any]:
     """Numbered from left to right; boxes in pixels of the file."""
     frame = _frame(path, changed, number)
-    with FaceFinder(host.find_file("face-landmarker")) as finder:
-        found = sorted(finder.detect(frame), key=lambda face: face.center[0])
+    found = sorted(host.face_finder().detect(frame), key=lambda face: face.center[0])
     info = _info(path, changed)
     return {
         "width": frame.shape[1],

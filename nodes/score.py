@@ -127,7 +127,8 @@ class LatentSyncScore(io.ComfyNode):
             got = "Nothing" if video is None else "Both video and images"
             raise UserError(f"{got} to score: connect either a VIDEO, or images with audio and fps.")
         stages = host.Stages(cls.hidden.unique_id)
-        with host.syncnet(syncnet) as net, host.face_finder() as finder:
+        finder = host.face_finder()
+        with host.syncnet(syncnet) as net:
 
             def on_progress(progress: Progress) -> None:
                 stages.step(TRACKING, progress.done, progress.total)

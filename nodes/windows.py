@@ -65,6 +65,17 @@ def plan(segment: Tensor) -> list[Window]:
     return out
 
 
+@dataclass(frozen=True, eq=False)
+class Branches:
+    """One tensor (F, …) for each branch of the guidance, in main memory whatever the clip's length."""
+
+    tensors: list[Tensor]
+
+    def window(self, window: Window, like: Tensor) -> Tensor:
+        """(B, frames of the window, …) where and in the format that `like` is."""
+        return torch.stack([tensor[window.start : window.stop] for tensor in self.tensors]).to(like)
+
+
 class FrameUNet(UNet):
     """The same network and weights behind the signature of ComfyUI's diffusion models.
 
@@ -80,29 +91,20 @@ class FrameUNet(UNet):
         return self.conv_in.weight.dtype
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride] — the host's signature; the engine's is window()
-        self,
-        x: Tensor,
-        timesteps: Tensor,
-        context: Tensor,
-        *,
-        segment: Tensor,
-        transformer_options: dict[str, Any] | None = None,
-        **_: Any,
+        self, x: Tensor, timesteps: Tensor, *, conditions: Branches, tokens: Branches, segment: Tensor, **_: Any
     ) -> Tensor:
-        """x (N, 3C + 1, h, w), timesteps (N,), context (N, 50, D), segment (N,) → (N, C, h, w).
+        """x (B·F, C, h, w), timesteps (B·F,), conditions F × (2C + 1, h, w), tokens F × (50, D), segment (B·F,) →
+        (B·F, C, h, w).
 
-        N frames, or twice as many where the host stacks the branches of the guidance. Frames that no window covers
-        come out as zeros.
+        B: the branches of the guidance that the host stacks. Frames that no window covers come out as zeros.
         """
-        branches = len((transformer_options or {}).get("cond_or_uncond") or [0])
-        frames = len(x) // branches
-        clip, sound = (t.unflatten(0, (branches, frames)) for t in (x, context))
-        out = x.new_zeros(branches, frames, self.config.latent_channels, *x.shape[-2:])
+        branches, frames = len(tokens.tensors), len(tokens.tensors[0])
+        noisy = x.unflatten(0, (branches, frames))
+        out = torch.zeros_like(noisy)
         for w in plan(segment[:frames]):
             self.between()
-            made = run_unet(
-                self.window, clip[:, w.start : w.stop].transpose(1, 2), timesteps[0], sound[:, w.start : w.stop]
-            )
+            inputs = torch.cat((noisy[:, w.start : w.stop], conditions.window(w, x)), 2)
+            made = run_unet(self.window, inputs.transpose(1, 2), timesteps[0], tokens.window(w, x))
             out[:, w.keep : w.stop] = made.transpose(1, 2)[:, w.keep - w.start :]
         return out.flatten(0, 1)
 

@@ -5,13 +5,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import cv2
 import numpy as np
 
+from .. import files
 from ..errors import UserError
-from ..files import getting
 
 # fmt: off
 MESH_TO_68 = (
@@ -35,13 +36,13 @@ SEARCH_SIDE = 640
 CROP_SIDE = 320
 CROP_MARGIN = 1.7
 """Landmarks are measured on a square of this many face sizes, brought to CROP_SIDE pixels."""
-TILE, LEAST_TILE = 0.6, 0.15
+TILE, MIN_TILE = 0.6, 0.15
 """Side of the tiles of a thorough search: share of the picture's shorter side, but at least this of the longer."""
 TILE_STRIDE = 0.6
 """Largest way from tile to tile, as a share of a tile: a face of up to 0.4 tiles lies whole in one of them."""
 MAX_FACES = 6
-SURE = 0.5
-"""A face that a second, better centered crop does not find at the same place (box overlap) is none."""
+MIN_IOU = 0.5
+"""Minimum IoU of two successive detections for a face to count."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,14 @@ def mouth_opening(points68: np.ndarray) -> np.ndarray:
 
 
 class FaceFinder:
-    """MediaPipe's face landmarker over whole pictures and over crops. Not thread-safe; close() frees the model.
+    """MediaPipe's face landmarker over whole pictures and over crops. Threads may share one; close() frees the model.
 
     model: the file face_landmarker.task. Raises UserError where it is missing or is not that.
     """
 
     def __init__(self, model: Path | str) -> None:
         self._landmarker = _landmarker(Path(model))
+        self._turn = Lock()  # MediaPipe's landmarker serves one thread at a time
 
     def close(self) -> None:
         """Best called (or `with` used): MediaPipe complains when it is closed by the end of Python."""
@@ -121,7 +123,7 @@ class FaceFinder:
     def _confirmed(self, frame: np.ndarray, box: Box) -> Face | None:
         first = self.refine(frame, box)
         second = self.refine(frame, first.box) if first else None
-        return second if second and second.score >= SURE else None
+        return second if second and second.score >= MIN_IOU else None
 
     def _search(self, frame: np.ndarray, thorough: bool) -> Iterator[Face]:
         for picture, scale, origin in _views(frame, thorough):
@@ -134,7 +136,8 @@ class FaceFinder:
         # MediaPipe reads rows without their stride: a picture that is not contiguous silently has no face
         image = mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(picture))
         size = np.array(picture.shape[1::-1], np.float64)
-        meshes = self._landmarker.detect(image).face_landmarks
+        with self._turn:
+            meshes = self._landmarker.detect(image).face_landmarks
         return [face_of_mesh(np.array([(p.x, p.y) for p in mesh]) * size - 0.5) for mesh in meshes]
 
 
@@ -143,7 +146,7 @@ def _landmarker(model: Path) -> Any:
     from mediapipe.tasks.python.core.base_options import BaseOptions
 
     if not model.is_file():
-        raise UserError(f"There is no face model at {model}; {getting('face-landmarker')}.")
+        raise UserError(f"There is no face model at {model}; {files.getting('face-landmarker')}.")
     options = vision.FaceLandmarkerOptions(
         base_options=BaseOptions(model_asset_buffer=model.read_bytes()),
         running_mode=vision.RunningMode.IMAGE,
@@ -158,7 +161,11 @@ def _landmarker(model: Path) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """MediaPipe's C++ side greets on the process's stderr and has no switch for it: away with it while it starts."""
+    """MediaPipe's C++ side logs its start to stderr and has no switch for it. The command line hides that; in a host's
+    process file descriptor 2 belongs to the host."""
+    if not files.in_terminal:
+        yield
+        return
     try:
         kept = os.dup(2)
     except OSError:  # no stderr at all
@@ -207,7 +214,7 @@ def _views(frame: np.ndarray, thorough: bool) -> Iterator[tuple[np.ndarray, floa
     yield *_resize(frame, SEARCH_SIDE), (0.0, 0.0)
     if not thorough:
         return
-    side = round(max(TILE * min(height, width), LEAST_TILE * max(height, width)))
+    side = round(max(TILE * min(height, width), MIN_TILE * max(height, width)))
     for y in _starts(height, side):
         for x in _starts(width, side):
             yield *_resize(frame[y : y + side, x : x + side], SEARCH_SIDE // 2), (float(x), float(y))

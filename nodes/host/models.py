@@ -37,7 +37,7 @@ from ...latentsync.weights.syncnet_files import load_syncnet
 from ...latentsync.weights.vae_files import load_vae
 from ...latentsync.weights.whisper_files import load_whisper
 from ..images import speech_of
-from ..windows import FrameConditions, FrameUNet
+from ..windows import Branches, FrameConditions, FrameUNet
 from .files import MODEL_FOLDER, find_file
 from .progress import Stages
 
@@ -56,6 +56,16 @@ class _Config(comfy.supported_models_base.BASE):
 
 class _CleanSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.X0):
     """For networks that predict the clean latents; ComfyUI has no model type for these."""
+
+
+class _PerFrame(comfy.conds.CONDRegular):
+    """A tensor (F, …) of a whole clip, which stays in main memory: the network takes it to the GPU window by window."""
+
+    def process_cond(self, batch_size: int, **_: Any) -> "_PerFrame":
+        return self
+
+    def concat(self, others: Any) -> Branches:
+        return Branches([self.cond, *(other.cond for other in others)])
 
 
 class LatentSyncModel(comfy.model_base.BaseModel):
@@ -95,11 +105,10 @@ class LatentSyncModel(comfy.model_base.BaseModel):
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         frames = self.check(kwargs.get("latentsync"), kwargs["noise"], kwargs.get("cross_attn"))
         frames = frames.with_first_reference() if self.first_frame_reference else frames
-        device = kwargs["device"]
         return {
-            "c_concat": comfy.conds.CONDNoiseShape(frames.channels(self.process_latent_in).to(device)),
-            "c_crossattn": comfy.conds.CONDCrossAttn(kwargs["cross_attn"].to(device)),
-            "segment": comfy.conds.CONDRegular(frames.segment.to(device)),
+            "conditions": _PerFrame(frames.channels(self.process_latent_in).cpu()),
+            "tokens": _PerFrame(kwargs["cross_attn"].cpu()),
+            "segment": comfy.conds.CONDRegular(frames.segment),
         }
 
     def check(self, frames: FrameConditions | None, noise: Tensor, tokens: Tensor | None) -> FrameConditions:

@@ -1,8 +1,6 @@
 """The engine's solvers inside ComfyUI's sampling, which brings guidance, patches, previews and cancelling."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import comfy.model_management as memory
@@ -157,9 +155,8 @@ class HostModels(Models):
         return self.unet.dtype  # type: ignore[return-value]
 
 
-@contextmanager
-def engine_models(patcher: Any, vae: Any, encoder: Any) -> Iterator[HostModels]:
-    """The networks for the engine, with the face finder as long as this lasts."""
+def engine_models(patcher: Any, vae: Any, encoder: Any) -> HostModels:
+    """The networks for the engine."""
     model = model_of(patcher)
     if vae.latent_channels != model.latent_format.latent_channels:
         raise UserError(
@@ -170,16 +167,15 @@ def engine_models(patcher: Any, vae: Any, encoder: Any) -> Iterator[HostModels]:
         raise UserError("This AUDIO_ENCODER is not LatentSync's Whisper; connect that of LatentSync: Load Model.")
     unet: Any = _Window(patcher)
     autoencoder: Any = _Autoencoder(vae, model.latent_format)
-    with face_finder() as finder:
-        yield HostModels(
-            unet=unet,
-            vae=autoencoder,
-            whisper=encoder.ready(),
-            finder=finder,
-            resolution=model.config.resolution,
-            name=model.info.version or model.info.path.stem,
-            defaults=settings_for(patcher, Settings()),
-        )
+    return HostModels(
+        unet=unet,
+        vae=autoencoder,
+        whisper=encoder.ready(),
+        finder=face_finder(),
+        resolution=model.config.resolution,
+        name=model.info.version or model.info.path.stem,
+        defaults=settings_for(patcher, Settings()),
+    )
 
 
 def engine_steps(stages: Stages, patcher: Any) -> ProgressCallback:
@@ -187,8 +183,8 @@ def engine_steps(stages: Stages, patcher: Any) -> ProgressCallback:
     latents = model_of(patcher).latent_format
     names = {"track": "finding faces", "sample": "sampling"}
 
-    def say(step: Progress) -> None:
+    def report(step: Progress) -> None:
         picture = None if step.clean is None else rough_picture(step.clean[0].transpose(0, 1), latents)
         stages.step(names.get(step.stage, step.stage), step.done, step.total, picture)
 
-    return say
+    return report
