@@ -7,16 +7,14 @@ import os
 import urllib.parse
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import aiohttp
 from yarl import URL
 
 from ..errors import UserError
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
+Own = TypeVar("Own", bound="Connection")
 DEFAULT_SERVER = "http://127.0.0.1:8188"
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 120.0
 SILENCE, SETTLE = 15.0, 0.5
@@ -36,7 +34,7 @@ class Connection:
         self.headers = dict(headers or {})
         self._open: aiohttp.ClientSession | None = None
 
-    async def __aenter__(self) -> "Self":
+    async def __aenter__(self: Own) -> Own:
         self._open = aiohttp.ClientSession(
             headers=self.headers,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT),
