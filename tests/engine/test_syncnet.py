@@ -109,9 +109,9 @@ def test_vectors_are_unit_and_not_negative():
 @pytest.mark.parametrize(
     ("part", "change", "said"),
     [
-        ("visual", {"factors": (4, 2, 2)}, r"visual encoder.*16×32 → 4×8 → 2×4 → 1×2.*1 times more in height and 2 "),
-        ("audio", {"factors": ((8, 4), (4, 4))}, r"audio encoder.*80×13 → 10×3 → 3×1.*3 times more in height and 1 "),
-        ("audio", {"factors": (16, 16)}, "take a smaller one or a block less"),
+        ("visual", {"factors": (4, 2, 2)}, r"visual encoder.*16×32 → 4×8 → 2×4 → 1×2.*height 1 times and the width 2 "),
+        ("audio", {"factors": ((8, 4), (4, 4))}, r"audio encoder.*80×13 → 10×3 → 3×1.*height 3 times and the width 1 "),
+        ("audio", {"factors": (16, 16)}, "use a smaller one, or one block fewer"),
         ("audio", {"widths": (32, 96)}, "96 channels and the visual one in 64"),
         ("visual", {"attention": (True,)}, r"\[1, 3\] widths, factors and attentions"),
     ],
@@ -161,7 +161,7 @@ def test_public_layout_and_chung_load(tmp_path):
 
 def test_files_that_are_none_are_named(tmp_path):
     torch.save(small().state_dict(), tmp_path / "small.pt")
-    with pytest.raises(UserError, match=r"none of the published architectures.*16_pixel_attn.*give its config"):
+    with pytest.raises(UserError, match=r"none of the published SyncNet architectures.*16_pixel_attn.*give its config"):
         load_syncnet(tmp_path / "small.pt")
     state = small().state_dict()
     kept = {k: v for k, v in state.items() if k != "audio_encoder.conv_in.bias"}
