@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -35,18 +36,21 @@ LARGE = 1_000_000_000
 
 
 @contextmanager
-def stages() -> Iterator["ProgressCallback"]:
-    """A bar per stage on a terminal; a line at each quarter elsewhere (logs, notebooks)."""
+def stages(logged: Sequence[str] = ("sample",), *, title: str = "", keep: bool = True) -> Iterator["ProgressCallback"]:
+    """A bar per stage on a terminal; elsewhere (logs, notebooks) a line at each quarter of the `logged` stages.
+
+    title: before the stage. keep: whether the bars stay when all is done.
+    """
     if not _terminal():
-        mouth = _quarters("sample")
-        yield lambda step: mouth(step.done, step.total) if step.stage == "sample" else None
+        lines = {stage: _quarters(stage) for stage in logged}
+        yield lambda step: lines[step.stage](step.done, step.total) if step.stage in lines else None
         return
     tasks: dict[str, Any] = {}
-    with _bars(MofNCompleteColumn(), TimeElapsedColumn(), keep=True) as bars:
+    with _bars(MofNCompleteColumn(), TimeElapsedColumn(), keep=keep) as bars:
 
         def on_step(step: "Done") -> None:
             if step.stage not in tasks:
-                tasks[step.stage] = bars.add_task(step.stage, total=step.total)
+                tasks[step.stage] = bars.add_task(escape(f"{title} {step.stage}".strip()), total=step.total or None)
             bars.update(tasks[step.stage], completed=step.done)
 
         yield on_step

@@ -1,8 +1,7 @@
 """`latentsync eval`: measures of a clip, of a folder, of a SyncNet."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,8 @@ from ..settings import ProgressCallback, Settings
 from .parameters import expand_options, option
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import numpy as np
 
     from ..evaluation.measure import Networks, Result
@@ -378,22 +379,14 @@ def _load_networks(options: SyncNetOptions, metrics: MetricOptions) -> "Networks
     )
 
 
+def _progress(title: str) -> "AbstractContextManager[ProgressCallback]":
+    from .console import stages
+
+    return stages((), title=title, keep=False)
+
+
 def _finder() -> "FaceFinder":
     from ..face.detect import FaceFinder
     from ..weights.registry import find
 
     return FaceFinder(find("face_landmarker.task"))
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[ProgressCallback]:
-    """A bar on a terminal, which a second pass over the same clip starts again."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import MofNCompleteColumn, Progress
-
-    console = Console(stderr=True)
-    columns = *Progress.get_default_columns(), MofNCompleteColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(escape(name), total=None)
-        yield lambda progress: bars.update(task, completed=progress.done, total=progress.total or None)

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UserError
 from ..files import atomic_path
 from ..prepare.settings import STEPS_PANEL, PrepareSettings
-from ..settings import Progress, ProgressCallback
 from .parameters import expand_options, option
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ INCOMPLETE, INTERRUPTED = 1, 130
 """Exit codes: some items failed and a second run tries them again; Ctrl-C."""
 
 _WHERE = "Where it runs"
-_STAGES = {"source": "files", "clip": "clips"}
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,7 @@ def prepare(
     Exit code 1: something was not finished, a second run tries it again.
     """
     from ..prepare.runner import prepare as run
+    from .console import stages
 
     if options.chart and find_spec("matplotlib") is None:  # said before the work, not after it
         raise UserError('The chart needs matplotlib; pip install "latentsync[prepare]" or add --no-chart.')
@@ -76,7 +75,7 @@ def prepare(
     workers = options.workers or (0 if options.on_cluster else os.cpu_count() or 1)
     threads = 1 if options.on_cluster or workers > 1 else 0
     try:
-        with _executor(options, workers) as execute, _progress() as on_progress:
+        with _executor(options, workers) as execute, stages(("source", "clip")) as on_progress:
             report = run(
                 source, out, settings, execute, only=options.only or (), threads=threads, on_progress=on_progress
             )
@@ -102,36 +101,6 @@ def _executor(options: RunOptions, workers: int) -> "Iterator[Execute]":
 
     with connected(options.ray_address):
         yield execute
-
-
-@contextmanager
-def _progress() -> Iterator[ProgressCallback]:
-    """A bar for each stage on a terminal, a line at every tenth elsewhere."""
-    from rich import progress as rich_progress
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        tenths: dict[str, int] = {}
-
-        def print_tenths(progress: Progress) -> None:
-            tenth = 10 * progress.done // progress.total
-            if tenth > tenths.get(progress.stage, 0):
-                tenths[progress.stage] = tenth
-                typer.echo(f"{_STAGES[progress.stage]}: {progress.done} of {progress.total}", err=True)
-
-        yield print_tenths
-        return
-    tasks: dict[str, Any] = {}
-    columns = *rich_progress.Progress.get_default_columns(), rich_progress.TimeElapsedColumn()
-    with rich_progress.Progress(*columns, console=console) as bars:
-
-        def update_bar(progress: Progress) -> None:
-            if progress.stage not in tasks:
-                tasks[progress.stage] = bars.add_task(_STAGES[progress.stage], total=progress.total)
-            bars.update(tasks[progress.stage], completed=progress.done)
-
-        yield update_bar
 
 
 def _show(report: "Report", chart: bool, elapsed: float, workers: int) -> None:

@@ -131,11 +131,10 @@ def sync_clip(
     speech: Tensor,
     *,
     vae: Vae | None = None,
-    batch: int = 16,
     on_progress: ProgressCallback | None = None,
 ) -> SyncScore:
     """The SyncNet score of a tracked clip."""
-    return sync_track(net, clip.track, clip.read, speech, clip.fps, vae=vae, batch=batch, on_progress=on_progress)
+    return sync_track(net, clip.track, clip.read, speech, clip.fps, vae=vae, on_progress=on_progress)
 
 
 def sync_track(
@@ -146,7 +145,6 @@ def sync_track(
     fps: Fraction,
     *,
     vae: Vae | None = None,
-    batch: int = 16,
     on_progress: ProgressCallback | None = None,
 ) -> SyncScore:
     """The same for frames of any origin. speech: (T,) at 16 kHz, begins with the first frame."""
@@ -157,7 +155,7 @@ def sync_track(
     else:
         faces = AlignedFace.from_track(track, StableScorer(net, speech, vae).side).crops(read(picked))
     sized = _Sized(faces, len(picked))
-    return sync_offset(net, sized, speech, segments=track.segments, vae=vae, batch=batch, on_progress=on_progress)
+    return sync_offset(net, sized, speech, segments=track.segments, vae=vae, on_progress=on_progress)
 
 
 def sync_aligned(
@@ -165,7 +163,6 @@ def sync_aligned(
     clip: ClipFile,
     *,
     vae: Vae | None = None,
-    batch: int = 16,
     on_progress: ProgressCallback | None = None,
 ) -> SyncScore:
     """The same for a prepared clip, whose frames are aligned crops already."""
@@ -181,7 +178,7 @@ def sync_aligned(
     picked = _resample(info.frames, info.fps, FPS)
     with VideoReader(info) as reader:
         faces = _Sized((clip.crop(frame) for frame in reader.read(picked)), len(picked))
-        return sync_offset(net, faces, speech, vae=vae, batch=batch, on_progress=on_progress)
+        return sync_offset(net, faces, speech, vae=vae, on_progress=on_progress)
 
 
 class _Sized:

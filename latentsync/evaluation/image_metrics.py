@@ -33,17 +33,11 @@ def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
     return min(MAX_DB, 10 * float(np.log10(255**2 / max(mean, 1e-12))))
 
 
-def ssim(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Structural similarity (Wang et al. 2004: Gaussian window of sigma 1.5, K 0.01 and 0.03), mean of the channels.
-
-    -1 … 1. Without a mask the outer five pixels do not count, where the window exceeds the image.
-    """
-    table = ssim_map(a, b)
-    return float((table[5:-5, 5:-5] if mask is None else table[mask]).mean())
-
-
 def ssim_map(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(H, W, 3): SSIM around each pixel."""
+    """(H, W, 3), -1 … 1: structural similarity around each pixel (Wang et al. 2004, Gaussian window, K 0.01 and 0.03).
+
+    Within five pixels of the border the window exceeds the image.
+    """
     x, y = a.astype(np.float32), b.astype(np.float32)
     mx, my = _blur(x), _blur(y)
     vx, vy, cov = _blur(x * x) - mx * mx, _blur(y * y) - my * my, _blur(x * y) - mx * my

@@ -4,11 +4,10 @@ Loudness between 1.5 and 4.5 kHz follows the mouth opening best: parted lips let
 2000 found the same). Both curves are high-pass filtered at the rate of syllables, or any two sentences would match.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
-from operator import length_hint
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,9 @@ from torch import Tensor
 from ..audio.load import Rate, check_speech, loudness, to_mono_16k
 from ..audio.mel import SAMPLE_RATE
 from ..errors import UserError
-from ..face.detect import FaceFinder, mouth_opening
-from ..face.track import FaceTrack, choose, find_tracks
-from ..settings import Progress, ProgressCallback, Settings
-from ..timeline import exact_rate
+from ..face.detect import mouth_opening
+from ..face.track import FaceTrack
+from .mouth_motion import correlation
 
 MIN_SECONDS = 1.0
 """Of face and sound together; with less, anything matches anything."""
@@ -97,30 +95,6 @@ class Score:
         }
 
 
-def score(
-    frames: Iterable[np.ndarray],
-    waveform: Tensor | np.ndarray,
-    sample_rate: int,
-    fps: Rate,
-    finder: FaceFinder,
-    *,
-    face: str = Settings.face,
-    on_progress: ProgressCallback | None = None,
-) -> Score:
-    """Score frames (uint8 RGB, read once and not kept) against (T,) or (channels, T) audio in [-1, 1].
-
-    face: as in Settings. UserError: no face, silent or broken audio, less than a second of both.
-    """
-    speech = checked_speech(waveform, sample_rate)
-    rate, total = exact_rate(fps), length_hint(frames)
-
-    def count(done: int) -> None:
-        if on_progress:
-            on_progress(Progress("track", done, total))
-
-    return score_track(choose(find_tracks(_checked(frames), finder, on_step=count), face), speech, rate)
-
-
 def score_track(track: FaceTrack, speech: Tensor, fps: Rate) -> Score:
     """Score a tracked face; speech (T,) at 16 kHz begins with its first frame."""
     opening = np.where(track.present, mouth_opening(track.landmarks), np.nan)
@@ -141,7 +115,7 @@ def compare(opening: np.ndarray, level: np.ndarray, fps: float, segments: Iterab
         )
     max_lag = min(round(MAX_LAG_SECONDS * fps), int(both.sum()) // 3)
     lags = np.arange(-max_lag, max_lag + 1)
-    correlations = np.array([_correlation(*_shifted(lips, sound, int(lag))) for lag in lags])
+    correlations = np.array([correlation(*_shifted(lips, sound, int(lag))) or 0.0 for lag in lags])
     best = max(range(len(lags)), key=lambda i: (correlations[i], -abs(lags[i])))
     return Score(
         fps=fps,
@@ -178,13 +152,6 @@ def _band_pass() -> np.ndarray:
 
 def _plain(values: np.ndarray) -> list[float | None]:
     return [round(v, 4) if np.isfinite(v) else None for v in values.tolist()]
-
-
-def _checked(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    for i, frame in enumerate(frames):
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[-1] != 3:
-            raise UserError(f"Frame {i} is {frame.dtype} {frame.shape}; wanted is uint8 RGB, (height, width, 3).")
-        yield frame
 
 
 def checked_speech(waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
@@ -231,16 +198,10 @@ def _shifted(lips: np.ndarray, sound: np.ndarray, lag: int) -> tuple[np.ndarray,
     return a[both], b[both]
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """0 if one of them is constant."""
-    if len(a) < 2 or np.ptp(a) < 1e-9 or np.ptp(b) < 1e-9:
-        return 0.0
-    return float(np.corrcoef(a, b)[0, 1])
-
-
 def _significance_threshold(a: np.ndarray, b: np.ndarray, max_lag: int) -> float:
     """After Bartlett (1935): autocorrelated curves match by accident more often than noise does."""
     products = [
-        _correlation(a[k:], a[: len(a) - k]) * _correlation(b[k:], b[: len(b) - k]) for k in range(1, max_lag + 1)
+        (correlation(a[k:], a[: len(a) - k]) or 0.0) * (correlation(b[k:], b[: len(b) - k]) or 0.0)
+        for k in range(1, max_lag + 1)
     ]
     return float(SIGNIFICANT * np.sqrt(max(1 + 2 * sum(products), 0.1) / len(a)))

@@ -16,9 +16,9 @@ from latentsync.errors import UserError
 from latentsync.evaluation.canvas import thinned
 from latentsync.evaluation.charts import BEST, MOUTH, SOUND, draw_chart, verdict
 from latentsync.evaluation.clips import score_file
-from latentsync.evaluation.landmark_sync import MAX_VALUES, compare, score, score_track, speech_level
+from latentsync.evaluation.landmark_sync import MAX_VALUES, checked_speech, compare, score_track, speech_level
 from latentsync.face.detect import CHIN, LOWER_LIP, NASION, UPPER_LIP, FaceFinder
-from latentsync.face.track import FaceTrack
+from latentsync.face.track import FaceTrack, choose, find_tracks
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
 
@@ -215,42 +215,25 @@ def finder():
         ((speech(2) * 1000).short(), 16000, 25, "floats"),
     ],
 )
-def test_bad_sound_and_rate_are_refused_before_faces_are_looked_for(sound, rate, fps, said):
-    def frames():
-        raise AssertionError("frames were read")
-        yield
-
+def test_bad_sound_and_rate_are_refused(sound, rate, fps, said):
     with pytest.raises(UserError, match=said):
-        score(frames(), sound, rate, fps, None)
+        score_track(face(syllables(2, 1), 25), checked_speech(sound, rate), fps)
 
 
-@pytest.mark.parametrize(
-    ("frames", "said"),
-    [
-        (np.full((30, 64, 64, 3), 90, np.uint8), "No face was found in any of the 30"),
-        (np.zeros((0, 64, 64, 3), np.uint8), "no frames"),
-        (np.zeros((30, 64, 64, 3), np.float32), "Frame 0 is float32"),
-        (np.zeros((30, 64, 64), np.uint8), "wanted is uint8 RGB"),
-    ],
-)
-def test_pictures_that_cannot_be_scored(finder, frames, said):
-    with pytest.raises(UserError, match=said):
-        score(frames, speech(2), 16000, 25, finder)
+def test_bad_sound_is_refused_before_faces_are_looked_for(tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", pan(30), Fraction(25), audio=write_speech(tmp_path / "s.wav", 0.5))
+    with pytest.raises(UserError, match="lasts 0[.]5"):
+        score_file(clip, None, None)  # type: ignore[arg-type]
 
 
-def test_every_frame_is_told_and_a_step_may_end_it(finder):
-    told = []
-    frames = pan(26)
-    found = score(frames, speech(2, 44_100), 44_100, 25, finder, on_progress=lambda p: told.append((p.done, p.total)))
-    assert told == [(n, 26) for n in range(1, 27)]
-    assert found.present.all()
-    assert len(found.opening) == len(found.loudness) == 26
+def test_an_interrupt_ends_it(finder, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", pan(30), Fraction(25), audio=write_speech(tmp_path / "s.wav", 1.2))
 
     def stop(progress):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        score(frames, speech(2), 16000, 25, finder, on_progress=stop)
+        score_file(clip, None, finder, on_progress=stop)
 
 
 def test_a_file_with_its_own_and_with_another_sound(finder, tmp_path):
@@ -258,7 +241,9 @@ def test_a_file_with_its_own_and_with_another_sound(finder, tmp_path):
     clip = write_clip(tmp_path / "clip.mkv", pan(30), Fraction(25), audio=own)
     told = []
     found = score_file(clip, None, finder, on_progress=lambda p: told.append((p.done, p.total)))
-    assert told[-1] == (30, 30)
+    assert told == [(n, 30) for n in range(1, 31)]
+    assert found.present.all()
+    assert len(found.opening) == len(found.loudness) == 30
     other = score_file(clip, write_speech(tmp_path / "other.wav", 1.0), finder)
     assert np.allclose(found.opening, other.opening)
     assert not np.isnan(found.loudness).any()
@@ -279,6 +264,11 @@ def test_files_that_cannot_be_scored(finder, tmp_path):
 # Real speakers
 
 
+def score(frames, sound, fps, finder):
+    track = choose(find_tracks(frames, finder), "largest")
+    return score_track(track, checked_speech(sound, SAMPLE_RATE), fps)
+
+
 def clip_of(media, finder, name, seconds):
     """(frames, speech, fps) of the first seconds of a real clip."""
     info = probe(media / "clips" / name)
@@ -291,14 +281,14 @@ def clip_of(media, finder, name, seconds):
 
 def test_a_real_speaker_in_step_shifted_and_with_a_strangers_voice(media, finder):
     frames, sound, fps = clip_of(media, finder, "hdtf_wda_bobmenendez.mp4", 8)
-    own = score(frames, sound, SAMPLE_RATE, fps, finder)
+    own = score(frames, sound, fps, finder)
     assert abs(own.offset) <= 1
     assert own.significant
     for shift in (-5, 5):
         moved = torch.roll(sound, round(shift / float(fps) * SAMPLE_RATE))
-        assert score(frames, moved, SAMPLE_RATE, fps, finder).offset - own.offset == shift
+        assert score(frames, moved, fps, finder).offset - own.offset == shift
     _, foreign, _ = clip_of(media, finder, "hdtf_wda_katiehill.mp4", 8)
-    stranger = score(frames, foreign, SAMPLE_RATE, fps, finder)
+    stranger = score(frames, foreign, fps, finder)
     assert stranger.confidence < own.confidence - 0.1
     assert stranger.correlation < own.correlation - 0.2
 
