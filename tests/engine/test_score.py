@@ -222,7 +222,7 @@ def test_bad_sound_and_rate_are_refused(sound, rate, fps, said):
 
 def test_bad_sound_is_refused_before_faces_are_looked_for(tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", pan(30), Fraction(25), audio=write_speech(tmp_path / "s.wav", 0.5))
-    with pytest.raises(UserError, match="lasts 0[.]5"):
+    with pytest.raises(UserError, match=r"lasts 0\.5"):
         score_file(clip, None, None)  # type: ignore[arg-type]
 
 
