@@ -6,7 +6,6 @@ batches share them. There is no generator whose state would have to be saved.
 
 import gc
 import hashlib
-import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -279,25 +278,14 @@ class IndexSampler(Sampler[list[int]]):
             yield list(range(first, first + self.batch_size))
 
 
-class Batches:
-    """Batches of a dataset, loaded ahead by worker processes. waited: seconds that the caller waited for them."""
-
-    def __init__(self, dataset: Dataset[Sample], sampler: IndexSampler, *, workers: int = 0, pin: bool = False) -> None:
-        self.waited = 0.0
-        gc.collect()
-        loader = DataLoader(
-            dataset, batch_sampler=sampler, num_workers=workers, pin_memory=pin, worker_init_fn=_init_worker
-        )
-        self._batches = iter(loader)
-
-    def __next__(self) -> Sample:
-        start = time.perf_counter()
-        batch = next(self._batches)
-        self.waited += time.perf_counter() - start
-        return batch
-
-    def __iter__(self) -> "Batches":
-        return self
+def load_batches(
+    dataset: Dataset[Sample], sampler: IndexSampler, *, workers: int = 0, pin: bool = False
+) -> Iterator[Sample]:
+    """Batches, loaded ahead by worker processes."""
+    gc.collect()
+    return iter(
+        DataLoader(dataset, batch_sampler=sampler, num_workers=workers, pin_memory=pin, worker_init_fn=_init_worker)
+    )
 
 
 def _init_worker(number: int) -> None:

@@ -1,5 +1,6 @@
 """Optimizer, and the moving average of weights."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ def averaged_model(module: nn.Module, decay: float) -> AveragedModel:
     At first the decay is n / (n + 10) for update n = 1, 2, …, so that early averages follow faster.
     """
 
-    def follow(means: list[Tensor], values: list[Tensor], count: Tensor | int) -> None:
+    def follow(means: Sequence[Tensor], values: Sequence[Tensor], count: Tensor | int) -> None:
         weight = 1 - min(decay, int(count) / (int(count) + 10))
         for mean, value in zip(means, values, strict=True):
             mean.lerp_(value, weight)

@@ -18,7 +18,7 @@ from torch.utils.data import default_collate
 from ..errors import UserError
 from ..files import atomic_path
 from .checkpoints import SHARDS, Checkpoints, EarlyStopping, StepGuard, Verdict, load_state, save_state
-from .dataset import Batches, IndexSampler, Sample, to_device
+from .dataset import IndexSampler, Sample, load_batches, to_device
 from .distributed import any_rank, from_main, is_sharded, mean_over_ranks, prepare
 from .logging import RunLog, draw_charts
 from .optim import averaged_model, drop_gradients, make_optimizer
@@ -42,6 +42,7 @@ class Trainer:
     rollbacks: int = 0
     stop_requested: bool = False
     seconds: float = 0.0
+    waited: float = 0.0
     steps_since_log: int = 0
     reported_clips: set[str] = field(default_factory=set)
 
@@ -101,7 +102,9 @@ class Trainer:
         return means, 0.0 if norm is None else float(norm)
 
     def next_batch(self) -> Sample:
+        start = time.perf_counter()
         batch = next(self.batches)
+        self.waited += time.perf_counter() - start
         for problem in "\n".join(batch["bad"]).splitlines():
             if problem and problem not in self.reported_clips:  # "" for good samples
                 self.reported_clips.add(problem)
@@ -151,8 +154,8 @@ class Trainer:
         if self.step % self.settings.log_every and self.step != self.settings.steps:
             return
         clips, seconds = self.steps_since_log * self.samples_per_step, max(self.seconds, 1e-9)
-        speed = {"clips per second": clips / seconds, "waiting for data": self.batches.waited / seconds}
-        self.seconds, self.batches.waited, self.steps_since_log = 0.0, 0.0, 0
+        speed = {"clips per second": clips / seconds, "waiting for data": self.waited / seconds}
+        self.seconds, self.waited, self.steps_since_log = 0.0, 0.0, 0
         values = mean_over_ranks(self.accelerator, self.log.means() | speed)
         scaler = self.accelerator.scaler
         self._write(values | ({"scale": scaler.get_scale()} if scaler is not None else {}))
@@ -336,7 +339,7 @@ class Trainer:
 
     # ---- small parts ----
 
-    def _batches(self) -> Batches:
+    def _batches(self) -> Iterator[Sample]:
         settings, accelerator = self.settings, self.accelerator
         sampler = IndexSampler(
             self.step,
@@ -346,7 +349,7 @@ class Trainer:
             world=accelerator.num_processes,
             rollbacks=self.rollbacks,
         )
-        return Batches(self.task.data, sampler, workers=settings.workers, pin=accelerator.device.type == "cuda")
+        return load_batches(self.task.data, sampler, workers=settings.workers, pin=accelerator.device.type == "cuda")
 
     def _new_average(self) -> Any:
         return averaged_model(nn.ParameterList(self.parameters), self.settings.ema_decay)

@@ -19,10 +19,10 @@ from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
 from latentsync.training.dataset import (
     ROLLBACK_OFFSET,
-    Batches,
     ClipDataset,
     ClipStore,
     IndexSampler,
+    load_batches,
     split_clips,
     to_device,
     to_signed,
@@ -339,8 +339,7 @@ def test_loading_ahead_changes_nothing(store, clips):
     data = ClipDataset(find_clips(clips), UNetWindows(store), seed=1)
     for clip in data.clips:
         store.audio(clip, 0)
-    plain, ahead = (Batches(data, IndexSampler(2, 2), workers=workers) for workers in (0, 2))
+    plain, ahead = (load_batches(data, IndexSampler(2, 2), workers=workers) for workers in (0, 2))
     for _ in range(3):
         same(next(plain), next(ahead))
-    assert plain.waited > 0
     assert to_device(next(plain), "cpu")["number"].tolist() == [10, 11]

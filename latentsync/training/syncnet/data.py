@@ -125,7 +125,7 @@ def mouth(frame: np.ndarray, margin: int, size: tuple[int, int], border: int) ->
     inner = crop if side == width else cv2.resize(crop, (width, width), interpolation=cv2.INTER_AREA)
     reach = round(border * side / width)
     missing = max(0, reach - margin)
-    wide = cv2.copyMakeBorder(frame, *(missing,) * 4, cv2.BORDER_REPLICATE) if missing else frame
+    wide = cv2.copyMakeBorder(frame, missing, missing, missing, missing, cv2.BORDER_REPLICATE) if missing else frame
     excess = max(0, margin - reach)
     wide = wide[excess : len(wide) - excess, excess : len(wide) - excess]
     out = cv2.resize(wide, (width + 2 * border, width + 2 * border), interpolation=cv2.INTER_AREA)
@@ -215,8 +215,8 @@ def draw_augmentation(
     gray = min(1.0, random.uniform(0, 0.5) * strength)
 
     def augment(crop: np.ndarray) -> np.ndarray:
-        options = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
-        pixels = cv2.warpAffine(crop, matrix, (width, height), **options).astype(np.float32)
+        moved = cv2.warpAffine(crop, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        pixels = moved.astype(np.float32)
         pixels += gray * (pixels.mean(-1, keepdims=True) - pixels)
         return np.clip(pixels * gain + offset + 0.5, 0, 255).astype(np.uint8)
 

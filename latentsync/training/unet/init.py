@@ -1,7 +1,6 @@
 """The initial U-Net: Stable Diffusion 1.5, a LatentSync file, or random weights."""
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,22 +20,6 @@ from ..recipes import UNetRecipe
 SD15_FILES = ("v1-5-pruned-emaonly.safetensors", "v1-5-pruned.safetensors", "sd15.safetensors")
 _AUDIO_ATTENTION = ".attn2."
 _UNET_PARTS = "time_embed.", "input_blocks.", "middle_block.", "output_blocks.", "out."
-_RESNET = {
-    "in_layers.0": "norm1",
-    "in_layers.2": "conv1",
-    "emb_layers.1": "time_emb_proj",
-    "out_layers.0": "norm2",
-    "out_layers.3": "conv2",
-    "skip_connection": "conv_shortcut",
-}
-_ENDS = {
-    "time_embed.0": "time_embedding.linear_1",
-    "time_embed.2": "time_embedding.linear_2",
-    "input_blocks.0.0": "conv_in",
-    "out.0": "conv_norm_out",
-    "out.2": "conv_out",
-}
-
 
 SIZES: dict[str, dict[str, Any]] = {
     "full": {},
@@ -154,41 +137,15 @@ def _copy_weights(unet: UNet, state: Mapping[str, Tensor]) -> tuple[str, ...]:
 
 def sd_unet(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The U-Net of a Stable Diffusion 1.x file, in either layout, under diffusers' names."""
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
     prefix = "model.diffusion_model."
     inside = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     state = inside or {key.removeprefix("unet."): value for key, value in tensors.items()}
-    if not any(key.startswith("input_blocks.") for key in state):
+    inputs = {int(key.split(".")[1]) for key in state if key.startswith("input_blocks.")}
+    if not inputs:
         return dict(state)
-    layers = _layers(state)
-    return {diffusers_name(key, layers): value for key, value in state.items() if key.startswith(_UNET_PARTS)}
-
-
-def _layers(state: Mapping[str, Tensor]) -> int:
-    """Residual blocks per level: the first downsampler comes after them."""
-    downs = [int(m[1]) for key in state if (m := re.match(r"input_blocks\.(\d+)\.0\.op\.weight", key))]
-    return (min(downs) if downs else len({k.split(".")[1] for k in state if k.startswith("input_blocks.")})) - 1
-
-
-def diffusers_name(key: str, layers: int) -> str:
-    """input_blocks.4.1.norm.weight is down_blocks.1.attentions.0.norm.weight, with 2 layers per level."""
-    for old, new in _ENDS.items():
-        if key.startswith(f"{old}."):
-            return new + key.removeprefix(old)
-    side, *rest = key.split(".")
-    if side == "middle_block":
-        part, inner = int(rest[0]), ".".join(rest[1:])
-        return f"mid_block.{('resnets.0', 'attentions.0', 'resnets.1')[part]}.{_resnet_name(inner)}"
-    number, part, inner = int(rest[0]), int(rest[1]), ".".join(rest[2:])
-    if side == "input_blocks":
-        level, layer = divmod(number - 1, layers + 1)
-        if inner.startswith("op."):
-            return f"down_blocks.{level}.downsamplers.0.conv.{inner.removeprefix('op.')}"
-        return f"down_blocks.{level}.{('resnets', 'attentions')[part]}.{layer}.{_resnet_name(inner)}"
-    level, layer = divmod(number, layers + 1)
-    if inner.startswith("conv."):
-        return f"up_blocks.{level}.upsamplers.0.{inner}"
-    return f"up_blocks.{level}.{('resnets', 'attentions')[part]}.{layer}.{_resnet_name(inner)}"
-
-
-def _resnet_name(inner: str) -> str:
-    return next((new + inner.removeprefix(old) for old, new in _RESNET.items() if inner.startswith(f"{old}.")), inner)
+    downs = [i for i in inputs if f"input_blocks.{i}.0.op.weight" in state]
+    layers = min(downs, default=len(inputs)) - 1  # per level: the first downsampler comes after them
+    original = {f"{prefix}{key}": value for key, value in state.items() if key.startswith(_UNET_PARTS)}
+    return convert_ldm_unet_checkpoint(original, {"layers_per_block": layers})
