@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ..errors import UserError
+from .recipes import RunSettings, write_recipe
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+RECIPE = "recipe.yaml"
 TIMEOUT = timedelta(hours=2)
 """How long processes wait for one that saves, validates or encodes."""
 
@@ -35,6 +38,17 @@ def make_accelerator(precision: str, gradient_accumulation_steps: int, *, cpu: b
         cpu=cpu,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
     )
+
+
+def prepare_folder(accelerator: "Accelerator", out: Path, recipe: RunSettings, **also: str) -> None:
+    """Make the run's folder with its recipe, in the main process. also: inputs of the run, as comments."""
+    if accelerator.is_main_process:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            write_recipe(out / RECIPE, recipe, **also)
+        except OSError as error:
+            raise UserError(f"{out} cannot be written to ({error.strerror}); give another --out.") from error
+    accelerator.wait_for_everyone()
 
 
 def prepare(accelerator: "Accelerator", network: nn.Module, optimizer: torch.optim.Optimizer, batch_size: int) -> Any:

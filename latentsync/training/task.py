@@ -11,7 +11,6 @@ from .dataset import ClipDataset, Sample
 
 Report = Callable[[str], None]
 """Takes a line to print."""
-RECIPE = "recipe.yaml"
 PUBLIC_SUFFIX = ".pt"
 """Of the weight file for the public code, which a task may write beside its own."""
 

@@ -5,7 +5,7 @@ import torch
 
 from latentsync.errors import UserError
 from latentsync.models.unet import UNet
-from latentsync.training.unet.lora import add_lora, base_state, load_lora_state, lora_state, merge_lora, save_lora
+from latentsync.training.unet.lora import LORA_KEY, add_lora, load_lora_state, lora_state, merge_lora, save_lora
 from latentsync.training.unet.merge import merge_files
 from latentsync.training.unet.task import prepare_unet
 from latentsync.weights.convert import save_model
@@ -14,6 +14,10 @@ from latentsync.weights.load import load_unet
 
 from ..tiny import lively, tiny_checkpoint, tiny_config
 from .parts import recipe
+
+
+def base_state(unet):
+    return {key: tensor for key, tensor in unet.state_dict().items() if LORA_KEY not in key}
 
 
 def network(seed=1):

@@ -3,9 +3,13 @@
 import copy
 import json
 from dataclasses import replace
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch.utils.data import default_collate
 
 from latentsync.dataset import find_clips
@@ -14,12 +18,14 @@ from latentsync.training.dataset import ClipStore, split_clips
 from latentsync.training.distributed import make_accelerator
 from latentsync.training.logging import CHARTS, EVENTS, read_log
 from latentsync.training.trainer import Trainer
+from latentsync.training.unet.data import UNetWindows
 from latentsync.training.unet.run import Files, long_enough, run_unet
 from latentsync.training.unet.task import PerceptualNets, UNetTask
 from latentsync.weights.identify import identify
 from latentsync.weights.load import load_unet
 
-from .parts import all_nets, recipe, tiny_task, tiny_vae, write_files
+from ..tiny import tiny_whisper, write_clip, write_speech
+from .parts import faces, recipe, tiny_task, tiny_vae, write_files
 
 STEPS = {"1": 5, "2": 7, "2-efficient": 12}
 """That take the loss of a fixed batch below half."""
@@ -455,5 +461,30 @@ def test_held_out_ends_must_hold_a_window(clips, files, tmp_path):
     assert long_enough(ClipStore(tmp_path, 64), [short, *held[1:]], 16) == held[1:]
 
 
-def test_the_judges_of_the_tests_are_real(clips):
-    assert isinstance(all_nets().syncnet, torch.nn.Module)
+def test_clips_that_cannot_be_used_are_reported_as_such(files, tmp_path):
+    """And not as too short, which would call for another remedy."""
+    (tmp_path / "data").mkdir()
+    for i in range(2):
+        audio = write_speech(tmp_path / f"{i}.wav", 2.0)
+        write_clip(tmp_path / "data" / f"{i}.mp4", faces(60, i), Fraction(30), audio=audio)
+    given = Files(size="tiny", vae=str(files["vae"]), whisper=str(files["whisper"]), cache=tmp_path / "cache")
+    with pytest.raises(UserError, match="30 fps"):
+        run_unet(tmp_path / "data", tmp_path / "run", recipe("1", steps=1), given, cpu=True)
+
+
+def test_the_reference_mode_of_the_initial_weights_is_kept(clips, files, tmp_path):
+    """From metadata of before version 0.2 to those of the result; its windows have one reference frame."""
+    from ..tiny import tiny_checkpoint
+
+    base = tiny_checkpoint(tmp_path / "base.safetensors", audio_dim=64, motion="none")
+    old = tmp_path / "old.safetensors"
+    with safe_open(base, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        save_file(tensors, old, file.metadata() | {"reference": "still"})
+    given = Files(str(old), whisper=str(files["whisper"]), cache=tmp_path / "cache")
+    run_unet(clips, tmp_path / "run", recipe("1", steps=1, sample_clips=0), given, cpu=True)
+    assert load_unet(tmp_path / "run" / "unet.safetensors").config.reference_mode == "first_frame"
+    assert "reference_mode: first_frame" in (tmp_path / "run" / "recipe.yaml").read_text()
+    store = ClipStore(tmp_path / "cache", 64, tiny_whisper())
+    sample = UNetWindows(store, first_frame=True)(find_clips(clips)[0], np.random.default_rng(0))
+    assert (sample["reference"] == sample["reference"][:1]).all()

@@ -13,9 +13,9 @@ from ...errors import UserError
 from ...models.syncnet import SyncNetConfig
 from ...weights.vae_files import load_vae
 from ..dataset import ClipDataset, default_cache, fingerprint, split_clips
-from ..distributed import make_accelerator
-from ..recipes import SyncNetRecipe, write_recipe
-from ..task import RECIPE, Report
+from ..distributed import make_accelerator, prepare_folder
+from ..recipes import SyncNetRecipe
+from ..task import Report
 from ..trainer import Trainer
 from .data import CropStore, Encode, SyncNetWindows, repeat_long_clips
 from .task import SyncNetTask, SyncNetTrainingModule
@@ -56,11 +56,8 @@ def run_syncnet(
     with accelerator.main_process_first():  # it fills the cache
         store = CropStore(cache or default_cache(data, out), config, encode)
         task = syncnet_task(data, store, recipe, main_report)
-    if accelerator.is_main_process:
-        out.mkdir(parents=True, exist_ok=True)
-        network = json.loads(json.dumps(dataclasses.asdict(config)))  # tuples to lists, for YAML
-        write_recipe(out / RECIPE, dataclasses.replace(task.recipe, network=network))
-    accelerator.wait_for_everyone()
+    network = json.loads(json.dumps(dataclasses.asdict(config)))  # tuples to lists, for YAML
+    prepare_folder(accelerator, out, dataclasses.replace(task.recipe, network=network))
     return Trainer(task, task.recipe, out, accelerator, report).fit()
 
 

@@ -10,9 +10,14 @@ from ...settings import WINDOW
 from ..dataset import ClipStore, Sample
 
 
+def target_starts(first: int, stop: int, length: int = WINDOW) -> list[int]:
+    """Starts of windows from first to stop that leave room for a reference window before stop."""
+    return [s for s in range(first, stop - length + 1) if s >= length or s + 2 * length <= stop]
+
+
 def draw_windows(random: np.random.Generator, first: int, stop: int, length: int = WINDOW) -> tuple[int, int]:
     """Starts of two windows without overlap: the target from first to stop, the reference anywhere before stop."""
-    starts = [s for s in range(first, stop - length + 1) if s >= length or s + 2 * length <= stop]
+    starts = target_starts(first, stop, length)
     if not starts:
         raise UserError(f"{stop - first} frames, from {first} on, are too few for two windows of {length}.")
     target = int(random.choice(starts))

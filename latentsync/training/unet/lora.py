@@ -82,11 +82,6 @@ def save_lora(path: str | os.PathLike[str], unet: nn.Module, metadata: Mapping[s
     return write_safetensors(path, lora_state(unet), {"format": "latentsync", "kind": "lora", **metadata})
 
 
-def base_state(unet: nn.Module) -> dict[str, Tensor]:
-    """The U-Net's tensors without those of the LoRA."""
-    return {key: tensor for key, tensor in unet.state_dict().items() if LORA_KEY not in key}
-
-
 def merge_lora(
     state: Mapping[str, Tensor], lora: str | os.PathLike[str] | Mapping[str, Tensor], strength: float = 1.0
 ) -> dict[str, Tensor]:

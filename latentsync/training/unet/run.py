@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from ...dataset import ClipFile, find_clips
@@ -19,11 +18,11 @@ from ...weights.syncnet_files import load_syncnet
 from ...weights.vae_files import load_vae
 from ...weights.whisper_files import load_whisper
 from ..dataset import CLIP_ERRORS, ClipDataset, ClipStore, Split, default_cache, fingerprint, split_clips, to_signed
-from ..distributed import make_accelerator
-from ..recipes import UNetRecipe, write_recipe
-from ..task import RECIPE, Report
+from ..distributed import make_accelerator, prepare_folder
+from ..recipes import UNetRecipe
+from ..task import Report
 from ..trainer import Trainer
-from .data import UNetWindows, draw_windows
+from .data import UNetWindows, target_starts
 from .init import InitialUNet, initial_unet, locate
 from .task import PerceptualNets, UNetTask
 
@@ -92,7 +91,8 @@ def run_unet(
         dtype=dtype,
     )
     main_report(f"{_parameters(task)} are trained; the result will be {out / task.result}")
-    _prepare_folder(accelerator, out, recipe, files)
+    also = {name: str(value) for name, value in dataclasses.asdict(files).items() if value is not None}
+    prepare_folder(accelerator, out, recipe, **also)
     if kind:
         clips = {clip.path: clip for clip in [*split.train, *validation]}
         fill_cache(task, store, kind, [clips[path] for path in sorted(clips)], accelerator, main_report)
@@ -140,22 +140,21 @@ def _summary(split: Split, validation: Sequence[ClipFile]) -> str:
 
 
 def long_enough(store: ClipStore, clips: Sequence[ClipFile], frames: int) -> list[ClipFile]:
-    """Without held-out parts that are shorter than a window. Whole clips stay: their problems are reported later."""
-    kept = [clip for clip in clips if clip.part == (0.0, 1.0) or _has_window(store, clip, frames)]
+    """Without held-out parts that are too short. Clips that cannot be used stay: the dataset reports why."""
+
+    def has_window(clip: ClipFile) -> bool:
+        try:
+            return bool(target_starts(*clip.span(store.info(clip).frames), frames))
+        except CLIP_ERRORS:
+            return True
+
+    kept = [clip for clip in clips if clip.part == (0.0, 1.0) or has_window(clip)]
     if clips and not kept:
         raise UserError(
             f"The held-out part of each clip is shorter than a window of {frames} frames; raise --holdout-time, or set"
             " it to 0 to hold out recordings."
         )
     return kept
-
-
-def _has_window(store: ClipStore, clip: ClipFile, frames: int) -> bool:
-    try:
-        draw_windows(np.random.default_rng(0), *clip.span(store.info(clip).frames), frames)
-    except (UserError, OSError):
-        return False
-    return True
 
 
 def load_perceptual_nets(recipe: UNetRecipe, files: Files, device: torch.device, dtype: torch.dtype) -> PerceptualNets:
@@ -185,17 +184,6 @@ def _parameters(task: UNetTask) -> str:
     trained, total = (sum(p.numel() for p in task.network.parameters() if p.requires_grad or every) / 1e6
                       for every in (False, True))  # fmt: skip
     return f"{len(task.trained)} tensors, {trained:.1f} of {total:.1f} million parameters"
-
-
-def _prepare_folder(accelerator: "Accelerator", out: Path, recipe: UNetRecipe, files: Files) -> None:
-    if accelerator.is_main_process:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            also = {name: str(value) for name, value in dataclasses.asdict(files).items() if value is not None}
-            write_recipe(out / RECIPE, recipe, **also)
-        except OSError as error:
-            raise UserError(f"{out} cannot be written to ({error.strerror}); give another --out.") from error
-    accelerator.wait_for_everyone()
 
 
 def fill_cache(
