@@ -42,6 +42,9 @@ class RunOptions:
         None
     )
     chart: Annotated[bool, option(_WHERE, "--chart/--no-chart", "Draw OUT/report.png.")] = True
+    json: Annotated[
+        Path | None, option(_WHERE, "--json", "Also write counts and timings as JSON; - is the screen.", "REPORT")
+    ] = None
 
     @property
     def on_cluster(self) -> bool:
@@ -82,7 +85,7 @@ def prepare(
     except KeyboardInterrupt as error:
         typer.echo("interrupted; the same command goes on where this one stopped", err=True)
         raise typer.Exit(INTERRUPTED) from error
-    _show(report, options.chart, time.perf_counter() - start, workers)
+    _show(report, options, time.perf_counter() - start, workers)
     if report.errors:
         raise typer.Exit(INCOMPLETE)
 
@@ -103,12 +106,19 @@ def _executor(options: RunOptions, workers: int) -> "Iterator[Execute]":
         yield execute
 
 
-def _show(report: "Report", chart: bool, elapsed: float, workers: int) -> None:
+def _show(report: "Report", options: RunOptions, elapsed: float, workers: int) -> None:
     from ..dataset import MANIFEST
     from ..prepare.report import draw_report, rows, timings_line
     from ..prepare.runner import ERRORS
-    from .console import show_table
+    from .console import show_json, show_table, write_json
 
+    chart = draw_report(report) if options.chart else None
+    if options.json is not None:
+        timings = {name: round(seconds, 3) for name, seconds in report.timings.items()}
+        content = report.summary() | {"errors": report.errors, "timings": timings, "elapsed_s": round(elapsed, 3)}
+        if str(options.json) == "-":
+            return show_json(content)
+        write_json(options.json, content)
     show_table(rows(report), ("", "clips", "minutes", ""))
     if report.settings.skip:
         typer.echo(f"not done, by --skip: {', '.join(report.settings.skip)}")
@@ -120,7 +130,7 @@ def _show(report: "Report", chart: bool, elapsed: float, workers: int) -> None:
         typer.echo(line)
     typer.echo(str(report.out / MANIFEST))
     if chart:
-        typer.echo(str(draw_report(report)))
+        typer.echo(str(chart))
     if report.errors:
         typer.echo(f"{report.errors} not finished: see {report.out / ERRORS}; run again to try them again", err=True)
 

@@ -154,8 +154,7 @@ def sync_track(
         faces = chung_crops(read(picked), track)
     else:
         faces = AlignedFace.from_track(track, StableScorer(net, speech, vae).side).crops(read(picked))
-    sized = _Sized(faces, len(picked))
-    return sync_offset(net, sized, speech, segments=track.segments, vae=vae, on_progress=on_progress)
+    return sync_offset(net, faces, speech, segments=track.segments, vae=vae, total=len(picked), on_progress=on_progress)
 
 
 def sync_aligned(
@@ -177,21 +176,8 @@ def sync_aligned(
     speech = load_audio(path, info.start).waveform
     picked = _resample(info.frames, info.fps, FPS)
     with VideoReader(info) as reader:
-        faces = _Sized((clip.crop(frame) for frame in reader.read(picked)), len(picked))
-        return sync_offset(net, faces, speech, vae=vae, on_progress=on_progress)
-
-
-class _Sized:
-    """An iterator of known length."""
-
-    def __init__(self, items: Iterator[np.ndarray], count: int) -> None:
-        self.items, self.count = items, count
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return self.items
-
-    def __length_hint__(self) -> int:
-        return self.count
+        faces = (clip.crop(frame) for frame in reader.read(picked))
+        return sync_offset(net, faces, speech, vae=vae, total=len(picked), on_progress=on_progress)
 
 
 def videos(folder: str | Path) -> dict[str, Path]:

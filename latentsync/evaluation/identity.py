@@ -2,7 +2,7 @@
 
 import cv2
 import numpy as np
-from torch import Tensor
+import torch.nn.functional as F
 
 from ..errors import UserError
 from ..face.align import resample
@@ -39,17 +39,12 @@ class Identity:
     def __init__(self, network: Network) -> None:
         self.network = network
 
-    def vectors(self, faces: list[np.ndarray]) -> Tensor:
-        """Faces from face_112() to unit vectors (N, D)."""
-        out = self.network(pixels(faces) / 127.5 - 1)
-        if out.ndim != 2 or len(out) != len(faces):
-            raise UserError(f"{self.network.name} gave {tuple(out.shape)}; it must give one vector for each face.")
-        return out / out.norm(dim=1, keepdim=True).clamp(min=1e-12)
-
     def similarity(self, made: np.ndarray, true: np.ndarray) -> float:
-        """Cosine of two faces from face_112(): -1 … 1."""
-        a, b = self.vectors([made, true])
-        return float(a @ b)
+        """Cosine of the vectors of two faces from face_112(): -1 … 1."""
+        out = self.network(pixels([made, true]) / 127.5 - 1)
+        if out.ndim != 2 or len(out) != 2:
+            raise UserError(f"{self.network.name} gave {tuple(out.shape)}; it must give one vector for each face.")
+        return float(F.cosine_similarity(out[0], out[1], dim=0, eps=1e-12))
 
 
 def thumbnail_similarity(made: np.ndarray, true: np.ndarray) -> float:

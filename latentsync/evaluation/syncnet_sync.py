@@ -95,12 +95,13 @@ def sync_offset(
     max_shift: int = MAX_SHIFT,
     batch: int = 16,
     vae: Vae | None = None,
+    total: int = 0,
     on_progress: ProgressCallback | None = None,
 ) -> SyncScore:
     """Compare faces at 25 fps ((R, R, 3) uint8 RGB, read once and not kept) with the audio from their start on.
 
     faces: aligned crops for a StableSyncNet, those of chung_crops() for Chung's. segments: half-open frame ranges that
-    windows must lie in; None is all. vae: for a StableSyncNet on latents.
+    windows must lie in; None is all. vae: for a StableSyncNet on latents. total: number of faces, if known.
     UserError: silent audio, fewer than MIN_WINDOWS windows, a network on latents without a VAE.
     """
     speech = to_mono_16k(waveform, sample_rate)
@@ -114,7 +115,7 @@ def sync_offset(
         rows.append(_distances(scorer, vectors, audio.around(first, windows, max_shift), first, max_shift))
         norms.append(vectors.norm(dim=1).cpu().numpy())
         if on_progress:
-            on_progress(Progress("syncnet", frames, length_hint(faces)))
+            on_progress(Progress("syncnet", frames, total or length_hint(faces)))
     if not rows or min(windows, scorer.audio_windows) < MIN_WINDOWS:
         raise UserError(_too_short(scorer, windows))
     table = np.concatenate(rows)

@@ -379,6 +379,8 @@ def test_the_command_shows_what_it_did(videos, out, whole):
     picture = (out / "report.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 10_000
+    facts = json.loads(call("prepare", videos, out, *WORDS, "--workers", "1", "--no-chart", "--json", "-").stdout)
+    assert (facts["kept"]["clips"], facts["errors"], facts["timings"]) == (5, 0, {})
     listed = call("filelist", out)
     assert listed.stdout.splitlines() == [str((out / r["path"]).resolve()) for r in manifest(out) if r["path"]]
     assert call("filelist", out, "--holdout-sources", "*", "-o", out / "l.txt").exit_code == 2
