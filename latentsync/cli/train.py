@@ -2,12 +2,13 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..training.recipes import LOSSES, RUN, RunSettings, SyncNetRecipe, UNetRecipe
+from ..training.recipes import LOSSES, RUN, STAGES, SYNCNET_PRESETS, RunSettings, SyncNetRecipe, UNetRecipe
 from .parameters import expand_options, option
 
 train = typer.Typer(
@@ -17,16 +18,17 @@ train = typer.Typer(
 )
 
 
-def recipe_options(recipe: type[RunSettings]) -> type:
+def recipe_options(recipe: type[RunSettings], presets: Mapping[str, Mapping[str, Any]]) -> type:
     """A dataclass of one option for every field of the recipe that has a panel; None: not given."""
-    options = []
+    options, preset = [], {name for settings in presets.values() for name in settings}
     for field in dataclasses.fields(recipe):
         if panel := field.metadata["panel"]:
             listed = isinstance(field.default, tuple)
             metavar = "NAME,NAME…" if listed else "NAME" if field.metadata["choices"] else None
             name = field.name.replace("_", "-")
             names = f"--{name}/--no-{name}" if field.type is bool else f"--{name}"
-            own = option(panel, names, field.metadata["help"], metavar, show_default="the recipe's")
+            default = "the preset's" if field.name in preset else str(field.default) if not listed else False
+            own = option(panel, names, field.metadata["help"], metavar, show_default=default)
             options.append((field.name, Annotated[(str if listed else field.type) | None, own], None))
     return dataclasses.make_dataclass(f"{recipe.__name__}Options", options)
 
@@ -39,7 +41,8 @@ def _given(options: Any) -> dict[str, Any]:
     return given
 
 
-UNetOptions, SyncNetOptions = recipe_options(UNetRecipe), recipe_options(SyncNetRecipe)
+UNetOptions = recipe_options(UNetRecipe, STAGES)
+SyncNetOptions = recipe_options(SyncNetRecipe, SYNCNET_PRESETS)
 
 Data = Annotated[
     Path, typer.Argument(metavar="DATA", help="A folder of `latentsync prepare`, a file list, or a folder of clips.")

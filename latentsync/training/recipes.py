@@ -76,7 +76,7 @@ class UNetRecipe(RunSettings):
     """How a U-Net is trained. The defaults are stage 1's. Every pixel loss (all but noise) decodes the window, so a
     weight of 0 saves time and memory."""
 
-    resolution: int = setting(256, "Side of the crops: 256 or 512.", RUN)
+    resolution: int = setting(256, "Side of the crops, 256 or 512, if not that of the initial weights.", RUN)
     lora: int = setting(0, "Train a LoRA of this rank on the attention to speech and time. 0: no LoRA.", RUN)
     lora_alpha: float = setting(0.0, "LoRA alpha. 0: the rank.")
     motion: Literal["none", "all", "decoder"] = setting("none", "Where the motion modules are: none, all or decoder.")
@@ -172,6 +172,29 @@ STAGES: dict[str, dict[str, Any]] = {
     },
 }
 """The public recipe's three stages. At 512 px only the resolution differs."""
+
+SYNCNET_PRESETS: dict[str, dict[str, Any]] = {
+    "small": {
+        "batch_size": 4,
+        "windows": 8,
+        "min_shift": 2,
+        "learning_rate": 3e-4,
+        "precision": "bf16",
+        "weight_decay": 0.05,
+        "ema_decay": 0.99,
+        "contrast": 1.0,
+        "opening": 1.0,
+        "augment": 1.0,
+        "flip": True,
+        "holdout_time": 0.25,
+        "steps": 3000,
+        "validate_every": 100,
+        "save_every": 100,
+        "workers": 0,
+        "score_windows": 200,
+    },
+}
+"""The public architectures take the defaults."""
 
 Recipe = TypeVar("Recipe", bound=RunSettings)
 

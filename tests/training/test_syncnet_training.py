@@ -20,9 +20,9 @@ from latentsync.errors import UserError
 from latentsync.evaluation.syncnet_sync import StableScorer
 from latentsync.models.syncnet import StableSyncNet
 from latentsync.training.logging import read_log
-from latentsync.training.recipes import SyncNetRecipe
+from latentsync.training.recipes import SYNCNET_PRESETS, SyncNetRecipe
 from latentsync.training.syncnet.data import CropStore, SyncNetWindows, draw_augmentation, draw_pair, mouth
-from latentsync.training.syncnet.presets import NETWORKS, PRESETS, SMALL, network_from, syncnet_recipe
+from latentsync.training.syncnet.presets import NETWORKS, SMALL, network_from, syncnet_recipe
 from latentsync.training.syncnet.run import run_syncnet, syncnet_task
 from latentsync.training.syncnet.score import Score, read_windows, score
 from latentsync.training.syncnet.task import contrastive_loss, cross_entropy, pair_masks
@@ -57,7 +57,7 @@ def test_presets_end_in_one_cell(name):
     config, recipe = syncnet_recipe(name)
     config.check()
     assert config == NETWORKS[name]
-    assert recipe == SyncNetRecipe(**PRESETS[name])
+    assert recipe == SyncNetRecipe(**SYNCNET_PRESETS.get(name, {}))
     assert config.visual.in_channels == config.frames * (4 if config.space == "latent" else 3)
 
 

@@ -9,7 +9,7 @@ from ...audio.syncnet_mel import RATE
 from ...dataset import FPS
 from ...errors import UserError
 from ...models.syncnet import PUBLISHED, EncoderConfig, Factor, SyncNetConfig, config_from_dict
-from ..recipes import SyncNetRecipe, build, read_yaml
+from ..recipes import SYNCNET_PRESETS, SyncNetRecipe, build, read_yaml
 
 
 def _encoder(channels: int, widths: tuple[int, ...], factors: tuple[Factor, ...]) -> EncoderConfig:
@@ -27,30 +27,6 @@ SMALL = SyncNetConfig(
 
 NETWORKS = {**PUBLISHED, "small": SMALL}
 
-PRESETS: dict[str, dict[str, Any]] = {
-    **{name: {} for name in PUBLISHED},
-    "small": {
-        "batch_size": 4,
-        "windows": 8,
-        "min_shift": 2,
-        "learning_rate": 3e-4,
-        "precision": "bf16",
-        "weight_decay": 0.05,
-        "ema_decay": 0.99,
-        "contrast": 1.0,
-        "opening": 1.0,
-        "augment": 1.0,
-        "flip": True,
-        "holdout_time": 0.25,
-        "steps": 3000,
-        "validate_every": 100,
-        "save_every": 100,
-        "workers": 0,
-        "score_windows": 200,
-    },
-}
-"""As differences from SyncNetRecipe's defaults."""
-
 
 def syncnet_recipe(preset: str, config: Path | None = None, **given: Any) -> tuple[SyncNetConfig, SyncNetRecipe]:
     """Network and recipe from a preset, then a file, then the given values (None: not given).
@@ -62,8 +38,8 @@ def syncnet_recipe(preset: str, config: Path | None = None, **given: Any) -> tup
     content = read_yaml(config) if config else {}
     public = content.get("model", content)
     if isinstance(public, Mapping) and "audio_encoder" in public:
-        return network_from(public), build(SyncNetRecipe, PRESETS[preset], None, given)
-    recipe = build(SyncNetRecipe, PRESETS[preset], config, given)
+        return network_from(public), build(SyncNetRecipe, SYNCNET_PRESETS.get(preset, {}), None, given)
+    recipe = build(SyncNetRecipe, SYNCNET_PRESETS.get(preset, {}), config, given)
     return network_from(recipe.network) if recipe.network else NETWORKS[preset], recipe
 
 
