@@ -75,7 +75,7 @@ def measure(clip: Path, count: int, settings: Settings, folder: Path) -> dict[st
     result = rendered(frames, speech, info.fps, models, settings)
     write, size = cpu(lambda: write_video(folder / "out.mp4", result.frames, info.fps))
     patches = [make_patch(*pair).pixels.nbytes for pair in zip(result.frames, result.mask, strict=True)]
-    stages = {"read": read, "track": faces, **{name: result.report.seconds[name] for name in RENDERING}, "write": write}
+    stages = {"read": read, "track": faces, **{name: result.report.timings[name] for name in RENDERING}, "write": write}
     per_frame = {name: round(1000 * spent / count, 2) for name, spent in stages.items()}
     per_frame["whisper"] = round(1000 * whisper / (30 * float(info.fps)), 2)
     models.finder.close()
