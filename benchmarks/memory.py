@@ -134,7 +134,7 @@ def measure(folder: Path, checkpoint: str, settings: dict[str, Any]) -> dict[str
             "startup_mb": round(before / MEGABYTE),
             "beyond_mb": round((peak() - before) / MEGABYTE),
             "seconds": round(time.perf_counter() - start, 1),
-            "stages": report.as_dict()["seconds"],
+            "stages": report.as_dict()["timings"],
         }
 
 

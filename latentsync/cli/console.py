@@ -103,7 +103,7 @@ def show_result(report: "Report", facts: Mapping[str, Any], sheet: Path | None, 
     ]
     if sheet is not None:
         lines.append(f"{sheet}: contact sheet")
-    lines.append("seconds: " + ", ".join(f"{stage} {value:.1f}" for stage, value in facts["seconds"].items()))
+    lines.append("seconds: " + ", ".join(f"{stage} {value:.1f}" for stage, value in facts["timings"].items()))
     typer.echo("\n".join(lines), err=to_stderr)
 
 

@@ -245,7 +245,7 @@ def _facts(report: "Report", source: Path, audio: Path | None, models: "Models",
         names
         | facts
         | {
-            "seconds": {"load": round(loading, 3)} | facts["seconds"],
+            "timings": {"load": round(loading, 3)} | facts["timings"],
             "resolution": models.resolution,
             "device": str(models.device),
             "dtype": short_name(models.dtype),
