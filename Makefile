@@ -50,7 +50,7 @@ lint: $(VENV)/.dev
 
 # The two small files that nano needs beside its own weights
 assets: | $(VENV)/.installed
-	@$(BIN)/latentsync download face-landmarker whisper-tiny.en
+	@$(BIN)/latentsync download nano
 
 $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml requirements.txt constraints.txt | $(BIN)/pip
 	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) $(PINS) -e '.[$*]'

@@ -7,7 +7,8 @@ import io
 import sys
 from pathlib import Path
 
-SMALL = ("face-landmarker", "whisper-tiny.en")
+CHECKPOINT = "nano"
+"""The built-in model; the small files that it requires are fetched here."""
 
 
 def problems() -> list[str]:
@@ -15,8 +16,19 @@ def problems() -> list[str]:
     from latentsync.cli.doctor import examine
 
     return [
-        f"{c.name}: {c.detail}; {c.fix}" for c in examine() if c.needed and c.state == "missing" and c.name not in SMALL
+        f"{c.name}: {c.detail}; {c.fix}"
+        for c in examine()
+        if c.needed and c.state == "missing" and " download " not in c.fix
     ]
+
+
+def required() -> list[str]:
+    """Names of the files that the built-in model needs beside it; none where the packages are missing."""
+    try:
+        from latentsync.weights.registry import get
+    except ImportError:
+        return []
+    return list(get(CHECKPOINT).requires)
 
 
 def fetch(name: str) -> tuple[bool, str]:
@@ -56,7 +68,7 @@ def main() -> None:
         lines = [str(error)]
     if lines:
         lines.append(f"install the packages of requirements.txt into {sys.executable}, then run install.py again")
-    files = [fetch(name) for name in SMALL]
+    files = [fetch(name) for name in required()]
     print(*(f"  {line}" for line in [*lines, *(said for _, said in files)]), sep="\n")
     print(*(f"LatentSync: {step}" for step in next_steps(not lines and all(here for here, _ in files))), sep="\n")
 

@@ -36,7 +36,8 @@ from latentsync.face.track import find_tracks
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
 from latentsync.media.writer import VideoWriter
-from latentsync.models.unet import UNet, UNetConfig
+from latentsync.models.unet import UNet
+from latentsync.models.unet_config import UNetConfig
 from latentsync.pipeline import lipsync
 from latentsync.settings import GUIDANCE, STEPS, WINDOW, Settings
 from latentsync.weights.bundle import Models, load_models

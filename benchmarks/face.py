@@ -19,9 +19,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from latentsync.face.align import align_matrices, crop_face, template
+from latentsync.face.choose import choose
 from latentsync.face.composite import paste
 from latentsync.face.detect import FaceFinder
-from latentsync.face.track import choose, find_tracks
+from latentsync.face.track import find_tracks
 
 FACE_SCALE = 1.6
 """Synthetic face: the template at 256 times this, a face box of 336 x 448 pixels."""

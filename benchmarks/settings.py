@@ -32,8 +32,9 @@ from latentsync.audio.mel import SAMPLE_RATE
 from latentsync.cli.contact_sheet import evenly
 from latentsync.errors import UserError
 from latentsync.face.align import align_matrices, crop_face
+from latentsync.face.choose import choose
 from latentsync.face.detect import mouth_opening
-from latentsync.face.track import FaceTrack, choose, find_tracks
+from latentsync.face.track import FaceTrack, find_tracks
 from latentsync.media.image import is_image, read_image
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader

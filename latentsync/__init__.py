@@ -3,7 +3,9 @@
 Everything listed in __all__ is loaded when it is first asked for, so that importing the package costs nothing.
 """
 
+import re
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from .face.align import align_matrices
     from .pipeline import lipsync, lipsync_file
     from .sampling import denoise
-    from .version import __version__ as __version__
     from .weights.bundle import load_models
     from .weights.load import load_unet
     from .weights.vae_files import load_vae
@@ -36,7 +37,6 @@ __all__ = [
 ]
 
 _HOMES = {
-    "__version__": ".version",
     "align_matrices": ".face.align",
     "audio_windows": ".audio.whisper_features",
     "denoise": ".sampling",
@@ -48,6 +48,27 @@ _HOMES = {
     "load_vae": ".weights.vae_files",
     "load_whisper": ".weights.whisper_files",
 }
+
+
+def read_version(package: Path = Path(__file__).parent) -> str:
+    """From the pyproject.toml beside the package (a checkout, a pack in ComfyUI), else from what pip installed.
+
+    The file goes first: ComfyUI's Python may have another version installed than the pack that it loads.
+    """
+    project = package.parent / "pyproject.toml"
+    text = project.read_text(encoding="utf-8") if project.is_file() else ""
+    # tomllib came with Python 3.11 only
+    if said := re.search(r'^\[project\]\nname = "latentsync"\nversion = "(.+)"', text, re.MULTILINE):
+        return said[1]
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("latentsync")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+__version__ = read_version()
 
 
 def __getattr__(name: str) -> Any:

@@ -21,8 +21,9 @@ from .audio.whisper_features import SpeechFeatures
 from .conditions import ConditionEncoder
 from .errors import UserError
 from .face.aligned import AlignedFace, shown_segments
+from .face.choose import choose
 from .face.detect import FaceFinder
-from .face.track import FaceTrack, Tracks, choose, find_tracks
+from .face.track import FaceTrack, Tracks, find_tracks
 from .media.audio_track import AudioTrack
 from .media.image import is_image
 from .media.source import ArraySource, Source, open_source, sound_part

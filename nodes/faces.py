@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..latentsync.errors import UserError
 from ..latentsync.face.aligned import UNTIMED, AlignedFace
+from ..latentsync.face.choose import choose
 from ..latentsync.face.composite import Look
 from ..latentsync.face.preview import boxes_at, numbered
-from ..latentsync.face.track import Tracks, choose, find_tracks
+from ..latentsync.face.track import Tracks, find_tracks
 from ..latentsync.media.probe import probe
 from ..latentsync.media.reader import VideoReader
 from . import host, inputs

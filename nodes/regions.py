@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..latentsync.errors import UserError
 from ..latentsync.face.aligned import AlignedFace
+from ..latentsync.face.choose import describe
 from ..latentsync.face.composite import Look
 from ..latentsync.face.detect import Box, Face, face_of_mesh, overlap
-from ..latentsync.face.track import FaceTrack, Tracks, describe
+from ..latentsync.face.track import FaceTrack, Tracks
 
 COVERED = 0.3
 """Share of a face's box that a region must cover, on average over the frames in which the face is seen."""

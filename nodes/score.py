@@ -16,8 +16,9 @@ from ..latentsync.evaluation.charts import draw_chart, draw_sync
 from ..latentsync.evaluation.clips import Read, sync_track, track_clip
 from ..latentsync.evaluation.landmark_sync import Score, checked_speech, score_track
 from ..latentsync.evaluation.syncnet_sync import SyncScore
+from ..latentsync.face.choose import choose
 from ..latentsync.face.detect import FaceFinder
-from ..latentsync.face.track import FaceTrack, choose, find_tracks
+from ..latentsync.face.track import FaceTrack, find_tracks
 from ..latentsync.models.syncnet import SyncNet
 from ..latentsync.settings import Progress, ProgressCallback
 from . import host, inputs

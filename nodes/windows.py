@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..latentsync.models.unet import UNet, UNetConfig
+from ..latentsync.models.unet import UNet
+from ..latentsync.models.unet_config import UNetConfig
 from ..latentsync.sampling import run_unet
 from ..latentsync.timeline import Window, windows
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from latentsync.errors import UserError
 from latentsync.face.detect import FaceFinder
-from latentsync.models.unet import UNet, UNetConfig
+from latentsync.models.unet import UNet
+from latentsync.models.unet_config import UNetConfig
 from latentsync.models.whisper import WhisperEncoder
 from latentsync.weights.bundle import Models
 from latentsync.weights.convert import save_model

@@ -12,8 +12,9 @@ from ..audio.mel import SAMPLE_RATE
 from ..errors import UserError
 from ..evaluation.canvas import runs
 from ..face.align import align_matrices, crop_face
+from ..face.choose import choose
 from ..face.detect import FaceFinder, mouth_opening
-from ..face.track import FaceTrack, choose, find_tracks
+from ..face.track import FaceTrack, find_tracks
 from ..files import atomic_path
 from ..media.probe import probe
 from ..media.reader import VideoReader

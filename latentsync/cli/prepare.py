@@ -19,8 +19,8 @@ from .parameters import expand_options, option
 
 if TYPE_CHECKING:
     from ..prepare.runner import Execute, Report
-    from ..prepare.steps import Item, Outcome
-    from ..prepare.workspace import Kind, Plan
+    from ..prepare.steps import Outcome
+    from ..prepare.workspace import Item, Kind, Plan
 
 INCOMPLETE, INTERRUPTED = 1, 130
 """Exit codes: some items failed and a second run tries them again; Ctrl-C."""

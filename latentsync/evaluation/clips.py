@@ -13,8 +13,9 @@ from ..audio.mel import SAMPLE_RATE
 from ..dataset import FPS, ClipFile, find_videos
 from ..errors import UserError
 from ..face.aligned import AlignedFace
+from ..face.choose import choose
 from ..face.detect import FaceFinder
-from ..face.track import FaceTrack, choose, find_tracks
+from ..face.track import FaceTrack, find_tracks
 from ..media.image import is_image
 from ..media.probe import VideoInfo, probe
 from ..media.reader import VideoReader

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .unet import Attention, FeedForward
+from .unet_blocks import Attention, FeedForward
 
 GROUPS = 32
 EPS = 1e-6

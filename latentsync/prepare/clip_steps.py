@@ -12,8 +12,8 @@ from ..face.track import FaceTrack, Tracks, find_tracks
 from ..media.probe import probe
 from ..media.reader import VideoReader
 from .io import SAMPLES_PER_FRAME, read_arrays, read_wav, replace_audio, write_arrays, write_clip
-from .steps import Item, Rejected, Step, StepData
-from .workspace import Workspace
+from .steps import Rejected, Step, StepData
+from .workspace import Item, Workspace
 
 QUALITY_FRAMES = 16
 """Frames of a clip, evenly spaced, whose quality is measured."""

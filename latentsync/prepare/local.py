@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from ..batch.parallel.dispatch import map_calls
 from ..batch.parallel.processes import InProcessPool, ProcessPool
 from ..batch.parallel.worker import BaseWorker, Call
-from .steps import Item, Outcome
+from .steps import Outcome
 from .worker import Worker, finished_outcome
-from .workspace import Kind, Plan, Workspace
+from .workspace import Item, Kind, Plan, Workspace
 
 RETRIES = 1
 """Of an item whose process died; a second death is taken to be the item's fault."""

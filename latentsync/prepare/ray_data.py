@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .steps import Item, Outcome
+from .steps import Outcome
 from .worker import Worker
-from .workspace import Kind, Plan
+from .workspace import Item, Kind, Plan
 
 CPUS_PER_ACTOR = 1.0
 BLOCKS_PER_ACTOR, MIN_BLOCKS = 32, 256

@@ -17,8 +17,8 @@ from ..settings import Progress, ProgressCallback
 from ..weights.registry import find
 from .io import remove_stale, write_json, write_text
 from .settings import PrepareSettings
-from .steps import Item, Outcome
-from .workspace import Kind, Plan, Workspace, file_hash, source_id
+from .steps import Outcome
+from .workspace import Item, Kind, Plan, Workspace, file_hash, source_id
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from ..dataset import FPS
 from ..media.audio_track import has_audio
 from .io import SAMPLES_PER_FRAME, as_pcm, read_wav, write_wav
 from .shots import find_shots, split_shot
-from .steps import Item, Rejected, Step, StepData
-from .workspace import Workspace, at_rate
+from .steps import Rejected, Step, StepData
+from .workspace import Item, Workspace, at_rate
 
 SILENT_PEAK = 32768 * 10 ** (SILENT_DB / 20)
 

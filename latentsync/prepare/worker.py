@@ -6,8 +6,8 @@ import traceback
 from contextlib import suppress
 
 from . import clip_steps, source_steps
-from .steps import Item, Outcome, Step, resume_state, run_steps
-from .workspace import Kind, Plan, Workspace
+from .steps import Outcome, Step, resume_state, run_steps
+from .workspace import Item, Kind, Plan, Workspace
 
 DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EMFILE}
 

@@ -271,10 +271,7 @@ class Page:
             return backend, None
         checkpoint = st.selectbox("Model", found, format_func=model_label, disabled=busy)
         if not {"1.5", "1.6"} & set(found):
-            st.caption(
-                "nano is a demonstration. For good results, get LatentSync 1.6:"
-                " `latentsync download 1.6 vae whisper-tiny`."
-            )
+            st.caption("nano is a demonstration. For good results, get LatentSync 1.6: `latentsync download 1.6`.")
         return backend, checkpoint
 
     def _rerun_on_change(self, backend: str, shown: str) -> None:

@@ -12,7 +12,7 @@ from ..models.unet import UNet
 from ..models.vae import VAE
 from ..models.whisper import WhisperEncoder
 from ..settings import GUIDANCE, STEPS, Settings
-from .identify import identify
+from .identify import FileInfo, identify
 from .load import load_unet, locate
 from .registry import find
 from .vae_files import load_vae
@@ -46,6 +46,11 @@ class Models:
         return next(self.unet.parameters()).dtype
 
 
+def companions(info: FileInfo) -> tuple[str | Path, str]:
+    """VAE and Whisper that a checkpoint was trained with: a file or a registered name each."""
+    return (info.path, "tiny.en") if info.kind == "nano" else ("vae", "tiny")
+
+
 def load_models(
     checkpoint: str | Path = "nano",
     *,
@@ -58,18 +63,18 @@ def load_models(
     """Load what a checkpoint needs. vae and whisper default to those that it was trained with."""
     unet = load_unet(checkpoint, dtype=dtype, device=device, resolution=resolution)
     info, config = identify(locate(checkpoint)), unet.config
-    nano = info.kind == "nano"
     if not config.resolution:
         raise UserError(
             f"{checkpoint} does not state its resolution; give it (--resolution 256 for LatentSync 1.5, 512 for 1.6)."
         )
-    loaded_vae = load_vae(vae or (info.path if nano else "vae"), dtype=dtype, device=device)
+    own_vae, own_whisper = companions(info)
+    loaded_vae = load_vae(vae or own_vae, dtype=dtype, device=device)
     if loaded_vae.channels != config.latent_channels:
         raise UserError(
             f"The VAE has {loaded_vae.channels} latent channels and {checkpoint} takes {config.latent_channels};"
             " give the VAE that belongs to it."
         )
-    encoder = load_whisper(whisper or ("tiny.en" if nano else "tiny"), device=device)
+    encoder = load_whisper(whisper or own_whisper, device=device)
     if encoder.dim != config.audio_dim:
         raise UserError(
             f"The Whisper encoder gives {encoder.dim} numbers per token and {checkpoint} takes"

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import UserError
-from ..models.unet import STATED, config_from_tensors
+from ..models.unet_config import STATED, config_from_tensors
 from .download import sha256
 from .files import (
     Progress,

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from ..models.unet import UNet, UNetConfig, config_from_tensors
+from ..models.unet import UNet
+from ..models.unet_config import UNetConfig, config_from_tensors
 from .files import (
     Header,
     Shape,

@@ -33,7 +33,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..models.unet import UNet, UNetConfig, config_from_tensors
+from ..models.unet import UNet
+from ..models.unet_config import UNetConfig, config_from_tensors
 from ..settings import Settings
 from .files import (
     mismatch,

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,7 +46,10 @@ class Source:
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A known file. bytes and sha256 are unset where the file is made on this machine, by conversion."""
+    """A known file. bytes and sha256 are unset where the file is made on this machine, by conversion.
+
+    requires: names of the other files that it cannot run without.
+    """
 
     name: str
     kind: str
@@ -59,6 +62,7 @@ class ModelEntry:
     version: str | None = None
     resolution: int | None = None
     aliases: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
 
     @property
     def built_in(self) -> bool:
@@ -98,6 +102,8 @@ _TINY_SHA = "65147644a518d12f04e32d6f3b26facc3f8dd46e5390956a9424a650c0ce22b9"
 _TINY_EN_SHA = "d3dd57d32accea0b295c96e26691aa14d8822fac7d9d27d5dc00b4ca2826dd03"
 _SYNCNET = "StableSyncNet, the judge of lip sync that supervises the training of LatentSync"
 
+_PUBLISHED_NEED = ("vae", "whisper-tiny", "face-landmarker")
+
 ENTRIES: tuple[ModelEntry, ...] = (
     ModelEntry(
         name="nano",
@@ -106,6 +112,7 @@ ENTRIES: tuple[ModelEntry, ...] = (
         file=NANO_FILE,
         license="Apache-2.0",
         version="nano",
+        requires=("whisper-tiny.en", "face-landmarker"),
     ),
     ModelEntry(
         name="1.5",
@@ -119,6 +126,7 @@ ENTRIES: tuple[ModelEntry, ...] = (
         resolution=256,
         sources=(Source(_LS15 + "latentsync_unet.pt"),),
         aliases=("latentsync-1.5",),
+        requires=_PUBLISHED_NEED,
     ),
     ModelEntry(
         name="1.6",
@@ -132,6 +140,7 @@ ENTRIES: tuple[ModelEntry, ...] = (
         resolution=512,
         sources=(Source(_LS16 + "latentsync_unet.pt"),),
         aliases=("latentsync-1.6",),
+        requires=_PUBLISHED_NEED,
     ),
     ModelEntry(
         name="vae",
@@ -255,6 +264,13 @@ def get(name: str) -> ModelEntry:
             return entry
     known = ", ".join(entry.name for entry in ENTRIES)
     raise UserError(f"{name!r} is no known model; known are {known}, or give the path of a file.")
+
+
+def with_required(names: Iterable[str]) -> list[ModelEntry]:
+    """The entries of these names and of all that they require, each once."""
+    entries = [get(name) for name in names]
+    wanted = [entry.name for entry in entries] + [name for entry in entries for name in entry.requires]
+    return [get(name) for name in dict.fromkeys(wanted)]
 
 
 def is_registered(name: str) -> bool:

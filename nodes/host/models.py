@@ -25,14 +25,15 @@ from ...latentsync.audio.load import to_mono_16k
 from ...latentsync.audio.whisper_features import encode_audio
 from ...latentsync.errors import UserError
 from ...latentsync.models.syncnet import StableSyncNet, SyncNet
-from ...latentsync.models.unet import UNetConfig
+from ...latentsync.models.unet_config import UNetConfig
 from ...latentsync.models.vae import VAE
 from ...latentsync.models.whisper import WhisperEncoder
 from ...latentsync.settings import WINDOW, Settings
+from ...latentsync.weights.bundle import companions
 from ...latentsync.weights.download import download as get_file
 from ...latentsync.weights.identify import FileInfo, check_is_unet, identify
 from ...latentsync.weights.load import DTYPES, load_unet
-from ...latentsync.weights.registry import ENTRIES
+from ...latentsync.weights.registry import ENTRIES, with_required
 from ...latentsync.weights.syncnet_files import load_syncnet
 from ...latentsync.weights.vae_files import load_vae
 from ...latentsync.weights.whisper_files import load_whisper
@@ -289,13 +290,20 @@ def download_sizes() -> str:
 
 
 def download(name: str, stages: Stages) -> str:
-    """Get a file into our folder. Only from its address: packages are never fetched while ComfyUI runs."""
+    """Get a file and what it requires into our folder; the path of the file.
+
+    Only from its address: packages are never fetched while ComfyUI runs.
+    """
     folder = folder_paths.get_folder_paths(MODEL_FOLDER)[0]
 
-    def on_progress(done: int, total: int | None) -> None:
-        stages.step(f"downloading {name} (MB)", done // 10**6, max(total or done, 1) // 10**6 or 1)
+    def get_one(one: str) -> str:
+        def on_progress(done: int, total: int | None) -> None:
+            stages.step(f"downloading {one} (MB)", done // 10**6, max(total or done, 1) // 10**6 or 1)
 
-    return str(get_file(name, folder, on_progress=on_progress, allow_wheels=False))
+        return str(get_file(one, folder, on_progress=on_progress, allow_wheels=False))
+
+    first, *_ = [get_one(entry.name) for entry in with_required([name])]
+    return first
 
 
 COMPANIONS = "latentsync"
@@ -325,14 +333,14 @@ def _load(name: str, path: Path, resolution: int | None, dtype: torch.dtype | No
         raise UserError(
             f"{name} does not state its resolution; set the input resolution to 256 (LatentSync 1.5) or 512 (1.6)."
         )
-    nano = info.kind == "nano"
-    if nano:
-        own = load_vae(path)
+    own_vae, own_whisper = companions(info)
+    if info.kind == "nano":
+        own = load_vae(own_vae)
         vae, latents = LatentSyncVAE(own), _Latents(own.channels, info.metadata)
     else:
-        vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(find_file("vae"))))
+        vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(find_file(str(own_vae)))))
         latents = comfy.latent_formats.SD15()
-    whisper = load_whisper(find_file("tiny.en" if nano else "tiny"))
+    whisper = load_whisper(find_file(own_whisper))
     model = LatentSyncModel(path, info, dtype, latents, vae.downscale_ratio)
     patcher = comfy.model_patcher.ModelPatcher(
         model, load_device=memory.get_torch_device(), offload_device=memory.unet_offload_device()

@@ -13,8 +13,9 @@ from torch import Tensor
 from latentsync.audio.load import load_audio
 from latentsync.errors import UserError
 from latentsync.face.align import align_matrices, crop_face
+from latentsync.face.choose import choose
 from latentsync.face.detect import mouth_opening
-from latentsync.face.track import FaceTrack, choose, find_tracks
+from latentsync.face.track import FaceTrack, find_tracks
 from latentsync.media.audio_track import AudioTrack
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader

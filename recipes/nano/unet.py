@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentsync.face.align import latent_mask
-from latentsync.models.unet import UNet, UNetConfig, lips_window
+from latentsync.models.unet import UNet, lips_window
+from latentsync.models.unet_config import UNetConfig
 from latentsync.models.vae import VAE
 from latentsync.sampling import alphas_cumprod
 from latentsync.training.optim import averaged_model

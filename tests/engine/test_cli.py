@@ -257,8 +257,8 @@ def test_doctor_on_a_bare_machine(no_network, monkeypatch, tmp_path):
     monkeypatch.setenv("LATENTSYNC_MODELS", str(tmp_path / "none"))
     result = call("doctor")
     assert result.exit_code == 1
-    assert "→ needed: latentsync download whisper-tiny.en face-landmarker" in result.stdout
-    assert "→ for LatentSync 1.6: latentsync download 1.6 vae whisper-tiny" in result.stdout
+    assert "→ needed: latentsync download nano" in result.stdout
+    assert "→ for LatentSync 1.6: latentsync download 1.6" in result.stdout
     assert "not ready" in result.stdout.splitlines()[-1]
     assert not list(tmp_path.iterdir())
     checks = {check["name"]: check for check in json.loads(call("doctor", "--json").stdout)["checks"]}

@@ -11,7 +11,7 @@ from latentsync.face.align import align_matrices, crop_face, crop_matrix, mouth_
 from latentsync.face.aligned import AlignedFace
 from latentsync.face.composite import paste
 from latentsync.face.detect import LEFT_BROW, NOSE, RIGHT_BROW
-from latentsync.face.track import _segments, _track, _Trail
+from latentsync.face.track import Tracklet, _segments, _track
 from latentsync.settings import FITS
 from latentsync.timeline import Timeline, fit_timeline
 
@@ -33,7 +33,7 @@ def track(frames=30, gaps=(), cuts=(), wobble=0.0):
     rng = np.random.default_rng(0)
     seen = [i for i in range(frames) if not any(a <= i < b for a, b in gaps)]
     points = {i: landmarks(70 + 0.8 * i, 60, 0.5) + rng.normal(0, wobble, (68, 2)).astype(np.float32) for i in seen}
-    return _track(0, _Trail(points), frames, tuple(cuts), (WIDTH, HEIGHT))
+    return _track(0, Tracklet(points), frames, tuple(cuts), (WIDTH, HEIGHT))
 
 
 def picture(seed=1):

@@ -8,13 +8,18 @@ import sys
 import threading
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from latentsync.cli.main import app
 from latentsync.errors import UserError
 from latentsync.weights import download as module
 from latentsync.weights import registry
+from latentsync.weights.bundle import companions
 from latentsync.weights.download import download, sha256
+from latentsync.weights.identify import FileInfo
 from latentsync.weights.registry import ModelEntry, Source, find, get, human_size, model_folders
 
 BODY = bytes(range(256)) * 12_000  # 3 MB
@@ -380,3 +385,18 @@ def test_sizes_for_people():
         "75.6 MB",
         "5.07 GB",
     ]
+
+
+@pytest.mark.parametrize("name", ["nano", "1.5", "1.6"])
+def test_a_checkpoint_brings_all_that_it_requires(monkeypatch, name):
+    """On the command line; all that loading it asks for is among them."""
+    fetched = []
+    monkeypatch.setattr("latentsync.cli.main._fetch", lambda entry, to, wheels: fetched.append(entry.name))
+    assert CliRunner().invoke(app, ["download", name]).exit_code == 0
+    vae, whisper = companions(FileInfo(Path("x"), "nano" if name == "nano" else "unet", ""))
+    needed = {name, get(whisper).name, "face-landmarker"} | ({get(vae).name} if isinstance(vae, str) else set())
+    assert set(fetched) == needed
+    assert len(fetched) == len(needed)
+    fetched.clear()
+    assert CliRunner().invoke(app, ["download", name, "--only"]).exit_code == 0
+    assert fetched == [name]

@@ -11,9 +11,10 @@ import pytest
 
 from latentsync.errors import UserError
 from latentsync.face.align import align_matrices, crop_face, face_size
+from latentsync.face.choose import choose
 from latentsync.face.composite import paste
 from latentsync.face.detect import FaceFinder, mouth_opening, three_points
-from latentsync.face.track import choose, find_tracks
+from latentsync.face.track import find_tracks
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from latentsync import pipeline
 from latentsync.audio.load import load_audio
 from latentsync.errors import UserError
 from latentsync.face.aligned import shown_segments
-from latentsync.face.track import choose, find_tracks
+from latentsync.face.choose import choose
+from latentsync.face.track import find_tracks
 from latentsync.media.audio_track import audio_duration
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader

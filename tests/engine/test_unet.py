@@ -13,15 +13,9 @@ from torch import nn
 
 from latentsync.errors import UserError
 from latentsync.models import unet as module
-from latentsync.models.unet import (
-    POSITIONS,
-    UNet,
-    UNetConfig,
-    config_from_tensors,
-    lips_window,
-    position_code,
-    timestep_embedding,
-)
+from latentsync.models.unet import UNet, lips_window
+from latentsync.models.unet_blocks import position_code, timestep_embedding
+from latentsync.models.unet_config import POSITIONS, UNetConfig, config_from_tensors
 from latentsync.weights.convert import save_model
 from latentsync.weights.files import shapes_of
 from latentsync.weights.load import load_unet

@@ -120,7 +120,8 @@ def test_pt_checkpoints_and_diffusers_folders_load_too(tmp_path):
 
 
 def test_scaling_and_shift_come_from_our_metadata(tmp_path):
-    from latentsync.models.unet import UNet, UNetConfig
+    from latentsync.models.unet import UNet
+    from latentsync.models.unet_config import UNetConfig
 
     model = tiny(latents=8)
     unet = UNet(UNetConfig(widths=(32, 32), layers=1, cross=(True, False), latent_channels=8, motion="none"))

@@ -17,7 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from latentsync.errors import UserError
-from latentsync.models.unet import UNet, UNetConfig
+from latentsync.models.unet import UNet
+from latentsync.models.unet_config import UNetConfig
 from latentsync.settings import GUIDANCE, STEPS, Settings
 from latentsync.weights import files as checkpoint
 from latentsync.weights import identify as identifying

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latentsync.audio.syncnet_mel import mel_span
-from latentsync.evaluation.syncnet_sync import FPS, StableScorer, mel_rows
+from latentsync.dataset import FPS
+from latentsync.evaluation.syncnet_sync import StableScorer, mel_rows
 from latentsync.models.syncnet import EncoderConfig, StableSyncNet, SyncNetConfig
 
 RATE = 16_000

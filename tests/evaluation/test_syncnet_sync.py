@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from latentsync.audio.mfcc import mfcc
 from latentsync.audio.syncnet_mel import mel_span, sync_mel
+from latentsync.dataset import FPS
 from latentsync.errors import UserError
 from latentsync.evaluation.syncnet_sync import (
     CHUNG_SIDE,
-    FPS,
     ChungScorer,
     StableScorer,
     chung_boxes,

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from latentsync.prepare import clip_steps, source_steps
 from latentsync.prepare.local import run_local
-from latentsync.prepare.steps import Item, Outcome, StepData
+from latentsync.prepare.steps import Outcome, StepData
 from latentsync.prepare.worker import Worker
-from latentsync.prepare.workspace import Kind, Plan, Workspace
+from latentsync.prepare.workspace import Item, Kind, Plan, Workspace
 
 
 class Deadly(Worker):

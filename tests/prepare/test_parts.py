@@ -23,8 +23,8 @@ from latentsync.prepare.reasons import REASONS
 from latentsync.prepare.runner import list_sources
 from latentsync.prepare.settings import PrepareSettings
 from latentsync.prepare.shots import find_shots, split_shot
-from latentsync.prepare.steps import Item, Outcome, Rejected, Step, run_steps
-from latentsync.prepare.workspace import at_rate, source_id
+from latentsync.prepare.steps import Outcome, Rejected, Step, run_steps
+from latentsync.prepare.workspace import Item, at_rate, source_id
 
 from ..tiny import write_clip
 from .scenes import moved, noise

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 import latentsync
-from latentsync.version import read_version
+from latentsync import read_version
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -109,8 +109,8 @@ def test_the_installed_wheel_makes_a_video(clean, tmp_path):
     """Line 7 of what was asked for: elsewhere, with nothing of the repository at hand."""
     from skimage import data, io
 
+    from latentsync import read_version
     from latentsync.media.probe import probe
-    from latentsync.version import read_version
 
     code = "import latentsync, pathlib; print(pathlib.Path(latentsync.__file__).parent)"
     package = Path(run(clean, tmp_path, "python", "-c", code))

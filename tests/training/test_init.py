@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from latentsync.errors import UserError
-from latentsync.models.unet import UNet, UNetConfig
+from latentsync.models.unet import UNet
+from latentsync.models.unet_config import UNetConfig
 from latentsync.training.unet.init import initial_unet, sd_unet
 from latentsync.weights.convert import save_model
 from latentsync.weights.identify import identify

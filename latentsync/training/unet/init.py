@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
-from ...models.unet import Motion, UNet, UNetConfig, config_from_tensors
+from ...models.unet import UNet
+from ...models.unet_config import Motion, UNetConfig, config_from_tensors
 from ...weights import load
 from ...weights.files import read_tensors, shapes_of
 from ...weights.identify import FileInfo, _unet_part, check_is_unet, identify

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ...errors import UserError
 from ...models.perceptual import Perceptual
 from ...models.syncnet import StableSyncNet
-from ...models.unet import Block, UNet
+from ...models.unet import UNet
+from ...models.unet_blocks import Block
 from ...models.vae import VAE
 from ...sampling import TRAIN_STEPS, alphas_cumprod
 from ...weights.convert import save_model
