@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from latentsync.errors import UserError
-from latentsync.models import unet as module
+from latentsync.models import unet as unet_module
+from latentsync.models import unet_blocks
 from latentsync.models.unet import UNet, lips_window
 from latentsync.models.unet_blocks import position_code, timestep_embedding
 from latentsync.models.unet_config import POSITIONS, UNetConfig, config_from_tensors
@@ -90,7 +91,8 @@ def per_frame(norm, x, frames):
 @pytest.mark.parametrize("folder", PORTABLE)
 def test_a_norm_per_frame_misses_the_golden(golden_portable, folder, monkeypatch):
     unet, data = case(golden_portable / folder)
-    monkeypatch.setattr(module, "window_norm", per_frame)
+    for module in (unet_module, unet_blocks):
+        monkeypatch.setattr(module, "window_norm", per_frame)
     assert (run(unet, data, "out", 16) - data["out"]).abs().max() > 1e-2
 
 
@@ -99,9 +101,9 @@ def test_window_norm_is_a_group_norm_over_frames_and_pixels():
     norm = lively(nn.GroupNorm(32, 64), 0)
     clips = x.unflatten(0, (2, 3)).transpose(1, 2)
     expected = norm(clips).transpose(1, 2).flatten(0, 1)
-    assert torch.allclose(module.window_norm(norm, x, 3), expected, atol=1e-5)
-    assert torch.allclose(module.window_norm(norm, x, 1), norm(x), atol=1e-5)
-    assert (module.window_norm(norm, x, 3) - norm(x)).abs().max() > 0.1
+    assert torch.allclose(unet_blocks.window_norm(norm, x, 3), expected, atol=1e-5)
+    assert torch.allclose(unet_blocks.window_norm(norm, x, 1), norm(x), atol=1e-5)
+    assert (unet_blocks.window_norm(norm, x, 3) - norm(x)).abs().max() > 0.1
 
 
 def inputs(config, batch=1, frames=4, side=4, seed=0):
@@ -128,7 +130,8 @@ def test_a_frame_hears_its_own_sound_only(monkeypatch):
     coupled = changed_frames(tiny(), 2)
     assert (coupled > 0).all()
     assert coupled.argmax() == 2
-    monkeypatch.setattr(module, "window_norm", per_frame)
+    for module in (unet_module, unet_blocks):
+        monkeypatch.setattr(module, "window_norm", per_frame)
     alone = changed_frames(tiny(), 2)
     assert alone[2] > 0.01
     assert all(alone[i] < 1e-6 for i in (0, 1, 3))
