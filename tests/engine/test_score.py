@@ -17,8 +17,9 @@ from latentsync.evaluation.canvas import thinned
 from latentsync.evaluation.charts import BEST, MOUTH, SOUND, draw_chart, verdict
 from latentsync.evaluation.clips import score_file
 from latentsync.evaluation.landmark_sync import MAX_VALUES, checked_speech, compare, score_track, speech_level
+from latentsync.face.choose import choose
 from latentsync.face.detect import CHIN, LOWER_LIP, NASION, UPPER_LIP, FaceFinder
-from latentsync.face.track import FaceTrack, choose, find_tracks
+from latentsync.face.track import FaceTrack, find_tracks
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
 
