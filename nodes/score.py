@@ -75,41 +75,7 @@ class LatentSyncScore(io.ComfyNode):
                     " models/latentsync, such as one of yours. Numbers of two SyncNets do not compare.",
                 ),
             ],
-            outputs=[
-                io.Float.Output(
-                    display_name="confidence",
-                    tooltip="By how much the best shift stands out, 0 to 2 (correlation, peak minus median). About 0.4"
-                    " and more for real speakers over ten seconds, 0.2 by accident. Higher is better.",
-                ),
-                io.Int.Output(
-                    display_name="offset",
-                    tooltip="The best shift in frames. Positive: the sound comes after the picture. 0 and ±1 are in"
-                    " sync.",
-                ),
-                io.Float.Output(
-                    display_name="correlation",
-                    tooltip="Of mouth opening and loudness without any shift, -1 to 1. About 0.2 to 0.6 for real"
-                    " speakers in sync.",
-                ),
-                io.Image.Output(
-                    display_name="chart",
-                    tooltip="One picture: mouth opening and loudness over time, and the correlation for every shift."
-                    " With a SyncNet also its distance for every shift, and its confidence over time.",
-                ),
-                io.Float.Output(
-                    display_name="lse_c",
-                    tooltip="The SyncNet's confidence: by how much the best shift stands out. Higher is better.",
-                ),
-                io.Float.Output(
-                    display_name="lse_d",
-                    tooltip="The SyncNet's distance of lips and sound at the best shift. Lower is better.",
-                ),
-                io.Int.Output(
-                    display_name="sync_offset",
-                    tooltip="The best shift by the SyncNet, in frames of 1/25 s. Positive: the sound comes after the"
-                    " picture.",
-                ),
-            ],
+            outputs=_outputs(),
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
@@ -146,6 +112,42 @@ class LatentSyncScore(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, syncnet: str = host.NO_SYNCNET, **_: object) -> float:
         return host.changed(syncnet)
+
+
+def _outputs() -> list[Any]:
+    return [
+        io.Float.Output(
+            display_name="confidence",
+            tooltip="By how much the best shift stands out, 0 to 2 (correlation, peak minus median). About 0.4"
+            " and more for real speakers over ten seconds, 0.2 by accident. Higher is better.",
+        ),
+        io.Int.Output(
+            display_name="offset",
+            tooltip="The best shift in frames. Positive: the sound comes after the picture. 0 and ±1 are in sync.",
+        ),
+        io.Float.Output(
+            display_name="correlation",
+            tooltip="Of mouth opening and loudness without any shift, -1 to 1. About 0.2 to 0.6 for real"
+            " speakers in sync.",
+        ),
+        io.Image.Output(
+            display_name="chart",
+            tooltip="One picture: mouth opening and loudness over time, and the correlation for every shift."
+            " With a SyncNet also its distance for every shift, and its confidence over time.",
+        ),
+        io.Float.Output(
+            display_name="lse_c",
+            tooltip="The SyncNet's confidence: by how much the best shift stands out. Higher is better.",
+        ),
+        io.Float.Output(
+            display_name="lse_d",
+            tooltip="The SyncNet's distance of lips and sound at the best shift. Lower is better.",
+        ),
+        io.Int.Output(
+            display_name="sync_offset",
+            tooltip="The best shift by the SyncNet, in frames of 1/25 s. Positive: the sound comes after the picture.",
+        ),
+    ]
 
 
 @contextmanager
