@@ -2,13 +2,12 @@
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from ..batch.parallel.ray_pool import connect
 from ..errors import UserError
 from .steps import Outcome
 from .worker import Worker
@@ -27,24 +26,13 @@ def connected(address: str | None) -> Iterator[Any]:
         import ray.data
     except ImportError as error:
         raise UserError('--ray needs Ray Data, which is missing; pip install "latentsync[ray]".') from error
-    connect = not ray.is_initialized()
-    if connect:
-        try:
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=_package())
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"No Ray answers at {address} ({error}); start it by `ray start --head`.") from error
+    is_ours = not ray.is_initialized()
+    connect(address)
     try:
         yield ray
     finally:
-        if connect:
+        if is_ours:
             ray.shutdown()
-
-
-def _package() -> dict[str, Any]:
-    """Puts this package on the workers' path, so that a shared folder will do instead of an installation."""
-    home = str(Path(__file__).resolve().parents[2])
-    others = os.environ.get("PYTHONPATH")
-    return {"env_vars": {"PYTHONPATH": f"{home}{os.pathsep}{others}" if others else home}}
 
 
 def run_ray(plan: Plan, kind: Kind, items: Sequence[Item], workers: int, address: str | None) -> Iterator[Outcome]:

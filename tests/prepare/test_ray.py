@@ -29,13 +29,13 @@ def two_nodes():
     """Two nodes with one CPU each, in processes of this machine."""
     from ray.cluster_utils import Cluster
 
-    from latentsync.prepare.ray_data import _package
+    from latentsync.batch.parallel.ray_pool import python_path
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     memory = 100 * 2**20
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": memory})
     cluster.add_node(num_cpus=1, object_store_memory=memory)
-    ray.init(address=cluster.address, log_to_driver=False, runtime_env=_package())
+    ray.init(address=cluster.address, log_to_driver=False, runtime_env={"env_vars": python_path()})
     yield cluster
     ray.shutdown()
     cluster.shutdown()

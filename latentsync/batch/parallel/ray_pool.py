@@ -26,7 +26,8 @@ def connect(address: str | None = None) -> None:
     if ray.is_initialized():
         return
     try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        environment = {"env_vars": python_path()}
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=environment)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).split("\n")[0].rstrip(".")
         raise UserError(f"Ray at {address or 'this machine'} does not answer ({reason}); see `ray status`.") from error
@@ -107,7 +108,7 @@ class RayPool:
             "num_gpus": gpus,
             "max_restarts": 0,  # start() makes a new one, and the call is run again
             "scheduling_strategy": "SPREAD",
-            "runtime_env": {"env_vars": variables | _python_path()},
+            "runtime_env": {"env_vars": variables | python_path()},
         }
         self._actors: list[Actor | None] = [None] * size
         self._starting: dict[int, Any] = {}  # number of an actor that has not answered yet -> its first answer
@@ -221,7 +222,7 @@ class RayPool:
             self._kill(number)
 
 
-def _python_path() -> dict[str, str]:
+def python_path() -> dict[str, str]:
     """For nodes that see this folder and have the package not installed."""
     root = Path(__file__).resolve().parents[3]
     if root.name in ("site-packages", "dist-packages"):
