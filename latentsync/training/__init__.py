@@ -1,1 +1,1 @@
-"""A small trainer for the VAE and the U-Net. Inference never imports it."""
+"""Training of the U-Net and of SyncNets. Inference never imports it."""
