@@ -77,7 +77,7 @@ def test_what_follows_is_filled_in():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"visual": {"widths": [32, 64], "factors": [2, 2]}}, r"16×32 → 8×16 → 4×8.*height 4 times and the width 8 times"),
+        ({"visual": {"widths": [32, 64], "factors": [2, 2]}}, r"16×32 → 8×16.*height 4 times and the width 8 times"),
         ({"visual": {"widths": [32, 32, 32], "factors": [[4, 4], [2, 4], [2, 2]]}}, "ends in 256 channels"),
         ({"images": 3}, "images"),
         ({"audio": {"widths": [32]}}, "factors"),
