@@ -13,13 +13,13 @@ RUN_ARGS ?=
 START := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test smoke smoke-browser lint assets clean
+.PHONY: help demo test test-fast smoke smoke-browser lint assets clean
 
 help:
 	@echo "make demo   a portrait says a sentence: out/demo.mp4 and its contact sheet out/demo.png"
-	@echo "make test   all tests"
+	@echo "make test   all tests; make test-fast: the engine and the nodes' schemas"
 	@echo "make smoke  the pack in the ComfyUI that COMFYUI_PATH names; make smoke-browser: its front end"
-	@echo "make lint   ruff and pyright"
+	@echo "make lint   ruff, pyright and the import contracts"
 	@echo "make clean  remove .venv and out"
 
 demo: $(VENV)/.demo assets
@@ -28,8 +28,16 @@ demo: $(VENV)/.demo assets
 		--out out/demo.mp4 --sheet out/demo.png --json out/demo.json $(RUN_ARGS)
 	@echo "Look at out/demo.mp4 and out/demo.png; all of it took $$(( $$(date +%s) - $(START) )) s."
 
+# One process for each core, up to four; a test file stays in one process. PYTEST_JOBS=0: all in this one
+PYTEST_JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n > 4 ? 4 : n)))
+FAST ?= tests/engine tests/audio tests/media tests/models tests/weights tests/face tests/nodes/test_schema.py \
+	tests/nodes/test_rules.py tests/nodes/test_images.py
+
 test: $(VENV)/.dev assets
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.dev assets
+	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadfile -m 'not slow and not media' $(FAST) $(PYTEST_ARGS)
 
 # The pack in a real ComfyUI, which COMFYUI_PATH and COMFYUI_PYTHON name: every node and workflow, then one browser pass
 SMOKE ?= tests/nodes/test_schema.py tests/nodes/test_face_nodes.py tests/nodes/test_regions.py tests/nodes/test_score_node.py \
@@ -47,6 +55,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports --no-cache
 
 # The two small files that nano needs beside its own weights
 assets: | $(VENV)/.installed

@@ -1,5 +1,6 @@
 """Lip-sync a video or image to speech, one 16-frame window at a time."""
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
@@ -75,6 +76,8 @@ class Report:
         timings = {stage: round(seconds, 3) for stage, seconds in self.timings.items()}
         return asdict(self) | {"fps": str(self.fps), "repainted": self.repainted, "timings": timings}
 
+
+_log = logging.getLogger(__name__)
 
 RenderedFrame = tuple[np.ndarray, np.ndarray]
 """An output frame (H, W, 3) uint8 and how much of each pixel was repainted, (H, W) float32."""
@@ -179,6 +182,7 @@ def open_job(
         if not allow_silence:
             check_speech(speech.waveform, str(audio or video))
         timeline = fit_timeline(shown.fps, shown.frames, speech.seconds, settings.fit, still=still)
+        _log.debug("%s: %s; %.2f s of speech; %s", video, shown, speech.seconds, timeline)
         track = AudioTrack(audio or video, start, length, _padding(timeline, speech.seconds))
         comment = {} if settings.watermark == "none" else {"comment": COMMENT}
         look: Any = {"color": shown.color, "aspect": shown.aspect, "metadata": comment | dict(metadata or {})}
@@ -252,7 +256,9 @@ def track_face(
     with timings.measure("track"):
         if used not in tracks:
             tracks[used] = find_tracks(source.read(range(used)), finder, on_step=report)
-        return TrackedFace(choose(tracks[used], face), len(tracks[used].faces))
+        tracked = TrackedFace(choose(tracks[used], face), len(tracks[used].faces))
+    _log.debug("%d faces in %d frames; the chosen one is %d", tracked.faces, used, tracked.track.index)
+    return tracked
 
 
 @torch.inference_mode()

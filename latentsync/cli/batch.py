@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
-from . import options
+from .options import ModelOptions
 from .parameters import choice, expand_options
 
 if TYPE_CHECKING:
@@ -54,16 +54,6 @@ class WorkerOptions:
         WHERE, "", None, "Cores, and so threads, of a worker.", min=1,
         show_default="those of a single run, divided among processes; 1 beside a GPU",
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    checkpoint: options.Checkpoint = "nano"
-    resolution: options.Resolution = None
-    vae: options.Vae = None
-    whisper: options.Whisper = None
-    device: options.Device = "auto"
-    dtype: options.Dtype = "auto"
 
 
 @expand_options

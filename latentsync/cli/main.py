@@ -1,12 +1,9 @@
 """The command line. It parses, calls the engine and prints; everything heavy is imported inside the commands."""
 
 import io
-import os
+import logging
 import signal
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,19 +12,18 @@ from typer.core import TyperGroup
 
 from .. import __version__, files
 from ..errors import UserError
-from ..settings import Settings
 from . import eval as cli_eval
-from . import options
 from .app import app as web_app
 from .batch import batch
 from .prepare import filelist, prepare
 from .queue import queue
+from .run import run
 from .train import train
 
 if TYPE_CHECKING:
-    from ..pipeline import Report
-    from ..weights.bundle import Models
     from ..weights.registry import ModelEntry
+
+_log = logging.getLogger(__name__)
 
 BAD_INPUT, INTERRUPTED = 2, 130
 """Exit codes: something that the user can put right; Ctrl-C."""
@@ -42,6 +38,7 @@ class Doors(TyperGroup):
         try:
             return super().invoke(ctx)
         except UserError as error:
+            _log.debug("the error came from here", exc_info=True)
             typer.echo(f"error: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(BAD_INPUT) from error
         except KeyboardInterrupt as error:
@@ -81,177 +78,21 @@ def common(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Log what happens, with tracebacks, to stderr.")] = False,
 ) -> None:
     """Make a face say a speech: a video or a picture and a recording in, a talking video out.
 
     [bold]latentsync run --image face.png --audio speech.wav --out talking.mp4[/bold]
     """
+    if debug:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(relativeCreated)8d ms %(name)s: %(message)s"))
+        package = logging.getLogger("latentsync")
+        package.addHandler(handler)
+        package.setLevel(logging.DEBUG)
 
 
-@app.command()
-def run(
-    out: options.Out,
-    video: options.Video = None,
-    image: options.Image = None,
-    audio: options.Audio = None,
-    report: options.Json = None,
-    sheet: options.Sheet = None,
-    watermark: options.Watermark = Settings.watermark,
-    checkpoint: options.Checkpoint = "nano",
-    steps: options.Steps = Settings.steps,
-    guidance: options.Guidance = Settings.guidance,
-    solver: options.Solver = Settings.solver,
-    seed: options.Seed = Settings.seed,
-    resolution: options.Resolution = None,
-    fit: options.Fit = Settings.fit,
-    face: options.Face = Settings.face,
-    still_fps: options.StillFps = Settings.still_fps,
-    window_batch: options.WindowBatch = Settings.window_batch,
-    vae: options.Vae = None,
-    whisper: options.Whisper = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-) -> None:
-    """Make the face of a video or a picture say a speech.
-
-    \b
-    A picture speaks, with the built-in model:
-      latentsync run -i face.png -a speech.wav -o talking.mp4
-
-    \b
-    A video is dubbed with LatentSync 1.5 (get it by: latentsync download 1.5):
-      latentsync run -v clip.mp4 -a speech.wav -o dubbed.mp4 -c 1.5
-
-    \b
-    The person on the left, at the picture's length, with a report and a contact sheet:
-      latentsync run -v two.mp4 -a speech.wav -o out.mp4 --face left --fit silence \\
-          --json out.json --sheet out.png
-    """
-    from .console import show_json, show_result, write_json
-
-    settings = Settings(
-        steps=steps,
-        guidance=guidance,
-        solver=solver,
-        seed=seed,
-        fit=fit,
-        face=face,
-        window_batch=window_batch,
-        still_fps=still_fps,
-        watermark=watermark,
-    )
-    source = _source(video, image)
-    _check_names(source, audio, out, report, sheet)
-    _check_media(source, audio, still=image is not None)
-    start = time.perf_counter()
-    with _models(checkpoint, vae, whisper, resolution, device, dtype) as models:
-        loading = time.perf_counter() - start
-        done = _lipsync(source, audio, out, models, settings)
-        if sheet is not None:
-            _draw_sheet(out, sheet, models, settings)
-        facts = _facts(done, source, audio, models, loading)
-    on_screen = str(report) == "-"
-    show_result(done, facts, sheet, to_stderr=on_screen)
-    if report is not None:
-        show_json(facts) if on_screen else write_json(report, facts)
-
-
-def _source(video: Path | None, image: Path | None) -> Path:
-    source = video or image
-    if source is None or (video and image):
-        raise UserError("Give one face that shall speak: either --video or --image.")
-    return source
-
-
-def _check_names(source: Path, audio: Path | None, out: Path, report: Path | None, sheet: Path | None) -> None:
-    for path in (source, audio):
-        if path is not None and out.exists() and path.exists() and out.samefile(path):
-            raise UserError(f"{out} is both input and output; give --out another name.")
-    if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise UserError(f"--sheet is {sheet}; its name must end in .png or .jpg.")
-    for path in (report, sheet):
-        if path is None or str(path) == "-":
-            continue
-        if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            raise UserError(f"{path} cannot be written there; name a file in a folder that can be written to.")
-
-
-def _check_media(source: Path, audio: Path | None, still: bool) -> None:
-    """What can be found wrong in a moment, before large weights are loaded; the engine looks closer."""
-    from ..media.audio_track import has_audio
-    from ..media.image import is_image
-    from ..media.probe import probe
-
-    if is_image(source):
-        pass
-    elif not still:
-        probe(source)
-    elif source.is_file():
-        raise UserError(f"{source} is no picture; give a PNG, JPEG, WebP or TIFF, or a video by --video.")
-    else:
-        raise UserError(f"There is no picture {source}; give the path of one.")
-    if audio is not None and not has_audio(audio):
-        raise UserError(f"{audio} has no sound in it; give a recording of speech.")
-
-
-@contextmanager
-def _models(
-    checkpoint: str, vae: str | None, whisper: str | None, resolution: int | None, device: str, dtype: str
-) -> Iterator["Models"]:
-    from .console import waiting
-
-    with waiting(f"loading {checkpoint}"):
-        from ..models.device import pick_device, pick_dtype
-        from ..weights.bundle import load_models
-
-        where = pick_device(device)
-        kind = pick_dtype(dtype, where)
-        models = load_models(checkpoint, vae=vae, whisper=whisper, resolution=resolution, device=where, dtype=kind)
-    with models:
-        yield models
-
-
-def _lipsync(source: Path, audio: Path | None, out: Path, models: "Models", settings: Settings) -> "Report":
-    import torch
-
-    from ..pipeline import lipsync_file
-    from .console import stages
-
-    try:
-        with stages() as on_step:
-            return lipsync_file(source, audio, out, models=models, settings=settings, on_step=on_step)
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            "The graphics card ran out of memory; lower --window-batch, use --dtype fp16, or take --device cpu."
-        ) from error
-
-
-def _draw_sheet(out: Path, sheet: Path, models: "Models", settings: Settings) -> None:
-    from .console import waiting
-    from .contact_sheet import sheet_of, write_picture
-
-    with waiting("drawing the contact sheet"):
-        write_picture(sheet, sheet_of(out, models.finder, face=settings.face))
-
-
-def _facts(report: "Report", source: Path, audio: Path | None, models: "Models", loading: float) -> dict[str, Any]:
-    import torch
-
-    from ..models.device import short_name
-
-    facts = report.as_dict()
-    names = {"video": str(source), "audio": str(audio or source)}
-    return (
-        names
-        | facts
-        | {
-            "timings": {"load": round(loading, 3)} | facts["timings"],
-            "resolution": models.resolution,
-            "device": str(models.device),
-            "dtype": short_name(models.dtype),
-            "torch": torch.__version__,
-        }
-    )
+app.command()(run)
 
 
 @app.command()

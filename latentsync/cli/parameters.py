@@ -1,7 +1,7 @@
 """Commands whose options are the fields of dataclasses."""
 
 from collections.abc import Callable
-from dataclasses import field, fields, is_dataclass
+from dataclasses import MISSING, field, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from typing import Annotated, Any, get_type_hints
@@ -37,9 +37,8 @@ def expand_options(command: Callable[..., None]) -> Callable[..., None]:
             if entry.metadata:
                 details = {"names": f"--{entry.name.replace('_', '-')}", **entry.metadata}
                 annotation = Annotated[annotation, typer.Option(*details.pop("names").split(), **details)]
-            parameters.append(
-                Parameter(entry.name, Parameter.KEYWORD_ONLY, default=entry.default, annotation=annotation)
-            )
+            default = Parameter.empty if entry.default is MISSING else entry.default
+            parameters.append(Parameter(entry.name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
 
     @wraps(command)
     def expanded(**values: Any) -> None:

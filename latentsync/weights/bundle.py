@@ -1,5 +1,6 @@
 """All networks that one checkpoint needs."""
 
+import logging
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,8 @@ from .load import load_unet, locate
 from .registry import find
 from .vae_files import load_vae
 from .whisper_files import load_whisper
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,5 +85,6 @@ def load_models(
         )
     finder = FaceFinder(find("face_landmarker.task"))
     name = info.version or Path(checkpoint).stem
+    _log.debug("%s on %s in %s: %s", info.title, device, dtype, config)
     defaults = Settings(steps=config.default_steps, guidance=config.default_guidance)
     return Models(unet, loaded_vae, encoder, finder, config.resolution, name, defaults)

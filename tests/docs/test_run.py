@@ -37,7 +37,7 @@ NOT_HERE = {
     "ray_address": "a cluster: tests/batch/test_cluster.py",
     "syncnet": "a trained SyncNet: tests/evaluation/test_eval.py",
     "lpips": "weights that are not ours: tests/evaluation/test_quality.py",
-    "names": "the network: tests/engine/test_download.py",
+    "names": "the network: tests/weights/test_download.py",
 }
 """Parameters with which a command of RUN is left out."""
 ELSEWHERE = {

@@ -78,10 +78,10 @@ EXTRAS = {
     "bitsandbytes",
     "librosa",
     "streamlit",
-    "PIL",
     "pyngrok",
 }
-"""What only parts of the product need, which say so when it is missing (PIL comes with Streamlit)."""
+"""What only parts of the product need, which say so when it is missing."""
+IMPORTED_AS = {"pillow": "PIL", "opencv-contrib-python": "cv2"}
 
 
 def test_requirements_are_pinned_and_used():
@@ -91,8 +91,9 @@ def test_requirements_are_pinned_and_used():
     assert "torch" in pinned
     assert "torch" not in wanted  # the host brings its own
     used = set[str]().union(*map(imported, MODULES))
-    assert wanted <= used | {"mediapipe"}
-    known = wanted | {"torch", "cv2"} | set(sys.stdlib_module_names)
+    known = {IMPORTED_AS.get(name, name) for name in wanted}
+    assert known <= used | {"mediapipe"}
+    known |= {"torch"} | set(sys.stdlib_module_names)
     assert {name for name in used if name not in known} <= EXTRAS
 
 

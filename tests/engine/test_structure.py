@@ -1,4 +1,4 @@
-"""The house rules of docs and design as tests: who may import whom, what an import does, how long things may be."""
+"""What an import does, under which names the package works, and how long things may be. Who may import whom: lint."""
 
 import ast
 import subprocess
@@ -6,15 +6,10 @@ import sys
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "latentsync"
 FILES = sorted(PACKAGE.rglob("*.py"))
-DOORS = {"cli", "webapp", "batch", "comfy_client"}
-OUTSIDE_INFERENCE = {"training", "prepare", "evaluation"}
-HOSTS = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "server", "execution", "nodes"}
-LONGEST_FUNCTION, LONGEST_FILE = 80, 500
+LONGEST_FUNCTION, LONGEST_FILE = 60, 400
 OWN_PROCESS = {
     "latentsync/batch/worker.py": "torch.set_num_threads(self.threads)",
     "latentsync/prepare/worker.py": "torch.set_num_threads(threads)",
@@ -27,121 +22,49 @@ def name_of(path):
     return path.relative_to(ROOT).as_posix()
 
 
-def pytest_generate_tests(metafunc):
-    if "path" in metafunc.fixturenames:
-        metafunc.parametrize("path", FILES, ids=name_of)
-
-
 @cache
 def tree(path):
     return ast.parse(path.read_text(encoding="utf-8"))
-
-
-def imports(path):
-    """(absolute module name, relative level) of every import statement, wherever it stands."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, 0) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module or "", node.level
-            if not node.module:
-                yield from ((alias.name, node.level) for alias in node.names)
-
-
-def home(path, name, level):
-    """A relative import as a path of names below the package: models.unet."""
-    here = path.relative_to(PACKAGE).with_suffix("").parts
-    base = here[: len(here) - level]
-    return [*base, *name.split(".")] if name else [*base]
 
 
 def functions(path):
     return [n for n in ast.walk(tree(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
-def test_the_rules_are_checked_on_something():
-    assert len(FILES) > 15
-    assert sum(len(functions(path)) for path in FILES) > 200
+def lines(function):
+    return function.end_lineno - function.lineno + 1
 
 
-def test_imports_itself_relatively_and_nothing_from_the_host(path):
-    for name, level in imports(path):
-        top = name.split(".")[0]
-        assert level or top != "latentsync", f"import {name}: the package may be loaded under another name"
-        assert level or top not in HOSTS, f"import {name}: the engine knows nothing of ComfyUI"
+def test_one_understands_it_from_its_listing():
+    entries = [path for path in PACKAGE.iterdir() if path.name != "__pycache__"]
+    assert sum(path.is_file() for path in entries) <= 10
+    assert sum(path.is_dir() for path in entries) <= 13
+    sizes = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    assert not {name: size for name, size in sizes.items() if size >= LONGEST_FILE}
+    assert sum(sizes.values()) <= 20_000
 
 
-def test_one_file_knows_the_host():
-    doors = [*(ROOT / "nodes").rglob("*.py"), ROOT / "__init__.py", ROOT / "install.py"]
-    for path in (p for p in doors if p.is_file() and p.parent.name != "host"):
-        tops = {name.split(".")[0] for name, level in imports(path) if not level}
-        assert not tops & {"comfy", "folder_paths", "server"}, path
+def test_functions_are_short():
+    assert not [f"{name_of(p)}: {f.name}" for p in FILES for f in functions(p) if lines(f) > LONGEST_FUNCTION]
+    lengths = sorted(lines(f) for path in FILES for f in functions(path))
+    assert lengths[len(lengths) // 2] <= 7
+    assert lengths[int(len(lengths) * 0.95)] <= 25
 
 
-def test_inference_knows_nothing_of_training_or_doors(path):
-    here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    if here in OUTSIDE_INFERENCE | DOORS or here.startswith("cli_"):
-        return
-    for name, level in imports(path):
-        if level:
-            top = home(path, name, level)[0]
-            assert top not in OUTSIDE_INFERENCE, f"import of {top}"
-            assert here == "__main__" or top not in DOORS, f"import of {top}"
-
-
-def test_length_of_file_and_functions(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) < LONGEST_FILE
-    for function in functions(path):
-        # a command's options are its manual, not its work
-        first = function.body[0].lineno if path.name.startswith("cli") else function.lineno
-        lines = (function.end_lineno or 0) - first + 1
-        assert lines <= LONGEST_FUNCTION, f"{function.name} has {lines} lines"
-
-
-def test_functions_are_short_on_the_whole():
-    lengths = sorted((f.end_lineno or 0) - f.lineno + 1 for path in FILES for f in functions(path))
-    assert lengths[len(lengths) // 2] <= 10
-    assert lengths[int(len(lengths) * 0.95)] <= 40
-
-
-def annotated(function):
-    arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
-    arguments += [a for a in (function.args.vararg, function.args.kwarg) if a]
-    return function.returns is not None and all(a.annotation for a in arguments if a.arg not in ("self", "cls"))
-
-
-def test_public_functions_are_annotated(path):
-    bare = [f.name for f in functions(path) if not f.name.startswith("_") and not annotated(f)]
-    assert not bare
-
-
-def test_no_prints_and_no_paths_of_one_machine(path):
-    text = path.read_text(encoding="utf-8")
-    assert not any(place in text for place in ('"/work', '"/root', '"/tmp', "'/tmp", '"C:\\'))
-    calls = [n.func.id for n in ast.walk(tree(path)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
-    assert "print" not in calls
-
-
-def test_no_process_wide_changes(path):
+def test_no_process_wide_changes():
     """The host's process is not ours: environment, search path, logging, threads and default generators stay."""
-    text = ast.unparse(tree(path))
-    if name_of(path) in OWN_PROCESS:
-        text = text.replace(OWN_PROCESS[name_of(path)], "")
-    for forbidden in (
-        "sys.path.insert", "sys.path.append", "os.environ[", "os.environ.update", "os.environ.setdefault",
-        "logging.basicConfig", "torch.set_num_threads", "torch.set_default", "os.chdir", "set_per_process_memory",
-    ):  # fmt: skip
-        assert forbidden not in text or _assigns_only_reading(text, forbidden), forbidden
-    if path.relative_to(PACKAGE).parts[0] != "training":
-        assert "torch.manual_seed" not in text
-        assert "np.random.seed" not in text
-
-
-def _assigns_only_reading(text, forbidden):
-    """os.environ["X"] may be read, not written."""
-    return forbidden == "os.environ[" and not any(
-        line.lstrip().startswith(("os.environ[", "del os.environ[")) for line in text.splitlines()
-    )
+    for path in FILES:
+        text = ast.unparse(tree(path))
+        text = text.replace(OWN_PROCESS.get(name_of(path), "\0"), "")
+        for forbidden in (
+            "sys.path.insert", "sys.path.append", "os.environ.update", "os.environ.setdefault", "logging.basicConfig",
+            "torch.set_num_threads", "torch.set_default", "os.chdir", "set_per_process_memory",
+        ):  # fmt: skip
+            assert forbidden not in text, (path, forbidden)
+        assert not [line for line in text.splitlines() if line.lstrip().startswith(("os.environ[", "del os.environ["))]
+        if path.relative_to(PACKAGE).parts[0] != "training":
+            assert "torch.manual_seed" not in text
+            assert "np.random.seed" not in text
 
 
 def run(code, folder, *, importable=PACKAGE.parent):
@@ -215,7 +138,7 @@ sys.modules["pack_7f3"] = module
 spec.loader.exec_module(module)
 print(module.load_unet.__module__, module.lipsync.__module__, sys.modules["latentsync"] is Foreign)
 """
-    assert run(code, tmp_path, importable=tmp_path) == "pack_7f3.weights pack_7f3.pipeline True"
+    assert run(code, tmp_path, importable=tmp_path) == "pack_7f3.weights.load pack_7f3.pipeline True"
 
 
 def test_every_public_name_is_there(tmp_path):
@@ -223,10 +146,3 @@ def test_every_public_name_is_there(tmp_path):
         "import latentsync\nfor n in latentsync.__all__: assert getattr(latentsync, n)\nprint(len(latentsync.__all__))"
     )
     assert int(run(code, tmp_path)) >= 10
-
-
-@pytest.mark.parametrize("name", ["lipsync", "lipsync_file", "load_unet", "denoise", "encode_audio", "audio_windows"])
-def test_public_api_is_documented(name):
-    import latentsync
-
-    assert len(getattr(latentsync, name).__doc__.strip()) > 60

@@ -355,3 +355,15 @@ def test_picture_is_written_whole_or_not_at_all(tmp_path):
         write_picture(tmp_path / "b.png", np.zeros((4, 4, 3), np.uint8))
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png"}
     assert os.listdir(tmp_path / "b.png") == []  # noqa: PTH208
+
+
+def test_debug_shows_where_an_error_comes_from(tmp_path):
+    """Without it one sentence; with it the traceback as well, and what the engine does."""
+    words = ["run", "--image", "none.png", "--audio", "none.wav", "--out", str(tmp_path / "out.mp4")]
+    command = [sys.executable, "-m", "latentsync"]
+    plain = subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    told = subprocess.run([*command, "--debug", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert plain.returncode == told.returncode == 2
+    assert "Traceback" not in plain.stderr
+    assert "Traceback" in told.stderr
+    assert told.stderr.splitlines()[-1] == plain.stderr.splitlines()[-1]
