@@ -65,7 +65,7 @@ def test_models_that_cannot_be_loaded_end_it(kind):
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-def test_aworker_that_dies_loses_no_call(processes, tmp_path, ordered):
+def test_a_worker_that_dies_loses_no_call(processes, tmp_path, ordered):
     calls = [Call("die_once", (tmp_path / "marker", n)) for n in range(7)]
     told = list(map_calls(calls, processes, ordered=ordered))
     assert sorted(outcome.value for _, outcome in told) == list(range(7))

@@ -1,6 +1,7 @@
 """The page as Streamlit draws it, without a browser: what is there in which state, and that nothing raises."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,8 @@ def service(tiny, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def screen(service):
+def screen(service, monkeypatch):
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # Streamlit leaves its own there
     return testing.AppTest.from_function(page, default_timeout=120)
 
 
