@@ -5,11 +5,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FPS = Fraction(25)
 """Frame rate of prepared clips: all published LatentSync weights and both SyncNets were trained at it."""
@@ -42,7 +43,7 @@ class ClipFile:
         """The first usable frame, and the one after the last."""
         return round(self.part[0] * frames), round(self.part[1] * frames)
 
-    def crop(self, frame: np.ndarray) -> np.ndarray:
+    def crop(self, frame: "np.ndarray") -> "np.ndarray":
         """(S, S, 3) to (S - 2 · margin, S - 2 · margin, 3): the aligned crop itself."""
         inner = slice(self.margin, -self.margin or None)
         return frame[inner, inner]
