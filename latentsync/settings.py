@@ -61,15 +61,20 @@ class Settings:
         _one_of("solver", self.solver, SOLVERS)
         _one_of("fit", self.fit, FITS)
         _one_of("watermark", self.watermark, WATERMARKS)
-        if self.face not in FACE_RULES and not FACE_PLACE.fullmatch(self.face):
-            raise UserError(
-                f'face is {self.face!r}; it must be "largest", "left", "right", the number of a face, or a point'
-                ' "x,y,frame" in pixels.'
-            )
+        check_face(self.face)
 
     def resolved(self, defaults: "Settings") -> "Settings":
         """These settings for one checkpoint: its own steps and guidance where they are 0."""
         return replace(self, steps=self.steps or defaults.steps, guidance=self.guidance or defaults.guidance)
+
+
+def check_face(face: str) -> None:
+    """UserError for what can be no face, whatever the clip; choose() finds the others once the faces are known."""
+    if face not in FACE_RULES and not FACE_PLACE.fullmatch(face):
+        raise UserError(
+            f'face is {face!r}; it must be "largest", "left", "right", the number of a face, or a point "x,y,frame" in'
+            " pixels."
+        )
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

@@ -17,11 +17,11 @@ from ..latentsync.face.preview import boxes_at, numbered
 from ..latentsync.face.track import Tracks, find_tracks
 from ..latentsync.media.probe import probe
 from ..latentsync.media.reader import VideoReader
+from ..latentsync.settings import FACE_RULES, check_face
 from . import host, inputs
 from .images import Frames, check_crops, check_frames, check_track, fitted_mask, frames_of, lay
 from .regions import GivenFaces, as_boxes, as_masks, held, within
 
-RULES = ("largest", "left", "right")
 """Choices of a face that a region limits; a number or a point says it all."""
 
 
@@ -107,6 +107,7 @@ class LatentSyncFindFaces(io.ComfyNode):
         region: Any = None,
         landmarks: Any = None,
     ) -> io.NodeOutput:
+        check_face(face)
         side = _crop_side(model, resolution)
         stages = host.Stages(cls.hidden.unique_id)
         host.belongings(images)["model"] = model
@@ -116,7 +117,7 @@ class LatentSyncFindFaces(io.ComfyNode):
                     f"preview_frame is {preview_frame} and the frames are 0 to {count - 1}; choose one of those."
                 )
             tracks = _tracks(images, source, count, landmarks, stages)
-            wanted = tracks if region is None or face not in RULES else within(tracks, region)
+            wanted = tracks if region is None or face not in FACE_RULES else within(tracks, region)
             clip = AlignedFace.from_track(choose(wanted, face), side, fps)
             crops = _cut_out(source, clip, stages)
             shown = next(iter(source.read([preview_frame])))

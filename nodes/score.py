@@ -20,7 +20,7 @@ from ..latentsync.face.choose import choose
 from ..latentsync.face.detect import FaceFinder
 from ..latentsync.face.track import FaceTrack, find_tracks
 from ..latentsync.models.syncnet import SyncNet
-from ..latentsync.settings import Progress, ProgressCallback
+from ..latentsync.settings import Progress, ProgressCallback, check_face
 from . import host, inputs
 from .images import frames_of, rate_of, speech_of
 from .media import check_sound
@@ -93,6 +93,7 @@ class LatentSyncScore(io.ComfyNode):
         if (video is None) == (images is None):
             got = "Nothing" if video is None else "Both video and images"
             raise UserError(f"{got} to score: connect either a VIDEO, or images with audio and fps.")
+        check_face(face)
         stages = host.Stages(cls.hidden.unique_id)
         finder = host.face_finder()
         with host.syncnet(syncnet) as net:

@@ -20,7 +20,7 @@ from ..media.image import is_image
 from ..media.probe import VideoInfo, probe
 from ..media.reader import VideoReader
 from ..models.syncnet import ChungSyncNet, SyncNet
-from ..settings import Progress, ProgressCallback, Settings
+from ..settings import Progress, ProgressCallback, Settings, check_face
 from .landmark_sync import Score, checked_speech, score_track
 from .syncnet_sync import StableScorer, SyncScore, Vae, chung_crops, sync_offset
 
@@ -80,6 +80,8 @@ def _probe_video(path: str | Path) -> VideoInfo:
 
 
 def _track(info: VideoInfo, finder: FaceFinder, face: str, on_progress: ProgressCallback | None) -> TrackedClip:
+    check_face(face)
+
     def count(done: int) -> None:
         if on_progress:
             on_progress(Progress("track", done, info.frames))

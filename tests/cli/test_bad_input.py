@@ -203,9 +203,8 @@ BAD: dict[str, Bad] = {
     "window batch 0": (lambda p: {"window-batch": 0}, "window_batch is 0"),
     "unknown solver": (lambda p: {"solver": "euler"}, "solver is 'euler'"),
     "unknown fit": (lambda p: {"fit": "stretch"}, "fit is 'stretch'"),
-    "unknown paste": (lambda p: {"paste": "all"}, "paste is 'all'"),
     "no such face": (lambda p: {"face": "7"}, "no face '7'"),
-    "face by a wrong word": (lambda p: {"face": "top"}, "no face 'top'"),
+    "face by a wrong word": (lambda p: {"face": "top"}, "face is 'top'"),
     "unknown device": (lambda p: {"device": "tpu"}, "device is 'tpu'"),
     "unknown dtype": (lambda p: {"dtype": "int8"}, "dtype is 'int8'"),
 }
@@ -248,7 +247,7 @@ def test_full_disk(stage):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     progress, error = result.stderr.rsplit("error: ", 1)  # it may well be found only when everything is computed
     assert result.exit_code == 2
-    assert all(line.startswith("mouth: ") for line in progress.splitlines())
+    assert all(line.startswith("sample: ") for line in progress.splitlines())
     assert "could not be written" in error
     assert error.count("\n") == 1
     assert listing(stage.here) == {}

@@ -39,7 +39,7 @@ NOT_SETTINGS = {
     "video": None,
     "image": None,
     "audio": None,
-    "report": None,
+    "json": None,
     "sheet": None,
     "checkpoint": "nano",
     "resolution": None,

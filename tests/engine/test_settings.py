@@ -2,13 +2,17 @@
 
 import dataclasses
 import inspect
+from fractions import Fraction
 
 import pytest
 
 from latentsync import pipeline, sampling
 from latentsync.errors import UserError
+from latentsync.evaluation import clips
 from latentsync.settings import FITS, GUIDANCE, SOLVERS, STEPS, WATERMARKS, Settings
 from latentsync.weights.bundle import load_models
+
+from ..tiny import pan, write_clip
 
 GOOD = [
     ("steps", (0, 1, 20, 1000)),
@@ -52,6 +56,24 @@ def test_refused_in_one_sentence_that_names_setting_and_value(name, value):
     assert str(value) in text
     assert "must" in text
     assert "\n" not in text
+
+
+def test_a_wrong_word_for_a_face_is_refused_before_any_frame_is_looked_at(tmp_path, monkeypatch):
+    """At every door that takes one."""
+    clip = write_clip(tmp_path / "clip.mp4", pan(5), Fraction(25))
+
+    def never(*_, **__):
+        raise AssertionError("faces were looked for")
+
+    monkeypatch.setattr("latentsync.evaluation.clips.find_tracks", never)
+    monkeypatch.setattr("latentsync.pipeline.find_tracks", never)
+    doors = {
+        "evaluation": lambda: clips.track_clip(clip, object(), face="lefft"),
+        "settings": lambda: Settings(face="lefft"),
+    }
+    for door in doors.values():
+        with pytest.raises(UserError, match="face is 'lefft'; it must be"):
+            door()
 
 
 def test_settings_cannot_be_changed_but_replaced():

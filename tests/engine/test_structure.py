@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LONGEST_FUNCTION, LONGEST_FILE = 60, 400
 OWN_PROCESS = {
     "latentsync/batch/worker.py": "torch.set_num_threads(self.threads)",
-    "latentsync/prepare/worker.py": "torch.set_num_threads(threads)",
+    "latentsync/prepare/worker.py": "torch.set_num_threads(plan.threads)",
 }
 """What is done in processes that are started for it: a worker computes with the cores that it was given."""
 HEAVY = ("torch", "numpy", "cv2", "av", "mediapipe", "transformers", "diffusers", "librosa", "safetensors", "typer")
