@@ -183,7 +183,7 @@ def open_job(
             check_speech(speech.waveform, str(audio or video))
         timeline = fit_timeline(shown.fps, shown.frames, speech.seconds, settings.fit, still=still)
         _log.debug("%s: %s; %.2f s of speech; %s", video, shown, speech.seconds, timeline)
-        track = AudioTrack(audio or video, start, length, _padding(timeline, speech.seconds))
+        track = AudioTrack(audio or video, start, length, _padding(timeline, speech.seconds), speech.seconds)
         comment = {} if settings.watermark == "none" else {"comment": COMMENT}
         look: Any = {"color": shown.color, "aspect": shown.aspect, "metadata": comment | dict(metadata or {})}
         with VideoWriter(out, shown.width, shown.height, shown.fps, audio=track, **look) as writer:

@@ -42,12 +42,14 @@ class AudioTrack:
 
     start: time on the file's own clock (seconds) that falls on the first video frame; None is the first sample.
     duration: seconds to keep at most. pad_to: append silence up to this many seconds. The video's end always cuts.
+    seconds: how long it is from the start on, where that is known; else padding means to measure it by decoding.
     """
 
     path: str | Path
     start: Fraction | None = None
     duration: Fraction | None = None
     pad_to: Fraction | None = None
+    seconds: Fraction | None = None
 
 
 def reason(error: BaseException) -> str:
@@ -87,11 +89,6 @@ def _audible(container: Any) -> bool:
 def has_audio(path: str | Path) -> bool:
     with open_media(path, "an audio or video file") as container:
         return _audible(container)
-
-
-def sample_rate(path: str | Path) -> int:
-    with open_audio(path) as container:
-        return container.streams.audio[0].codec_context.sample_rate
 
 
 def audio_duration(path: str | Path) -> Fraction:
@@ -136,10 +133,11 @@ def decoded(container: Any, stream: Any) -> Iterator[Any]:
 class Soundtrack:
     """Feeds one track into an output container in step with the picture: advance() with it, finish() at its end."""
 
-    def __init__(self, track: AudioTrack, output: Any) -> None:
+    def __init__(self, track: AudioTrack, source: Any, output: Any) -> None:
+        """source: the track's file as open_audio gives it; closed here."""
         self.track = track
         self._output = output
-        self._source = open_audio(track.path)
+        self._source = source
         self._stream = self._source.streams.audio[0]
         self._origin = audio_origin(self._stream) if track.start is None else Fraction(track.start)
 
@@ -158,20 +156,21 @@ class Soundtrack:
         return length if self.track.duration is None else min(length, Fraction(self.track.duration))
 
 
-def open_soundtrack(track: AudioTrack, output: Any) -> Soundtrack:
-    with open_audio(track.path) as container:
-        codec = container.streams.audio[0].codec_context.name
+def open_soundtrack(track: AudioTrack, source: Any, output: Any) -> Soundtrack:
+    codec = source.streams.audio[0].codec_context.name
     form = output.format.name
     if codec in PCM.get(form, ()):
-        return Reencoder(track, output, codec)
+        return Reencoder(track, source, output, codec)
     padded = track.pad_to is not None and _length(track) < track.pad_to
     if codec in COPIED[form] and not padded:
-        return PacketCopier(track, output)
-    return Reencoder(track, output, "libopus" if form == "webm" else "aac")
+        return PacketCopier(track, source, output)
+    return Reencoder(track, source, output, "libopus" if form == "webm" else "aac")
 
 
 def _length(track: AudioTrack) -> Fraction:
     """Seconds of sound from the track's start on."""
+    if track.seconds is not None:
+        return track.seconds
     seconds = audio_duration(track.path)
     if track.start is not None:
         seconds += sound_start(track.path) - track.start
@@ -184,8 +183,8 @@ class PacketCopier(Soundtrack):
     PREROLL = 4
     """Packets before a cut that a decoder needs to come up to speed (AAC, MP3: one; Opus: 80 ms)."""
 
-    def __init__(self, track: AudioTrack, output: Any) -> None:
-        super().__init__(track, output)
+    def __init__(self, track: AudioTrack, source: Any, output: Any) -> None:
+        super().__init__(track, source, output)
         if hasattr(output, "add_stream_from_template"):
             self._target = output.add_stream_from_template(self._stream)
         else:  # PyAV < 14
@@ -240,11 +239,11 @@ def _shorten(packet: Any, seconds: Fraction) -> None:
 class Reencoder(Soundtrack):
     """Decoded, cut to the sample, padded if asked, encoded at the source's rate and channels where the codec can."""
 
-    def __init__(self, track: AudioTrack, output: Any, codec: str) -> None:
-        super().__init__(track, output)
-        source: Any = self._stream.codec_context
-        self._rate = _nearest_rate(codec, source.sample_rate)
-        layout = LAYOUTS.get(len(source.layout.channels), "stereo")
+    def __init__(self, track: AudioTrack, source: Any, output: Any, codec: str) -> None:
+        super().__init__(track, source, output)
+        stored: Any = self._stream.codec_context
+        self._rate = _nearest_rate(codec, stored.sample_rate)
+        layout = LAYOUTS.get(len(stored.layout.channels), "stereo")
         self._target = output.add_stream(codec, rate=self._rate)
         context: Any = self._target.codec_context
         context.layout = layout

@@ -73,14 +73,18 @@ class VideoInfo:
 
 def probe(path: str | Path) -> VideoInfo:
     """Read what a video is without decoding it (a few frames excepted). UserError: no file, or no video in it."""
-    path = Path(path)
     with open_media(path, "a video") as container:
-        stream = _video_stream(container, path)
-        packets, first = _scan(container, stream)
-        sound = container.streams.audio[0] if container.streams.audio else None
-        origin = None if sound is None else audio_origin(sound)
-        aspect = stream.codec_context.sample_aspect_ratio or Fraction(1)
-        stated = _stated_rates(stream)
+        return probe_container(container, Path(path))
+
+
+def probe_container(container: Any, path: Path) -> VideoInfo:
+    """The same for a container that is open; it stands at its end afterwards."""
+    stream = _video_stream(container, path)
+    packets, first = _scan(container, stream)
+    sound = container.streams.audio[0] if container.streams.audio else None
+    origin = None if sound is None else audio_origin(sound)
+    aspect = stream.codec_context.sample_aspect_ratio or Fraction(1)
+    stated = _stated_rates(stream)
     index = _frame_index(path, packets, first)
     turn = _orientation(first[0])
     fps, count = _constant_rate(index, stated, packets)
@@ -111,7 +115,8 @@ def _video_stream(container: Any, path: Path) -> Any:
         raise UserError(f"{path} is a picture, not a video; give it as the image instead.")
     for stream in container.streams.video:
         if stream.codec_context is not None and not _is_cover(stream):
-            stream.thread_type = "AUTO"  # also since HEVC hangs in PyAV 14 with its default
+            if not stream.codec_context.is_open:
+                stream.thread_type = "AUTO"  # also since HEVC hangs in PyAV 14 with its default
             return stream
     sound = " (it has only sound)" if container.streams.audio else ""
     raise UserError(f"{path} has no video stream that can be decoded{sound}; give a video.")

@@ -3,6 +3,7 @@
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from av.error import FFmpegError
 from ..errors import UserError
 from .audio_track import open_media
 from .color import Scaler
-from .probe import VideoInfo, _decode, _video_stream
+from .probe import VideoInfo, _decode, _video_stream, probe_container
 
 HELD_FRAMES = 32
 HELD_BYTES = 96 * 2**20
@@ -24,14 +25,29 @@ class VideoReader:
     Ascending is one pass of the decoder; backwards goes by key frames. At most 32 decoded frames are held.
     """
 
-    def __init__(self, info: VideoInfo) -> None:
+    def __init__(self, info: VideoInfo, container: Any = None) -> None:
+        """container: the file, open already; the reader closes it."""
         self.info = info
-        self._container: Any = None
+        self._container: Any = container
         self._recent: dict[int, Any] = {}  # last decoded frames, oldest first
         self._room = HELD_FRAMES
-        self._rewind()
+        if container is None:
+            self._reopen()
+        else:
+            self._stream = _video_stream(container, info.path)
+            self._seek(0)
         first = self._frame(0)
         self._scaler = Scaler("rgb24", first.width, first.height, info.color, inward=True)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "VideoReader":
+        """Probe and read through one opened container."""
+        container = open_media(path, "a video")
+        try:
+            return cls(probe_container(container, Path(path)), container)
+        except BaseException:
+            container.close()
+            raise
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -83,7 +99,7 @@ class VideoReader:
         key = index.keys[max(0, bisect_right(index.keys, index.times[k]) - 1)]
         return bisect_left(index.times, key)
 
-    def _rewind(self) -> None:
+    def _reopen(self) -> None:
         if self._container is not None:
             self._container.close()
         self._container = open_media(self.info.path, "a video")
@@ -95,11 +111,10 @@ class VideoReader:
         self._frames = self._gapless(origin, self._numbered(packets))
 
     def _seek(self, k: int) -> None:
-        """To the key frame before frame k, or where the container cannot find it, to the file's start."""
-        origin = self._key_before(k)
-        if origin == 0 or self.info.index.counted:
-            return self._rewind()
-        wanted = self.info.index.times[origin]
+        """To the key frame before frame k; the file is opened again where the container cannot find it."""
+        if self.info.index.counted:
+            return self._reopen()
+        wanted = self.info.index.times[self._key_before(k)]
         try:
             self._container.seek(wanted, stream=self._stream, backward=True, any_frame=False)
             packets = self._container.demux(self._stream)
@@ -110,7 +125,7 @@ class VideoReader:
                     return self._start(bisect_left(self.info.index.times, packet.pts), chain([packet], packets))
         except FFmpegError:
             pass
-        return self._rewind()
+        return self._reopen()
 
     def _numbered(self, packets: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """(source frame number, frame) as they are decoded."""

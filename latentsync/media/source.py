@@ -14,7 +14,6 @@ from ..timeline import Cut
 from .audio_track import sound_start
 from .color import Color
 from .image import read_image
-from .probe import probe
 from .reader import VideoReader
 
 
@@ -64,10 +63,10 @@ def open_source(video: str | Path, settings: Settings, still: bool, cut: Cut) ->
         image = read_image(video)
         yield ArraySource([image]), Shown(image.shape[1], image.shape[0], Fraction(settings.still_fps), 1)
         return
-    info = probe(video)
-    first, frames = cut.frames(info.fps, info.frames)
-    start = info.start + first / info.fps
-    with VideoReader(info) as reader:
+    with VideoReader.open(video) as reader:
+        info = reader.info
+        first, frames = cut.frames(info.fps, info.frames)
+        start = info.start + first / info.fps
         source = Part(reader, first) if first else reader
         yield source, Shown(info.width, info.height, info.fps, frames, start, info.color, info.aspect)
 

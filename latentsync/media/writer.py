@@ -14,7 +14,7 @@ from av.error import FFmpegError
 
 from ..errors import UserError
 from ..files import partial_path
-from .audio_track import AudioTrack, open_soundtrack, reason, sample_rate
+from .audio_track import AudioTrack, open_audio, open_soundtrack, reason
 from .color import Color, Scaler
 
 X264_OPTIONS = {"preset": "veryfast", "rc-lookahead": "10"}
@@ -59,16 +59,19 @@ class VideoWriter:
         with self._guard():
             form = FORMATS[self.path.suffix.lower()]
             own = not set(metadata or ()) <= STANDARD
-            self._container = av.open(str(self._part), "w", format=form, options=self._options(form, audio, own))
+            self._sound = source = None if audio is None else open_audio(audio.path)
+            options = self._options(form, source, own)
+            self._container = av.open(str(self._part), "w", format=form, options=options)
             self._stream = self._add_picture(form, crf, aspect)
-            self._sound = None if audio is None else open_soundtrack(audio, self._container)
+            if audio is not None:
+                self._sound = open_soundtrack(audio, source, self._container)
             self._container.metadata.update(metadata or {})
             self._container.start_encoding()
 
-    def _options(self, form: str, audio: AudioTrack | None, own: bool) -> dict[str, str]:
+    def _options(self, form: str, sound: Any, own: bool) -> dict[str, str]:
         if form not in ("mp4", "mov"):
             return {}
-        rate = 1 if audio is None else sample_rate(audio.path)
+        rate = 1 if sound is None else sound.streams.audio[0].codec_context.sample_rate
         # A clock on which both lengths are whole numbers; on FFmpeg's of 1 ms they are not
         clock = lcm(self.fps.numerator, rate)
         # MP4 has fields of its own for some names, and keeps others only in this form

@@ -34,9 +34,9 @@ RUN = {
 }
 """Commands that are run, with what is added to them."""
 NOT_HERE = {
-    "ray_address": "a cluster: tests/batch/test_cluster.py",
+    "ray_address": "a cluster: tests/batch/test_ray.py",
     "syncnet": "a trained SyncNet: tests/evaluation/test_eval.py",
-    "lpips": "weights that are not ours: tests/evaluation/test_quality.py",
+    "lpips": "weights that are not ours: tests/evaluation/test_image_metrics.py",
     "names": "the network: tests/weights/test_download.py",
 }
 """Parameters with which a command of RUN is left out."""

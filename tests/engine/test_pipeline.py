@@ -4,6 +4,7 @@ import dataclasses
 import json
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 
 import av
 import numpy as np
@@ -16,6 +17,9 @@ from latentsync.errors import UserError
 from latentsync.face.aligned import shown_segments
 from latentsync.face.choose import choose
 from latentsync.face.track import find_tracks
+from latentsync.media import audio_track
+from latentsync.media import probe as probing
+from latentsync.media import reader as reading
 from latentsync.media.audio_track import audio_duration
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
@@ -603,3 +607,35 @@ def test_stretches_of_real_windows_are_disjoint_and_ordered(models):
         shown = [timeline.source_index(i) for a, b in runs for i in range(a, b)]
         assert all(track.present[i] for i in shown)
         assert len(shown) == sum(bool(track.present[i]) for i in timeline.source_indices())
+
+
+@pytest.mark.parametrize("sound", ["own", "aac", "wav"])
+def test_clip_and_speech_are_opened_once_to_be_decoded(models, tmp_path, monkeypatch, sound):
+    """The clip once in all, though it is read twice. The speech once more where the output takes its packets, which
+    decodes nothing; a WAV file, which MP4 cannot hold, is decoded again for the new encoding."""
+    voice = write_speech(tmp_path / "voice.wav", 1.3)
+    clip = write_clip(tmp_path / "clip.mp4", pan(20), Fraction(25), audio=voice)
+    speech_file = {"own": None, "wav": voice, "aac": write_clip(tmp_path / "s.mp4", pan(34), Fraction(25), audio=voice)}
+    opened, decoding = [], []
+
+    def open_media(path, *rest):
+        opened.append(Path(path).name)
+        return original(path, *rest)
+
+    def decoded(container, stream):
+        decoding.append(Path(container.name).name)
+        return original_decoded(container, stream)
+
+    original, original_decoded = audio_track.open_media, audio_track.decoded
+    for module in (audio_track, probing, reading):
+        monkeypatch.setattr(module, "open_media", open_media)
+    monkeypatch.setattr(audio_track, "decoded", decoded)
+    settings = dataclasses.replace(QUICK, fit="loop")
+    lipsync_file(clip, speech_file[sound], tmp_path / "out.mp4", models=models, settings=settings)
+    if sound == "own":
+        assert opened == ["clip.mp4"] * 3  # picture, speech, packets
+        assert decoding == ["clip.mp4"]
+    else:
+        name = speech_file[sound].name
+        assert sorted(opened) == sorted(["clip.mp4", name, name])
+        assert decoding == [name] * (2 if sound == "wav" else 1)

@@ -555,7 +555,8 @@ import resource, sys
 from fractions import Fraction
 import numpy as np
 from latentsync.errors import UserError
-from latentsync.video import AudioTrack, VideoWriter
+from latentsync.media.audio_track import AudioTrack
+from latentsync.media.writer import VideoWriter
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 noise = np.random.default_rng(0)
 try:

@@ -129,13 +129,12 @@ def test_nothing_in_the_mask_changes_nothing():
     assert torch.equal(picture, before)
 
 
-@pytest.mark.parametrize("blended", [False, True])
-def test_what_is_kept_out_stays_as_it_was(blended):
+def test_what_is_kept_out_stays_as_it_was():
     picture = batch()[0]
     before, kept = picture.clone(), torch.zeros(8, 10)
     kept[:, 5:] = 1
     kept[3] = 0.25
-    mask = images.lay(picture, layer(np.ones((4, 5))), kept, blended=blended)
+    mask = images.lay(picture, layer(np.ones((4, 5))), kept)
     assert torch.equal(mask[2:6, 3:8], 1 - kept[2:6, 3:8])
     assert torch.equal(picture[kept == 1], before[kept == 1])
     new = torch.from_numpy(layer(np.ones((4, 5))).pixels) / 255
