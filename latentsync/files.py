@@ -54,13 +54,17 @@ def safe_name(name: str) -> str:
     return (stem.encode()[:180].decode(errors="ignore") + suffix[:20]) or "output"
 
 
-def part_in(folder: Path) -> Path:
-    """A name for a file that is not complete yet; makes the folder."""
+def make_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder} cannot be made a folder ({error.strerror}); give another one.") from error
-    return folder / f".{uuid.uuid4().hex}.part"
+    return folder
+
+
+def part_in(folder: Path) -> Path:
+    """A name for a file that is not complete yet; makes the folder."""
+    return make_folder(folder) / f".{uuid.uuid4().hex}.part"
 
 
 def claim(part: Path, wanted: Path, *, overwrite: bool) -> Path:

@@ -161,11 +161,7 @@ def sync_track(
 
 
 def sync_aligned(
-    net: SyncNet,
-    clip: ClipFile,
-    *,
-    vae: Vae | None = None,
-    on_progress: ProgressCallback | None = None,
+    net: SyncNet, clip: ClipFile, *, vae: Vae | None = None, on_progress: ProgressCallback | None = None
 ) -> SyncScore:
     """The same for a prepared clip, whose frames are aligned crops already."""
     path = clip.path

@@ -154,11 +154,7 @@ def quality(workspace: Workspace, item: Item, data: StepData) -> StepData:
 
 STEPS = (
     Step(
-        "face",
-        face,
-        "unreadable",
-        options=lambda w, item: w.settings.min_face,
-        files=lambda w, item: (w.face(item),),
+        "face", face, "unreadable", options=lambda w, item: w.settings.min_face, files=lambda w, item: (w.face(item),)
     ),
     Step(
         "crops",

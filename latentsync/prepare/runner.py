@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -13,12 +12,14 @@ from typing import Any
 
 from ..dataset import FPS, MANIFEST, VIDEO_SUFFIXES, Record
 from ..errors import UserError
+from ..files import make_folder
 from ..settings import Progress, ProgressCallback
+from ..weights.download import sha256
 from ..weights.registry import find
 from .io import remove_stale, write_json, write_text
 from .settings import PrepareSettings
-from .steps import Outcome
-from .workspace import Item, Kind, Plan, Workspace, file_hash, source_id
+from .steps import Outcome, StepData
+from .workspace import Item, Kind, Plan, Workspace, source_id
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +59,9 @@ class Report:
 
     def by_reason(self) -> dict[str, tuple[int, float]]:
         """Number and total seconds of dropped clips."""
-        counts = Counter(r["reason"] for r in self.records if r["reason"])
-        return {
-            reason: (n, _seconds(r for r in self.records if r["reason"] == reason))
-            for reason, n in sorted(counts.items())
-        }
+        reasons = sorted({r["reason"] for r in self.records if r["reason"]})
+        groups = {reason: [r for r in self.records if r["reason"] == reason] for reason in reasons}
+        return {reason: (len(found), _seconds(found)) for reason, found in groups.items()}
 
     def summary(self) -> dict[str, Any]:
         """The content of summary.json: nothing that differs between two runs over the same files."""
@@ -97,16 +96,16 @@ def prepare(
     """
     root, files, other_files = list_sources(source, out, only)
     plan = make_plan(root, out, settings, threads)
-    make_folders(out)
+    for name in ("", "clips", "work/source", "work/clip", "work/audio", "work/faces"):
+        remove_stale(make_folder(out / name))
     report = Report(out, settings, [], other_files=other_files)
     clips: list[Item] = []
     for outcome in _run(execute, plan, "source", [Item(source_id(name), name) for name in files], report, on_progress):
         records, found = source_records(outcome, settings)
         report.records += records
         clips += found
-    report.records += [
-        clip_record(outcome, settings) for outcome in _run(execute, plan, "clip", clips, report, on_progress)
-    ]
+    for outcome in _run(execute, plan, "clip", clips, report, on_progress):
+        report.records.append(_record(outcome.item, settings, _dropped(outcome), outcome.data))
     report.records.sort(key=lambda r: (r["source"], r["start"], r["id"]))
     kept = {record["id"] for record in report.kept}
     report.orphans = sum(path.stem not in kept for path in (out / "clips").glob("[!.]*.mp4"))
@@ -155,7 +154,7 @@ def make_plan(root: Path, out: Path, settings: PrepareSettings, threads: int = 0
     settings = replace(settings, syncnet=syncnet and syncnet.resolve(), quality=quality and quality.resolve())
     Workspace(Plan(root, out, settings, Path())).load("source")
     face_model = find("face_landmarker.task").resolve()
-    hashes = file_hash(settings.syncnet), file_hash(settings.quality)
+    hashes = ("" if path is None else sha256(path)[:16] for path in (settings.syncnet, settings.quality))
     plan = Plan(root, out.resolve(), settings, face_model, *hashes, threads=threads)
     with closing(Workspace(plan)) as workspace:
         workspace.load("clip")
@@ -172,16 +171,6 @@ def _check_networks(files: dict[str, Path | None], skip: Sequence[str]) -> None:
     for file in filter(None, files.values()):
         if not file.is_file():
             raise UserError(f"There is no file {file}; give the path of a network, or add --skip for its step.")
-
-
-def make_folders(out: Path) -> None:
-    for name in ("", "clips", "work/source", "work/clip", "work/audio", "work/faces"):
-        folder = out / name
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{folder} cannot be made ({error.strerror}); give another output folder.") from error
-        remove_stale(folder)
 
 
 def _run(
@@ -210,9 +199,8 @@ def _run(
 def source_records(outcome: Outcome, settings: PrepareSettings) -> tuple[list[Record], list[Item]]:
     """Records of what was dropped, and the clips that go on."""
     item, data = outcome.item, outcome.data
-    dropped = _dropped(outcome)
-    if dropped:
-        return [_record(item, settings, 0.0, data.get("seconds"), dropped)], []
+    if dropped := _dropped(outcome):
+        return [_record(item, settings, dropped) | {"stop": data.get("seconds")}], []
     records, clips = [], []
     key = outcome.key("rate")  # how shots were found does not change what is in a clip
     for start, stop, reason, detail in data["clips"]:
@@ -220,12 +208,8 @@ def source_records(outcome: Outcome, settings: PrepareSettings) -> tuple[list[Re
         if reason is None:
             clips.append(clip)
         else:
-            records.append(_record(clip, settings, *_seconds_of(clip), ("clips", reason, detail)))
+            records.append(_record(clip, settings, ("clips", reason, detail)))
     return records, clips
-
-
-def clip_record(outcome: Outcome, settings: PrepareSettings) -> Record:
-    return _record(outcome.item, settings, *_seconds_of(outcome.item), _dropped(outcome), outcome.data)
 
 
 def _dropped(outcome: Outcome) -> tuple[str | None, str, str] | None:
@@ -233,27 +217,16 @@ def _dropped(outcome: Outcome) -> tuple[str | None, str, str] | None:
     return (None, "error", outcome.error) if outcome.error else outcome.rejected
 
 
-def _seconds_of(item: Item) -> tuple[float, float]:
-    return item.start / int(FPS), item.stop / int(FPS)
-
-
 def _record(
-    item: Item,
-    settings: PrepareSettings,
-    start: float,
-    stop: float | None,
-    dropped: tuple[str | None, str, str] | None,
-    data: dict[str, Any] | None = None,
+    item: Item, settings: PrepareSettings, dropped: tuple[str | None, str, str] | None, data: StepData | None = None
 ) -> Record:
     step, reason, detail = dropped or (None, None, None)
-    fields = {name: (data or {}).get(name) for name in CLIP_FIELDS}
-    if dropped:
-        fields["path"] = None
+    fields = {name: (data or {}).get(name) for name in CLIP_FIELDS} | ({"path": None} if dropped else {})
     return {
         "id": item.id,
         "source": item.source,
-        "start": start,
-        "stop": stop,
+        "start": item.start / int(FPS),
+        "stop": item.stop / int(FPS),
         "status": "dropped" if dropped else "kept",
         "step": step,
         "reason": reason,

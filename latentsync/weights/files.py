@@ -10,12 +10,14 @@ import re
 import shutil
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import UserError
@@ -25,20 +27,13 @@ Shape = tuple[int, ...]
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
+# fmt: off
 _DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }
+# fmt: on
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _WRAPPERS = ("state_dict", "model_state_dict")
 _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own limit
@@ -65,10 +60,11 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     path = Path(path)
     layout = detect_format(path)
     if layout == "safetensors":
-        entries, metadata, _ = _safetensors_header(path)
-        shapes = {key: tuple(entry["shape"]) for key, entry in entries.items()}
-        dtypes = {key: _DTYPES[entry["dtype"]] for key, entry in entries.items()}
-        return Header(path, layout, shapes, dtypes, metadata)
+        with _open_safetensors(path) as file:
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+            shapes = {key: tuple(part.get_shape()) for key, part in slices.items()}
+            dtypes = {key: _DTYPES[part.get_dtype()] for key, part in slices.items()}
+            return Header(path, layout, shapes, dtypes, file.metadata() or {})
     tensors = _read_torch(path, layout, "meta")
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     return Header(path, layout, shapes, {key: tensor.dtype for key, tensor in tensors.items()})
@@ -78,26 +74,26 @@ def read_tensors(path: str | os.PathLike[str], keys: Iterable[str] | None = None
     """The tensors on the CPU, mapped from the file where the layout allows it, so reading them costs no memory."""
     path = Path(path)
     layout = detect_format(path)
-    wanted = None if keys is None else list(keys)
-    if layout != "safetensors":
-        tensors = _read_torch(path, layout, "cpu")
-        return tensors if wanted is None else {key: tensors[key] for key in wanted}
-    entries, _, start = _safetensors_header(path)
-    return _map_safetensors(path, start, {key: entries[key] for key in (entries if wanted is None else wanted)})
+    if layout == "safetensors":
+        with _open_safetensors(path) as file:
+            return {key: file.get_tensor(key) for key in (file.keys() if keys is None else keys)}
+    tensors = _read_torch(path, layout, "cpu")
+    return tensors if keys is None else {key: tensors[key] for key in keys}
 
 
 def our_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """The metadata of a safetensors file of ours; empty for any other file."""
     try:
-        metadata = _safetensors_header(Path(path))[1]
-    except (UserError, OSError):
+        with _open_safetensors(Path(path)) as file:
+            metadata = file.metadata() or {}
+    except UserError:
         return {}
     return metadata if metadata.get("format") == "latentsync" else {}
 
 
 def detect_format(path: Path) -> str:
     """ "safetensors", "PyTorch" or "PyTorch (old)". UserError with a reason when it is none of these."""
-    head = _head(path)
+    head = read_head(path)
     lower = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     again = "download it again"
     if not head:
@@ -114,11 +110,12 @@ def detect_format(path: Path) -> str:
         if _LEGACY_MAGIC in head[:32]:
             return "PyTorch (old)"
         raise UserError(f"{path} is a Python pickle, not weights; such a file can run code, so it was not opened.")
-    text = "a text file" if _is_text(head) else "not a weight file that is known here"
+    is_text = b"\0" not in head and all(byte >= 32 or byte in b"\t\r\n" for byte in head)
+    text = "a text file" if is_text else "not a weight file that is known here"
     raise UserError(f"{path} is {text}; a .safetensors file or a PyTorch .pt file is needed.")
 
 
-def _head(path: Path) -> bytes:
+def read_head(path: Path) -> bytes:
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the weight file in it.")
     try:
@@ -130,10 +127,6 @@ def _head(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read ({error.strerror or error}); check its permissions.") from error
 
 
-def _is_text(head: bytes) -> bool:
-    return b"\0" not in head and all(byte >= 32 or byte in b"\t\r\n" for byte in head)
-
-
 def _zip_layout(path: Path) -> str:
     names = zip_names(path)
     if any(name.endswith("/constants.pkl") for name in names):
@@ -141,6 +134,11 @@ def _zip_layout(path: Path) -> str:
     if not any(name.endswith("/data.pkl") for name in names):
         raise UserError(f"{path} is a zip archive, not weights; unpack it and give the weight file in it.")
     return "PyTorch"
+
+
+def file_in(path: Path, names: Sequence[str]) -> Path:
+    """The first of these files in a folder; of a file, itself."""
+    return next((path / name for name in names if (path / name).is_file()), path)
 
 
 def zip_names(path: Path) -> list[str]:
@@ -181,48 +179,13 @@ def _why_refused(path: Path, error: str) -> str:
     return f"{path} is damaged and cannot be read as weights; download it again."
 
 
-def _safetensors_header(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str], int]:
-    """(tensor entries, metadata, where the data starts), checked against the file's size."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > min(_HEADER_LIMIT, size):
-            raise UserError(f"{path} is cut off or damaged; download it again.")
-        text = file.read(length)
+@contextmanager
+def _open_safetensors(path: Path) -> Iterator[Any]:
     try:
-        entries: dict[str, Any] = json.loads(text)
-        metadata = {str(k): str(v) for k, v in entries.pop("__metadata__", {}).items()}
-        needed = 8 + length + max((_checked_end(entry) for entry in entries.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is a damaged safetensors file; download it again.") from error
-    if size < needed:
-        raise UserError(f"{path} is cut off: {size:,} of {needed:,} bytes are there; download it again.")
-    return entries, metadata, 8 + length
-
-
-def _checked_end(entry: dict[str, Any]) -> int:
-    begin, end = entry["data_offsets"]
-    if not 0 <= begin <= end or min(entry["shape"], default=0) < 0:
-        raise ValueError("a negative size")
-    if end - begin != math.prod(entry["shape"]) * _DTYPES[entry["dtype"]].itemsize:
-        raise ValueError("offsets do not follow from the shape")
-    return end
-
-
-def _map_safetensors(path: Path, start: int, entries: Mapping[str, dict[str, Any]]) -> dict[str, Tensor]:
-    if not entries:
-        return {}
-    whole = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
-    return {key: _view(whole, start, entry) for key, entry in entries.items()}
-
-
-def _view(whole: Tensor, start: int, entry: dict[str, Any]) -> Tensor:
-    begin, end = entry["data_offsets"]
-    dtype = _DTYPES[entry["dtype"]]
-    data = whole[start + begin : start + end]
-    if data.storage_offset() % dtype.itemsize:  # a foreign writer that did not align its tensors
-        data = data.clone()
-    return data.view(dtype).view(entry["shape"])
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, KeyError, OSError) as error:
+        raise UserError(f"{path} is cut off or damaged ({error}); download it again.") from error
 
 
 def write_safetensors(
@@ -295,15 +258,12 @@ def mismatch(wanted: Mapping[str, Shape], got: Mapping[str, Shape]) -> str:
         ("not known", [k for k in got if k not in wanted]),
         ("of another shape", wrong),
     )
-    return "; ".join(f"{word}: {_first(names)}" for word, names in groups if names)
+    more = {word: f" and {len(names) - 5} more" * (len(names) > 5) for word, names in groups}
+    return "; ".join(f"{word}: {', '.join(names[:5])}{more[word]}" for word, names in groups if names)
 
 
 def count_mismatches(wanted: Mapping[str, Shape], got: Mapping[str, Shape]) -> int:
     return len(wanted.keys() ^ got.keys()) + sum(got[k] != wanted[k] for k in wanted.keys() & got.keys())
-
-
-def _first(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _cross(shape: Shape) -> str:

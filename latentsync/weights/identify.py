@@ -15,15 +15,7 @@ import torch
 from ..errors import UserError
 from ..models.unet import UNet
 from ..models.unet_config import UNetConfig, config_from_tensors
-from .files import (
-    Header,
-    Shape,
-    count_mismatches,
-    mismatch,
-    read_header,
-    shapes_of,
-    zip_names,
-)
+from .files import Header, Shape, count_mismatches, mismatch, read_head, read_header, shapes_of, zip_names
 from .registry import ENTRIES, ModelEntry, get
 from .vae_files import find_prefix, is_original
 
@@ -92,9 +84,7 @@ def _without_tensors(path: Path) -> FileInfo | None:
     if path.suffix == ".task" or size == task.bytes:
         zip_names(path)  # raises when it is cut off
         return FileInfo(path, "face_landmarker", task.title, size, "MediaPipe task")
-    with path.open("rb") as file:
-        ctranslate2 = file.read(18)[6:] == b"WhisperSpec\0"  # after a version and the name's length
-    if ctranslate2:
+    if read_head(path)[6:18] == b"WhisperSpec\0":  # after a version and the name's length
         return FileInfo(path, "whisper", "a Whisper model in CTranslate2's layout", size, "CTranslate2")
     return None
 

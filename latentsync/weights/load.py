@@ -36,12 +36,7 @@ from ..errors import UserError
 from ..models.unet import UNet
 from ..models.unet_config import UNetConfig, config_from_tensors
 from ..settings import Settings
-from .files import (
-    mismatch,
-    our_metadata,
-    read_tensors,
-    shapes_of,
-)
+from .files import mismatch, our_metadata, read_tensors, shapes_of
 from .identify import FileInfo, _unet_part, check_is_unet, identify
 from .registry import find, is_registered
 

