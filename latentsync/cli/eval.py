@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..evaluation.measure import Networks, Result
-    from ..evaluation.syncnet_sync import Vae
     from ..face.detect import FaceFinder
     from ..models.syncnet import SyncNet
+    from ..models.vae import VAE
 
 _ONE, _MANY = ("measure", "value", "better"), ("measure", "mean ± deviation", "better", "over")
 _NETS, _OUT = "Networks (a measure without its network is listed as not measured)", "Output"
@@ -55,7 +55,7 @@ class SyncNetOptions:
     vae: Annotated[str | None, option(_NETS, "--vae", "For a SyncNet on latents: its VAE.", "NAME|FILE")] = None
     device: Annotated[str, option(_NETS, "--device", "auto, cpu, cuda or mps.", "NAME")] = "auto"
 
-    def load(self) -> "tuple[SyncNet | None, Vae | None]":
+    def load(self) -> "tuple[SyncNet | None, VAE | None]":
         from ..models.device import pick_device
         from ..weights.registry import find, is_registered
         from ..weights.syncnet_files import load_syncnet
@@ -164,7 +164,7 @@ def sync(
     findings.show(output)
 
 
-def _sync_aligned(clip: Path, audio: Path | None, net: "SyncNet | None", vae: "Vae | None") -> Findings:
+def _sync_aligned(clip: Path, audio: Path | None, net: "SyncNet | None", vae: "VAE | None") -> Findings:
     from ..dataset import clip_files
     from ..evaluation.charts import draw_sync
     from ..evaluation.clips import sync_aligned
@@ -178,7 +178,7 @@ def _sync_aligned(clip: Path, audio: Path | None, net: "SyncNet | None", vae: "V
     return Findings(clip.name, _ONE, sync_rows(score), (), content, lambda: draw_sync(score, clip.name))
 
 
-def _sync_video(clip: Path, audio: Path | None, net: "SyncNet | None", vae: "Vae | None", face: str) -> Findings:
+def _sync_video(clip: Path, audio: Path | None, net: "SyncNet | None", vae: "VAE | None", face: str) -> Findings:
     from ..evaluation.charts import draw_chart, draw_sync, verdict
     from ..evaluation.clips import sync_clip, track_clip
     from ..evaluation.landmark_sync import score_track
@@ -363,7 +363,6 @@ def _measure_all(
 
 
 def _load_networks(options: SyncNetOptions, metrics: MetricOptions) -> "Networks":
-    from ..evaluation.identity import Identity
     from ..evaluation.image_metrics import FVD_FRAMES, Frechet
     from ..evaluation.measure import Networks
     from ..evaluation.networks import Lpips, Network, fid_network, fvd_network
@@ -373,7 +372,7 @@ def _load_networks(options: SyncNetOptions, metrics: MetricOptions) -> "Networks
     return Networks(
         *options.load(),
         Lpips(metrics.lpips, device) if metrics.lpips else None,
-        Identity(Network(metrics.identity_network, device)) if metrics.identity_network else None,
+        Network(metrics.identity_network, device) if metrics.identity_network else None,
         Frechet(fid_network(metrics.fid_network, device)) if metrics.fid_network else None,
         Frechet(fvd_network(metrics.fvd_network, device), FVD_FRAMES, batch=1) if metrics.fvd_network else None,
     )

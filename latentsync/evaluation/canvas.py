@@ -38,8 +38,8 @@ class Chart:
         self._height = TOP + panels * (PANEL + GAP)
         self._pixels = np.full((self._height * SCALE, WIDTH * SCALE, 3), PAPER, np.uint8)
         self._next = TOP
-        self._text(title, LEFT, 38, INK, 21)
-        self._text(subtitle, LEFT, 62, GRAY, 14)
+        self.text(title, LEFT, 38, INK, 21)
+        self.text(subtitle, LEFT, 62, GRAY, 14)
 
     def picture(self) -> np.ndarray:
         return cv2.resize(self._pixels, (WIDTH, self._height), interpolation=cv2.INTER_AREA)
@@ -70,12 +70,12 @@ class Chart:
         at = LEFT
         for line in lines:
             if line.label:
-                at += self._text(line.label, at, panel.top - 10, line.color) + 26
+                at += self.text(line.label, at, panel.top - 10, line.color) + 26
         for caption, place, align in zip(captions, (LEFT, (LEFT + RIGHT) / 2, RIGHT), (0, 0.5, 1), strict=True):
-            self._text(caption, place, panel.bottom + 40, align=align)
+            self.text(caption, place, panel.bottom + 40, align=align)
         return panel
 
-    def _text(self, text: str, x: float, y: float, color: Color = GRAY, size: float = 13, align: float = 0) -> float:
+    def text(self, text: str, x: float, y: float, color: Color = GRAY, size: float = 13, align: float = 0) -> float:
         """Baseline at y; align 0 starts at x, 0.5 is centered, 1 ends there. Returns the width."""
         scale = size * SCALE / 22
         bold = max(1, round(scale * (2.1 if size > 15 else 1.6)))
@@ -119,10 +119,6 @@ class Panel:
         center = (round(pixel[0] * SCALE), round(pixel[1] * SCALE))
         cv2.circle(self.chart._pixels, center, round(radius * SCALE), color, -1, cv2.LINE_AA)
 
-    def text(self, text: str, x: float, y: float, color: Color = GRAY, size: float = 13, align: float = 0) -> None:
-        """(x, y) in pixels."""
-        self.chart._text(text, x, y, color, size, align)
-
     def vertical(self, x: float, color: Color = GRAY, width: float = 1) -> None:
         at = float(self.at(x, 0)[0])
         self.chart._polyline(np.array([(at, self.top), (at, self.bottom)]), color, width)
@@ -137,10 +133,12 @@ class Panel:
         for value in ticks(*self.y, 4):
             y = float(self.at(0, value)[1])
             self.chart._polyline(np.array([(LEFT, y), (RIGHT, y)]), GRID)
-            self.text(f"{value:g}", LEFT - 9, y + 5, align=1)
+            self.chart.text(f"{value:g}", LEFT - 9, y + 5, align=1)
         for value in ticks(*self.x, 9, whole=whole):
             self.vertical(value, GRID)
-            self.text(f"{value:{sign}g}" if value else "0", float(self.at(value, 0)[0]), self.bottom + 19, align=0.5)
+            self.chart.text(
+                f"{value:{sign}g}" if value else "0", float(self.at(value, 0)[0]), self.bottom + 19, align=0.5
+            )
         self.chart._polyline(np.array([(LEFT, self.bottom), (RIGHT, self.bottom)]), GRAY)
 
 

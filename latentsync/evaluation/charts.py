@@ -56,7 +56,7 @@ def draw_chart(score: Score) -> np.ndarray:
     panel = chart.panel(lines, TIME, x=(0, seconds), y=(0, highest))
     for value in ticks(top - SHOWN_DB, top, 4):
         _, y = panel.at(0, (value - top + SHOWN_DB) * scale)
-        panel.text(f"{value:g}", RIGHT + 10, y + 5, SOUND_EDGE)
+        panel.chart.text(f"{value:g}", RIGHT + 10, y + 5, SOUND_EDGE)
     values, threshold = score.correlation_by_lag, score.significance_threshold
     limits = min(-0.3, float(values.min())) - 0.05, max(0.5, float(values.max()), threshold) + 0.08
     line = Line(
@@ -76,7 +76,7 @@ def _mark_best(panel: Panel, x: float, y: float, label: str = "") -> None:
     pixel = panel.at(x, y)
     panel.dot(pixel, 6, BEST)
     side = 1 if x > 0.6 * panel.x[1] else 0
-    panel.text(label, pixel[0] + 12 - 24 * side, pixel[1], BEST, 15, side)
+    panel.chart.text(label, pixel[0] + 12 - 24 * side, pixel[1], BEST, 15, side)
 
 
 def draw_sync(score: SyncScore, name: str = "") -> np.ndarray:

@@ -20,9 +20,10 @@ from ..media.image import is_image
 from ..media.probe import VideoInfo, probe
 from ..media.reader import VideoReader
 from ..models.syncnet import ChungSyncNet, SyncNet
+from ..models.vae import VAE
 from ..settings import Progress, ProgressCallback, Settings, check_face
 from .landmark_sync import Score, checked_speech, score_track
-from .syncnet_sync import StableScorer, SyncScore, Vae, chung_crops, sync_offset
+from .syncnet_sync import StableScorer, SyncScore, chung_crops, sync_offset
 
 Read = Callable[[Sequence[int]], Iterator[np.ndarray]]
 """Reads a clip's frames by their numbers, ascending: (H, W, 3) uint8 RGB."""
@@ -133,7 +134,7 @@ def sync_clip(
     clip: TrackedClip,
     speech: Tensor,
     *,
-    vae: Vae | None = None,
+    vae: VAE | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> SyncScore:
     """The SyncNet score of a tracked clip."""
@@ -147,7 +148,7 @@ def sync_track(
     speech: Tensor,
     fps: Fraction,
     *,
-    vae: Vae | None = None,
+    vae: VAE | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> SyncScore:
     """The same for frames of any origin. speech: (T,) at 16 kHz, begins with the first frame."""
@@ -161,7 +162,7 @@ def sync_track(
 
 
 def sync_aligned(
-    net: SyncNet, clip: ClipFile, *, vae: Vae | None = None, on_progress: ProgressCallback | None = None
+    net: SyncNet, clip: ClipFile, *, vae: VAE | None = None, on_progress: ProgressCallback | None = None
 ) -> SyncScore:
     """The same for a prepared clip, whose frames are aligned crops already."""
     path = clip.path

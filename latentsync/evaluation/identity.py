@@ -18,13 +18,8 @@ THUMB = 16
 
 def face_112(frame: np.ndarray, points68: np.ndarray) -> np.ndarray:
     """(112, 112, 3) uint8 RGB: eyes, nose and mouth moved to FIVE by the least-squares similarity transform."""
-    five = np.stack(
-        (
-            points68[LEFT_EYE].mean(0),
-            points68[RIGHT_EYE].mean(0),
-            *(points68[i] for i in (TIP, LEFT_CORNER, RIGHT_CORNER)),
-        )
-    )
+    eyes = (points68[LEFT_EYE].mean(0), points68[RIGHT_EYE].mean(0))
+    five = np.stack((*eyes, points68[TIP], points68[LEFT_CORNER], points68[RIGHT_CORNER]))
     # points as complex numbers make it a linear regression, w = a · z + b
     z, w = five[:, 0] + 1j * five[:, 1], FIVE[:, 0] + 1j * FIVE[:, 1]
     centered = z - z.mean()
@@ -33,18 +28,15 @@ def face_112(frame: np.ndarray, points68: np.ndarray) -> np.ndarray:
     return resample(frame, np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]]), SIDE)
 
 
-class Identity:
-    """A TorchScript network: (N, 3, 112, 112) RGB in [-1, 1] to (N, D)."""
+def identity_similarity(network: Network, made: np.ndarray, true: np.ndarray) -> float:
+    """Cosine of the vectors of two faces from face_112(): -1 … 1.
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
-
-    def similarity(self, made: np.ndarray, true: np.ndarray) -> float:
-        """Cosine of the vectors of two faces from face_112(): -1 … 1."""
-        out = self.network(pixels([made, true]) / 127.5 - 1)
-        if out.ndim != 2 or len(out) != 2:
-            raise UserError(f"{self.network.name} gave {tuple(out.shape)}; it must give one vector for each face.")
-        return float(F.cosine_similarity(out[0], out[1], dim=0, eps=1e-12))
+    network: (N, 3, 112, 112) RGB in [-1, 1] to (N, D).
+    """
+    out = network(pixels([made, true]) / 127.5 - 1)
+    if out.ndim != 2 or len(out) != 2:
+        raise UserError(f"{network.name} gave {tuple(out.shape)}; it must give one vector for each face.")
+    return float(F.cosine_similarity(out[0], out[1], dim=0, eps=1e-12))
 
 
 def thumbnail_similarity(made: np.ndarray, true: np.ndarray) -> float:

@@ -9,14 +9,15 @@ import numpy as np
 from ..errors import UserError
 from ..face.align import align_matrices, crop_face, crop_matrix
 from ..models.syncnet import SyncNet
+from ..models.vae import VAE
 from ..settings import ProgressCallback
 from .clips import TrackedClip, sync_clip
-from .identity import Identity, face_112, thumbnail_similarity
+from .identity import face_112, identity_similarity, thumbnail_similarity
 from .image_metrics import Frechet, flicker, gradient_similarity, lips_region, mouth_region, psnr, sharpness, ssim_map
 from .landmark_sync import Score, score_track
 from .mouth_motion import compare_motion
-from .networks import Lpips
-from .syncnet_sync import SyncScore, Vae
+from .networks import Lpips, Network
+from .syncnet_sync import SyncScore
 
 SIDE = 256
 """Side of the aligned crops in which images are compared."""
@@ -66,9 +67,9 @@ class Networks:
     """Networks of the user's; None for those not given."""
 
     syncnet: SyncNet | None = None
-    vae: Vae | None = None
+    vae: VAE | None = None
     lpips: Lpips | None = None
-    identity: Identity | None = None
+    identity: Network | None = None
     fid: Frechet | None = None
     fvd: Frechet | None = None
 
@@ -92,13 +93,9 @@ class Result:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        facts: dict[str, Any] = {
-            "name": self.name,
-            "frames": self.frames,
-            "fps": round(self.fps, 6),
-            "values": {k: round(v, 6) if np.isfinite(v) else None for k, v in self.values.items()},
-            "skipped": self.skipped,
-        }
+        values = {k: round(v, 6) if np.isfinite(v) else None for k, v in self.values.items()}
+        facts: dict[str, Any] = {"name": self.name, "frames": self.frames, "fps": round(self.fps, 6)}
+        facts |= {"values": values, "skipped": self.skipped}
         return facts | ({"sync": self.sync.as_dict()} if self.sync else {})
 
 
@@ -248,7 +245,7 @@ def _compare_frames(
         values = _compare_crops(*crops, networks)
         if networks.identity and made.track.present[i]:
             faces = [face_112(frame, clip.track.landmarks[i]) for frame, clip in zip(pair, (made, true), strict=True)]
-            values["identity"] = networks.identity.similarity(*faces)
+            values["identity"] = identity_similarity(networks.identity, *faces)
         for key, value in values.items():
             curves.setdefault(key, np.full(frames, np.nan))[i] = value
         for frechet in frechets:

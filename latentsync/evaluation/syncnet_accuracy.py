@@ -14,8 +14,9 @@ from ..errors import UserError
 from ..media.probe import VideoInfo, probe
 from ..media.reader import VideoReader
 from ..models.syncnet import ChungSyncNet, StableSyncNet
+from ..models.vae import VAE
 from ..settings import Progress, ProgressCallback
-from .syncnet_sync import StableScorer, Vae
+from .syncnet_sync import StableScorer
 
 THRESHOLD = 0.5
 PAIRS = 8
@@ -61,7 +62,7 @@ def syncnet_accuracy(
     seed: int = 1247,
     pairs: int = PAIRS,
     min_shift: int = 1,
-    vae: Vae | None = None,
+    vae: VAE | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> Accuracy:
     """On aligned clips of 25 frames a second. Deterministic: the same seed and clips give the same pairs.
@@ -89,7 +90,7 @@ def syncnet_accuracy(
 
 @torch.no_grad()
 def _measure_pairs(
-    net: StableSyncNet, clip: ClipFile, random: np.random.Generator, pairs: int, min_shift: int, vae: Vae | None
+    net: StableSyncNet, clip: ClipFile, random: np.random.Generator, pairs: int, min_shift: int, vae: VAE | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(N,) likelihoods, (N,) bool in sync."""
     info = probe(clip.path)

@@ -6,7 +6,7 @@ The measures are those of Chung and Zisserman ("Out of time", 2016), under the n
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import length_hint
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ from ..dataset import FPS
 from ..errors import UserError
 from ..face.track import FaceTrack
 from ..models.syncnet import ChungSyncNet, StableSyncNet, SyncNet
+from ..models.vae import VAE
 from ..settings import Progress, ProgressCallback
 
 MAX_SHIFT = 15
@@ -35,14 +36,6 @@ CROP_SCALE, CROP_FILL, CROP_TAPS = 0.4, 110, 13
 FOREHEAD = 0.17
 """How far a face box extends above the brows, relative to the distance from brows to chin (measured on MediaPipe's
 mesh: 0.08 to 0.2, median 0.17); 68 landmarks end at the brows."""
-
-
-class Vae(Protocol):
-    """For a SyncNet on latents. encode: (N, 3, R, R) in [-1, 1] to (N, C, R / factor, R / factor)."""
-
-    @property
-    def factor(self) -> int: ...
-    def encode(self, pixels: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -94,7 +87,7 @@ def sync_offset(
     segments: Sequence[tuple[int, int]] | None = None,
     max_shift: int = MAX_SHIFT,
     batch: int = 16,
-    vae: Vae | None = None,
+    vae: VAE | None = None,
     total: int = 0,
     on_progress: ProgressCallback | None = None,
 ) -> SyncScore:
@@ -124,26 +117,9 @@ def sync_offset(
     return _score(scorer, table, segments, max_shift)
 
 
-class Scorer(Protocol):
+class ChungScorer:
     """A network with one audio track. window: frames of one window. audio_windows: windows that have audio."""
 
-    name: str
-    window: int
-    audio_windows: int
-
-    def frame(self, face: np.ndarray) -> Tensor: ...
-    def embed_video(self, frames: Tensor) -> Tensor:
-        """(n + window - 1, …) consecutive frames to (n, D)."""
-        ...
-
-    def embed_audio(self, start: int, stop: int) -> Tensor:
-        """(stop - start, D): the audio of the windows that begin at these frames."""
-        ...
-
-    def distance(self, video: Tensor, audio: Tensor) -> Tensor: ...
-
-
-class ChungScorer:
     name, window = "chung", CHUNG_FRAMES
 
     def __init__(self, net: ChungSyncNet, speech: Tensor) -> None:
@@ -158,10 +134,12 @@ class ChungScorer:
         return torch.from_numpy(np.ascontiguousarray(face[..., ::-1])).permute(2, 0, 1)
 
     def embed_video(self, frames: Tensor) -> Tensor:
+        """(n + window - 1, …) consecutive frames to (n, D)."""
         lips = frames.unfold(0, CHUNG_FRAMES, 1).permute(0, 1, 4, 2, 3).to(self.weight)
         return self.net.netfclip(self.net.netcnnlip(lips).flatten(1)).float()
 
     def embed_audio(self, start: int, stop: int) -> Tensor:
+        """(stop - start, D): the audio of the windows that begin at these frames."""
         rows = self.rows[start * self.step : (stop - 1) * self.step + CHUNG_STEPS]
         sound = rows.unfold(0, CHUNG_STEPS, self.step)[:, None].to(self.weight)
         return self.net.netfcaud(self.net.netcnnaud(sound).flatten(1)).float()
@@ -171,9 +149,11 @@ class ChungScorer:
 
 
 class StableScorer:
+    """As ChungScorer."""
+
     name = "stable"
 
-    def __init__(self, net: StableSyncNet, speech: Tensor, vae: Vae | None) -> None:
+    def __init__(self, net: StableSyncNet, speech: Tensor, vae: VAE | None) -> None:
         self.net, self.weight, self.vae, self.speech = net, next(net.parameters()), vae, speech
         self.config = net.config
         self.window = self.config.frames
@@ -211,6 +191,9 @@ class StableScorer:
 
     def distance(self, video: Tensor, audio: Tensor) -> Tensor:
         return 1 - (video * audio).sum(-1)
+
+
+Scorer = ChungScorer | StableScorer
 
 
 def mel_rows(speech: Tensor, start: int, stop: int) -> Tensor:

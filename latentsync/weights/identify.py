@@ -61,8 +61,7 @@ def identify(path: str | os.PathLike[str]) -> FileInfo:
     try:
         if special := _without_tensors(path):
             return special
-        header = read_header(path)
-        return _describe(header)
+        return _describe(read_header(path))
     except (UserError, OSError) as error:
         return FileInfo(path, "unknown", "not a usable weight file", problem=str(error))
 
@@ -96,7 +95,7 @@ def _describe(header: Header) -> FileInfo:
     basic = FileInfo(
         path=header.path,
         kind=kind,
-        title=f"{title}, {_millions(header.numbers)}, {_dtype(header)}",
+        title=f"{title}, {header.numbers / 1e6:.1f} M numbers, {_dtype(header)}",
         bytes=size,
         layout=header.layout,
         dtype=_dtype(header),
@@ -113,15 +112,16 @@ def _describe(header: Header) -> FileInfo:
 
 def _describe_unet(info: FileInfo, header: Header) -> FileInfo:
     shapes = _unet_part(header.shapes)
-    entry = _entry_of_size(info.bytes, info.kind) or _entry_of_hash(info.metadata.get("source_sha256", ""))
-    version = info.metadata.get("version") or (entry.version if entry else None)
-    resolution = _whole(info.metadata.get("resolution")) or (entry.resolution if entry else None)
+    origin = info.metadata.get("source_sha256")
+    of_hash = (e for e in ENTRIES if origin and origin in {f.sha256 for f in e.files})
+    entry = _entry_of_size(info.bytes, info.kind) or next(of_hash, None)
+    stated = info.metadata.get("resolution", "")
     prediction = info.metadata.get("prediction_type", "epsilon")
     config, problem = _fit(shapes)
     info = dataclasses.replace(
         info,
-        version=version,
-        resolution=resolution,
+        version=info.metadata.get("version") or (entry.version if entry else None),
+        resolution=int(stated) if stated.isdigit() and int(stated) else entry.resolution if entry else None,
         prediction_type=prediction,
         motion=config.motion if config else None,
         latent_channels=config.latent_channels if config else None,
@@ -139,7 +139,9 @@ def _unet_title(info: FileInfo) -> str:
     also = " and VAE" if info.kind == "nano" else ""
     stage = f", {_STAGES[info.motion]}" if info.motion else ""
     unknown = "" if info.resolution else ", resolution not recorded"
-    rest = f"{_millions(info.parameters)}, {info.dtype}{_PREDICTS.get(info.prediction_type or '', '')}{unknown}"
+    rest = (
+        f"{info.parameters / 1e6:.1f} M numbers, {info.dtype}{_PREDICTS.get(info.prediction_type or '', '')}{unknown}"
+    )
     return f"{name} U-Net{also}{pixels}{stage}, {rest}"
 
 
@@ -148,31 +150,27 @@ def _kind_of(header: Header) -> tuple[str, str]:
     shapes = header.shapes
     if any(mark in key.lower() for key in shapes for mark in ("lora_", ".lora.", "hada_w1", "lokr_w")):
         return "lora", "a LoRA (an addition to a model, not a model)"
+    roots = {key.partition(".")[0] for key in shapes}
     if any(key.startswith("model.diffusion_model.input_blocks.") for key in shapes):
         return "sd15", "a Stable Diffusion checkpoint"
-    if any(key.startswith(("netcnnaud.", "netcnnlip.")) for key in shapes):
+    if roots & {"netcnnaud", "netcnnlip"}:
         return "syncnet", "the SyncNet of Chung & Zisserman"
-    if any(key.startswith("visual_encoder.") for key in shapes) and any(k.startswith("audio_encoder.") for k in shapes):
+    if roots >= {"visual_encoder", "audio_encoder"}:
         return "syncnet", "a StableSyncNet"
-    if any(key.startswith("unet.") for key in shapes) and any(key.startswith("vae.") for key in shapes):
+    if roots >= {"unet", "vae"}:
         return "nano", "a U-Net and VAE"
     if any("embed_positions.weight" in k or "encoder.positional_embedding" in k for k in shapes):
         return "whisper", "a Whisper model"
     unet = _unet_part(shapes)
-    if any(key.startswith("down_blocks.") for key in unet) and any(key.startswith("up_blocks.") for key in unet):
-        return _which_unet(unet)
+    if {key.partition(".")[0] for key in unet} >= {"down_blocks", "up_blocks"}:
+        # LatentSync's first layer takes 3C + 1 channels for C latents; Stable Diffusion's 4, 8 or 9 for 4
+        first, last = unet.get("conv_in.weight"), unet.get("conv_out.weight")
+        plain = not any("motion_modules" in key for key in unet)
+        foreign = plain and first and last and len(first) == 4 and first[1] in (4, 8, 9) and last[0] == 4
+        return ("sd15", "a Stable Diffusion U-Net") if foreign else ("unet", "a LatentSync U-Net")
     if find_prefix(shapes) is not None:
         return "vae", f"a Stable Diffusion VAE ({'original' if is_original(shapes) else 'diffusers'} layout)"
     return "unknown", "a set of tensors of no kind that is known here"
-
-
-def _which_unet(shapes: Mapping[str, Shape]) -> tuple[str, str]:
-    """LatentSync's first layer takes 3C + 1 channels for C latents; Stable Diffusion's 4, 8 or 9 for 4."""
-    first, last = shapes.get("conv_in.weight"), shapes.get("conv_out.weight")
-    plain = not any("motion_modules" in key for key in shapes)
-    if plain and first and last and len(first) == 4 and first[1] in (4, 8, 9) and last[0] == 4:
-        return "sd15", "a Stable Diffusion U-Net"
-    return "unet", "a LatentSync U-Net"
 
 
 def _unet_part(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,21 +241,9 @@ def _entry_of_size(size: int, kind: str) -> ModelEntry | None:
     return next((e for e in ENTRIES if e.kind == kind and size in {f.bytes for f in e.files if f.bytes}), None)
 
 
-def _entry_of_hash(digest: str) -> ModelEntry | None:
-    return next((e for e in ENTRIES if digest and digest in {f.sha256 for f in e.files}), None)
-
-
 def _dtype(header: Header) -> str:
     """The dtype that most of the numbers have."""
     counted: Counter[torch.dtype] = Counter()
     for key, kind in header.dtypes.items():
         counted[kind] += math.prod(header.shapes[key])
     return str(counted.most_common(1)[0][0]).removeprefix("torch.") if counted else "empty"
-
-
-def _millions(numbers: int) -> str:
-    return f"{numbers / 1e6:.1f} M numbers"
-
-
-def _whole(text: str | None) -> int | None:
-    return int(text) if text and text.isdigit() else None

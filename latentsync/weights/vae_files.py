@@ -98,21 +98,14 @@ def is_original(keys: Iterable[str]) -> bool:
 def diffusers_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors under the names that diffusers uses today, attention as plain matrices."""
     levels = _levels(state, r"decoder\.up\.(\d+)\.")
-    rename = _original_name if is_original(state) else _old_name
-    out = {rename(key, levels): tensor for key, tensor in state.items()}
+    out = {_diffusers_name(key, levels): tensor for key, tensor in state.items()}
     for key, tensor in out.items():  # the original stores the attention's matrices as 1×1 convolutions
         if ".attentions." in key and key.endswith("weight") and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
             out[key] = tensor.flatten(1)
     return out
 
 
-def _old_name(key: str, levels: int) -> str:
-    for old, new in _OLD_ATTENTION:
-        key = re.sub(rf"(\.attentions\.\d+)\.{old}\.", rf"\1.{new}.", key)
-    return key
-
-
-def _original_name(key: str, levels: int) -> str:
+def _diffusers_name(key: str, levels: int) -> str:
     """decoder.up.0.block.1 here is decoder.up_blocks.3.resnets.1 there: the original counts from the finest level."""
     key = re.sub(r"^encoder\.down\.(\d+)\.block\.(\d+)\.", r"encoder.down_blocks.\1.resnets.\2.", key)
     key = re.sub(r"^encoder\.down\.(\d+)\.downsample\.", r"encoder.down_blocks.\1.downsamplers.0.", key)
@@ -125,6 +118,8 @@ def _original_name(key: str, levels: int) -> str:
     key = re.sub(r"\.mid\.block_(\d)\.", lambda m: f".mid_block.resnets.{int(m[1]) - 1}.", key)
     for old, new in _LDM_ATTENTION:
         key = re.sub(rf"\.mid\.attn_1\.{old}\.", f".mid_block.attentions.0.{new}.", key)
+    for old, new in _OLD_ATTENTION:
+        key = re.sub(rf"(\.attentions\.\d+)\.{old}\.", rf"\1.{new}.", key)
     return key
 
 
