@@ -113,19 +113,13 @@ def _resample(count: int, fps: Fraction, wanted: Fraction) -> list[int]:
 
 def _pick(track: FaceTrack, picked: Sequence[int]) -> FaceTrack:
     """Some frames of a track, by their ascending numbers."""
-
-    def index(frame: int) -> int:
-        return int(np.searchsorted(picked, frame))
-
-    segments = tuple((index(a), index(b)) for a, b in track.segments)
-    rows = np.asarray(picked)
+    segments, cuts = (np.searchsorted(picked, np.array(at, int)).tolist() for at in (track.segments, track.cuts))
+    arrays = {name: getattr(track, name)[np.asarray(picked)] for name in ("points", "landmarks", "present")}
     return replace(
         track,
-        points=track.points[rows],
-        landmarks=track.landmarks[rows],
-        present=track.present[rows],
+        **arrays,
         segments=tuple((a, b) for a, b in segments if a < b),
-        cuts=tuple(sorted({index(c) for c in track.cuts} - {len(picked)})),
+        cuts=tuple(sorted(set(cuts) - {len(picked)})),
     )
 
 

@@ -20,7 +20,7 @@ class Motion:
     opening_correlation: Pearson's, None if one never moves. opening_error: mean absolute difference of the openings,
     relative to the face's height. lip_distance: LMD, mean distance of the 20 lip landmarks of both upright heads,
     relative to the face's height. per_frame (F,): the same of each frame, NaN if unknown. openings (2, F): generated,
-    true. frames: how many were compared.
+    true.
     """
 
     opening_correlation: float | None
@@ -28,7 +28,6 @@ class Motion:
     lip_distance: float
     per_frame: np.ndarray
     openings: np.ndarray
-    frames: int
 
 
 def compare_motion(made: FaceTrack, true: FaceTrack) -> Motion | None:
@@ -47,7 +46,6 @@ def compare_motion(made: FaceTrack, true: FaceTrack) -> Motion | None:
         lip_distance=float(distance[both].mean()),
         per_frame=np.where(both, distance, np.nan),
         openings=openings,
-        frames=int(both.sum()),
     )
 
 

@@ -5,15 +5,32 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset import Record
-from ..errors import UserError
 from ..files import atomic_path
-from .reasons import REASONS
 from .runner import REPORT, Report
 from .settings import STEPS
 from .workspace import CHUNG_CONFIDENCE
 
 KEPT, DROPPED, LIMIT, FAINT = "#2f7d5b", "#d9a08c", "#2d3036", "#787c84"
 BINS, COLUMNS = 30, 3
+REASONS = {
+    "unreadable": "the file cannot be decoded, or holds no video",
+    "no_sound": "there is no audio track that can be decoded",
+    "bad_sound": "the audio is too short, or has samples that are not numbers",
+    "short": "the shot, or what is left of it, is shorter than --min-seconds",
+    "silent": "the audio is silent (peak below -60 dB)",
+    "frozen": "the picture does not change for a second or longer",
+    "no_face": "no face in any frame",
+    "several_faces": "more than one face",
+    "face_lost": "the face is not in every frame",
+    "cut": "a cut or a jump inside the clip that the shot detector missed",
+    "small_face": "the face is smaller than --min-face",
+    "unmeasured": "the SyncNet cannot measure it (silence, too few windows)",
+    "low_confidence": "lips and audio match worse than --min-confidence",
+    "far_offset": "audio and video are further apart than --max-offset",
+    "low_quality": "the image quality is below --min-quality",
+    "error": "a step failed for another reason; it is tried again by the next run",
+}
+"""Why a clip is dropped: the reasons in the manifest and what they mean."""
 
 
 def rows(report: Report) -> list[tuple[str, str, str, str]]:
@@ -34,11 +51,9 @@ def timings_line(report: Report, elapsed: float, workers: int) -> str:
 
 
 def draw_report(report: Report) -> Path:
-    """report.png: minutes by reason, and histograms of what was measured. UserError: matplotlib is missing."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError('The chart needs matplotlib; pip install "latentsync[prepare]" or add --no-chart.') from error
+    """report.png: minutes by reason, and histograms of what was measured."""
+    from matplotlib.figure import Figure
+
     measured = [m for m in _measures(report) if any(_value(r, m[0]) is not None for r in report.records)]
     lines = -(-(1 + len(measured)) // COLUMNS)
     figure = Figure(figsize=(4 * COLUMNS, 0.6 + 3 * lines), dpi=110, layout="constrained")

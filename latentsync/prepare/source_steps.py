@@ -64,13 +64,8 @@ def _reject_early(workspace: Workspace, item: Item, data: StepData, start: int, 
     return [None, None]
 
 
-def _size_and_date(workspace: Workspace, item: Item) -> list[int]:
-    stat = workspace.path(item).stat()
-    return [stat.st_size, stat.st_mtime_ns]
-
-
 STEPS = (
-    Step("readable", readable, "unreadable", options=_size_and_date),
+    Step("readable", readable, "unreadable", options=lambda w, item: list(w.size_and_date(item))),
     Step("rate", rate, "bad_sound", files=lambda w, item: (w.audio(item),)),
     Step("shots", shots, "unreadable", options=lambda w, item: w.settings.shot_threshold),
     Step("clips", clips, "unreadable", options=lambda w, item: [w.settings.min_frames, w.settings.max_frames]),

@@ -20,7 +20,7 @@ StepData = dict[str, Any]
 
 
 class Rejected(Exception):
-    """The item ends here. reason: one of reasons.REASONS. detail: a sentence. data: what was measured before."""
+    """The item ends here. reason: one of report.REASONS. detail: a sentence. data: what was measured before."""
 
     def __init__(self, reason: str, detail: str, **data: Any) -> None:
         super().__init__(detail)
@@ -85,23 +85,21 @@ def run_steps(steps: Sequence[Step], workspace: Workspace, item: Item, state: Pa
     outcome, remaining = resume_state(steps, workspace, item, state)
     for step, key in remaining:
         start = time.perf_counter()
-        data, rejected = _run_step(step, workspace, item, outcome.data)
+        run = step.skipped if step.name in workspace.settings.skip else step.run
+        data: StepData = {}
+        rejected = None
+        try:
+            data = run(workspace, item, outcome.data)
+        except Rejected as error:
+            data, rejected = error.data, [error.reason, error.detail]
+        except UserError as error:  # raised by the engine for a damaged file
+            rejected = [step.damaged, str(error).replace(str(workspace.path(item)), item.source)]
         outcome.timings[step.name] = time.perf_counter() - start
         outcome.steps.append({"step": step.name, "key": key, "data": data, "rejected": rejected})
         write_json(state, outcome.steps)
         if rejected:
             break
     return outcome
-
-
-def _run_step(step: Step, workspace: Workspace, item: Item, data: StepData) -> tuple[StepData, list[str] | None]:
-    run = step.skipped if step.name in workspace.settings.skip else step.run
-    try:
-        return run(workspace, item, data), None
-    except Rejected as rejected:
-        return rejected.data, [rejected.reason, rejected.detail]
-    except UserError as error:  # raised by the engine for a damaged file
-        return {}, [step.damaged, str(error).replace(str(workspace.path(item)), item.source)]
 
 
 def resume_state(

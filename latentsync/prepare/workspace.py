@@ -96,9 +96,12 @@ class Workspace:
     def clip(self, item: Item) -> Path:
         return self.out / "clips" / f"{item.id}.mp4"
 
-    def source_video(self, item: Item) -> VideoInfo:
+    def size_and_date(self, item: Item) -> tuple[int, int]:
         stat = self.path(item).stat()
-        return _probe(self.path(item), stat.st_size, stat.st_mtime_ns)
+        return stat.st_size, stat.st_mtime_ns
+
+    def source_video(self, item: Item) -> VideoInfo:
+        return _probe(self.path(item), *self.size_and_date(item))
 
     def reader(self, item: Item) -> VideoReader:
         """At 25 fps."""

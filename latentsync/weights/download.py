@@ -85,13 +85,9 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 
 def _already_there(entry: ModelEntry, folder: str | os.PathLike[str] | None) -> Path | None:
-    folders = [Path(folder)] if folder is not None else model_folders()
-    for form in entry.files:
-        for place in folders:
-            path = place / form.file
-            if path.is_file() and path.stat().st_size and not verify(path, form):
-                return path
-    return None
+    places = [Path(folder)] if folder is not None else model_folders()
+    paths = [(place / form.file, form) for form in entry.files for place in places]
+    return next((p for p, form in paths if p.is_file() and p.stat().st_size and not verify(p, form)), None)
 
 
 def _obtain(entry: ModelEntry, source: Source, folder: Path, on_progress: Progress | None) -> Path:

@@ -262,10 +262,6 @@ def mismatch(wanted: Mapping[str, Shape], got: Mapping[str, Shape]) -> str:
     return "; ".join(f"{word}: {', '.join(names[:5])}{more[word]}" for word, names in groups if names)
 
 
-def count_mismatches(wanted: Mapping[str, Shape], got: Mapping[str, Shape]) -> int:
-    return len(wanted.keys() ^ got.keys()) + sum(got[k] != wanted[k] for k in wanted.keys() & got.keys())
-
-
 def _cross(shape: Shape) -> str:
     return "×".join(map(str, shape)) or "a single number"
 

@@ -15,7 +15,7 @@ import torch
 from ..errors import UserError
 from ..models.unet import UNet
 from ..models.unet_config import UNetConfig, config_from_tensors
-from .files import Header, Shape, count_mismatches, mismatch, read_head, read_header, shapes_of, zip_names
+from .files import Header, Shape, mismatch, read_head, read_header, shapes_of, zip_names
 from .registry import ENTRIES, ModelEntry, get
 from .vae_files import find_prefix, is_original
 
@@ -188,7 +188,7 @@ def _fit(shapes: Mapping[str, Shape]) -> tuple[UNetConfig | None, str]:
     best: tuple[int, UNetConfig, dict[str, Shape]] | None = None
     for config in _candidates(shapes):
         wanted = _shapes_wanted(config)
-        wrong = count_mismatches(wanted, shapes)
+        wrong = sum(wanted.get(key) != shapes.get(key) for key in wanted.keys() | shapes.keys())
         if best is None or wrong < best[0]:
             best = (wrong, config, wanted)
         if not wrong:

@@ -1,8 +1,9 @@
 """The files that LatentSync needs: what they are, how to know them, where they come from and where they lie."""
 
+import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -263,21 +264,10 @@ def _find_in(entry: ModelEntry, folder: Path) -> Path | None:
     if entry.built_in:
         return None
     sizes = {form.bytes for form in entry.files if form.bytes}
-    present = list(_weight_files(folder, _SEARCH_DEPTH))
+    inside = itertools.chain(*(sorted(folder.glob("[!.]*/" * depth + "*")) for depth in range(_SEARCH_DEPTH)))
+    present = [path for path in inside if path.suffix in _WEIGHT_SUFFIXES and path.is_file()]
     of_size = (path for path in present if path.stat().st_size in sizes)
     return next(of_size, None) or next((path for path in present if _says_it_is(entry, path)), None)
-
-
-def _weight_files(folder: Path, depth: int) -> Iterator[Path]:
-    try:
-        inside = sorted(folder.iterdir())
-    except OSError:
-        return
-    yield from (path for path in inside if path.suffix in _WEIGHT_SUFFIXES and path.is_file())
-    if depth > 1:
-        for path in inside:
-            if path.is_dir() and not path.name.startswith("."):
-                yield from _weight_files(path, depth - 1)
 
 
 def _says_it_is(entry: ModelEntry, path: Path) -> bool:

@@ -28,8 +28,6 @@ def load_vae(
     *,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
-    scaling: float | None = None,
-    shift: float | None = None,
 ) -> VAE:
     """A VAE from a known name ("vae", "nano"), a file, a diffusers folder, or tensors.
 
@@ -44,11 +42,7 @@ def load_vae(
     except UserError as error:
         raise UserError(f"{label} is not a usable VAE: {error}") from error
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    vae = VAE(
-        model,
-        scaling=scaling or float(facts.get("vae_scaling", SCALING)),
-        shift=float(facts.get("vae_shift", 0.0)) if shift is None else shift,
-    )
+    vae = VAE(model, scaling=float(facts.get("vae_scaling", SCALING)), shift=float(facts.get("vae_shift", 0.0)))
     return vae.eval().requires_grad_(False)
 
 

@@ -19,7 +19,7 @@ from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
 from latentsync.prepare import io
 from latentsync.prepare.clip_steps import only_face
-from latentsync.prepare.reasons import REASONS
+from latentsync.prepare.report import REASONS
 from latentsync.prepare.runner import list_sources
 from latentsync.prepare.settings import PrepareSettings
 from latentsync.prepare.shots import find_shots, split_shot

@@ -18,7 +18,7 @@ from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
 from latentsync.prepare import clip_steps, io, source_steps
 from latentsync.prepare.local import run_local
-from latentsync.prepare.reasons import REASONS
+from latentsync.prepare.report import REASONS
 from latentsync.prepare.runner import prepare
 from latentsync.prepare.settings import STEPS, PrepareSettings
 
