@@ -37,9 +37,8 @@ def rows(report: Report) -> list[tuple[str, str, str, str]]:
     """(what, clips, minutes, why) for a table: what was kept, then what was dropped, the most first."""
     kept = sum(r["stop"] - r["start"] for r in report.kept)
     found = sorted(report.by_reason().items(), key=lambda pair: -pair[1][0])
-    out = [("kept", str(len(report.kept)), f"{kept / 60:.2f}", "")]
-    out += [(reason, str(n), f"{seconds / 60:.2f}", REASONS[reason]) for reason, (n, seconds) in found]
-    return out
+    dropped = [(reason, str(n), f"{seconds / 60:.2f}", REASONS[reason]) for reason, (n, seconds) in found]
+    return [("kept", str(len(report.kept)), f"{kept / 60:.2f}", ""), *dropped]
 
 
 def timings_line(report: Report, elapsed: float, workers: int) -> str:
@@ -57,7 +56,10 @@ def draw_report(report: Report) -> Path:
     measured = [m for m in _measures(report) if any(_value(r, m[0]) is not None for r in report.records)]
     lines = -(-(1 + len(measured)) // COLUMNS)
     figure = Figure(figsize=(4 * COLUMNS, 0.6 + 3 * lines), dpi=110, layout="constrained")
-    figure.suptitle(_headline(report), fontsize=13, x=0.01, ha="left")
+    minutes = sum(r["stop"] - r["start"] for r in report.kept) / 60
+    title = f"{len(report.kept)} clips kept ({minutes:.1f} min), {len(report.records) - len(report.kept)} dropped"
+    skipped = ", ".join(name for name in STEPS if name in report.settings.skip)
+    figure.suptitle(f"{title}; skipped: {skipped}" if skipped else title, fontsize=13, x=0.01, ha="left")
     panels = figure.subplots(lines, COLUMNS, squeeze=False).flat
     _draw_reasons(next(panels), report)
     for name, title, limits in measured:
@@ -68,13 +70,6 @@ def draw_report(report: Report) -> Path:
     with atomic_path(path) as part:
         figure.savefig(part, format="png", metadata={"Software": None})
     return path
-
-
-def _headline(report: Report) -> str:
-    minutes = sum(r["stop"] - r["start"] for r in report.kept) / 60
-    counts = f"{len(report.kept)} clips kept ({minutes:.1f} min), {len(report.records) - len(report.kept)} dropped"
-    skipped = ", ".join(name for name in STEPS if name in report.settings.skip)
-    return f"{counts}; skipped: {skipped}" if skipped else counts
 
 
 def _measures(report: Report) -> list[tuple[str, str, Sequence[float]]]:

@@ -128,23 +128,16 @@ def list_sources(source: Path, out: Path, only: Sequence[str] = ()) -> tuple[Pat
         raise UserError(f"{source} lies in the output folder {out}; give another folder for the results.")
     if root.is_file():
         return root.parent, [root.name], 0
-    names, other = [], 0
-    for folder, folders, found in os.walk(root, followlinks=False):
+    paths: list[str] = []
+    for folder, folders, found in os.walk(root):
         below = Path(folder)
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and below / f != here)
-        for name in sorted(found):
-            if name.startswith("."):
-                continue
-            relative = (below / name).relative_to(root).as_posix()
-            if only and not any(fnmatch(relative, pattern) for pattern in only):
-                continue
-            if Path(name).suffix.lower() in VIDEO_SUFFIXES:
-                names.append(relative)
-            else:
-                other += 1
+        folders[:] = [f for f in folders if not f.startswith(".") and below / f != here]
+        paths += [(below / name).relative_to(root).as_posix() for name in found if not name.startswith(".")]
+    paths = [path for path in paths if not only or any(fnmatch(path, pattern) for pattern in only)]
+    names = sorted(path for path in paths if Path(path).suffix.lower() in VIDEO_SUFFIXES)
     if not names:
         raise UserError(f"There is no video in {source}{' that --only names' if only else ''}; nothing was done.")
-    return root, sorted(names), other
+    return root, names, len(paths) - len(names)
 
 
 def make_plan(root: Path, out: Path, settings: PrepareSettings, threads: int = 0) -> Plan:
@@ -202,7 +195,9 @@ def source_records(outcome: Outcome, settings: PrepareSettings) -> tuple[list[Re
     if dropped := _dropped(outcome):
         return [_record(item, settings, dropped) | {"stop": data.get("seconds")}], []
     records, clips = [], []
-    key = outcome.key("rate")  # how shots were found does not change what is in a clip
+    key = next(
+        s["key"] for s in outcome.steps if s["step"] == "rate"
+    )  # how shots were found does not change what is in a clip
     for start, stop, reason, detail in data["clips"]:
         clip = Item(f"{item.id}-{start:06d}-{stop:06d}", item.source, start, stop, key)
         if reason is None:

@@ -68,9 +68,6 @@ class Outcome:
         last = self.steps[-1] if self.steps else None
         return (last["step"], *last["rejected"]) if last and last["rejected"] else None
 
-    def key(self, step: str) -> str:
-        return next(s["key"] for s in self.steps if s["step"] == step)
-
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 

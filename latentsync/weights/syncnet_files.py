@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -52,14 +51,10 @@ def _stored_config(path: Path) -> SyncNetConfig | None:
 
 def _identify(path: Path, shapes: Mapping[str, Shape]) -> SyncNetConfig:
     for config in PUBLISHED.values():
-        if _shapes(config) == dict(shapes):
+        with torch.device("meta"):
+            published = shapes_of(StableSyncNet(config).state_dict())
+        if published == shapes:
             return config
     raise UserError(
         f"{path} has none of the published SyncNet architectures ({', '.join(PUBLISHED)}); give its config."
     )
-
-
-@lru_cache
-def _shapes(config: SyncNetConfig) -> dict[str, Shape]:
-    with torch.device("meta"):
-        return shapes_of(StableSyncNet(config).state_dict())

@@ -24,12 +24,9 @@ _FOLDER_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model
 
 
 def load_vae(
-    name_or_path: str | os.PathLike[str] | Mapping[str, Tensor],
-    *,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
+    name_or_path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> VAE:
-    """A VAE from a known name ("vae", "nano"), a file, a diffusers folder, or tensors.
+    """A VAE from a known name ("vae", "nano"), a file, or a diffusers folder.
 
     Read are the diffusers layout (with old or new attention names), the original one (bare, or inside a Stable
     Diffusion checkpoint) and our own files. Scaling and shift come from the file's metadata, else 0.18215 and 0.
@@ -46,9 +43,7 @@ def load_vae(
     return vae.eval().requires_grad_(False)
 
 
-def _read(source: str | os.PathLike[str] | Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str], str]:
-    if isinstance(source, Mapping):
-        return dict(source), {}, "This set of tensors"
+def _read(source: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str], str]:
     path = Path(source)
     if not path.exists() and isinstance(source, str) and is_registered(source):
         path = find(source)
