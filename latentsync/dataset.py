@@ -77,10 +77,7 @@ def kept_clips(folder: Path) -> list[ClipFile]:
 
 
 def find_clips(place: str | Path) -> list[ClipFile]:
-    """The clips of a prepared folder (those that were kept), of a file list, or of any folder of aligned clips.
-
-    In a fixed order: the manifest's, the list's, or that of the paths. UserError: there are none.
-    """
+    """The kept clips of a prepared folder, a file list or any folder, in a fixed order. UserError: there are none."""
     place = Path(place)
     if (place / MANIFEST).is_file():
         clips = kept_clips(place)
@@ -101,10 +98,7 @@ def find_videos(folder: Path) -> list[Path]:
 
 
 def read_filelist(path: Path) -> list[Path]:
-    """The files that a list names: one path a line, relative ones seen from the list's folder; # begins a comment.
-
-    UserError: a file that is not there.
-    """
+    """The files of a list: a path a line, seen from its folder; # begins a comment. UserError: one is missing."""
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     paths = [path.parent / line for line in lines if line and not line.startswith("#")]
     missing = [p for p in paths if not p.is_file()]
@@ -117,10 +111,7 @@ def read_filelist(path: Path) -> list[Path]:
 
 
 def clip_files(paths: Iterable[Path]) -> list[ClipFile]:
-    """Clips with what the manifest of the prepared folder that they lie in, if any, says of them.
-
-    The manifest is read anew at each call: `prepare` may have run again since the last one.
-    """
+    """With what their prepared folder's manifest says; it is read each time: `prepare` may have run again."""
     folders: dict[Path, dict[str, Record]] = {}
     clips = []
     for path in paths:

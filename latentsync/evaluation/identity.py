@@ -29,10 +29,7 @@ def face_112(frame: np.ndarray, points68: np.ndarray) -> np.ndarray:
 
 
 def identity_similarity(network: Network, made: np.ndarray, true: np.ndarray) -> float:
-    """Cosine of the vectors of two faces from face_112(): -1 … 1.
-
-    network: (N, 3, 112, 112) RGB in [-1, 1] to (N, D).
-    """
+    """Cosine of two faces from face_112(), -1 … 1. network: (N, 3, 112, 112) RGB in [-1, 1] to (N, D)."""
     out = network(pixels([made, true]) / 127.5 - 1)
     if out.ndim != 2 or len(out) != 2:
         raise UserError(f"{network.name} gave {tuple(out.shape)}; it must give one vector for each face.")
@@ -40,10 +37,7 @@ def identity_similarity(network: Network, made: np.ndarray, true: np.ndarray) ->
 
 
 def thumbnail_similarity(made: np.ndarray, true: np.ndarray) -> float:
-    """Correlation of two aligned crops as color thumbnails of 16 × 16, minus the mean of each channel: -1 … 1.
-
-    Detects a swapped face, not a look-alike.
-    """
+    """-1 … 1: correlation of crops as 16 × 16 color thumbnails, means removed; finds a swapped face only."""
     thumbs = [cv2.resize(p, (THUMB, THUMB), interpolation=cv2.INTER_AREA).astype(np.float32) for p in (made, true)]
     a, b = ((thumb - thumb.mean((0, 1))).ravel() for thumb in thumbs)
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))

@@ -47,10 +47,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A known file. bytes and sha256 are unset where the file is made on this machine, by conversion.
-
-    requires: names of the other files that it cannot run without.
-    """
+    """bytes, sha256: unset where the file is made here, by conversion. requires: files that it cannot run without."""
 
     name: str
     kind: str
@@ -245,10 +242,7 @@ def model_folders() -> list[Path]:
 
 
 def find(name: str, folders: Sequence[str | os.PathLike[str]] | None = None) -> Path:
-    """The file of a known name: by its file name, else any file of exactly its size, else by our own metadata.
-
-    Raises UserError, with the command and the link that get it, when it is nowhere.
-    """
+    """The file of a known name: by file name, else exact size, else our own metadata. UserError says how to get it."""
     entry = get(name)
     places = [Path(folder) for folder in folders] if folders is not None else model_folders()
     for folder in dict.fromkeys([*places, ASSETS] if entry.built_in else places):

@@ -16,10 +16,7 @@ from ..weights.files import Shape, mismatch, our_metadata, read_tensors, shapes_
 def load_syncnet(
     path: str | os.PathLike[str], *, config: SyncNetConfig | None = None, device: str | torch.device = "cpu"
 ) -> SyncNet:
-    """Load our safetensors, the public stable_syncnet.pt, or syncnet_v2.model; every tensor must match.
-
-    config: needed only if neither the metadata nor the shapes of a published architecture give it.
-    """
+    """Our safetensors, stable_syncnet.pt or syncnet_v2.model, every tensor matched. config: if no file gives it."""
     path = Path(path)
     state = {key.removeprefix("module."): value.float() for key, value in read_tensors(path).items()}
     shapes = shapes_of(state)
