@@ -1,15 +1,18 @@
 """`latentsync batch`: many jobs, here or on a Ray cluster."""
 
-import os
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UserError
+from .console import check_writable, show_table, write_json
 from .options import ModelOptions
 from .parameters import choice, expand_options
 
@@ -87,21 +90,20 @@ def batch(
 
     listed = read_jobs(jobs, run.out, default_settings(models.checkpoint))
     report_path = _report_path(jobs, run)
-    spec = ModelSpec(**{name: _absolute(value) for name, value in asdict(models).items()})
+    options: dict[str, Any] = asdict(models)
+    files: dict[str, Any] = {
+        n: str(Path(v).resolve()) for n, v in options.items() if isinstance(v, str) and Path(v).is_file()
+    }
+    spec = ModelSpec(**options | files)  # absolute paths: workers may run in another folder
     log, start = ResultsLog(report_path.with_suffix(".jsonl")), time.perf_counter()
     limit = None if run.segment_seconds else len(listed)
     make_pool = _ray_pool if where.ray or where.ray_address is not None else _local_pool
     with closing(make_pool(spec, where, limit)) as pool:
         batch = Batch(spec, run.retries, run.segment_seconds, run.overwrite)
-        results = batch.run(listed, pool, log, _ProgressLines(len(listed)))
+        results = batch.run(listed, pool, log, partial(_show_job, count(1), len(listed)))
     _show(results, report_path, time.perf_counter() - start)
     if any(result["status"] == "failed" for result in results):
         raise typer.Exit(FAILED)
-
-
-def _absolute(value: Any) -> Any:
-    """Workers may run in another folder."""
-    return str(Path(value).resolve()) if isinstance(value, str) and Path(value).is_file() else value
 
 
 def _report_path(jobs: Path, run: RunOptions) -> Path:
@@ -113,8 +115,7 @@ def _report_path(jobs: Path, run: RunOptions) -> Path:
     path = run.json or folder / f"{jobs.stem}.report.json"
     if path.suffix.lower() != ".json":
         raise UserError(f"--json is {path}; its name must end in .json.")
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"{path} cannot be written there; name a file in a folder that can be written to.")
+    check_writable(path)
     return path
 
 
@@ -146,35 +147,21 @@ def _ray_pool(spec: "ModelSpec", where: WorkerOptions, limit: int | None) -> "Po
     if not has_free_resources(gpus, cpus):
         typer.echo("the cluster is busy: workers start when others end", err=True)
     workers = where.workers or max(1, capacity(gpus, cpus))
-    return RayPool(
-        replace(spec, threads=cpus),
-        min(workers, limit or workers),
-        LipSyncWorker,
-        gpus=gpus,
-        cpus=cpus,
-        environment=("LATENTSYNC_MODELS",),
-    )
+    spec, workers = replace(spec, threads=cpus), min(workers, limit or workers)
+    return RayPool(spec, workers, LipSyncWorker, gpus=gpus, cpus=cpus, environment=("LATENTSYNC_MODELS",))
 
 
-class _ProgressLines:
-    """Prints a line for each job as it ends."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.count = total, 0
-
-    def __call__(self, result: "JobResult") -> None:
-        self.count += 1
-        message = {
-            "done": f"{result.get('frames')} frames in {result.get('elapsed_s', 0):.1f} s",
-            "skipped": "done before",
-            "failed": f"failed: {result.get('error')}",
-        }[result["status"]]
-        typer.echo(f"{self.count}/{self.total} {Path(result['out']).name}: {message}", err=True)
+def _show_job(numbers: Iterator[int], total: int, result: "JobResult") -> None:
+    message = {
+        "done": f"{result.get('frames')} frames in {result.get('elapsed_s', 0):.1f} s",
+        "skipped": "done before",
+        "failed": f"failed: {result.get('error')}",
+    }[result["status"]]
+    typer.echo(f"{next(numbers)}/{total} {Path(result['out']).name}: {message}", err=True)
 
 
 def _show(results: "list[JobResult]", path: Path, elapsed_s: float) -> None:
     from ..batch.results import TITLES, footer, summary, table
-    from .console import show_table, write_json
 
     totals = summary(results, elapsed_s)
     show_table(table(results), TITLES)

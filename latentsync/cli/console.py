@@ -1,25 +1,16 @@
 """What the command line shows: progress on stderr, results on stdout."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich import progress
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 
 from ..errors import UserError
@@ -46,7 +37,7 @@ def stages(logged: Sequence[str] = ("sample",), *, title: str = "", keep: bool =
         yield lambda step: lines[step.stage](step.done, step.total) if step.stage in lines else None
         return
     tasks: dict[str, Any] = {}
-    with _bars(MofNCompleteColumn(), TimeElapsedColumn(), keep=keep) as bars:
+    with _bars(progress.MofNCompleteColumn(), progress.TimeElapsedColumn(), keep=keep) as bars:
 
         def on_step(step: "Done") -> None:
             if step.stage not in tasks:
@@ -62,7 +53,7 @@ def transfer(name: str, size: int | None = None) -> Iterator[Callable[[int, int]
     if not _terminal():
         yield _quarters(name) if (size or 0) >= LARGE else lambda done, total: None
         return
-    with _bars(DownloadColumn(), TransferSpeedColumn()) as bars:
+    with _bars(progress.DownloadColumn(), progress.TransferSpeedColumn()) as bars:
         task = bars.add_task(name, total=size)
         yield lambda done, total: bars.update(task, completed=done, total=total or None)
 
@@ -78,9 +69,14 @@ def _terminal() -> bool:
     return Console(stderr=True).is_interactive
 
 
-def _bars(*columns: ProgressColumn, keep: bool = False) -> Progress:
-    described = TextColumn("{task.description:>6}"), BarColumn(), *columns, TimeRemainingColumn()
-    return Progress(*described, console=Console(stderr=True), transient=not keep)
+def _bars(*columns: progress.ProgressColumn, keep: bool = False) -> progress.Progress:
+    described = (
+        progress.TextColumn("{task.description:>6}"),
+        progress.BarColumn(),
+        *columns,
+        progress.TimeRemainingColumn(),
+    )
+    return progress.Progress(*described, console=Console(stderr=True), transient=not keep)
 
 
 def _quarters(name: str) -> Callable[[int, int], None]:
@@ -124,8 +120,20 @@ def as_json(facts: Any) -> str:
 
 
 def write_json(path: Path, facts: Any) -> None:
+    write_file(path, f"{as_json(facts)}\n".encode(), "the video is complete")
+
+
+def write_file(path: str | Path, content: bytes, advice: str = "give another name") -> None:
     try:
         with atomic_path(path) as part:
-            part.write_text(as_json(facts) + "\n", encoding="utf-8")
+            part.write_bytes(content)
     except OSError as error:
-        raise UserError(f"{path} could not be written ({error.strerror}); the video is complete.") from error
+        raise UserError(f"{path} could not be written ({error.strerror}); {advice}.") from error
+
+
+def check_writable(path: Path | None) -> None:
+    """Before the work: a file can be written there. - is the screen."""
+    if path is None or str(path) == "-":
+        return
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path} cannot be written there; name a file in a folder that can be written to.")

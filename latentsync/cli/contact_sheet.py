@@ -1,6 +1,7 @@
 """A contact sheet: faces of a video over time, above curves of its loudness and mouth opening."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from ..face.align import align_matrices, crop_face
 from ..face.choose import choose
 from ..face.detect import FaceFinder, mouth_opening
 from ..face.track import FaceTrack, find_tracks
-from ..files import atomic_path
 from ..media.probe import probe
 from ..media.reader import VideoReader
 from ..media.watermark import draw_text
+from .console import write_file
 
 COLUMNS, ROWS = 8, 3
 TILE = 160
@@ -43,16 +44,14 @@ class Curve:
     color: tuple[int, int, int]
 
 
-def sheet_of(
-    video: str | Path, finder: FaceFinder, *, face: str = "largest", columns: int = COLUMNS, rows: int = ROWS
-) -> np.ndarray:
+def sheet_of(video: str | Path, finder: FaceFinder, face: str = "largest") -> np.ndarray:
     """The sheet of a video file as (H, W, 3) uint8 RGB."""
     info = probe(video)
     step = -(-info.frames // MEASURED)
     measured = range(0, info.frames, step)
     with VideoReader(info) as reader:
         track = _track(reader, measured, finder, face)
-        picked = [measured[i] for i in evenly(len(measured), columns * rows)]
+        picked = [measured[i] for i in evenly(len(measured), COLUMNS * ROWS)]
         tiles = [_tile(frame, track, i // step) for i, frame in zip(picked, reader.read(picked), strict=True)]
     times = [float(i / info.fps) for i in picked]
     curves = []
@@ -63,7 +62,7 @@ def sheet_of(
     if track is not None:
         opening = np.where(track.present, mouth_opening(track.landmarks), np.nan)
         curves.append(Curve("mouth opening", opening, 0.0, max(0.1, float(np.nanmax(opening))), MOUTH))
-    return compose(tiles, times, curves, float(info.duration), columns)
+    return compose(tiles, times, curves, float(info.duration), COLUMNS)
 
 
 def evenly(total: int, wanted: int) -> list[int]:
@@ -74,14 +73,12 @@ def evenly(total: int, wanted: int) -> list[int]:
 
 def _track(reader: VideoReader, measured: range, finder: FaceFinder, face: str) -> FaceTrack | None:
     """The face in the measured frames; None if there is none, and the sheet then shows whole frames."""
-    try:
+    with suppress(UserError):
         tracks = find_tracks(reader.read(measured), finder)
-    except UserError:
-        return None
-    try:
-        return choose(tracks, face)
-    except UserError:  # the point is in a frame that is not measured
+        with suppress(UserError):  # the point may be in a frame that is not measured
+            return choose(tracks, face)
         return choose(tracks, "largest")
+    return None
 
 
 def _tile(frame: np.ndarray, track: FaceTrack | None, i: int) -> np.ndarray:
@@ -89,9 +86,8 @@ def _tile(frame: np.ndarray, track: FaceTrack | None, i: int) -> np.ndarray:
         return crop_face(frame, align_matrices(track.points[i : i + 1], TILE)[0], TILE)
     height, width = frame.shape[:2]
     scale = TILE / max(height, width)
-    small = cv2.resize(
-        frame, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA
-    )
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
     tile = np.full((TILE, TILE, 3), PAPER, np.uint8)
     top, left = (TILE - small.shape[0]) // 2, (TILE - small.shape[1]) // 2
     tile[top : top + small.shape[0], left : left + small.shape[1]] = small
@@ -147,8 +143,4 @@ def write_picture(path: str | Path, picture: np.ndarray) -> None:
     encoded, data = cv2.imencode(Path(path).suffix, picture[..., ::-1])
     if not encoded:
         raise UserError(f"{path} could not be encoded; name it .png or .jpg.")
-    try:
-        with atomic_path(path) as part:
-            part.write_bytes(data.tobytes())
-    except OSError as error:
-        raise UserError(f"{path} could not be written ({error.strerror}); give another name.") from error
+    write_file(path, data.tobytes())

@@ -1,8 +1,8 @@
 """`latentsync eval`: measures of a clip, of a folder, of a SyncNet."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +10,10 @@ import typer
 
 from ..errors import UserError
 from ..settings import ProgressCallback, Settings
-from .parameters import expand_options, option
+from .console import check_writable, show_json, show_table, stages, waiting, write_json
+from .parameters import choice, expand_options, option
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     import numpy as np
 
     from ..evaluation.measure import Networks, Result
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from ..models.vae import VAE
 
 _ONE, _MANY = ("measure", "value", "better"), ("measure", "mean ± deviation", "better", "over")
+_bars = partial(stages, (), keep=False)
 _NETS, _OUT = "Networks (a measure without its network is listed as not measured)", "Output"
 
 app = typer.Typer(
@@ -40,27 +40,25 @@ app = typer.Typer(
 )
 
 
+VaeName = Annotated[str | None, option(_NETS, "--vae", "For a SyncNet on latents: its VAE.", "NAME|FILE")]
+Device = Annotated[str, option(_NETS, "--device", "auto, cpu, cuda or mps.", "NAME")]
+
+
 @dataclass(frozen=True)
 class SyncNetOptions:
-    syncnet: Annotated[
-        str | None,
-        option(
-            _NETS,
-            "--syncnet",
-            "For LSE-C, LSE-D and the offset: syncnet-v2 (Chung's), syncnet-1.6, or a file, such as one of yours.",
-            "NAME|FILE",
-            envvar="LATENTSYNC_SYNCNET",
-        ),
-    ] = None
-    vae: Annotated[str | None, option(_NETS, "--vae", "For a SyncNet on latents: its VAE.", "NAME|FILE")] = None
-    device: Annotated[str, option(_NETS, "--device", "auto, cpu, cuda or mps.", "NAME")] = "auto"
+    syncnet: str | None = choice(
+        _NETS, "", None,
+        "For LSE-C, LSE-D and the offset: syncnet-v2 (Chung's), syncnet-1.6, or a file, such as one of yours.",
+        "NAME|FILE", envvar="LATENTSYNC_SYNCNET",
+    )  # fmt: skip
+    vae: VaeName = None
+    device: Device = "auto"
 
     def load(self) -> "tuple[SyncNet | None, VAE | None]":
         from ..models.device import pick_device
         from ..weights.registry import find, is_registered
         from ..weights.syncnet_files import load_syncnet
         from ..weights.vae_files import load_vae
-        from .console import waiting
 
         if self.syncnet is None:
             return None, None
@@ -72,40 +70,26 @@ class SyncNetOptions:
 
 @dataclass(frozen=True)
 class MetricOptions:
-    lpips: Annotated[
-        str | None,
-        option(_NETS, "--lpips", "alex, vgg or squeeze (by torchmetrics), or TorchScript.", "NAME|FILE"),
-    ] = None
-    identity_network: Annotated[Path | None, option(_NETS, "", "Face recognition as TorchScript, 112 px.", "FILE")] = (
-        None
-    )
-    fid_network: Annotated[str | None, option(_NETS, "", "inception (by torchmetrics), or TorchScript.", "NET")] = None
-    fvd_network: Annotated[str | None, option(_NETS, "", "I3D as TorchScript, or the folder of a VideoMAE.", "NET")] = (
-        None
-    )
+    lpips: str | None = choice(_NETS, "", None, "alex, vgg or squeeze (by torchmetrics), or TorchScript.", "NAME|FILE")
+    identity_network: Path | None = choice(_NETS, "", None, "Face recognition as TorchScript, 112 px.", "FILE")
+    fid_network: str | None = choice(_NETS, "", None, "inception (by torchmetrics), or TorchScript.", "NET")
+    fvd_network: str | None = choice(_NETS, "", None, "I3D as TorchScript, or the folder of a VideoMAE.", "NET")
 
 
 @dataclass(frozen=True)
 class OutputOptions:
-    json: Annotated[
-        Path | None, option(_OUT, "--json", "Also write everything as JSON; - is the screen.", "REPORT")
-    ] = None
-    picture: Annotated[Path | None, option(_OUT, "--picture", "Also draw the curves (.png, .jpg).", "PICTURE")] = None
+    json: Path | None = choice(_OUT, "", None, "Also write everything as JSON; - is the screen.", "REPORT")
+    picture: Path | None = choice(_OUT, "", None, "Also draw the curves (.png, .jpg).", "PICTURE")
 
     def check(self) -> None:
         """Finds what is wrong with the paths before the work."""
         if self.picture is not None and self.picture.suffix.lower() not in (".png", ".jpg", ".jpeg"):
             raise UserError(f"--picture is {self.picture}; its name must end in .png or .jpg.")
         for path in (self.json, self.picture):
-            if path is None or str(path) == "-":
-                continue
-            if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-                raise UserError(f"{path} cannot be written there; name a file in a folder that can be written to.")
+            check_writable(path)
 
 
-Face = Annotated[
-    str, typer.Option("--face", metavar="WHICH", help="largest, left, right, a number, or x,y,frame in pixels.")
-]
+Face = Annotated[str, option(None, "--face", "largest, left, right, a number, or x,y,frame in pixels.", "WHICH")]
 
 
 @dataclass(frozen=True)
@@ -123,7 +107,6 @@ class Findings:
     def show(self, output: OutputOptions) -> None:
         from rich.markup import escape
 
-        from .console import show_json, show_table, write_json
         from .contact_sheet import write_picture
 
         if str(output.json) == "-":
@@ -133,7 +116,7 @@ class Findings:
             show_table([[escape(cell) for cell in row] for row in self.rows], self.titles)
             if self.skipped:
                 typer.echo("not measured:")
-                show_table([[escape(f"  {name}"), escape(reason)] for name, reason in self.skipped])
+                show_table([(escape(f"  {name}"), escape(reason)) for name, reason in self.skipped])
             if output.json is not None:
                 write_json(output.json, self.content)
         if output.picture is not None:
@@ -146,12 +129,8 @@ def sync(
     clip: Annotated[Path, typer.Argument(help="A video.")],
     networks: SyncNetOptions,
     output: OutputOptions,
-    audio: Annotated[
-        Path | None, typer.Option("--audio", "-a", metavar="FILE", help="Use this audio instead of the video's own.")
-    ] = None,
-    aligned: Annotated[
-        bool, typer.Option("--aligned", help="The clip is an aligned crop, as `latentsync prepare` makes them.")
-    ] = False,
+    audio: Annotated[Path | None, option(None, "--audio -a", "Use this audio, not the video's own.", "FILE")] = None,
+    aligned: Annotated[bool, option(None, "--aligned", "The clip is an aligned crop of `latentsync prepare`.")] = False,
     face: Face = Settings.face,
 ) -> None:
     """Lip sync of a clip: LSE-C, LSE-D and offset by a SyncNet, and offset and correlation by landmarks.
@@ -172,7 +151,7 @@ def _sync_aligned(clip: Path, audio: Path | None, net: "SyncNet | None", vae: "V
 
     if net is None or audio is not None:
         raise UserError("An aligned crop is measured by a SyncNet with its own audio: give --syncnet and no --audio.")
-    with _progress(clip.name) as on_progress:
+    with _bars(title=clip.name) as on_progress:
         score = sync_aligned(net, clip_files([clip])[0], vae=vae, on_progress=on_progress)
     content = {"clip": str(clip), "sync": score.as_dict()}
     return Findings(clip.name, _ONE, sync_rows(score), (), content, lambda: draw_sync(score, clip.name))
@@ -184,7 +163,7 @@ def _sync_video(clip: Path, audio: Path | None, net: "SyncNet | None", vae: "VAE
     from ..evaluation.landmark_sync import score_track
     from ..evaluation.report import landmark_rows, sync_rows
 
-    with _finder() as finder, _progress(clip.name) as on_progress:
+    with _finder() as finder, _bars(title=clip.name) as on_progress:
         tracked = track_clip(clip, finder, face=face, on_progress=on_progress)
         speech = tracked.speech(audio)
         landmarks = score_track(tracked.track, speech, tracked.fps)
@@ -193,10 +172,7 @@ def _sync_video(clip: Path, audio: Path | None, net: "SyncNet | None", vae: "VAE
     skipped = () if score else (("LSE-C, LSE-D, offset by SyncNet", "give --syncnet"),)
     content = {"clip": str(clip), "sync": score.as_dict() if score else None, "landmarks": landmarks.as_dict()}
     title = f"{clip.name}: {verdict(landmarks)} (by landmarks)"
-
-    def draw() -> "np.ndarray":
-        return draw_sync(score, clip.name) if score else draw_chart(landmarks)
-
+    draw = (lambda: draw_sync(score, clip.name)) if score else (lambda: draw_chart(landmarks))
     return Findings(title, _ONE, rows, skipped, content, draw)
 
 
@@ -256,21 +232,15 @@ def measure(
 
 @dataclass(frozen=True)
 class PairOptions:
-    pairs: Annotated[int, option(None, "", "Pairs drawn from each clip, half of them in sync.", min=2)] = 8
-    holdout_time: Annotated[float, option(None, "", "Measure on this share of every clip only.", min=0.01, max=1.0)] = (
-        1.0
+    pairs: int = choice(None, "", 8, "Pairs drawn from each clip, half of them in sync.", min=2)
+    holdout_time: float = choice(None, "", 1.0, "Measure on this share of every clip only.", min=0.01, max=1.0)
+    holdout_at: float = choice(None, "", 0.5, "Where that share lies: 0 at the beginning, 1 at the end.", min=0, max=1)
+    holdout_people: str = choice(
+        None, "", "", "Leave out recordings with these name prefixes.", "NAMES", show_default=False
     )
-    holdout_at: Annotated[
-        float, option(None, "", "Where that share lies: 0 at the beginning, 1 at the end.", min=0, max=1)
-    ] = 0.5
-    holdout_people: Annotated[
-        str, option(None, "", "Leave out recordings with these name prefixes.", "NAMES", show_default=False)
-    ] = ""
-    only: Annotated[
-        str, option(None, "", "Only recordings with these prefixes (anna,ben).", "NAMES", show_default=False)
-    ] = ""
-    min_shift: Annotated[int, option(None, "", "Smallest shift of a shifted pair, in frames.", min=1)] = 1
-    seed: Annotated[int, option(None, "", "The same seed draws the same pairs.")] = 1247
+    only: str = choice(None, "", "", "Only recordings with these prefixes (anna,ben).", "NAMES", show_default=False)
+    min_shift: int = choice(None, "", 1, "Smallest shift of a shifted pair, in frames.", min=1)
+    seed: int = choice(None, "", 1247, "The same seed draws the same pairs.")
 
 
 @app.command("syncnet-accuracy")
@@ -282,8 +252,8 @@ def accuracy(
     ],
     options: PairOptions,
     output: OutputOptions,
-    vae: Annotated[str | None, option(_NETS, "--vae", "For a SyncNet on latents: its VAE.", "NAME|FILE")] = None,
-    device: Annotated[str, option(_NETS, "--device", "auto, cpu, cuda or mps.", "NAME")] = "auto",
+    vae: VaeName = None,
+    device: Device = "auto",
 ) -> None:
     """Accuracy of a SyncNet on pairs of frames and audio, half of them shifted within their clip.
 
@@ -304,22 +274,16 @@ def accuracy(
     assert loaded is not None
     only, left_out = _names(options.only), _names(options.holdout_people)
     part = holdout_part(options.holdout_time, options.holdout_at)
-    clips = [
-        replace(clip, part=part)
-        for clip in find_clips(prepared)
-        if (not only or clip.is_of(only)) and not clip.is_of(left_out)
-    ]
+    wanted = (c for c in find_clips(prepared) if (not only or c.is_of(only)) and not c.is_of(left_out))
+    clips = [replace(clip, part=part) for clip in wanted]
     if not clips:
         raise UserError(f"{prepared} has no recording that --only and --holdout-people leave; check the names.")
-    drawing = {"seed": options.seed, "pairs": options.pairs, "min_shift": options.min_shift}
-    with _progress("clips") as on_progress:
+    drawing = {name: getattr(options, name) for name in ("seed", "pairs", "min_shift")}
+    with _bars(title="clips") as on_progress:
         found = syncnet_accuracy(loaded, clips, **drawing, vae=loaded_vae, on_progress=on_progress)
     content = {"net": net, "prepared": str(prepared)} | asdict(options) | found.as_dict()
-    title = f"{net} on {prepared}"
-    findings = Findings(
-        title, (), accuracy_rows(found), list(found.skipped.items()), content, lambda: draw_accuracy(found, title)
-    )
-    findings.show(output)
+    title, skipped = f"{net} on {prepared}", list(found.skipped.items())
+    Findings(title, (), accuracy_rows(found), skipped, content, lambda: draw_accuracy(found, title)).show(output)
 
 
 def _names(text: str) -> list[str]:
@@ -339,7 +303,7 @@ def _measure_all(
     with _finder() as finder:
         for name in names:
             try:
-                with _progress(name) as on_progress:
+                with _bars(title=name) as on_progress:
                     results.append(run(name, finder, on_progress))
             except UserError as error:
                 if len(names) == 1:
@@ -355,10 +319,7 @@ def _measure_all(
         return Findings(f"{len(results)} clips", _MANY, rows, not_measured, content, lambda: charts.draw_many(results))
     (one,) = results
     rows = [*report.rows(one), *report.frechet_rows(summary)]
-
-    def draw() -> "np.ndarray":
-        return charts.draw_comparison(one) if one.curves else charts.draw_many(results)
-
+    draw = (lambda: charts.draw_comparison(one)) if one.curves else (lambda: charts.draw_many(results))
     return Findings(f"{one.name}: {one.frames} frames", _ONE, rows, not_measured, content, draw)
 
 
@@ -376,12 +337,6 @@ def _load_networks(options: SyncNetOptions, metrics: MetricOptions) -> "Networks
         Frechet(fid_network(metrics.fid_network, device)) if metrics.fid_network else None,
         Frechet(fvd_network(metrics.fvd_network, device), FVD_FRAMES, batch=1) if metrics.fvd_network else None,
     )
-
-
-def _progress(title: str) -> "AbstractContextManager[ProgressCallback]":
-    from .console import stages
-
-    return stages((), title=title, keep=False)
 
 
 def _finder() -> "FaceFinder":

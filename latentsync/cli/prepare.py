@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError
-from ..files import atomic_path
 from ..prepare.settings import STEPS_PANEL, PrepareSettings
-from .parameters import expand_options, option
+from .console import show_json, show_table, stages, write_file, write_json
+from .parameters import choice, expand_options, option
 
 if TYPE_CHECKING:
     from ..prepare.runner import Execute, Report
@@ -30,25 +30,17 @@ _WHERE = "Where it runs"
 
 @dataclass(frozen=True)
 class RunOptions:
-    only: Annotated[
-        list[str] | None,
-        option(STEPS_PANEL, "", "Only files whose path in IN matches; may be repeated.", "PATTERN"),
-    ] = None
-    workers: Annotated[
-        int, option(_WHERE, "", "Processes (with --ray: actors).", min=0, show_default="one for each CPU")
-    ] = 0
-    ray: Annotated[bool, option(_WHERE, "--ray", "Distribute the work with Ray Data.")] = False
-    ray_address: Annotated[str | None, option(_WHERE, "", "A running cluster, say auto; implies --ray.", "ADDRESS")] = (
-        None
+    only: list[str] | None = choice(
+        STEPS_PANEL, "", None, "Only files whose path in IN matches; may be repeated.", "PATTERN"
     )
-    chart: Annotated[bool, option(_WHERE, "--chart/--no-chart", "Draw OUT/report.png.")] = True
-    json: Annotated[
-        Path | None, option(_WHERE, "--json", "Also write counts and timings as JSON; - is the screen.", "REPORT")
-    ] = None
+    workers: int = choice(_WHERE, "", 0, "Processes (with --ray: actors).", min=0, show_default="one for each CPU")
+    ray: bool = choice(_WHERE, "--ray", False, "Distribute the work with Ray Data.")
+    ray_address: str | None = choice(_WHERE, "", None, "A running cluster, say auto; implies --ray.", "ADDRESS")
+    chart: bool = choice(_WHERE, "", True, "Draw OUT/report.png.")
+    json: Path | None = choice(_WHERE, "", None, "Also write counts and timings as JSON; - is the screen.", "REPORT")
 
-    @property
-    def on_cluster(self) -> bool:
-        return self.ray or self.ray_address is not None
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ray", self.ray or self.ray_address is not None)
 
 
 @expand_options
@@ -70,18 +62,15 @@ def prepare(
     Exit code 1: something was not finished, a second run tries it again.
     """
     from ..prepare.runner import prepare as run
-    from .console import stages
 
     if options.chart and find_spec("matplotlib") is None:  # said before the work, not after it
         raise UserError('The chart needs matplotlib; pip install "latentsync[prepare]" or add --no-chart.')
     start = time.perf_counter()
-    workers = options.workers or (0 if options.on_cluster else os.cpu_count() or 1)
-    threads = 1 if options.on_cluster or workers > 1 else 0
+    workers = options.workers or (0 if options.ray else os.cpu_count() or 1)
+    threads = 1 if options.ray or workers > 1 else 0
     try:
-        with _executor(options, workers) as execute, stages(("source", "clip")) as on_progress:
-            report = run(
-                source, out, settings, execute, only=options.only or (), threads=threads, on_progress=on_progress
-            )
+        with _executor(options, workers) as execute, stages(("source", "clip")) as show:
+            report = run(source, out, settings, execute, only=options.only or (), threads=threads, on_progress=show)
     except KeyboardInterrupt as error:
         typer.echo("interrupted; the same command goes on where this one stopped", err=True)
         raise typer.Exit(INTERRUPTED) from error
@@ -92,7 +81,7 @@ def prepare(
 
 @contextmanager
 def _executor(options: RunOptions, workers: int) -> "Iterator[Execute]":
-    if not options.on_cluster:
+    if not options.ray:
         from ..prepare.local import run_local
 
         yield lambda plan, kind, items: run_local(plan, kind, items, workers)
@@ -110,7 +99,6 @@ def _show(report: "Report", options: RunOptions, elapsed: float, workers: int) -
     from ..dataset import MANIFEST
     from ..prepare.report import draw_report, rows, timings_line
     from ..prepare.runner import ERRORS
-    from .console import show_json, show_table, write_json
 
     chart = draw_report(report) if options.chart else None
     if options.json is not None:
@@ -135,16 +123,15 @@ def _show(report: "Report", options: RunOptions, elapsed: float, workers: int) -
         typer.echo(f"{report.errors} not finished: see {report.out / ERRORS}; run again to try them again", err=True)
 
 
+Patterns = list[str] | None
+
+
 def filelist(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="What `latentsync prepare` wrote to.")],
-    to: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write there instead of to the screen.")
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Only clips of these sources; may be repeated.")
-    ] = None,
+    to: Annotated[Path | None, option(None, "--out -o", "Write there instead of to the screen.", "FILE")] = None,
+    only: Annotated[Patterns, option(None, "", "Only clips of these sources; may be repeated.", "PATTERN")] = None,
     holdout_sources: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="No clips of these sources; may be repeated.")
+        Patterns, option(None, "", "No clips of these sources; may be repeated.", "PATTERN")
     ] = None,
 ) -> None:
     """List the clips that were kept, one path a line, for the trainer.
@@ -159,18 +146,13 @@ def filelist(
     def matches(source: str, patterns: Sequence[str] | None) -> bool:
         return any(fnmatch(source, pattern) for pattern in patterns or ())
 
-    clips = [
-        c for c in kept_clips(out) if (not only or matches(c.source, only)) and not matches(c.source, holdout_sources)
-    ]
+    clips = [c for c in kept_clips(out) if not only or matches(c.source, only)]
+    clips = [c for c in clips if not matches(c.source, holdout_sources)]
     if not clips:
         raise UserError(f"{out} has no kept clip{' of the sources asked for' if only or holdout_sources else ''}.")
     lines = "".join(f"{clip.path.resolve()}\n" for clip in clips)
     if to is None:
         typer.echo(lines, nl=False)
         return
-    try:
-        with atomic_path(to) as part:
-            part.write_text(lines, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{to} could not be written ({error.strerror}); give another name.") from error
+    write_file(to, lines.encode())
     typer.echo(f"{to}: {len(clips)} clips")

@@ -5,12 +5,14 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UserError
+from .console import check_writable, show_json, write_json
 from .parameters import choice, expand_options
 
 if TYPE_CHECKING:
@@ -76,13 +78,11 @@ def queue(
 
     _check_writable(server.out, server.json)
     client = ComfyClient(server.server, headers=dict(map(parse_header, server.header or ())))
-    values, inputs = _pairs(work.values), _pairs(work.inputs)
     if work.list_inputs:
-        _list(client, workflow, values)
-        return
+        return _list(client, workflow, _pairs(work.values))
     try:
         with _refusals():
-            result, paths = asyncio.run(_run(client, workflow, inputs, values, work.timeout, server))
+            result, paths = asyncio.run(_run(client, workflow, work, server))
     except RunFailedError as error:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(FAILED) from error
@@ -112,14 +112,12 @@ def _list(client: "ComfyClient", workflow: Path, values: dict[str, str]) -> None
 
     with _refusals():
         prompt, fields = asyncio.run(ask())
-    lines = [(field, f"  {field.name}={shown_value(prompt, field)}") for field in fields]
-    width = min(MAX_COLUMN, max((len(line) for _, line in lines), default=0))
-    node = ""
-    for field, line in lines:
-        if field.node != node:
-            typer.echo(f"{field.label} (node {field.node})")
-        node = field.node
-        typer.echo(f"{line:<{width}}  {describe(field)}")
+    lines = [f"  {field.name}={shown_value(prompt, field)}" for field in fields]
+    width = min(MAX_COLUMN, max(map(len, lines), default=0))
+    for (node, label), group in groupby(zip(fields, lines, strict=True), lambda pair: (pair[0].node, pair[0].label)):
+        typer.echo(f"{label} (node {node})")
+        for field, line in group:
+            typer.echo(f"{line:<{width}}  {describe(field)}")
 
 
 def _pairs(texts: Sequence[str] | None) -> dict[str, str]:
@@ -144,32 +142,26 @@ def _check_writable(out: Path, report: Path | None) -> None:
     existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UserError(f"{out} cannot be written to; name a folder by --out that can.")
-    if report is None or str(report) == "-":
-        return
-    if report.is_dir() or not os.access(report.absolute().parent, os.W_OK):
-        raise UserError(f"{report} cannot be written there; name a file in a folder that can be written to.")
+    check_writable(report)
 
 
 async def _run(
-    client: "ComfyClient",
-    workflow: Path,
-    inputs: dict[str, str],
-    values: dict[str, str],
-    timeout: float | None,
-    server: ServerOptions,
+    client: "ComfyClient", workflow: Path, work: WorkOptions, server: ServerOptions
 ) -> tuple["RunResult", dict[str, list[Path]]]:
     """The result, and its files by node."""
     from ..comfy_client.client import save_values
 
+    pairs = {"inputs": _pairs(work.inputs), "values": _pairs(work.values)}
     async with client:
         try:
             with _display() as on_event:
-                result = await client.run(workflow, inputs=inputs, values=values, on_event=on_event, timeout=timeout)
+                result = await client.run(workflow, **pairs, on_event=on_event, timeout=work.timeout)
         finally:
             if server.free:
                 await client.free()
         paths: dict[str, list[Path]] = {}
-        for output, path in (await client.download(result, server.out, overwrite=server.overwrite)).items():
+        downloaded = await client.download(result, server.out, overwrite=server.overwrite)
+        for output, path in downloaded.items():
             paths.setdefault(output.node, []).append(path)
         for node, saved in save_values(result, server.out, overwrite=server.overwrite).items():
             paths.setdefault(node, []).extend(saved)
@@ -184,7 +176,7 @@ def _display() -> Iterator["OnEvent"]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _print_event
+        yield lambda event: typer.echo(line, err=True) if (line := _line(event)) is not None else None
         return
     columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
     with Progress(*columns, TextColumn("{task.fields[stage]}", markup=False), console=console) as bars:
@@ -224,14 +216,10 @@ class _Bars:
             self.bars.stop_task(task.id)
 
 
-def _print_event(event: "Event") -> None:
-    line = event.title if event.kind == "node" else _line(event)
-    if line is not None:
-        typer.echo(line, err=True)
-
-
 def _line(event: "Event") -> str | None:
     match event.kind:
+        case "node":
+            return event.title
         case "uploading":
             return f"uploading {event.text}"
         case "queued":
@@ -246,8 +234,6 @@ def _line(event: "Event") -> str | None:
 
 
 def _show(result: "RunResult", paths: dict[str, list[Path]], server: str, report: Path | None) -> None:
-    from .console import show_json, write_json
-
     on_screen = str(report) == "-"
     for path in (path for found in paths.values() for path in found):
         typer.echo(str(path), err=on_screen)
@@ -264,27 +250,12 @@ def _show(result: "RunResult", paths: dict[str, list[Path]], server: str, report
 def _report(result: "RunResult", paths: dict[str, list[Path]], server: str) -> dict[str, Any]:
     from ..comfy_client.prompt import title
 
+    titles = {node: title(result.prompt, node) for node in result.prompt}
+    times = {node: round(result.timings.get(node, 0.0), 3) for node in result.prompt}
     nodes = [
-        {
-            "id": node,
-            "title": title(result.prompt, node),
-            "class": content["class_type"],
-            "elapsed_s": round(result.timings.get(node, 0.0), 3),
-            "cached": node in result.cached,
-        }
-        for node, content in result.prompt.items()
+        {"id": n, "title": titles[n], "class": p["class_type"], "elapsed_s": times[n], "cached": n in result.cached}
+        for n, p in result.prompt.items()
     ]
-    outputs = [
-        {"node": node, "title": title(result.prompt, node), "file": str(path)}
-        for node, found in paths.items()
-        for path in found
-    ]
-    return {
-        "server": server,
-        "prompt_id": result.prompt_id,
-        "elapsed_s": round(result.elapsed_s, 3),
-        "nodes": nodes,
-        "outputs": outputs,
-        "values": result.values,
-        "uploads": result.uploads,
-    }
+    outputs = [{"node": n, "title": titles[n], "file": str(path)} for n, found in paths.items() for path in found]
+    facts = {"server": server, "prompt_id": result.prompt_id, "elapsed_s": round(result.elapsed_s, 3)}
+    return facts | {"nodes": nodes, "outputs": outputs, "values": result.values, "uploads": result.uploads}

@@ -3,12 +3,13 @@
 import dataclasses
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..training.recipes import LOSSES, RUN, STAGES, SYNCNET_PRESETS, RunSettings, SyncNetRecipe, UNetRecipe
+from ..training.recipes import RUN, STAGES, SYNCNET_PRESETS, Files, RunSettings, SyncNetRecipe, UNetRecipe
 from .parameters import expand_options, option
 
 train = typer.Typer(
@@ -41,6 +42,7 @@ def _given(options: Any) -> dict[str, Any]:
     return given
 
 
+_report = partial(typer.echo, err=True)
 UNetOptions = recipe_options(UNetRecipe, STAGES)
 SyncNetOptions = recipe_options(SyncNetRecipe, SYNCNET_PRESETS)
 
@@ -61,22 +63,10 @@ def unet(
         str, option(RUN, "", "1: images. 2: with motion modules. 2-efficient: in the decoder only.", "STAGE")
     ] = "1",
     out: Out = Path("run"),
-    init: Annotated[
-        str, option(RUN, "", "Initial weights: sd15, 1.5, 1.6, nano, a file, or none.", "NAME|FILE")
-    ] = "none",
-    size: Annotated[str, option(RUN, "", "full, small or tiny, for --init none.", "NAME")] = "full",
     config: Config = None,
-    vae: Annotated[str | None, option(RUN, "", "Another VAE.", "NAME|FILE", show_default="init's")] = None,
-    whisper: Annotated[str | None, option(RUN, "", "Another Whisper.", "NAME|FILE", show_default="init's")] = None,
-    cache: Cache = None,
     cpu: Cpu = False,
-    sync_net: Annotated[
-        Path | None, option(LOSSES, "", "A StableSyncNet, for its loss and its confidence in samples.", "NAME|FILE")
-    ] = None,
-    videomae: Annotated[
-        Path | None, option(LOSSES, "", "VideoMAE as transformers saves it, for TREPA.", "FOLDER")
-    ] = None,
     *,
+    files: Files,
     options: UNetOptions,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
     """Train the U-Net, or resume a run.
@@ -94,12 +84,11 @@ def unet(
     Ctrl-C stops after a checkpoint; the same command resumes. The result is unet.safetensors in the run's folder.
     """
     from ..training.recipes import read_yaml, unet_recipe
-    from ..training.unet.run import Files, run_unet
+    from ..training.unet.run import run_unet
 
     settings = _given(options)
     recipe = unet_recipe(stage, config, **settings)
     keep_resolution = "resolution" not in settings and not (config and "resolution" in read_yaml(config))
-    files = Files(init, size, vae, whisper, sync_net, videomae, cache)
     run_unet(data, out, recipe, files, keep_resolution=keep_resolution, cpu=cpu, report=_report)
     _print_result(out / ("lora.safetensors" if recipe.lora else "unet.safetensors"))
 
@@ -132,8 +121,8 @@ def syncnet(
     Ctrl-C stops after a checkpoint; the same command resumes. The result is syncnet.safetensors in the run's folder.
     """
     from ..models.device import pick_device
-    from ..training.syncnet.presets import syncnet_recipe
-    from ..training.syncnet.run import VaeEncoder, run_syncnet
+    from ..training.syncnet.data import VaeEncoder
+    from ..training.syncnet.run import run_syncnet, syncnet_recipe
     from ..training.syncnet.task import RESULT
 
     network, recipe = syncnet_recipe(preset, config, **_given(options))
@@ -158,13 +147,9 @@ def merge_lora(
     strength: Annotated[float, typer.Option(help="1: as trained; less is weaker.")] = 1.0,
 ) -> None:
     """Merge a U-Net and its LoRA into one file."""
-    from ..training.unet.merge import merge_files
+    from ..training.unet.lora import merge_files
 
     typer.echo(str(merge_files(base, lora, out, strength)))
-
-
-def _report(line: str) -> None:
-    typer.echo(line, err=True)
 
 
 def _print_result(path: Path) -> None:

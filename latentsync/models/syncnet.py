@@ -31,12 +31,12 @@ class EncoderConfig:
 
     def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
         """(height, width) after each block, for an input of this size."""
-        out = []
-        for y, x in map(_pair, self.factors):
-            # 3×3 with stride: along an axis that shrinks the padding is 1, along the other 2; by three, see _padding
-            height, width = _shrunk(height, y), _shrunk(width, x)
+        out = [(height, width)]
+        for factors in map(_pair, self.factors):
+            # 3×3 with stride: along an axis that shrinks the padding is 1, along the other 2 (see ResidualBlock)
+            height, width = ((n + (1 if k > 1 else 2) - 3) // k + 1 for n, k in zip(out[-1], factors, strict=True))
             out.append((height, width))
-        return out
+        return out[1:]
 
 
 @dataclass(frozen=True)
@@ -63,18 +63,17 @@ class SyncNetConfig:
             sizes = part.sizes(*size)
             if sizes[-1] != (1, 1):
                 way = " → ".join(f"{h}×{w}" for h, w in [size, *sizes])
-                raise UserError(f"The {name} encoder does not end in 1×1 ({way}); {_advice(sizes[-1])}.")
+                advice = (
+                    f"its factors must shrink the height {sizes[-1][0]} times and the width {sizes[-1][1]} times more"
+                )
+                if min(sizes[-1]) < 1:
+                    advice = "its factors shrink too much; use a smaller one, or one block fewer"
+                raise UserError(f"The {name} encoder does not end in 1×1 ({way}); {advice}.")
         if self.audio.widths[-1] != self.visual.widths[-1]:
             raise UserError(
                 f"The audio encoder ends in {self.audio.widths[-1]} channels and the visual one in"
                 f" {self.visual.widths[-1]}; their vectors are compared, so make these equal."
             )
-
-
-def _advice(end: tuple[int, int]) -> str:
-    if min(end) < 1:
-        return "its factors shrink too much; use a smaller one, or one block fewer"
-    return f"its factors must shrink the height {end[0]} times and the width {end[1]} times more"
 
 
 def config_from_dict(facts: Mapping[str, Any]) -> SyncNetConfig:
@@ -129,16 +128,6 @@ def _pair(factor: Factor) -> tuple[int, int]:
     return (factor, factor) if isinstance(factor, int) else factor
 
 
-def _shrunk(length: int, factor: int) -> int:
-    """Length after a 3-wide convolution of this stride, padded by 1 in total, or by 2 if the stride is 1."""
-    return (length + (1 if factor > 1 else 2) - 3) // factor + 1
-
-
-def _padding(y: int, x: int) -> tuple[int, int, int, int]:
-    """Left, right, top, bottom: at the end of an axis that shrinks, else on both sides."""
-    return (0 if x > 1 else 1, 1, 0 if y > 1 else 1, 1)
-
-
 class ResidualBlock(nn.Module):
     def __init__(self, width_in: int, width: int, factor: Factor) -> None:
         super().__init__()
@@ -154,7 +143,10 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv_shortcut(x) + self.conv2(F.silu(self.norm2(h)))
-        return h if self.downsample_conv is None else self.downsample_conv(F.pad(h, _padding(*self.factor)))
+        if self.downsample_conv is None:
+            return h
+        top, left = (0 if factor > 1 else 1 for factor in self.factor)  # an axis that shrinks is padded at its end only
+        return self.downsample_conv(F.pad(h, (left, 1, top, 1)))
 
 
 class AttentionBlock(nn.Module):

@@ -74,19 +74,14 @@ class Checkpoints:
 
     def __init__(self, run: Path, keep: int) -> None:
         self.folder, self.keep = run / "checkpoints", keep
+        self.shards = self.folder / f".{SHARDS}.part"  # of all processes, before they move into a checkpoint
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
 
-    @property
-    def shards(self) -> Path:
-        """Where the processes write their shards before they move into a checkpoint."""
-        return self.folder / f".{SHARDS}.part"
-
     def steps(self) -> list[int]:
         """Ascending."""
-        names = (p.name.removeprefix("step-") for p in self.folder.glob("step-*"))
-        return sorted(int(name) for name in names if name.isdigit())
+        return sorted(int(path.name[5:]) for path in self.folder.glob("step-*") if path.name[5:].isdigit())
 
     def latest(self) -> int | None:
         return max(self.steps(), default=None)
@@ -98,7 +93,9 @@ class Checkpoints:
         try:
             part.mkdir()
             write(part)
-            _fsync(part)
+            for path in filter(Path.is_file, part.rglob("*")):
+                with path.open("rb+") as file:  # a power failure must not leave a name without content
+                    os.fsync(file)
             if target.exists():  # written before a rollback
                 shutil.rmtree(target)
             part.rename(target)
@@ -130,17 +127,6 @@ class Checkpoints:
         for later in self.steps():
             if later > step:
                 shutil.rmtree(self.path(later))
-
-
-def _fsync(folder: Path) -> None:
-    """A power failure must not leave a checkpoint with a name and no content."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            handle = os.open(path, os.O_RDWR)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
 
 
 def save_state(folder: Path, **parts: Any) -> None:

@@ -55,9 +55,6 @@ MakeSample = Callable[[ClipFile, np.random.Generator], Sample]
 """One sample of one clip. Raises one of CLIP_ERRORS for a clip that cannot be used."""
 
 
-# ---- held-out data ---------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Split:
     """Clips, or parts of them, to train on; held-out time of the same clips; clips of held-out recordings."""
@@ -97,9 +94,6 @@ def split_clips(clips: Sequence[ClipFile], settings: RunSettings, at: float = 1.
     return Split(kept, [replace(clip, part=(first, stop)) for clip in train], held)
 
 
-# ---- what is in a clip -----------------------------------------------------------------------------------------------
-
-
 class ClipStore:
     """Windows of clips: images from the video; Whisper features, mel and latents from a cache folder.
 
@@ -127,15 +121,12 @@ class ClipStore:
     def pixels(self, clip: ClipFile, start: int, frames: int = WINDOW) -> Tensor:
         """(F, 3, R, R) uint8 RGB, without the clip's margin."""
         with VideoReader(self.info(clip)) as reader:
-            images = [self._resize(clip.crop(frame)) for frame in reader.read(range(start, start + frames))]
-        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-
-    def _resize(self, image: np.ndarray) -> np.ndarray:
+            images = [clip.crop(frame) for frame in reader.read(range(start, start + frames))]
         side = self.resolution
-        if image.shape[0] == side:
-            return image
-        method = cv2.INTER_AREA if image.shape[0] > side else cv2.INTER_CUBIC
-        return cv2.resize(image, (side, side), interpolation=method)
+        if len(images[0]) != side:
+            method = cv2.INTER_AREA if len(images[0]) > side else cv2.INTER_CUBIC
+            images = [cv2.resize(image, (side, side), interpolation=method) for image in images]
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
     def audio(self, clip: ClipFile, start: int, frames: int = WINDOW) -> Tensor:
         """(F, 50, D) float32: the audio tokens of each frame."""
@@ -216,12 +207,8 @@ def fingerprint(state: dict[str, Tensor]) -> str:
     """Eight hexadecimal digits that tell one set of weights from another."""
     digest = hashlib.sha256()
     for name in sorted(state):
-        digest.update(name.encode())
-        digest.update(state[name].detach().float().cpu().numpy().tobytes())
+        digest.update(name.encode() + state[name].detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:8]
-
-
-# ---- samples and batches ---------------------------------------------------------------------------------------------
 
 
 class ClipDataset(Dataset[Sample]):
@@ -263,14 +250,16 @@ def _order(seed: int, rollbacks: int, epoch: int, clips: int) -> np.ndarray:
     return np.random.default_rng([seed, rollbacks, epoch]).permutation(clips)
 
 
+@dataclass
 class IndexSampler(Sampler[list[int]]):
     """The indices of each batch of one process, from a step on, without end. rollbacks: of the run so far."""
 
-    def __init__(
-        self, step: int, batch_size: int, *, accumulation: int = 1, rank: int = 0, world: int = 1, rollbacks: int = 0
-    ) -> None:
-        self.step, self.batch_size, self.accumulation = step, batch_size, accumulation
-        self.rank, self.world, self.rollbacks = rank, world, rollbacks
+    step: int
+    batch_size: int
+    accumulation: int = 1
+    rank: int = 0
+    world: int = 1
+    rollbacks: int = 0
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in count(self.step * self.accumulation):
@@ -278,14 +267,11 @@ class IndexSampler(Sampler[list[int]]):
             yield list(range(first, first + self.batch_size))
 
 
-def load_batches(
-    dataset: Dataset[Sample], sampler: IndexSampler, *, workers: int = 0, pin: bool = False
-) -> Iterator[Sample]:
+def load_batches(data: Dataset[Sample], sampler: IndexSampler, workers: int = 0, pin: bool = False) -> Iterator[Sample]:
     """Batches, loaded ahead by worker processes."""
     gc.collect()
-    return iter(
-        DataLoader(dataset, batch_sampler=sampler, num_workers=workers, pin_memory=pin, worker_init_fn=_init_worker)
-    )
+    options = {"num_workers": workers, "pin_memory": pin, "worker_init_fn": _init_worker}
+    return iter(DataLoader(data, batch_sampler=sampler, **options))
 
 
 def _init_worker(number: int) -> None:

@@ -32,12 +32,9 @@ def make_accelerator(precision: str, gradient_accumulation_steps: int, *, cpu: b
         mixed = "no" if not cuda else "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if mixed == "fp16" and not cuda:
         raise UserError("fp16 trains on CUDA GPUs only; use --precision bf16 or fp32 here.")
-    return Accelerator(
-        mixed_precision=mixed,
-        gradient_accumulation_steps=gradient_accumulation_steps,
-        cpu=cpu,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
-    )
+    handlers: Any = [InitProcessGroupKwargs(timeout=TIMEOUT)]
+    steps = gradient_accumulation_steps
+    return Accelerator(mixed_precision=mixed, gradient_accumulation_steps=steps, cpu=cpu, kwargs_handlers=handlers)
 
 
 def prepare_folder(accelerator: "Accelerator", out: Path, recipe: RunSettings, **also: str) -> None:
@@ -79,11 +76,10 @@ def mean_over_ranks(accelerator: "Accelerator", values: Mapping[str, float]) -> 
     """Means over all processes, which must give the same names."""
     if accelerator.num_processes == 1 or not values:
         return dict(values)
-    names = sorted(values)
     dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
-    ordered = torch.tensor([values[name] for name in names], dtype=dtype, device=accelerator.device)
+    ordered = torch.tensor([values[name] for name in sorted(values)], dtype=dtype, device=accelerator.device)
     means: Any = accelerator.reduce(ordered, "mean")
-    return dict(zip(names, means.tolist(), strict=True))
+    return dict(zip(sorted(values), means.tolist(), strict=True))
 
 
 def is_sharded(accelerator: "Accelerator") -> bool:

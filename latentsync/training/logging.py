@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,12 @@ class RunLog:
         self.folder, self.main = folder, main
         self.sums: dict[str, float] = {}
         self.count = 0
-        self._tensorboard = _tensorboard(folder) if main and tensorboard else None
+        self._tensorboard: Any = None
+        if main and tensorboard:
+            with suppress(ImportError):
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._tensorboard = SummaryWriter(str(folder / "tensorboard"))
 
     def add(self, values: Mapping[str, Any]) -> None:
         self.count += 1
@@ -59,9 +65,9 @@ class RunLog:
         path = self.folder / LOG
         if not self.main or not path.is_file():
             return
-        kept = [json.dumps(line) for line in read_log(self.folder) if line["step"] <= step]
+        kept = "".join(f"{json.dumps(line)}\n" for line in read_log(self.folder) if line["step"] <= step)
         with atomic_path(path) as part:
-            part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            part.write_text(kept, encoding="utf-8")
 
     def close(self) -> None:
         if self._tensorboard is not None:
@@ -75,24 +81,14 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
         file.write(json.dumps(safe, ensure_ascii=False) + "\n")
 
 
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder / "tensorboard"))
-
-
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run, without a last line that was cut off by a kill."""
     if not (folder / LOG).is_file():
         raise UserError(f"{folder} has no {LOG}; give the folder of a run that has begun.")
     lines = []
     for text in (folder / LOG).read_text(encoding="utf-8").splitlines():
-        try:
+        with suppress(ValueError):
             lines.append(json.loads(text))
-        except ValueError:
-            continue
     return lines
 
 
@@ -114,20 +110,24 @@ def panels(names: Iterable[str]) -> dict[str, list[str]]:
     return out
 
 
-def draw_charts(folder: Path, *, title: str = "", columns: int = 3) -> Path:
-    """Draw all curves of a run over steps into charts.png in its folder."""
+def new_figure(**options: Any) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UserError('Charts need matplotlib; type: pip install "latentsync[train]".') from error
+    return Figure(**options)
+
+
+def draw_charts(folder: Path) -> Path:
+    """Draw all curves of a run over steps into charts.png in its folder."""
     curves = series(read_log(folder))
     subjects = panels(curves)
     if not subjects:
         raise UserError(f"{folder} has no curves to draw yet; wait for the first log line.")
-    columns = min(columns, len(subjects))
+    columns = min(3, len(subjects))
     rows = -(-len(subjects) // columns)
     width, height = WIDTH * columns, HEIGHT * rows + 0.4
-    figure = Figure(figsize=(width, height))
+    figure = new_figure(figsize=(width, height))
     sides = {"left": 0.6 / width, "right": 1 - 0.15 / width, "bottom": 0.5 / height, "top": 1 - 0.7 / height}
     # fixed margins for labels: measuring them takes matplotlib as long as drawing
     grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw=sides | {"wspace": 0.16, "hspace": 0.32}).ravel()
@@ -135,7 +135,7 @@ def draw_charts(folder: Path, *, title: str = "", columns: int = 3) -> Path:
         _panel(axes, subject, [(name, *curves[name]) for name in names])
     for axes in grid[len(subjects) :]:
         axes.set_axis_off()
-    figure.suptitle(title or folder.name, y=1 - 0.15 / height)
+    figure.suptitle(folder.name, y=1 - 0.15 / height)
     path = folder / CHARTS
     with atomic_path(path) as part:
         figure.savefig(part, dpi=110, format="png")

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_origin, get_type_hints
 
@@ -13,10 +14,17 @@ from ..settings import WINDOW
 RUN, TRAINING, LOSSES, CHECKS, HOLDOUT = "Run", "Training", "Losses", "Checkpoints and validation", "Held-out data"
 """Panels of the options in `latentsync train … --help`."""
 
+AT_LEAST = {
+    "steps": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "log_every": 1, "save_every": 1, "keep": 1,
+    "validate_every": 1, "validate_windows": 1, "max_bad_steps": 1, "resolution": 1, "windows": 1, "min_shift": 1,
+    "contrast": 0, "opening": 0, "augment": 0,
+}  # fmt: skip
+
 
 def setting(default: Any, help: str, panel: str = "", choices: tuple[str, ...] = ()) -> Any:
     """A field of a recipe. With a panel it is an option of the command as well; without, a key for --config only."""
-    return dataclasses.field(default=default, metadata={"help": help, "panel": panel, "choices": choices})
+    kind: Any = {"default_factory": dict} if default == {} else {"default": default}
+    return dataclasses.field(**kind, metadata={"help": help, "panel": panel, "choices": choices})
 
 
 @dataclass(frozen=True)
@@ -54,10 +62,9 @@ class RunSettings:
     holdout_people: tuple[str, ...] = setting((), "Hold out recordings whose names start like this.", HOLDOUT)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "gradient_accumulation_steps", "log_every", "save_every", "keep",
-                     "validate_every", "validate_windows", "max_bad_steps"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
+        for name, least in AT_LEAST.items():
+            if getattr(self, name, least) < least:
+                raise UserError(f"{name} is {getattr(self, name):g}; it must be {least} or more.")
         if not 0 < self.learning_rate < 1:
             raise UserError(f"learning_rate is {self.learning_rate:g}; it must be above 0 and below 1.")
         if not 0 <= self.ema_decay < 1 or self.max_grad_norm <= 0:
@@ -104,8 +111,6 @@ class UNetRecipe(RunSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.resolution < 1:
-            raise UserError(f"resolution is {self.resolution}; it must be 1 or more.")
         if self.lpips == "off":
             object.__setattr__(self, "lpips_weight", 0.0)
         if not 1 <= self.decoded_frames <= self.frames:
@@ -137,63 +142,56 @@ class SyncNetRecipe(RunSettings):
     holdout_recordings: float = setting(0.0, "Share of the recordings to hold out.", HOLDOUT)
     holdout_at: float = setting(0.5, "Where the held-out time lies: 0 at the start of a clip, 1 at its end.", HOLDOUT)
     score_windows: int = setting(512, "Held-out windows that a validation scores.", CHECKS)
-    network: dict = dataclasses.field(
-        default_factory=dict,
-        metadata={"help": "The architecture, if it is not the preset's.", "panel": "", "choices": ()},
-    )
+    network: dict = setting({}, "The architecture, if it is not the preset's.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.windows < 1 or self.min_shift < 1:
-            raise UserError(f"windows is {self.windows} and min_shift {self.min_shift}; both must be 1 or more.")
         if self.contrast and self.windows < 2:
             raise UserError("contrast compares the windows of a clip with each other; set windows to 2 or more.")
         if not 0 <= self.holdout_at <= 1:
             raise UserError(f"holdout_at is {self.holdout_at:g}; it must be 0 to 1.")
-        for name in ("contrast", "opening", "augment"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} is {getattr(self, name):g}; it must be 0 or more.")
+
+
+def _file(default: str | None, help: str, metavar: str, panel: str = RUN, **rest: Any) -> Any:
+    """A field that is an option of the command; rest: of typer.Option."""
+    details = {"help": help, "metavar": metavar, "rich_help_panel": panel, **rest}
+    return dataclasses.field(default=default, metadata=details)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Inputs of a run besides its clips. init: see initial_unet. None: what belongs to init, or unused."""
+
+    init: str = _file("none", "Initial weights: sd15, 1.5, 1.6, nano, a file, or none.", "NAME|FILE")
+    size: str = _file("full", "full, small or tiny, for --init none.", "NAME")
+    vae: str | None = _file(None, "Another VAE.", "NAME|FILE", show_default="init's")
+    whisper: str | None = _file(None, "Another Whisper.", "NAME|FILE", show_default="init's")
+    sync_net: Path | None = _file(
+        None, "A StableSyncNet, for its loss and its confidence in samples.", "NAME|FILE", LOSSES
+    )
+    videomae: Path | None = _file(None, "VideoMAE as transformers saves it, for TREPA.", "FOLDER", LOSSES)
+    cache: Path | None = _file(None, "Cache of features and latents.", "FOLDER", show_default="DATA/cache")
 
 
 STAGES: dict[str, dict[str, Any]] = {
     "1": {},
     "2": {
-        "motion": "all",
-        "trainable": ("motion_modules.", "attentions."),
-        "sync_weight": 0.05,
-        "lpips_weight": 0.1,
-        "trepa_weight": 10.0,
+        "motion": "all", "trainable": ("motion_modules.", "attentions."),
+        "sync_weight": 0.05, "lpips_weight": 0.1, "trepa_weight": 10.0,
     },
     "2-efficient": {
-        "motion": "decoder",
-        "trainable": ("motion_modules.", "attn2"),
-        "sync_weight": 0.05,
-        "lpips_weight": 0.1,
+        "motion": "decoder", "trainable": ("motion_modules.", "attn2"), "sync_weight": 0.05, "lpips_weight": 0.1,
     },
-}
+}  # fmt: skip
 """The public recipe's three stages. At 512 px only the resolution differs."""
 
 SYNCNET_PRESETS: dict[str, dict[str, Any]] = {
     "small": {
-        "batch_size": 4,
-        "windows": 8,
-        "min_shift": 2,
-        "learning_rate": 3e-4,
-        "precision": "bf16",
-        "weight_decay": 0.05,
-        "ema_decay": 0.99,
-        "contrast": 1.0,
-        "opening": 1.0,
-        "augment": 1.0,
-        "flip": True,
-        "holdout_time": 0.25,
-        "steps": 3000,
-        "validate_every": 100,
-        "save_every": 100,
-        "workers": 0,
-        "score_windows": 200,
+        "batch_size": 4, "windows": 8, "min_shift": 2, "augment": 1.0, "flip": True, "holdout_time": 0.25, "workers": 0,
+        "learning_rate": 3e-4, "precision": "bf16", "weight_decay": 0.05, "ema_decay": 0.99, "contrast": 1.0,
+        "opening": 1.0, "steps": 3000, "validate_every": 100, "save_every": 100, "score_windows": 200,
     },
-}
+}  # fmt: skip
 """The public architectures take the defaults."""
 
 Recipe = TypeVar("Recipe", bound=RunSettings)
@@ -225,13 +223,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def write_recipe(path: Path, recipe: RunSettings, **also: Any) -> None:
     """The settings that differ from the defaults as YAML for --config, all others as comments."""
     yaml, defaults = _yaml(), dataclasses.asdict(type(recipe)())
-    plain = {n: list(v) if isinstance(v, tuple) else v for n, v in dataclasses.asdict(recipe).items()}
-    changed = {n: v for n, v in plain.items() if v != (list(d) if isinstance(d := defaults[n], tuple) else d)}
-    rest = {name: value for name, value in plain.items() if name not in changed}
-    text = yaml.safe_dump(changed, sort_keys=False, allow_unicode=True) if changed else "# only defaults\n"
+    changed, rest = {}, {}
+    for name, value in dataclasses.asdict(recipe).items():
+        part = rest if value == defaults[name] else changed
+        part[name] = list(value) if isinstance(value, tuple) else value
+    dump = partial(yaml.safe_dump, sort_keys=False, allow_unicode=True)
+    text = dump(changed) if changed else "# only defaults\n"
     for part in filter(None, (also, rest)):
-        lines = yaml.safe_dump(part, sort_keys=False, allow_unicode=True).splitlines()
-        text += "\n" + "".join(f"# {line}\n" for line in lines)
+        text += "\n" + "".join(f"# {line}\n" for line in dump(part).splitlines())
     path.write_text(text, encoding="utf-8")
 
 
@@ -260,10 +259,9 @@ def _convert(hint: Any, value: Any) -> Any:
         if not isinstance(value, list | tuple):
             raise TypeError(value)
         return tuple(map(str, value))
-    plain = hint if isinstance(hint, type) else str
-    if plain is str:
+    if hint is str or not isinstance(hint, type):
         return str(value)
-    if type(value) is not plain:
+    if type(value) is not hint:
         raise TypeError(value)
     return value
 

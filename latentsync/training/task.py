@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,23 +18,18 @@ PUBLIC_SUFFIX = ".pt"
 class Task(Protocol):
     """What a Trainer trains. All parameters of network with requires_grad go to the optimizer.
 
-    result: name of the weight file that save() writes. data: the samples; validation: those of validations, if any.
+    network: an nn.Module. result: name of the weight file that save() writes. data: the samples; validation: those of
+    validations, if any.
     """
 
     result: str
 
-    @property
-    def network(self) -> nn.Module: ...
-
-    @property
-    def data(self) -> ClipDataset: ...
-
-    @property
-    def validation(self) -> ClipDataset | None: ...
+    network: Any
+    data: ClipDataset
+    validation: ClipDataset | None
 
     def to(self, device: torch.device) -> None:
         """Move everything but the network."""
-        ...
 
     def losses(self, network: nn.Module, batch: Sample, *, validating: bool = False) -> dict[str, Tensor]:
         """Numbers to log by name; the gradients are those of "total". A function of the batch alone."""
@@ -46,8 +41,6 @@ class Task(Protocol):
 
     def save(self, folder: Path, state: dict[str, Tensor], step: int) -> None:
         """Write the weight file. state: the network's."""
-        ...
 
     def load(self, folder: Path) -> None:
         """Read into the network what save() wrote."""
-        ...

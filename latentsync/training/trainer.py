@@ -84,8 +84,6 @@ class Trainer:
         self.finish(reason)
         return reason
 
-    # ---- one step ----
-
     def compute_gradients(self) -> tuple[dict[str, float], float]:
         """Forward and backward over the batches of a step; mean losses of this process, norm of the gradient."""
         self.model.train()
@@ -134,19 +132,13 @@ class Trainer:
                 f"The losses are non-finite again and again after step {self.checkpoints.latest()}; look at"
                 f" {self.run / 'events.jsonl'}, lower the learning rate, or use --precision bf16 or fp32."
             )
-        if verdict == "roll back":
-            self.roll_back()
+        if verdict == "roll back":  # to the last checkpoint, and on with other samples
+            rollbacks, guard = self.rollbacks + 1, self.guard
+            self.load(from_main(self.accelerator, self.checkpoints.latest()))
+            self.guard, self.rollbacks = guard, rollbacks
+            self.batches = self._batches()
+            self._event("rolled back", rollbacks=rollbacks)
         return verdict == "skip"
-
-    def roll_back(self) -> None:
-        """To the last checkpoint, and on with other samples."""
-        rollbacks, guard = self.rollbacks + 1, self.guard
-        self.load(from_main(self.accelerator, self.checkpoints.latest()))
-        self.guard, self.rollbacks = guard, rollbacks
-        self.batches = self._batches()
-        self._event("rolled back", rollbacks=rollbacks)
-
-    # ---- log and validation ----
 
     def log_step(self, losses: dict[str, float], norm: float, verdict: Verdict) -> None:
         if verdict == "step" and math.isfinite(norm):
@@ -210,8 +202,6 @@ class Trainer:
         finally:
             self._set_parameters(current)
 
-    # ---- checkpoints ----
-
     def save(self, improved: bool = False, *, now: bool = False) -> None:
         """A checkpoint if one is due, if the weights are the best yet, or if it must be now."""
         due = self.step % self.settings.save_every == 0 or self.step == self.settings.steps or self.stop_requested
@@ -250,19 +240,14 @@ class Trainer:
         if self.sharded:
             self.checkpoints.shards.rename(folder / SHARDS)
         scaler, average = self.accelerator.scaler, self.average
+        counts = {"step": self.step, "rollbacks": self.rollbacks, "samples_per_step": self.samples_per_step}
+        rules = {"guard": asdict(self.guard), "early_stopping": asdict(self.early_stopping)}
         save_state(
-            folder,
-            step=self.step,
-            rollbacks=self.rollbacks,
-            samples_per_step=self.samples_per_step,
-            guard=asdict(self.guard),
-            early_stopping=asdict(self.early_stopping),
-            log={"sums": self.log.sums, "count": self.log.count},
+            folder, **counts, **rules, current=current, log={"sums": self.log.sums, "count": self.log.count},
             optimizer=None if self.sharded else self.optimizer.state_dict(),
             scaler=None if scaler is None else scaler.state_dict(),
             average=None if average is None else average.state_dict(),
-            current=current,
-        )
+        )  # fmt: skip
 
     def resume(self) -> None:
         """From the newest checkpoint. A new run makes its first one, for rollbacks."""
@@ -308,8 +293,6 @@ class Trainer:
         if state["samples_per_step"] != self.samples_per_step:
             self._event("samples per step changed", before=state["samples_per_step"], now=self.samples_per_step)
 
-    # ---- end ----
-
     def reason_to_stop(self) -> str | None:
         if self.step >= self.settings.steps:
             return f"{self.settings.steps} steps are done"
@@ -337,19 +320,15 @@ class Trainer:
         self.log.close()
         self.accelerator.wait_for_everyone()
 
-    # ---- small parts ----
-
     def _batches(self) -> Iterator[Sample]:
         settings, accelerator = self.settings, self.accelerator
-        sampler = IndexSampler(
-            self.step,
-            settings.batch_size,
-            accumulation=settings.gradient_accumulation_steps,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-            rollbacks=self.rollbacks,
+        rank, world, batches = (
+            accelerator.process_index,
+            accelerator.num_processes,
+            settings.gradient_accumulation_steps,
         )
-        return load_batches(self.task.data, sampler, workers=settings.workers, pin=accelerator.device.type == "cuda")
+        sampler = IndexSampler(self.step, settings.batch_size, batches, rank, world, self.rollbacks)
+        return load_batches(self.task.data, sampler, settings.workers, accelerator.device.type == "cuda")
 
     def _new_average(self) -> Any:
         return averaged_model(nn.ParameterList(self.parameters), self.settings.ema_decay)
@@ -372,14 +351,12 @@ class Trainer:
 @contextmanager
 def stop_on_signals(trainer: Trainer) -> Iterator[None]:
     """Ctrl-C and SIGTERM (a cluster that wants its machine back) finish the step and make a checkpoint."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def request(*_: object) -> None:
         trainer.stop_requested = True
 
-    before = {kind: signal.signal(kind, request) for kind in (signal.SIGINT, signal.SIGTERM)}
+    kinds = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {kind: signal.signal(kind, request) for kind in kinds}
     try:
         yield
     finally:

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from latentsync.audio.load import load_audio
-from latentsync.training.unet.lora import targets
-from latentsync.training.unet.merge import merge_files
+from latentsync.training.unet.lora import merge_files, targets
 from latentsync.weights.load import load_unet
 
 from ..tiny import pan, tiny_checkpoint

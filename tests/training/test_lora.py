@@ -5,8 +5,15 @@ import torch
 
 from latentsync.errors import UserError
 from latentsync.models.unet import UNet
-from latentsync.training.unet.lora import LORA_KEY, add_lora, load_lora_state, lora_state, merge_lora, save_lora
-from latentsync.training.unet.merge import merge_files
+from latentsync.training.unet.lora import (
+    LORA_KEY,
+    add_lora,
+    load_lora_state,
+    lora_state,
+    merge_files,
+    merge_lora,
+    save_lora,
+)
 from latentsync.training.unet.task import prepare_unet
 from latentsync.weights.convert import save_model
 from latentsync.weights.identify import identify

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from latentsync.training.logging import LOG, read_log
-from latentsync.training.recipes import UNetRecipe, build
-from latentsync.training.unet.run import Files, run_unet
+from latentsync.training.recipes import Files, UNetRecipe, build
+from latentsync.training.unet.run import run_unet
 from latentsync.weights.load import load_unet
 
 from .parts import write_files

@@ -17,9 +17,10 @@ from latentsync.errors import UserError
 from latentsync.training.dataset import ClipStore, split_clips
 from latentsync.training.distributed import make_accelerator
 from latentsync.training.logging import CHARTS, EVENTS, read_log
+from latentsync.training.recipes import Files
 from latentsync.training.trainer import Trainer
 from latentsync.training.unet.data import UNetWindows
-from latentsync.training.unet.run import Files, long_enough, run_unet
+from latentsync.training.unet.run import long_enough, run_unet
 from latentsync.training.unet.task import PerceptualNets, UNetTask
 from latentsync.weights.identify import identify
 from latentsync.weights.load import load_unet

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -17,7 +16,8 @@ from ...errors import UserError
 from ...files import atomic_path
 from ...media.reader import VideoReader
 from ...models.syncnet import SyncNetConfig
-from ..dataset import ClipStore, Sample, to_signed
+from ...weights.vae_files import load_vae
+from ..dataset import ClipStore, Sample, fingerprint, to_signed
 
 BORDER = 1 / 12
 """Of the width: stored around the crop, so that augmentation may move and turn it."""
@@ -29,12 +29,16 @@ MAX_LEVEL, MAX_TILT, MAX_MASKED = 0.6, 0.4, 10
 """Augmentation of audio: on the mel's scale of -4 to 4 for all bands and for the outermost ones, and bands."""
 
 
-class Encode(Protocol):
+class VaeEncoder:
     """Images (N, 3, R, R) in [-1, 1] to VAE latents (N, C, h, w). key: identifies the VAE in the cache."""
 
-    key: str
+    def __init__(self, name: str, device: torch.device | str = "cpu") -> None:
+        self.vae, self.device = load_vae(name, device=device), device
+        self.key = fingerprint(self.vae.state_dict())
 
-    def __call__(self, pixels: Tensor) -> Tensor: ...
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return self.vae.encode(pixels.to(self.device))
 
 
 class CropStore(ClipStore):
@@ -43,7 +47,7 @@ class CropStore(ClipStore):
     encode: for a network on latents, which sees the whole crop.
     """
 
-    def __init__(self, cache: Path, config: SyncNetConfig, encode: Encode | None = None) -> None:
+    def __init__(self, cache: Path, config: SyncNetConfig, encode: VaeEncoder | None = None) -> None:
         super().__init__(cache, config.size[1])
         self.config, self.encode = config, encode
         self.border = 0 if config.space == "latent" else max(1, round(BORDER * config.size[1]))
@@ -65,11 +69,11 @@ class CropStore(ClipStore):
     def crops(self, clip: ClipFile) -> np.ndarray:
         """(F, h + 2 · border, w + 2 · border, 3) uint8, or latents (F, C, h, w) float16, of the whole clip."""
         height, width = self.config.size
-        latents = self.encode is not None and self.config.space == "latent"
-        kind = f"latents-{self.encode.key}" if self.encode and latents else "mouths"
+        encode = self.encode if self.config.space == "latent" else None
+        kind = f"latents-{encode.key}" if encode else "mouths"
         path = self.cache_path(clip, f"syncnet-{kind}-{height}x{width}").with_suffix(".npy")
         if not path.exists():
-            array = self._latents(clip) if latents else self._mouths(clip)
+            array = self._make(clip, encode)
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as part, part.open("wb") as file:
                 np.save(file, array)
@@ -79,21 +83,15 @@ class CropStore(ClipStore):
         """(F,) float32, the mouth opening of each frame, standardized; None without a file beside the clip."""
         return _opening(clip.path.with_suffix(".npz"))
 
-    def has_openings(self, clips: Sequence[ClipFile]) -> bool:
-        return bool(clips) and all(self.opening(clip) is not None for clip in clips)
-
-    def _mouths(self, clip: ClipFile) -> np.ndarray:
+    def _make(self, clip: ClipFile, encode: VaeEncoder | None) -> np.ndarray:
         info, size = self.info(clip), self.config.size
         with VideoReader(info) as reader:
-            return np.stack([mouth(f, clip.margin, size, self.border) for f in reader.read(range(info.frames))])
-
-    def _latents(self, clip: ClipFile, batch_size: int = 16) -> np.ndarray:
-        assert self.encode is not None
-        info = self.info(clip)
-        with VideoReader(info) as reader:
-            frames = np.stack([clip.crop(frame) for frame in reader.read(range(info.frames))])
-        parts = torch.from_numpy(frames).permute(0, 3, 1, 2).split(batch_size)
-        latents = torch.cat([self.encode(to_signed(part)).half().cpu() for part in parts]).numpy()
+            images = reader.read(range(info.frames))
+            if encode is None:
+                return np.stack([mouth(image, clip.margin, size, self.border) for image in images])
+            frames = np.stack([clip.crop(image) for image in images])
+        parts = torch.from_numpy(frames).permute(0, 3, 1, 2).split(16)
+        latents = torch.cat([encode(to_signed(part)).half().cpu() for part in parts]).numpy()
         if latents.shape[2:] != self.config.size:
             raise UserError(
                 f"{clip.path}: crops of {frames.shape[1]} pixels are latents of {latents.shape[2:]}, but the SyncNet"
@@ -136,9 +134,6 @@ def mouth(frame: np.ndarray, margin: int, size: tuple[int, int], border: int) ->
 def repeat_long_clips(clips: Sequence[ClipFile], store: CropStore) -> list[ClipFile]:
     """Long clips several times, so that an epoch draws all windows about equally often."""
     return [clip for clip in clips for _ in range(max(1, round(len(store.starts(clip)) / WINDOWS_PER_EPOCH)))]
-
-
-# ---- samples ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

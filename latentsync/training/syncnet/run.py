@@ -1,39 +1,27 @@
-"""A training run of a SyncNet: prepares the data and starts the trainer."""
+"""Architectures, recipes and training runs of SyncNets."""
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from ...dataset import ClipFile, find_clips
+from ...audio.syncnet_mel import RATE
+from ...dataset import FPS, ClipFile, find_clips
 from ...errors import UserError
-from ...models.syncnet import SyncNetConfig
-from ...weights.vae_files import load_vae
-from ..dataset import ClipDataset, default_cache, fingerprint, split_clips
+from ...models.syncnet import PUBLISHED, SyncNetConfig, config_from_dict
+from ..dataset import ClipDataset, default_cache, split_clips
 from ..distributed import make_accelerator, prepare_folder
-from ..recipes import SyncNetRecipe
+from ..recipes import SYNCNET_PRESETS, SyncNetRecipe, build, read_yaml
 from ..task import Report
 from ..trainer import Trainer
-from .data import CropStore, Encode, SyncNetWindows, repeat_long_clips
+from .data import CropStore, SyncNetWindows, VaeEncoder, repeat_long_clips
 from .task import SyncNetTask, SyncNetTrainingModule
 
 MIN_WIDTH = 256
 """With a smaller last width the last normalization has less than eight numbers per group, and learning fails."""
-
-
-class VaeEncoder:
-    """A VAE, for a SyncNet on latents."""
-
-    def __init__(self, name: str, device: torch.device | str = "cpu") -> None:
-        self.vae, self.device = load_vae(name, device=device), device
-        self.key = fingerprint(self.vae.state_dict())
-
-    @torch.no_grad()
-    def __call__(self, pixels: Tensor) -> Tensor:
-        return self.vae.encode(pixels.to(self.device))
 
 
 def run_syncnet(
@@ -43,14 +31,11 @@ def run_syncnet(
     recipe: SyncNetRecipe,
     *,
     cache: Path | None = None,
-    encode: Encode | None = None,
+    encode: VaeEncoder | None = None,
     cpu: bool = False,
     report: Report = lambda line: None,
 ) -> str:
-    """Train, or resume; returns the reason for the end. The result is out/syncnet.safetensors.
-
-    encode: the VAE, for a SyncNet on latents.
-    """
+    """Train, or resume; returns the reason for the end. The result is out/syncnet.safetensors."""
     accelerator = make_accelerator(recipe.precision, recipe.gradient_accumulation_steps, cpu=cpu)
     main_report: Report = report if accelerator.is_main_process else lambda line: None
     with accelerator.main_process_first():  # it fills the cache
@@ -61,13 +46,11 @@ def run_syncnet(
     return Trainer(task, task.recipe, out, accelerator, report).fit()
 
 
-def syncnet_task(
-    data: Path, store: CropStore, recipe: SyncNetRecipe, report: Report = lambda line: None
-) -> SyncNetTask:
+def syncnet_task(data: Path, store: CropStore, recipe: SyncNetRecipe, report: Report = lambda _: None) -> SyncNetTask:
     """A new network, and the clips to train and score it on; fills the store's cache."""
     config, split = store.config, split_clips(find_clips(data), recipe, recipe.holdout_at)
     train, time, people = (_usable(store, clips, report) for clips in (split.train, split.time, split.recordings))
-    if recipe.opening and not store.has_openings(train):
+    if recipe.opening and not (train and all(store.opening(clip) is not None for clip in train)):
         report("The clips have no mouth openings (.npz files beside them); opening is set to 0.")
         recipe = dataclasses.replace(recipe, opening=0.0)
     windows = SyncNetWindows(store, recipe.windows, recipe.min_shift, opening=bool(recipe.opening))
@@ -81,20 +64,12 @@ def syncnet_task(
         f"{sum(p.numel() for p in network.syncnet.parameters()) / 1e6:.1f} million parameters; parts of clips:"
         f" {len(train)} to train on, {len(time)} of held-out time, {len(people)} of held-out people"
     )
-    return SyncNetTask(
-        network,
-        dataclasses.replace(recipe, validate_windows=min(recipe.validate_windows, recipe.batch_size)),
-        store,
-        ClipDataset(
-            repeat_long_clips(train, store),
-            dataclasses.replace(windows, augment=recipe.augment, flip=recipe.flip),
-            recipe.seed,
-        ),
-        ClipDataset(validation, windows, recipe.validate_seed) if validation else None,
-        time,
-        people,
-        {"seed": recipe.seed, "holdout_people": " ".join(recipe.holdout_people)},
-    )
+    augmented = dataclasses.replace(windows, augment=recipe.augment, flip=recipe.flip)
+    data_train = ClipDataset(repeat_long_clips(train, store), augmented, recipe.seed)
+    checks = ClipDataset(validation, windows, recipe.validate_seed) if validation else None
+    metadata = {"seed": recipe.seed, "holdout_people": " ".join(recipe.holdout_people)}
+    recipe = dataclasses.replace(recipe, validate_windows=min(recipe.validate_windows, recipe.batch_size))
+    return SyncNetTask(network, recipe, store, data_train, checks, time, people, metadata)
 
 
 def _usable(store: CropStore, clips: Sequence[ClipFile], report: Report) -> list[ClipFile]:
@@ -108,3 +83,55 @@ def _usable(store: CropStore, clips: Sequence[ClipFile], report: Report) -> list
         except UserError as error:
             report(f"skipped: {error}")
     return kept
+
+
+def syncnet_recipe(preset: str, config: Path | None = None, **given: Any) -> tuple[SyncNetConfig, SyncNetRecipe]:
+    """Network and recipe from a preset, then a file, then the given values (None: not given).
+
+    config: YAML or JSON of SyncNetRecipe's settings, or a public configuration, of which only the architecture is used.
+    """
+    if preset not in NETWORKS:
+        raise UserError(f"preset is {preset!r}; it must be one of {', '.join(NETWORKS)}.")
+    content = read_yaml(config) if config else {}
+    public = content.get("model", content)
+    if isinstance(public, Mapping) and "audio_encoder" in public:
+        return network_from(public), build(SyncNetRecipe, SYNCNET_PRESETS.get(preset, {}), None, given)
+    recipe = build(SyncNetRecipe, SYNCNET_PRESETS.get(preset, {}), config, given)
+    return network_from(recipe.network) if recipe.network else NETWORKS[preset], recipe
+
+
+def network_from(settings: Mapping[str, Any]) -> SyncNetConfig:
+    """An architecture in our form or in the public one. In ours input channels, mel frames and attention may be left
+    out."""
+    try:
+        config = config_from_dict(settings if "audio_encoder" in settings else _complete(settings))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"The SyncNet's architecture lacks or misnames {error}; give frames, space, size, and widths and factors"
+            " for audio and for visual."
+        ) from error
+    config.check()
+    return config
+
+
+def _complete(settings: Mapping[str, Any]) -> dict[str, Any]:
+    known = {part.name for part in dataclasses.fields(SyncNetConfig)}
+    if unknown := sorted(set(settings) - known):
+        raise KeyError(unknown[0])
+    frames = settings.get("frames", SyncNetConfig.frames)
+    channels = {"audio": 1, "visual": frames * (4 if settings.get("space") == "latent" else 3)}
+    parts = {
+        name: {"in_channels": channels[name], "attention": [False] * len(settings[name]["widths"]), **settings[name]}
+        for name in channels
+    }
+    return {"mels": [80, -(-frames * RATE // int(FPS))], **settings, **parts}
+
+
+SMALL = network_from({
+    "audio": {"widths": [32, 64, 128, 128, 256], "factors": [[4, 2], 2, 2, 2, 2]},
+    "visual": {"widths": [32, 64, 128, 256], "factors": [[4, 4], 2, 2, [1, 3]]},
+    "frames": 10, "size": [24, 48],
+})  # fmt: skip
+"""For two CPU cores: 0.4 s of a crop 48 pixels wide, downsampled by four at once where most of the work is."""
+
+NETWORKS = {**PUBLISHED, "small": SMALL}

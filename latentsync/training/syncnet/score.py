@@ -1,7 +1,7 @@
 """Scores of a SyncNet in training on held-out clips: the images of each window against the audio of its neighbors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ from ...dataset import ClipFile
 from ...errors import UserError
 from ...files import atomic_path
 from ...models.syncnet import StableSyncNet
+from ..dataset import to_signed
+from ..logging import new_figure
 from .data import CropStore
 
 EPSILON = 1e-4
@@ -51,13 +53,13 @@ class Score:
         """With the threshold that is best on the other half of the clips."""
         parts = []
         for half in (0, 1):
-            tuned, tested = (self._of(self.clip % 2 == side) for side in (half, 1 - half))
+            masks = (self.clip % 2 == side for side in (half, 1 - half))
+            tuned, tested = (
+                replace(self, likelihood=self.likelihood[m], shift=self.shift[m], clip=self.clip[m]) for m in masks
+            )
             if len(tuned.in_sync) and len(tested.in_sync):
                 parts.append(tested.accuracy(tuned.best_threshold()))
         return float(np.mean(parts)) if parts else self.accuracy(self.best_threshold())
-
-    def _of(self, mask: np.ndarray) -> "Score":
-        return Score(self.likelihood[mask], self.shift[mask], self.clip[mask], self.min_shift, self.top1)
 
     def auc(self) -> float:
         """Probability that a pair in sync has a higher likelihood than a shifted one."""
@@ -124,23 +126,15 @@ def read_windows(store: CropStore, clip: ClipFile, starts: Sequence[int] | np.nd
     frames, border = store.config.frames, store.border
     crops = store.crops(clip)
     inner = crops[:, border:-border, border:-border] if border else crops
-    images = torch.stack([_stack(inner[int(s) : int(s) + frames]) for s in starts])
-    return images, torch.stack([store.mel(clip, int(s), frames) for s in starts])
-
-
-def _stack(frames: np.ndarray) -> Tensor:
-    if frames.dtype != np.uint8:
-        return torch.from_numpy(frames.astype(np.float32)).flatten(0, 1)
-    return (torch.from_numpy(frames.astype(np.float32)) / 127.5 - 1).permute(0, 3, 1, 2).flatten(0, 1)
+    images = torch.stack([torch.from_numpy(inner[s : s + frames].astype(np.float32)) for s in starts])
+    if crops.dtype == np.uint8:
+        images = to_signed(images).permute(0, 1, 4, 2, 3)
+    return images.flatten(1, 2), torch.stack([store.mel(clip, int(s), frames) for s in starts])
 
 
 def draw_scores(scores: Score, path: Path, title: str) -> Path:
     """Histograms of the likelihoods in sync and shifted, and the mean over shifts."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError('Charts need matplotlib; type: pip install "latentsync[train]".') from error
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = new_figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     bins = np.linspace(0, 1, 41).tolist()
     for values, name in ((scores.shifted, "shifted"), (scores.in_sync, "in sync")):

@@ -23,9 +23,6 @@ MAX_SCALE = 100.0
 """Of the contrastive loss (Radford et al. 2021)."""
 
 
-# ---- losses ----------------------------------------------------------------------------------------------------------
-
-
 def cross_entropy(likelihood: Tensor, in_sync: Tensor) -> Tensor:
     """Binary cross-entropy in which pairs in sync and shifted pairs count half each, however many there are.
 
@@ -53,9 +50,6 @@ def pair_masks(clip: Tensor, start: Tensor, min_shift: int) -> tuple[Tensor, Ten
     same = clip[:, None] == clip
     far = (start[:, None] - start).abs() >= min_shift
     return same & far, ~same | far | torch.eye(len(clip), dtype=torch.bool, device=clip.device)
-
-
-# ---- the network in training -----------------------------------------------------------------------------------------
 
 
 class SyncNetTrainingModule(nn.Module):
@@ -134,10 +128,11 @@ class SyncNetTask:
         values: dict[str, float] = {}
         for name, clips in (("time", self.time), ("people", self.people)):
             if clips:
-                scores = score(
-                    self.network.syncnet, self.store, clips, self.recipe.score_windows,
-                    min_shift=self.recipe.min_shift, device=self.device,
-                )  # fmt: skip
+                windows, options = (
+                    self.recipe.score_windows,
+                    {"min_shift": self.recipe.min_shift, "device": self.device},
+                )
+                scores = score(self.network.syncnet, self.store, clips, windows, **options)
                 numbers = {f"{name}/{key}": value for key, value in scores.numbers().items()}
                 draw_scores(scores, folder / f"{name}.png", f"held-out {name}, step {step}")
                 values = {"validation/total": numbers[f"{name}/bce"]} | values | numbers

@@ -1,5 +1,8 @@
 """The VAE in training: encoding and decoding in the trainer's precision, and the mask of the mouth."""
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -50,11 +53,10 @@ class Codec:
         parts = []
         for part in latents.flatten(0, 1).split(MAX_FRAMES):
             recompute = self.gradient_checkpointing and part.requires_grad
+            decode: Any = partial(checkpoint, self.vae.decode, use_reentrant=False) if recompute else self.vae.decode
             with self.autocast():
-                parts.append(
-                    checkpoint(self.vae.decode, part, use_reentrant=False) if recompute else self.vae.decode(part)
-                )
-        return torch.cat(parts).float().unflatten(0, latents.shape[:2])  # pyright: ignore[reportArgumentType, reportCallIssue]
+                parts.append(decode(part))
+        return torch.cat(parts).float().unflatten(0, latents.shape[:2])
 
 
 def spread_evenly(count: int, picked: int) -> list[int]:

@@ -64,15 +64,13 @@ def unet_config(size: str, motion: Motion, audio_dim: int = 384, latent_channels
 
 def locate(init: str) -> Path:
     """The file of a registered name, of "sd15", or of that path."""
-    if init == "sd15":
-        paths = [folder / name for folder in model_folders() for name in SD15_FILES]
-        found = next((path for path in paths if path.is_file()), None)
-        if found is None:
-            raise UserError(
-                f"No Stable Diffusion 1.5 ({' or '.join(SD15_FILES[:2])}) is in {model_folders()[0]}; give its path."
-            )
-        return found
-    return load.locate(init)
+    if init != "sd15":
+        return load.locate(init)
+    for path in (folder / name for folder in model_folders() for name in SD15_FILES):
+        if path.is_file():
+            return path
+    names = " or ".join(SD15_FILES[:2])
+    raise UserError(f"No Stable Diffusion 1.5 ({names}) is in {model_folders()[0]}; give its path.")
 
 
 def _new_unet(config: UNetConfig, seed: int) -> UNet:
@@ -81,8 +79,7 @@ def _new_unet(config: UNetConfig, seed: int) -> UNet:
         torch.manual_seed(seed)
         unet = UNet(config)
     for module in unet.modules():
-        motion = getattr(module, "temporal_transformer", None)
-        if motion is not None:
+        if (motion := getattr(module, "temporal_transformer", None)) is not None:
             nn.init.zeros_(motion.proj_out.weight)
             nn.init.zeros_(motion.proj_out.bias)
     return unet
@@ -121,15 +118,12 @@ def _copy_weights(unet: UNet, state: Mapping[str, Tensor]) -> tuple[str, ...]:
     It may lack only what a stage adds: motion modules and the attention to the audio.
     """
     own = unet.state_dict()
-    unknown = [key for key in state if key not in own]
-    wrong = [key for key in state if key in own and state[key].numel() != own[key].numel()]
+    odd = [key for key, tensor in state.items() if key not in own or tensor.numel() != own[key].numel()]
     new = tuple(key for key in own if key not in state)
-    odd = [key for key in new if "motion_modules." not in key and _AUDIO_ATTENTION not in key]
-    if unknown or wrong or odd:
-        first = [*unknown, *wrong, *odd][0]
-        raise UserError(
-            f"This file does not fit the network that the stage trains: {first} is missing, unknown or of another size."
-        )
+    odd += [key for key in new if "motion_modules." not in key and _AUDIO_ATTENTION not in key]
+    if odd:
+        reason = f"{odd[0]} is missing, unknown or of another size"
+        raise UserError(f"This file does not fit the network that the stage trains: {reason}.")
     with torch.no_grad():
         for key, tensor in state.items():
             own[key].copy_(tensor.reshape(own[key].shape))

@@ -12,7 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
+from ...weights.convert import save_model
 from ...weights.files import read_tensors, write_safetensors
+from ...weights.identify import identify
+from ...weights.load import load_unet
+from .init import locate
 
 PREFIX = "diffusion_model."
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -101,3 +105,19 @@ def merge_lora(
         scale = strength * float(tensors.get(f"{layer}.alpha", torch.tensor(float(len(down))))) / len(down)
         out[key] = (out[key].float() + scale * up.float() @ down.float()).to(out[key].dtype)
     return out
+
+
+def merge_files(base: str, lora: str | os.PathLike[str], out: Path, strength: float = 1.0) -> Path:
+    """Write base with the LoRA added, under base's metadata; with its VAE, if it has one inside."""
+    if identify(lora).kind != "lora":
+        raise UserError(f"{lora} is {identify(lora).title}, not a LoRA; give lora.safetensors of `train unet --lora`.")
+    path = locate(base)
+    info = identify(path)
+    unet = load_unet(path)
+    state = merge_lora(unet.state_dict(), lora, strength)
+    vae = None
+    if info.kind == "nano":
+        vae = {key.removeprefix("vae."): t for key, t in read_tensors(path).items() if key.startswith("vae.")}
+    metadata = {key: value for key, value in info.metadata.items() if key not in ("format", "kind", "config")}
+    metadata |= {"prediction_type": info.prediction_type or "epsilon", "resolution": info.resolution, "lora": strength}
+    return save_model(out, state, vae_state=vae, metadata=metadata)

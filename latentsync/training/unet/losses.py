@@ -35,14 +35,11 @@ def add_noise(clean: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
 
 def target(clean: Tensor, noise: Tensor, alpha_bar: Tensor, prediction: str) -> Tensor:
     """What the network predicts: the noise, the clean latents, or v (Salimans & Ho 2022)."""
-    if prediction == "epsilon":
-        return noise
-    if prediction == "sample":
-        return clean
-    if prediction == "v_prediction":
-        bar = _broadcast(alpha_bar, clean)
-        return bar.sqrt() * noise - (1 - bar).sqrt() * clean
-    raise UserError(f"prediction_type is {prediction!r}; it must be epsilon, sample or v_prediction.")
+    bar = _broadcast(alpha_bar, clean)
+    targets = {"epsilon": noise, "sample": clean, "v_prediction": bar.sqrt() * noise - (1 - bar).sqrt() * clean}
+    if prediction not in targets:
+        raise UserError(f"prediction_type is {prediction!r}; it must be epsilon, sample or v_prediction.")
+    return targets[prediction]
 
 
 def predict_clean(output: Tensor, noisy: Tensor, alpha_bar: Tensor, prediction: str) -> Tensor:
@@ -53,10 +50,6 @@ def predict_clean(output: Tensor, noisy: Tensor, alpha_bar: Tensor, prediction: 
 
 def _broadcast(alpha_bar: Tensor, like: Tensor) -> Tensor:
     return alpha_bar.to(like).reshape(-1, *(1,) * (like.ndim - 1))
-
-
-def noise_loss(output: Tensor, target: Tensor) -> Tensor:
-    return F.mse_loss(output.float(), target.float())
 
 
 def syncnet_input(pixels: Tensor | None, latents: Tensor | None, net: StableSyncNet) -> Tensor:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from ...weights.vae_files import load_vae
 from ...weights.whisper_files import load_whisper
 from ..dataset import CLIP_ERRORS, ClipDataset, ClipStore, Split, default_cache, fingerprint, split_clips, to_signed
 from ..distributed import make_accelerator, prepare_folder
-from ..recipes import UNetRecipe
+from ..recipes import Files, UNetRecipe
 from ..task import Report
 from ..trainer import Trainer
 from .data import UNetWindows, target_starts
@@ -34,29 +33,10 @@ FEW_RECORDINGS = 20
 DEFAULT_VAE = "vae"
 
 
-@dataclass(frozen=True)
-class Files:
-    """Inputs of a run besides its clips. init: see initial_unet. None: what belongs to init, or unused."""
-
-    init: str = "none"
-    size: str = "full"
-    vae: str | None = None
-    whisper: str | None = None
-    sync_net: Path | None = None
-    videomae: Path | None = None
-    cache: Path | None = None
-
-
 def run_unet(
-    data: Path,
-    out: Path,
-    recipe: UNetRecipe,
-    files: Files,
-    *,
-    keep_resolution: bool = False,
-    cpu: bool = False,
-    report: Report = lambda line: None,
-) -> str:
+    data: Path, out: Path, recipe: UNetRecipe, files: Files,
+    *, keep_resolution: bool = False, cpu: bool = False, report: Report = lambda line: None,
+) -> str:  # fmt: skip
     """Train, or resume; returns the reason for the end. The result is out/unet.safetensors (or lora.safetensors).
 
     keep_resolution: train at the resolution of the initial weights, not the recipe's.
@@ -65,7 +45,9 @@ def run_unet(
     main_report: Report = report if accelerator.is_main_process else lambda line: None
     if recipe.lora and files.init == "none":
         raise UserError("A LoRA needs a trained network; give one by --init.")
-    bundle = _bundle(files.init)
+    bundle = None if files.init in ("none", "sd15") else locate(files.init)
+    if bundle and identify(bundle).kind != "nano":  # one file of U-Net and VAE
+        bundle = None
     whisper = load_whisper(files.whisper or ("tiny.en" if bundle else "tiny"))
     vae = load_vae(files.vae or bundle or DEFAULT_VAE)
     initial = initial_unet(files.init, recipe, size=files.size, audio_dim=whisper.dim, channels=vae.channels)
@@ -79,32 +61,20 @@ def run_unet(
     kind = f"latents-{fingerprint(vae.state_dict())}-{recipe.resolution}" if recipe.cache_latents else None
     first_frame = recipe.reference_mode == "first_frame"
     make = UNetWindows(store, bool(recipe.sync_weight), recipe.has_pixel_losses, kind, recipe.frames, first_frame)
-    task = UNetTask(
-        initial.unet,
-        vae,
-        recipe,
-        ClipDataset(split.train, make, recipe.seed),
-        ClipDataset(validation, make, recipe.validate_seed) if validation else None,
-        load_perceptual_nets(recipe, files, accelerator.device, dtype),
-        metadata=_metadata(initial, vae, out, recipe),
-        vae_state=vae.model.state_dict() if files.vae or bundle else None,
-        dtype=dtype,
-    )
-    main_report(f"{_parameters(task)} are trained; the result will be {out / task.result}")
+    train = ClipDataset(split.train, make, recipe.seed)
+    checks = ClipDataset(validation, make, recipe.validate_seed) if validation else None
+    nets = load_perceptual_nets(recipe, files, accelerator.device, dtype)
+    metadata, vae_state = _metadata(initial, vae, out), vae.model.state_dict() if files.vae or bundle else None
+    task = UNetTask(initial.unet, vae, recipe, train, checks, nets, metadata=metadata, vae_state=vae_state, dtype=dtype)
+    sizes = [(p.numel() / 1e6, p.requires_grad) for p in task.network.parameters()]
+    counts = f"{sum(n for n, trained in sizes if trained):.1f} of {sum(n for n, _ in sizes):.1f} million parameters"
+    main_report(f"{len(task.trained)} tensors, {counts} are trained; the result will be {out / task.result}")
     also = {name: str(value) for name, value in dataclasses.asdict(files).items() if value is not None}
     prepare_folder(accelerator, out, recipe, **also)
     if kind:
         clips = {clip.path: clip for clip in [*split.train, *validation]}
         fill_cache(task, store, kind, [clips[path] for path in sorted(clips)], accelerator, main_report)
     return Trainer(task, recipe, out, accelerator, report).fit()
-
-
-def _bundle(init: str) -> Path | None:
-    """The file of init if it holds U-Net and VAE in one."""
-    if init in ("none", "sd15"):
-        return None
-    path = locate(init)
-    return path if identify(path).kind == "nano" else None
 
 
 def _check(recipe: UNetRecipe, files: Files, initial: InitialUNet, audio_dim: int) -> None:
@@ -163,13 +133,12 @@ def load_perceptual_nets(recipe: UNetRecipe, files: Files, device: torch.device,
     if syncnet is not None and not isinstance(syncnet, StableSyncNet):
         raise UserError(f"{files.sync_net} is the SyncNet of Chung & Zisserman; a StableSyncNet is needed here.")
     lpips = load_lpips(recipe.lpips, device) if recipe.lpips_weight else None
-    videomae = None
-    if recipe.trepa_weight and files.videomae is not None:
-        videomae = load_videomae(files.videomae, device, recipe.frames, dtype)
+    folder = files.videomae if recipe.trepa_weight else None
+    videomae = load_videomae(folder, device, recipe.frames, dtype) if folder else None
     return PerceptualNets(syncnet, lpips, videomae)
 
 
-def _metadata(initial: InitialUNet, vae: VAE, out: Path, recipe: UNetRecipe) -> dict[str, Any]:
+def _metadata(initial: InitialUNet, vae: VAE, out: Path) -> dict[str, Any]:
     metadata = {
         "version": out.absolute().name,
         "unet_groups": initial.unet.config.groups,
@@ -178,12 +147,6 @@ def _metadata(initial: InitialUNet, vae: VAE, out: Path, recipe: UNetRecipe) -> 
         "latent_rgb": initial.latent_rgb,
     }
     return {name: value for name, value in metadata.items() if value is not None}
-
-
-def _parameters(task: UNetTask) -> str:
-    trained, total = (sum(p.numel() for p in task.network.parameters() if p.requires_grad or every) / 1e6
-                      for every in (False, True))  # fmt: skip
-    return f"{len(task.trained)} tensors, {trained:.1f} of {total:.1f} million parameters"
 
 
 def fill_cache(

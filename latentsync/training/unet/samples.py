@@ -71,11 +71,10 @@ class SampleWriter:
 
     def _segments(self) -> Iterator[Segment]:
         """Of the clips in the order of validation, without broken ones."""
+        windows, frames = self.windows, self.recipe.sample_frames
         for number in range(min(self.recipe.sample_clips, len(self.data.clips))):
             try:
-                yield read_segment(
-                    self.windows.store, self.data.clip(number), self.recipe.sample_frames, self.windows.first_frame
-                )
+                yield read_segment(windows.store, self.data.clip(number), frames, windows.first_frame)
             except CLIP_ERRORS:
                 continue
 

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import UserError
@@ -57,62 +58,43 @@ def prepare_unet(unet: UNet, recipe: UNetRecipe) -> list[str]:
     return names
 
 
+@dataclass
 class UNetTask:
     """See Task. metadata: for the weight file. vae_state: saved with the network if it has a VAE of its own.
 
     dtype: of VAE and perceptual networks, as the trainer's precision has it.
     """
 
-    def __init__(
-        self,
-        unet: UNet,
-        vae: VAE,
-        recipe: UNetRecipe,
-        data: ClipDataset,
-        validation: ClipDataset | None = None,
-        nets: PerceptualNets | None = None,
-        *,
-        metadata: Mapping[str, Any] | None = None,
-        vae_state: Mapping[str, Tensor] | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        self.nets, self.recipe = nets or PerceptualNets(), recipe
-        self._check(unet, vae)
-        self.network = unet
-        self.trained = prepare_unet(unet, recipe)
-        self.data, self.validation = data, validation
-        self.metadata, self.vae_state = dict(metadata or {}), vae_state
-        self.result = "lora.safetensors" if recipe.lora else "unet.safetensors"
-        unet.config = dataclasses.replace(
-            unet.config,
-            prediction_type=recipe.prediction_type,
-            reference_mode=recipe.reference_mode,
-            resolution=recipe.resolution,
-        )
-        self.alphas_cumprod = alphas_cumprod().float()
-        self.codec = Codec(vae, recipe.resolution, dtype, gradient_checkpointing=recipe.gradient_checkpointing)
+    network: UNet
+    vae: InitVar[VAE]
+    recipe: UNetRecipe
+    data: ClipDataset
+    validation: ClipDataset | None = None
+    nets: PerceptualNets = PerceptualNets()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    vae_state: Mapping[str, Tensor] | None = None
+    dtype: InitVar[torch.dtype] = torch.float32
 
-    def _check(self, unet: UNet, vae: VAE) -> None:
-        recipe, nets = self.recipe, self.nets
-        needed = {
-            "SyncNet": (recipe.sync_weight, nets.syncnet),
-            "LPIPS": (recipe.lpips_weight, nets.lpips),
-            "VideoMAE": (recipe.trepa_weight, nets.videomae),
-        }
-        missing = [
-            f"{name} (its weight is {weight:g})" for name, (weight, net) in needed.items() if weight and net is None
-        ]
+    def __post_init__(self, vae: VAE, dtype: torch.dtype) -> None:
+        recipe, nets, unet = self.recipe, self.nets, self.network
+        needed = (("SyncNet", recipe.sync_weight, nets.syncnet), ("LPIPS", recipe.lpips_weight, nets.lpips),
+                  ("VideoMAE", recipe.trepa_weight, nets.videomae))  # fmt: skip
+        missing = [f"{name} (its weight is {weight:g})" for name, weight, net in needed if weight and net is None]
         if missing:
             raise UserError(f"The recipe needs a {' and a '.join(missing)}; give it, or set its weight to 0.")
         if vae.channels != unet.config.latent_channels:
             raise UserError(f"The VAE has {vae.channels} latent channels and the U-Net {unet.config.latent_channels}.")
+        self.trained = prepare_unet(unet, recipe)
+        self.result = "lora.safetensors" if recipe.lora else "unet.safetensors"
+        self.stated = {name: getattr(recipe, name) for name in ("prediction_type", "reference_mode", "resolution")}
+        unet.config = dataclasses.replace(unet.config, **self.stated)
+        self.alphas_cumprod = alphas_cumprod().float()
+        self.codec = Codec(vae, recipe.resolution, dtype, gradient_checkpointing=recipe.gradient_checkpointing)
 
     def to(self, device: torch.device) -> None:
         self.codec.to(device)
         self.nets.to(device)
         self.alphas_cumprod = self.alphas_cumprod.to(device)
-
-    # ---- losses ----
 
     def losses(self, network: nn.Module, batch: Sample, *, validating: bool = False) -> dict[str, Tensor]:
         recipe = self.recipe
@@ -126,7 +108,7 @@ class UNetTask:
             inputs.requires_grad_()  # PyTorch 2.13 crashes in GroupNorm's backward on a CPU if its input needs none
         output = network(inputs, timestep, batch["audio"] * audio_on)
         target = terms.target(clean, noise, alpha_bar, recipe.prediction_type)
-        out = {"noise": terms.noise_loss(output, target)}
+        out = {"noise": F.mse_loss(output.float(), target.float())}
         if recipe.has_pixel_losses:
             out |= self.pixel_losses(terms.predict_clean(output, noisy, alpha_bar, recipe.prediction_type), batch)
         total = torch.stack([getattr(recipe, f"{name}_weight") * loss for name, loss in out.items()]).sum()
@@ -178,25 +160,15 @@ class UNetTask:
                 out["trepa"] = terms.trepa_loss(made, true, nets.videomae)
         return out
 
-    # ---- samples and files ----
-
     def evaluate(self, folder: Path, step: int) -> dict[str, float]:
         if self.validation is None or not self.recipe.sample_clips:
             return {}
-        return SampleWriter(self.network, self.codec, self.recipe, self.validation, self.nets.syncnet).write(
-            folder, step
-        )
+        samples = SampleWriter(self.network, self.codec, self.recipe, self.validation, self.nets.syncnet)
+        return samples.write(folder, step)
 
     def save(self, folder: Path, state: dict[str, Tensor], step: int) -> None:
-        metadata = {
-            "prediction_type": self.recipe.prediction_type,
-            "reference_mode": self.recipe.reference_mode,
-            "resolution": self.recipe.resolution,
-            "vae_scaling": self.codec.vae.scaling,
-            "vae_shift": self.codec.vae.shift,
-            "steps": step,
-            **self.metadata,
-        }
+        vae = {"vae_scaling": self.codec.vae.scaling, "vae_shift": self.codec.vae.shift}
+        metadata = self.stated | vae | {"steps": step, **self.metadata}
         if self.recipe.lora:
             texts = {name: v if isinstance(v, str) else json.dumps(v) for name, v in metadata.items()}
             save_lora(folder / self.result, self.network, texts)
