@@ -5,7 +5,8 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from operator import itemgetter
 from pathlib import Path
@@ -18,8 +19,7 @@ from ..settings import Settings
 FILES = ("video", "audio", "out")
 SETTINGS = {field.name: type(field.default) for field in fields(Settings)}
 COLUMNS = (*FILES, *SETTINGS)
-MAX_FAULTS = 5
-"""Faults of a list that are reported at once."""
+MAX_FAULTS = 5  # faults of a list that are reported at once
 KINDS = {int: "a whole number", float: "a number", str: "text"}
 
 
@@ -45,11 +45,9 @@ class Job:
 
 
 def read_jobs(path: Path, out: Path | None = None, defaults: Settings | None = None) -> list[Job]:
-    """The jobs of a .csv (with a header) or .jsonl file, checked.
-
-    Inputs are relative to the list's folder, outputs to `out` or else the same folder. A job without an output is
-    named after its video, .mp4. defaults: for settings that a job leaves out. UserError has up to MAX_FAULTS faults.
-    """
+    """The jobs of a .csv (with a header) or .jsonl file, checked. Inputs are relative to the list's folder, outputs to
+    `out` or else the same folder. A job without an output is named after its video, .mp4. defaults: for settings that a
+    job leaves out. UserError has up to MAX_FAULTS faults."""
     rows = list(_rows(path))
     if not rows:
         raise UserError(f"{path} has no job; a line needs at least a video and a speech (video, audio, out).")
@@ -62,9 +60,7 @@ def read_jobs(path: Path, out: Path | None = None, defaults: Settings | None = N
             jobs.append(_job(line, row, folder, folder if out is None else out.resolve(), defaults or Settings()))
         except UserError as error:
             faults.append((line, str(error)))
-    faults += _faults(jobs, out)
-    if faults:
-        faults.sort(key=itemgetter(0))
+    if faults := sorted([*faults, *_faults(jobs, out)], key=itemgetter(0)):
         first = " ".join(f"Line {line}: {fault}" for line, fault in faults[:MAX_FAULTS])
         more = f" And {len(faults) - MAX_FAULTS} more." if len(faults) > MAX_FAULTS else ""
         raise UserError(f"{path} cannot be run. {first}{more}")
@@ -113,8 +109,7 @@ def _job(line: int, row: Mapping[str, Any], folder: Path, out: Path, defaults: S
             raise UserError(f"{name} is {given[name]!r}; it must be a path.")
     if "video" not in given:
         raise UserError("there is no video; name a video or a picture.")
-    video = folder / given["video"]
-    audio = folder / given["audio"] if "audio" in given else None
+    video, audio = folder / given["video"], folder / given["audio"] if "audio" in given else None
     settings = {name: _setting(name, given[name]) for name in SETTINGS if name in given}
     resolved = dataclasses.replace(defaults, **settings).resolved(defaults)
     return Job(line, video, audio, out / given.get("out", f"{video.stem}.mp4"), resolved)
@@ -123,17 +118,14 @@ def _job(line: int, row: Mapping[str, Any], folder: Path, out: Path, defaults: S
 def _setting(name: str, value: Any) -> Any:
     kind = SETTINGS[name]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    try:
+    with suppress(ValueError, OverflowError):
         if isinstance(value, str) or (is_number and not (kind is int and value != int(value))):
             return kind(value)
-    except (ValueError, OverflowError):
-        pass
     raise UserError(f"{name} is {value!r}; it must be {KINDS[kind]}.")
 
 
-def _faults(jobs: Iterable[Job], out: Path | None) -> Iterator[tuple[int, str]]:
+def _faults(jobs: Sequence[Job], out: Path | None) -> Iterator[tuple[int, str]]:
     """(line, sentence) for each path that cannot be used."""
-    jobs = list(jobs)
     writers: dict[Path, int] = {}
     inputs = {path.resolve(): job.line for job in reversed(jobs) for path in job.inputs}
     for job in jobs:
@@ -145,8 +137,10 @@ def _faults(jobs: Iterable[Job], out: Path | None) -> Iterator[tuple[int, str]]:
             yield job.line, f"{job.out} is the output of line {writers[place]} too; name another out."
         writers.setdefault(place, job.line)
         if job.out.suffix.lower() not in FORMATS:
-            allowed = ", ".join(FORMATS)
-            yield job.line, f"{job.out.name} ends in {job.out.suffix!r}; a video can be written as {allowed}."
+            yield (
+                job.line,
+                f"{job.out.name} ends in {job.out.suffix!r}; a video can be written as {', '.join(FORMATS)}.",
+            )
         elif job.out.is_dir():
             yield job.line, f"{job.out} is a folder; name a file."
         # the folder of --out is made when it is not there

@@ -1,7 +1,8 @@
 """What became of each job: a line as soon as it is known, so that a run can be resumed, and a report at the end."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,8 @@ JobResult = dict[str, Any]
 others frames, video_s (length of the result), compute_s (of all workers), elapsed_s (by the clock), load_s,
 realtime_factor (compute_s / video_s), timings (seconds by stage), bytes, and what the engine reports."""
 TITLES = ("line", "out", "status", "frames", "compute s", "s per s", "attempts", "worker", "")
-MAX_ERROR = 90
-"""Characters of an error in the table."""
-MAX_TRACEBACK = 4
-"""Frames of a traceback in the results."""
+MAX_ERROR = 90  # characters of an error in the table
+MAX_TRACEBACK = 4  # frames of a traceback in the results
 
 
 class ResultsLog:
@@ -28,11 +27,9 @@ class ResultsLog:
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         self._ends_in_newline = not text or text.endswith("\n")
         for line in text.splitlines():
-            try:
+            with suppress(ValueError, TypeError, KeyError):
                 result = json.loads(line)
                 self.results[result["key"]] = result
-            except (ValueError, TypeError, KeyError):
-                continue
 
     def finished(self, job: Job, key: str) -> JobResult | None:
         """The result of this very job if an earlier run finished it and its output is still that file."""
@@ -79,24 +76,18 @@ def summary(results: Sequence[JobResult], elapsed_s: float) -> dict[str, Any]:
     }
 
 
-def table(results: Iterable[JobResult]) -> list[tuple[str, ...]]:
-    """Cells under TITLES."""
-    return [_cells(result) for result in results]
-
-
-def _cells(result: JobResult) -> tuple[str, ...]:
+def cells(result: JobResult) -> tuple[str, ...]:
+    """A row of the table under TITLES."""
     first = str(result["line"]), Path(result["out"]).name, result["status"]
     last = str(result["attempts"]), result["worker"]
     if result["status"] == "failed":
         error = result.get("error") or ""
         return (*first, "", "", "", *last, error if len(error) <= MAX_ERROR else error[: MAX_ERROR - 1] + "…")
-    factor = result["realtime_factor"]
-    rate = "" if factor is None else f"{factor:.2f}"
+    rate = "" if result["realtime_factor"] is None else f"{result['realtime_factor']:.2f}"
     return (*first, str(result["frames"]), f"{result['compute_s']:.1f}", rate, *last, "")
 
 
 def footer(summary: dict[str, Any]) -> str:
-    """One line under the table."""
     factor = summary["realtime_factor"]
     rate = "" if factor is None else f"; {factor:.2f} s of compute per second of video"
     return (

@@ -14,8 +14,7 @@ from .parallel.worker import Call, Outcome, SetupError
 from .results import JobResult, ResultsLog, short_traceback
 from .worker import ModelSpec
 
-ALL_WORKERS = "all"
-"""Stands for the worker of a job that all of them rendered together."""
+ALL_WORKERS = "all"  # stands for the worker of a job that all of them rendered together
 
 _log = logging.getLogger(__name__)
 
@@ -32,10 +31,8 @@ class Batch:
     def run(
         self, jobs: Sequence[Job], pool: Pool, log: ResultsLog, on_result: Callable[[JobResult], None] | None = None
     ) -> list[JobResult]:
-        """The results in the list's order; on_result and the log get each one as soon as it is known.
-
-        UserError when the workers cannot load the models, or the log cannot be written.
-        """
+        """The results in the list's order; on_result and the log get each one as soon as it is known. UserError when
+        the workers cannot load the models, or the log cannot be written."""
         results: dict[int, JobResult] = {}
         models, todo = self.spec.fingerprint(), []
 

@@ -84,14 +84,6 @@ class Patch:
     pixels: np.ndarray
 
 
-@dataclass(frozen=True)
-class RenderedSegment:
-    """A segment's patches, frame by frame, and the seconds that each stage took."""
-
-    patches: list[Patch]
-    timings: dict[str, float]
-
-
 def plan_segments(
     segments: Sequence[tuple[int, int]], fps: Fraction, seconds: float, window_batch: int
 ) -> list[Segment]:
@@ -119,17 +111,16 @@ class SegmentRenderer:
         self.plan, self.timeline, self.timings = plan, plan.timeline, Timings()
         self.reader = VideoReader(plan.source) if isinstance(plan.source, VideoInfo) else None
         self.source: Source = self.reader or ArraySource([read_image(plan.source)])  # type: ignore[arg-type]
-        speech = torch.from_numpy(np.array(plan.speech))
-        self.renderer = WindowRenderer(
-            plan.timeline, plan.track, speech, models, plan.settings, self.timings, on_progress
-        )
+        speech, timings = torch.from_numpy(np.array(plan.speech)), self.timings
+        self.renderer = WindowRenderer(plan.timeline, plan.track, speech, models, plan.settings, timings, on_progress)
 
     def close(self) -> None:
         if self.reader is not None:
             self.reader.close()
 
     @torch.inference_mode()
-    def render(self, segment: Segment) -> RenderedSegment:
+    def render(self, segment: Segment) -> tuple[list[Patch], dict[str, float]]:
+        """A segment's patches, frame by frame, and the seconds that each stage took."""
         self.timings.clear()
         start = time.perf_counter()
         patches: list[Patch] = []
@@ -141,7 +132,7 @@ class SegmentRenderer:
             rendered = self.renderer.render_windows(group, kept, crops, references[first])
             patches += [make_patch(frame, mask) for frame, mask in rendered]
         other = time.perf_counter() - start - sum(self.timings.values())  # mostly Whisper
-        return RenderedSegment(patches, {**self.timings, "other": other})
+        return patches, {**self.timings, "other": other}
 
     def _reference(self, first: int) -> Tensor | None:
         """Of a shown segment that begins at this frame; None for a network that takes one per frame."""
@@ -231,7 +222,11 @@ class SegmentMerger:
         self.patches = self._rendered(plan_segments(shown, timeline.fps, self.seconds, self.settings.window_batch))
         repainted = {i for start, stop in shown for i in range(start, stop)}
         for i, frame in enumerate(job.source.read(timeline.source_indices())):
-            yield apply_patch(frame, next(self.patches)) if i in repainted else frame
+            if i in repainted:
+                patch, frame = next(self.patches), frame.copy()
+                height, width = patch.pixels.shape[:2]
+                frame[patch.top : patch.top + height, patch.left : patch.left + width] = patch.pixels
+            yield frame
 
     def _rendered(self, segments: Sequence[Segment]) -> Generator[Patch, None, None]:
         calls = [Call("render", (self.handle, segment)) for segment in segments]
@@ -239,15 +234,9 @@ class SegmentMerger:
         for pending, outcome in map_calls(calls, self.pool, retries=self.retries, ordered=True):
             if outcome.status != "done":
                 raise UserError(f"Segment {pending.index + 1} of {len(calls)} could not be rendered: {outcome.error}")
-            self.timings.add(outcome.value.timings)
+            patches, timings = outcome.value
+            self.timings.add(timings)
             done += steps[pending.index]
             if self.on_progress:
                 self.on_progress(Progress("sample", done, sum(steps)))
-            yield from outcome.value.patches
-
-
-def apply_patch(frame: np.ndarray, patch: Patch) -> np.ndarray:
-    out = frame.copy()
-    height, width = patch.pixels.shape[:2]
-    out[patch.top : patch.top + height, patch.left : patch.left + width] = patch.pixels
-    return out
+            yield from patches

@@ -13,7 +13,7 @@ from .parallel.worker import BaseWorker
 
 if TYPE_CHECKING:
     from ..weights.bundle import Models
-    from .segments import Plan, RenderedSegment, Segment, SegmentRenderer
+    from .segments import Patch, Plan, Segment, SegmentRenderer
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class LipSyncWorker(BaseWorker):
             )
         return self.describe() | report.as_dict() | {"elapsed_s": time.perf_counter() - start}
 
-    def render(self, plan: "Plan", segment: "Segment") -> "RenderedSegment":
+    def render(self, plan: "Plan", segment: "Segment") -> "tuple[list[Patch], dict[str, float]]":
         """One segment of a long clip. The plan's renderer is kept for the next one."""
         from .segments import SegmentRenderer
 
@@ -140,6 +140,5 @@ def _memory_errors() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise UserError(
-            "The GPU ran out of memory; lower window_batch, use fp16, or run fewer workers per GPU."
-        ) from error
+        advice = "lower window_batch, use fp16, or run fewer workers per GPU"
+        raise UserError(f"The GPU ran out of memory; {advice}.") from error

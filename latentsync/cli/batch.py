@@ -161,10 +161,10 @@ def _show_job(numbers: Iterator[int], total: int, result: "JobResult") -> None:
 
 
 def _show(results: "list[JobResult]", path: Path, elapsed_s: float) -> None:
-    from ..batch.results import TITLES, footer, summary, table
+    from ..batch.results import TITLES, cells, footer, summary
 
     totals = summary(results, elapsed_s)
-    show_table(table(results), TITLES)
+    show_table([cells(result) for result in results], TITLES)
     typer.echo(footer(totals))
     write_json(path, {"summary": totals, "jobs": results})
     typer.echo(f"report: {path}")

@@ -24,11 +24,9 @@ from .events import OnEvent, Output, RunFailedError, RunMonitor, check, collect
 from .inputs import Field
 from .prompt import Info, Prompt, missing, put, put_all, read, refusals, settable, title
 
-SUBFOLDER = "latentsync"
-"""Where uploads go inside ComfyUI's input folder."""
+SUBFOLDER = "latentsync"  # where uploads go inside ComfyUI's input folder
 RETRY_DELAYS = (0.5, 1.0, 2.0, 5.0)
-CONTACT_TIMEOUT = 60.0
-"""Seconds without any contact until a run is given up."""
+CONTACT_TIMEOUT = 60.0  # seconds without any contact until a run is given up
 WITHDRAW_TIMEOUT = 10.0
 CHUNK = 1 << 20
 
@@ -43,10 +41,8 @@ class RefusedError(UserError):
 
 @dataclass(frozen=True)
 class RunResult:
-    """files and values ({node: {"text": […]}}) of output nodes, timings in seconds by node, cached nodes.
-
-    uploads: local path -> name on the server.
-    """
+    """files and values ({node: {"text": […]}}) of output nodes, timings in seconds by node, cached nodes. uploads:
+    local path -> name on the server."""
 
     prompt_id: str
     prompt: Prompt
@@ -59,8 +55,6 @@ class RunResult:
 
 
 class ComfyClient(Connection):
-    """One ComfyUI server."""
-
     async def run(
         self,
         workflow: str | Path | Mapping[str, Any],
@@ -101,17 +95,9 @@ class ComfyClient(Connection):
         entry = await self._queue(prompt, info, monitor)
         check(entry, monitor)
         output_kinds = {kind for kind, about in info.items() if about.get("output_node")}
-        found, texts = collect(entry, prompt, output_kinds)
-        return RunResult(
-            monitor.prompt_id,
-            prompt,
-            found,
-            texts,
-            timings=dict(monitor.timings),
-            cached=monitor.cached,
-            elapsed_s=time.perf_counter() - start,
-            uploads={str(path): name for path, name in uploads.items()},
-        )
+        sent, elapsed_s = {str(path): name for path, name in uploads.items()}, time.perf_counter() - start
+        outputs = collect(entry, prompt, output_kinds)
+        return RunResult(monitor.prompt_id, prompt, *outputs, dict(monitor.timings), monitor.cached, elapsed_s, sent)
 
     async def fields(
         self, workflow: str | Path | Mapping[str, Any], values: Mapping[str, Any] | None = None
@@ -130,10 +116,8 @@ class ComfyClient(Connection):
         return {name: about for answer in answers for name, about in answer.items()}
 
     async def upload(self, path: str | Path) -> str:
-        """Send a file into the server's input folder; returns its name there, as a widget takes it.
-
-        A file of the same name and other content stays; the new one gets a number.
-        """
+        """Send a file into the server's input folder; returns its name there, as a widget takes it. A file of the same
+        name and other content stays; the new one gets a number."""
         path = _existing(path)
         form = aiohttp.FormData(quote_fields=False)
         with path.open("rb") as file:
@@ -177,8 +161,7 @@ class ComfyClient(Connection):
         last_contact, failures, lost = time.monotonic(), 0, False
         while True:
             while socket.is_open:
-                message = await socket.receive(monitor.ending)
-                if message is None:
+                if (message := await socket.receive(monitor.ending)) is None:
                     break
                 monitor.receive(message)
                 if monitor.over:
@@ -187,7 +170,8 @@ class ComfyClient(Connection):
                 monitor.emit("lost")
                 lost = True
             try:
-                entry = await self._history(monitor)
+                if (entry := await self._history(monitor)) is not None:
+                    return entry
                 last_contact = time.monotonic()
             except UnreachableError as error:
                 if time.monotonic() - last_contact > CONTACT_TIMEOUT:
@@ -195,9 +179,6 @@ class ComfyClient(Connection):
                         f"{self.display_url} has not answered for {CONTACT_TIMEOUT:g} s; the run may still go on there"
                         f" as {monitor.prompt_id}."
                     ) from error
-                entry = None
-            if entry is not None:
-                return entry
             if not socket.is_open and await socket.connect():
                 failures, lost = 0, False
                 monitor.emit("found")
@@ -217,9 +198,8 @@ class ComfyClient(Connection):
             return None
         if monitor.succeeded:  # the history was cleared in between; the events had the same
             return {"outputs": monitor.outputs}
-        raise RunFailedError(
-            "The server no longer knows the prompt: it was deleted from the queue, or ComfyUI restarted."
-        )
+        ends = "it was deleted from the queue, or ComfyUI restarted"
+        raise RunFailedError(f"The server no longer knows the prompt: {ends}.")
 
     async def queue_position(self, prompt_id: str) -> int | None:
         """How many prompts come first (0: none, it runs); None when it is not in the queue."""
@@ -237,8 +217,7 @@ class ComfyClient(Connection):
 
     async def _withdraw(self, prompt_id: str) -> None:
         # recent servers do both in one step, which cannot hit the next prompt
-        url = self.url("api", "jobs", prompt_id, "cancel")
-        async with self.request("POST", url, json={}) as response:
+        async with self.request("POST", self.url("api", "jobs", prompt_id, "cancel"), json={}) as response:
             if response.status == 200 and response.content_type == "application/json":
                 return
         await self.request_json("POST", "queue", json={"delete": [prompt_id]})
@@ -270,9 +249,8 @@ class ComfyClient(Connection):
             name = f"{output.title}{Path(output.filename).suffix}" if output.type == "temp" else output.filename
             return claim(part, Path(folder) / safe_name(name), overwrite=overwrite)
         except OSError as error:
-            raise UserError(
-                f"{folder} cannot be written to ({error.strerror or error}); give another folder."
-            ) from error
+            reason = error.strerror or error
+            raise UserError(f"{folder} cannot be written to ({reason}); give another folder.") from error
         finally:
             part.unlink(missing_ok=True)
 

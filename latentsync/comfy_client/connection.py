@@ -6,7 +6,7 @@ import json
 import os
 import urllib.parse
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import aiohttp
@@ -98,9 +98,8 @@ class Connection:
     def status_error(self, response: aiohttp.ClientResponse) -> UserError:
         status, server = response.status, self.display_url
         if status in (401, 403):
-            return UserError(
-                f'{server} asks for authorization (HTTP {status}); give --header "Authorization: Bearer …".'
-            )
+            wanted = 'give --header "Authorization: Bearer …"'
+            return UserError(f"{server} asks for authorization (HTTP {status}); {wanted}.")
         if status == 413:
             return UserError(
                 f"{server} takes no file that large; start ComfyUI with a larger --max-upload-size (in megabytes), or"
@@ -153,12 +152,10 @@ class EventSocket:
 def parse_url(text: str) -> URL:
     """A server's address; http:// may be left out."""
     text = text.strip()
-    try:
+    with suppress(ValueError):
         url = URL(text if "://" in text else f"http://{text}").with_fragment(None)
         if url.scheme in ("http", "https") and url.host and url.port is not None:
             return url
-    except ValueError:
-        pass
     raise UserError(f"{text} is no address of a server; it must look like {DEFAULT_SERVER}.")
 
 

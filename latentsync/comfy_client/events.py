@@ -11,17 +11,14 @@ from typing import Any
 from ..errors import UserError
 from .prompt import Prompt, title
 
-PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4
-"""ComfyUI's kinds of binary messages."""
+PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4  # ComfyUI's kinds of binary messages
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened: uploading, queued, started, cached, node, progress, text, preview, lost, found.
-
-    node and title say where; done of total how far (for queued: done prompts are ahead); text is the stage in the
-    node's own words, or a file's name; picture is a JPEG or PNG.
-    """
+    """Something that happened: uploading, queued, started, cached, node, progress, text, preview, lost, found. node and
+    title say where; done of total how far (for queued: done prompts are ahead); text is the stage in the node's own
+    words, or a file's name; picture is a JPEG or PNG."""
 
     kind: str
     node: str = ""
@@ -53,10 +50,8 @@ class RunMonitor:
         self.cached: list[str] = []
         self.failure: Mapping[str, Any] | None = None
         self.succeeded = False
-        self.ending = False
-        """The end was announced: history will have the result in a moment."""
-        self.over = False
-        """No more messages of this prompt will come."""
+        self.ending = False  # the end was announced: history will have the result in a moment
+        self.over = False  # no more messages of this prompt will come
         self._display_names: dict[str, str] = {}
         self._node, self._since = "", time.perf_counter()
 
@@ -67,8 +62,7 @@ class RunMonitor:
     def receive(self, message: str | bytes) -> None:
         """One message of the socket; those of other prompts and unknown ones are ignored."""
         if isinstance(message, bytes):
-            self._receive_bytes(message)
-            return
+            return self._receive_bytes(message)
         content = json.loads(message)
         data = content.get("data")
         if isinstance(data, Mapping) and data.get("prompt_id") == self.prompt_id:
@@ -159,9 +153,8 @@ def _failed(prompt: Prompt, data: Mapping[str, Any]) -> RunFailedError:
     node = str(data.get("node_id", ""))
     name, kind = title(prompt, node), str(data.get("exception_type", "")).rsplit(".", 1)[-1]
     message = " ".join(str(data.get("exception_message", "")).split())
-    text = (
-        message if message and kind in ("UserError", "ExecutionBlocked") else ": ".join(filter(None, (kind, message)))
-    )
+    is_plain = message and kind in ("UserError", "ExecutionBlocked")
+    text = message if is_plain else ": ".join(filter(None, (kind, message)))
     details = "".join(map(str, data.get("traceback") or []))
     return RunFailedError(f"{name} (node {node}): {text}", node=node, title=name, details=details)
 
@@ -179,9 +172,7 @@ class Output:
 
 def collect(entry: Mapping[str, Any], prompt: Prompt, output_kinds: set[str]) -> tuple[list[Output], dict[str, Any]]:
     """Files of output nodes, and the rest of what they return: {node: {"text": […], "latentsync_score": […]}}.
-
-    output_kinds: classes of output nodes. A file in the output folder counts whichever node shows it.
-    """
+    output_kinds: classes of output nodes. A file in the output folder counts whichever node shows it."""
     files: dict[tuple[str, str, str], Output] = {}
     values: dict[str, Any] = {}
     for node, shown in entry.get("outputs", {}).items():
@@ -191,7 +182,9 @@ def collect(entry: Mapping[str, Any], prompt: Prompt, output_kinds: set[str]) ->
             found = list(_files(items, str(node), title(prompt, str(node))))
             kept = [one for one in found if one.type == "output" or (is_output and one.type == "temp")]
             files |= {(one.type, one.subfolder, one.filename): one for one in kept}
-            if is_output and not found and _is_content(items):
+            # text or data, not flags such as SaveVideo's "animated"
+            is_content = isinstance(items, list) and any(isinstance(one, str | Mapping) for one in items)
+            if is_output and not found and is_content:
                 values.setdefault(str(node), {})[key] = items
     return list(files.values()), values
 
@@ -203,14 +196,7 @@ def _files(items: Any, node: str, name: str) -> Iterator[Output]:
             yield from _files(one, node, name)
     elif isinstance(items, Mapping):
         if isinstance(items.get("filename"), str) and items["filename"]:
-            yield Output(
-                node, name, items["filename"], str(items.get("subfolder") or ""), str(items.get("type") or "output")
-            )
+            folder, kind = str(items.get("subfolder") or ""), str(items.get("type") or "output")
+            yield Output(node, name, items["filename"], folder, kind)
         else:
-            for one in items.values():
-                yield from _files(one, node, name)
-
-
-def _is_content(items: Any) -> bool:
-    """Text or data, not flags such as SaveVideo's "animated"."""
-    return isinstance(items, list) and any(isinstance(one, str | Mapping) for one in items)
+            yield from _files(list(items.values()), node, name)

@@ -13,16 +13,14 @@ from typing import Any, NamedTuple
 
 from ..errors import UserError
 
-MANY = 12
-"""More than so many choices are not listed."""
+MANY = 12  # more than so many choices are not listed
 DYNAMIC, GROWING, SLOT, MATCHED = (
     "COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3", "COMFY_DYNAMICSLOT_V3", "COMFY_MATCHTYPE_V3",
 )  # fmt: skip
 """A list whose choices have inputs of their own; a row of inputs that grows; a socket that has more inputs once it is
 wired; a socket that takes what its node's other sockets take."""
 TYPED = {"INT", "FLOAT", "BOOLEAN", "STRING", "COMBO"}
-FILES = {"WEBCAM", "AUDIO_RECORD"}
-"""Recordings of the browser, which it uploads: a node of these reads any file."""
+FILES = {"WEBCAM", "AUDIO_RECORD"}  # recordings of the browser, which it uploads: a node of these reads any file
 BROWSER = {
     "LOAD_3D", "LOAD_3D_ADVANCED", "LOAD_3D_ANIMATION", "PREVIEW_3D", "PREVIEW_3D_ANIMATION",
     "IMAGECOMPARE", "IMAGEUPLOAD", "AUDIOUPLOAD", "AUDIO_UI",
@@ -50,8 +48,7 @@ class Field:
     @property
     def is_upload(self) -> bool:
         """A file that may be uploaded; the server knows better than a list which ones there are."""
-        marked = any(key.endswith("_upload") and value for key, value in self.rules.items())
-        return marked or self.kind in FILES
+        return self.kind in FILES or any(key.endswith("_upload") and value for key, value in self.rules.items())
 
     @property
     def is_socket(self) -> bool:
@@ -96,23 +93,15 @@ def declared(inputs: Inputs, prefix: str = "") -> Iterator[Declared]:
 def present(inputs: Inputs, own: Mapping[str, Any], prefix: str = "") -> Iterator[Declared]:
     """The inputs that a node has now. own: its values; what they choose decides which inputs there are."""
     for one in declared(inputs, prefix):
-        if one.kind == SLOT:
-            yield one._replace(kind=one.rules.get("slotType", SLOT))
-        else:
-            yield one
+        yield one._replace(kind=one.rules.get("slotType", SLOT)) if one.kind == SLOT else one
         if one.kind == GROWING:
             yield from _row(one)
-        elif (inner := _inner(one, own)) is not None:
-            yield from present(inner, own, one.name + ".")
-
-
-def _inner(one: Declared, own: Mapping[str, Any]) -> Inputs | None:
-    if one.kind == SLOT and one.name in own:
-        return one.rules.get("inputs")
-    if one.kind == DYNAMIC:
-        chosen = own.get(one.name, first_choice(one.rules))
-        return next((option["inputs"] for option in one.rules.get("options", []) if option["key"] == chosen), None)
-    return None
+        elif one.kind == SLOT and one.name in own:
+            yield from present(one.rules.get("inputs") or {}, own, one.name + ".")
+        elif one.kind == DYNAMIC:
+            chosen = own.get(one.name, first_choice(one.rules))
+            inner = [option["inputs"] for option in one.rules.get("options", []) if option["key"] == chosen]
+            yield from present(inner[0] if inner else {}, own, one.name + ".")
 
 
 def first_choice(rules: Rules) -> Any:
@@ -123,11 +112,10 @@ def first_choice(rules: Rules) -> Any:
 
 def _row(one: Declared) -> Iterator[Declared]:
     template = one.rules.get("template", {})
-    of = next(declared(template.get("input", {})), None)
+    if (of := next(declared(template.get("input", {})), None)) is None:
+        return
     for number, name in enumerate(row_names(one.rules)):
-        if of is not None:
-            required = of.required and number < template.get("min", 0)
-            yield of._replace(name=f"{one.name}.{name}", required=required)
+        yield of._replace(name=f"{one.name}.{name}", required=of.required and number < template.get("min", 0))
 
 
 def row_names(rules: Rules) -> list[str]:
@@ -148,20 +136,15 @@ def possible(inputs: Inputs, prefix: str = "", chosen: tuple[tuple[str, str], ..
 def lacking(name: str, inputs: Inputs, own: Mapping[str, Any]) -> tuple[str, Choices] | None:
     """For an input that other choices would bring along: its full name and the choices that are nearest."""
     now = {one.name: own.get(one.name, first_choice(one.rules)) for one in present(inputs, own) if one.kind == DYNAMIC}
-    ways = [
-        (path, [(combo, key) for combo, key in chosen if now.get(combo) != key])
-        for path, chosen in possible(inputs)
-        if name in (path, path.rsplit(".", 1)[-1])
-    ]
+    found = [(path, chosen) for path, chosen in possible(inputs) if name in (path, path.rsplit(".", 1)[-1])]
+    ways = [(path, [(combo, key) for combo, key in chosen if now.get(combo) != key]) for path, chosen in found]
     if not ways:
         return None
-    least = min(len(unmet) for _, unmet in ways)
-    path = next(path for path, unmet in ways if len(unmet) == least)
-    choices: dict[str, list[str]] = {}
-    for combo, key in (pair for way, unmet in ways if way == path and len(unmet) == least for pair in unmet):
-        keys = choices.setdefault(combo, [])
-        keys.extend([] if key in keys else [key])
-    return path, choices
+    path, fewest = min(ways, key=lambda way: len(way[1]))
+    choices: dict[str, dict[str, None]] = {}  # the inner one as an ordered set
+    for combo, key in (pair for way, unmet in ways if way == path and len(unmet) == len(fewest) for pair in unmet):
+        choices.setdefault(combo, {})[key] = None
+    return path, {combo: list(keys) for combo, keys in choices.items()}
 
 
 # Values
@@ -185,7 +168,8 @@ def fit(field: Field, value: Any) -> Any:
     parsed = from_text(value)
     if field.kind == "INT" and isinstance(parsed, float) and parsed.is_integer():
         parsed = int(parsed)
-    if not _is_valid(field, parsed):
+    check, _ = CHECKS.get(field.kind, (None, ""))
+    if check and not (check(parsed) and _is_within(field.rules, parsed)):
         raise UserError(f"{field.name} of {field.label} is {_shown(value)}; it must be {_expected(field)}.")
     return parsed
 
@@ -218,10 +202,11 @@ def default(field: Field) -> Any:
         return first_choice(field.rules)
     if "default" in field.rules:
         return field.rules["default"]
-    empty = {"INT": 0, "FLOAT": 0.0, "BOOLEAN": False, "STRING": ""}
     if field.kind == "COMBO":
         return next(iter(field.choices or ()), None)
-    return max(field.rules.get("min", 0), 0) if field.kind in ("INT", "FLOAT") else empty.get(field.kind)
+    if field.kind in ("INT", "FLOAT"):
+        return max(field.rules.get("min", 0), 0)
+    return {"BOOLEAN": False, "STRING": ""}.get(field.kind)
 
 
 def from_text(value: Any) -> Any:
@@ -246,17 +231,15 @@ def _choose(field: Field, value: Any) -> Any:
     if choices is None or field.is_upload or "remote" in field.rules:
         return parsed if isinstance(parsed, list) else as_text(value)
     if field.rules.get("multiselect") and isinstance(parsed, list):
-        wrong = [one for one in parsed if one not in choices]
-        if not wrong:
+        if not (wrong := [one for one in parsed if one not in choices]):
             return parsed
         value = as_text(wrong[0])
     for one in (value, parsed, as_text(value)):
         if any(one == choice and type(one) is type(choice) for choice in choices):
             return one
-    shown = f"{field.name} of {field.label} is {_shown(value)}"
-    if not choices:
-        raise UserError(f"{shown}; the server has nothing to choose from there.")
-    raise UserError(f"{shown}; it must be {_list_choices(choices, str(value))}.")
+    wanted = f"it must be {_list_choices(choices, str(value))}"
+    fault = wanted if choices else "the server has nothing to choose from there"
+    raise UserError(f"{field.name} of {field.label} is {_shown(value)}; {fault}.")
 
 
 def _list_choices(choices: Sequence[Any], near: str = "") -> str:
@@ -273,12 +256,7 @@ def _shown(value: Any) -> str:
     return f'"{text[:60]}…"' if len(text) > 60 else f'"{text}"'
 
 
-def _is_valid(field: Field, value: Any) -> bool:
-    return CHECKS[field.kind][0](value) and _is_within(field.rules, value) if field.kind in CHECKS else True
-
-
 def _expected(field: Field) -> str:
-    """What _is_valid accepts, in words."""
     words = CHECKS[field.kind][1] if field.kind in CHECKS else "text" if field.kind == "STRING" else "text or JSON"
     if field.kind not in ("INT", "FLOAT") or not {"min", "max"} & set(field.rules):
         return words
@@ -307,53 +285,41 @@ def _is_color(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value) is not None
 
 
-def _are_colors(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_color, value))
-
-
 def _is_box(value: Any) -> bool:
     sides = ("x", "y", "width", "height")
     return isinstance(value, Mapping) and all(_is_int(value.get(side)) and value[side] >= 0 for side in sides)
 
 
-def _are_boxes(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_box, value))
+def _each(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(check, value))
 
 
 def _is_curve(value: Any) -> bool:
     points = value.get("points") if isinstance(value, Mapping) else value
-    if not isinstance(points, list) or not points:
-        return False
-    return all(isinstance(point, list) and len(point) == 2 and all(map(_is_number, point)) for point in points)
+    return bool(points) and _each(lambda point: _each(_is_number)(point) and len(point) == 2)(points)
 
 
 def _is_range(value: Any) -> bool:
-    if not isinstance(value, Mapping) or not _is_number(value.get("min")) or not _is_number(value.get("max")):
-        return False
-    return value.get("midpoint") is None or _is_number(value["midpoint"])
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, Mapping)
-
-
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool)
+    ends = isinstance(value, Mapping) and _is_number(value.get("min")) and _is_number(value.get("max"))
+    return ends and (value.get("midpoint") is None or _is_number(value["midpoint"]))
 
 
 DRAWN: dict[str, tuple[Callable[[Any], bool], str]] = {
     "COLOR": (_is_color, 'a color such as "#ff8000"'),
-    "COLORS": (_are_colors, 'a list of colors such as ["#ff8000", "#000000"]'),
+    "COLORS": (_each(_is_color), 'a list of colors such as ["#ff8000", "#000000"]'),
     "BOUNDING_BOX": (_is_box, 'a box such as {"x": 0, "y": 0, "width": 512, "height": 512}, in pixels'),
-    "BOUNDING_BOXES": (_are_boxes, 'a list of boxes such as [{"x": 0, "y": 0, "width": 512, "height": 512}]'),
+    "BOUNDING_BOXES": (_each(_is_box), 'a list of boxes such as [{"x": 0, "y": 0, "width": 512, "height": 512}]'),
     "CURVE": (_is_curve, 'a curve such as {"points": [[0, 0], [1, 1]], "interpolation": "linear"}'),
     "RANGE": (_is_range, 'a range such as {"min": 0, "max": 1}'),
-    "COMPOSITOR": (_is_object, 'an object as the editor saves it, such as {"layers": []}'),
+    "COMPOSITOR": (
+        lambda value: isinstance(value, Mapping),
+        'an object as the editor saves it, such as {"layers": []}',
+    ),
 }
 """Widgets that are drawn in the browser and hold plain data, which can be written as JSON."""
 CHECKS = DRAWN | {
     "INT": (_is_int, "a whole number"),
     "FLOAT": (_is_number, "a number"),
-    "BOOLEAN": (_is_bool, "true or false"),
+    "BOOLEAN": (lambda value: isinstance(value, bool), "true or false"),
 }
 """What fits a kind of input, and what that is in words."""

@@ -7,7 +7,7 @@ is a value too: [id of the other node, number of its output].
 import copy
 import difflib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,7 @@ EXPORT = (
     "open it in ComfyUI and choose Export (API) in the workflow menu (older versions: Save (API Format), once the"
     " developer mode is on in the settings)"
 )
-
-LONG = 200
-"""Characters of a value that a list shows."""
+LONG = 200  # characters of a value that a list shows
 
 
 def read(source: str | Path | Mapping[str, Any]) -> Prompt:
@@ -51,8 +49,8 @@ def _parse(path: Path) -> Any:
 
 
 def _is_node(node: Any) -> bool:
-    inputs = node.get("inputs", {}) if isinstance(node, Mapping) else None
-    return isinstance(inputs, Mapping) and isinstance(node.get("class_type"), str)
+    is_mapping = isinstance(node, Mapping) and isinstance(node.get("inputs", {}), Mapping)
+    return is_mapping and isinstance(node.get("class_type"), str)
 
 
 def title(prompt: Mapping[str, Any], node: str) -> str:
@@ -65,10 +63,8 @@ def title(prompt: Mapping[str, Any], node: str) -> str:
 
 
 def locate(prompt: Prompt, info: Info, address: str) -> Field:
-    """The input that "NODE.INPUT" means. NODE is an id, a title, or a class that occurs once; both may hold dots.
-
-    An input inside another one ("format.codec") may be named by its last part alone where that means one.
-    """
+    """The input that "NODE.INPUT" means. NODE is an id, a title, or a class that occurs once; both may hold dots. An
+    input inside another one ("format.codec") may be named by its last part alone where that means one."""
     splits = [(address[:at], address[at + 1 :]) for at, sign in enumerate(address) if sign == "."]
     for node, name in reversed(splits):
         found = _named(prompt, node)
@@ -77,22 +73,24 @@ def locate(prompt: Prompt, info: Info, address: str) -> Field:
         if found:
             return _field(prompt, info, found[0], name)
     wanted = splits[-1][0] if splits else address
-    near = difflib.get_close_matches(wanted, [title(prompt, node) for node in prompt], 1, 0.6)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    hint = _did_you_mean(wanted, [title(prompt, node) for node in prompt])
     say = f"There is no node {wanted} in the workflow" if splits else f"{address} does not name NODE.INPUT"
     raise UserError(f"{say}; it has {_list_nodes(prompt, list(prompt))}.{hint}")
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1, 0.6)
+    return f" Did you mean {near[0]}?" if near else ""
 
 
 def _named(prompt: Prompt, name: str) -> list[str]:
     if name in prompt:
         return [name]
-    titles = {node: title(prompt, node) for node in prompt}
-    tries = (
-        [node for node, title in titles.items() if title == name],
-        [node for node, title in titles.items() if title.casefold() == name.casefold()],
-        [node for node in prompt if prompt[node]["class_type"] == name],
+    return (
+        [node for node in prompt if title(prompt, node) == name]
+        or [node for node in prompt if title(prompt, node).casefold() == name.casefold()]
+        or [node for node in prompt if prompt[node]["class_type"] == name]
     )
-    return next(filter(None, tries), [])
 
 
 def _list_nodes(prompt: Prompt, nodes: Sequence[str]) -> str:
@@ -128,9 +126,7 @@ def _not_there(name: str, label: str, inputs: Inputs, own: Mapping[str, Any]) ->
     # of a row that grows, only what is in use
     rows = tuple(f"{one.name}." for one in present(inputs, own) if one.kind == GROWING)
     shown = [one for one in names if not one.startswith(rows) or one in own]
-    near = difflib.get_close_matches(name, names, 1, 0.6)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    return f"{label} has no input {name}; it has {', '.join(shown) or 'none'}.{hint}"
+    return f"{label} has no input {name}; it has {', '.join(shown) or 'none'}.{_did_you_mean(name, names)}"
 
 
 def declared(info: Info, kind: str) -> dict[str, tuple[Any, Mapping[str, Any]]]:
@@ -258,5 +254,4 @@ def _takes_file(prompt: Prompt, info: Info, node: str, name: str | None) -> bool
 def _sentence(error: Any) -> str:
     if not isinstance(error, Mapping):
         return str(error or "").strip()
-    parts: Iterable[Any] = (error.get("message"), error.get("details"))
-    return ": ".join(str(part).strip() for part in parts if part)
+    return ": ".join(str(part).strip() for part in (error.get("message"), error.get("details")) if part)

@@ -14,12 +14,9 @@ from ..errors import UserError
 TEMPLATE = np.array([(17.0, 20.0), (58.0, 20.0), (37.5, 40.0)])
 """Left brow, right brow, nose in a face of 75 x 100 units; left and right as seen."""
 FACE_UNITS = (75, 100)
-UNITS_RESOLUTION = 256 / 2.8
-"""Crop resolution at which one template unit is one pixel."""
-FILL = 127
-"""Grey outside the frame."""
-BIAS_KEEP = 0.2
-"""The share of the previous frame's bias in the reference's smoothing."""
+UNITS_RESOLUTION = 256 / 2.8  # crop resolution at which one template unit is one pixel
+FILL = 127  # grey outside the frame
+BIAS_KEEP = 0.2  # the share of the previous frame's bias in the reference's smoothing
 
 MASK_SIZE = 256
 CHEEK_ROWS, CHEEKS = range(95, 128), ((9, 78), (178, 247))
@@ -70,12 +67,10 @@ def align_matrices(points: np.ndarray, resolution: int, *, reference: bool = Fal
 
 def _similarities(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     center, aim = source.mean(1, keepdims=True), target.mean(0)
-    spread, aim_spread = _spread(source), _spread(target[None])
-    covariance = (source - center).transpose(0, 2, 1) @ (target - aim)
-    left, _, right = np.linalg.svd(covariance)
-    mirrored = np.linalg.det(left @ right) < 0
-    right[mirrored, -1] *= -1  # a face is never mirrored: flip the weaker axis back
-    rotation = (left @ right).transpose(0, 2, 1) * (aim_spread / spread)[:, None, None]
+    left, _, right = np.linalg.svd((source - center).transpose(0, 2, 1) @ (target - aim))
+    right[np.linalg.det(left @ right) < 0, -1] *= -1  # a face is never mirrored: flip the weaker axis back
+    scale = _spread(target[None]) / _spread(source)
+    rotation = (left @ right).transpose(0, 2, 1) * scale[:, None, None]
     shift = aim[:, None] - rotation @ center.transpose(0, 2, 1)
     return np.concatenate([rotation, shift], 2)
 
@@ -115,26 +110,21 @@ def crop_face(frame: np.ndarray, matrix: np.ndarray, resolution: int, *, referen
     reference: two resamplings (bilinear, then Lanczos) as in the public implementation.
     """
     if reference:
-        upright = _warp(frame.astype(np.float32), matrix, face_size(resolution)).astype(
-            np.uint8
-        )  # cut off, not rounded
+        warped = _warp(frame.astype(np.float32), matrix, face_size(resolution))
+        upright = warped.astype(np.uint8)  # cut off, not rounded
         return cv2.resize(upright, (resolution, resolution), interpolation=cv2.INTER_LANCZOS4)
     return resample(frame, crop_matrix(matrix, resolution), resolution)
 
 
 def resample(frame: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
     """One warp to (side, side, 3); where that shrinks, a finer picture is averaged down, so that nothing aliases."""
-    fine_x, fine_y = (_fineness(row) for row in matrix[:, :2])
+    # samples per output pixel along an axis: one at up to 1.25 source pixels, then enough to see each of them
+    shrinks = 1 / np.linalg.norm(matrix[:, :2], axis=1)
+    fine_x, fine_y = (1 if shrink <= 1.25 else int(np.ceil(shrink - 0.25)) for shrink in shrinks.tolist())
     fine = rescaled(matrix, fine_x, fine_y)
     if fine_x == fine_y == 1:
         return _warp(frame, fine, (side, side), cv2.INTER_CUBIC)
     return cv2.resize(_warp(frame, fine, (side * fine_x, side * fine_y)), (side, side), interpolation=cv2.INTER_AREA)
-
-
-def _fineness(row: np.ndarray) -> int:
-    """Samples per output pixel along one axis: one at up to 1.25 source pixels, then enough to see each of them."""
-    shrink = 1 / float(np.linalg.norm(row))
-    return 1 if shrink <= 1.25 else int(np.ceil(shrink - 0.25))
 
 
 def _warp(frame: np.ndarray, matrix: np.ndarray, size: tuple[int, int], flags: int = cv2.INTER_LINEAR) -> np.ndarray:

@@ -13,8 +13,7 @@ from .composite import Layer, Look, layer, paste
 from .detect import three_points
 from .track import FaceTrack, fade
 
-UNTIMED = Fraction(25)
-"""The rate of a clip that nobody has given one yet; where the face lies does not depend on it."""
+UNTIMED = Fraction(25)  # the rate of a clip that nobody has given one yet; where the face lies does not depend on it
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +65,8 @@ class AlignedFace:
     @cached_property
     def first_of(self) -> np.ndarray:
         """(F,) int: first frame of each frame's stretch, the frame itself where there is no face."""
-        first = np.arange(self.frames)
-        for start, stop in self.segments:
-            first[start:stop] = start
-        return first
+        starts = np.array([*(start for start, _ in self.segments), -1])
+        return np.where(self.segment_index < 0, np.arange(self.frames), starts[self.segment_index])
 
     @cached_property
     def opacity(self) -> np.ndarray:
@@ -98,10 +95,8 @@ class AlignedFace:
     def paste(
         self, frame: np.ndarray, crop: np.ndarray, i: int, *, reference: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Frame i with a new mouth, and the mask of what changed; see composite.paste.
-
-        crop: (S, S, 3) uint8 or float in 0..255, of any side. reference: the public code's seam and no fades.
-        """
+        """Frame i with a new mouth, and the mask of what changed; see composite.paste. crop: (S, S, 3) uint8 or float
+        in 0..255, of any side. reference: the public code's seam and no fades."""
         if self.segment_index[i] < 0:
             return frame, np.zeros(frame.shape[:2], np.float32)
         side = len(crop)
@@ -122,12 +117,8 @@ class AlignedFace:
         """These frames in another order: timeline.source_frames are its own."""
         if timeline.source_frames != self.frames:
             raise ValueError(f"a timeline over {timeline.source_frames} frames for a clip of {self.frames}")
-        track = self.track if self._plain else _as_shown(self)
-        return replace(self, track=track, timeline=timeline)
-
-    @property
-    def _plain(self) -> bool:
-        return self.frames == self.track.frames and bool((np.diff(self.source_indices) == 1).all())
+        unchanged = self.frames == self.track.frames and bool((np.diff(self.source_indices) == 1).all())
+        return replace(self, track=self.track if unchanged else _as_shown(self), timeline=timeline)
 
 
 def shown_segments(timeline: Timeline, track: FaceTrack) -> list[tuple[int, int]]:
@@ -152,12 +143,6 @@ def _as_shown(clip: AlignedFace) -> FaceTrack:
     track, shown = clip.track, clip.source_indices
     cut = np.isin(np.maximum(shown[1:], shown[:-1]), track.cuts) & (shown[1:] != shown[:-1])
     jump = np.abs(np.diff(shown)) > 1
-    return FaceTrack(
-        index=track.index,
-        points=track.points[shown],
-        landmarks=track.landmarks[shown],
-        present=track.present[shown],
-        segments=tuple(clip.segments),
-        size=track.size,
-        cuts=tuple((np.flatnonzero(cut | jump) + 1).tolist()),
-    )
+    per_frame = {name: getattr(track, name)[shown] for name in ("points", "landmarks", "present")}
+    cuts = tuple((np.flatnonzero(cut | jump) + 1).tolist())
+    return replace(track, **per_frame, segments=tuple(clip.segments), cuts=cuts)

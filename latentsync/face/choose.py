@@ -1,5 +1,7 @@
 """Which of the faces that were found is meant."""
 
+from contextlib import suppress
+
 import numpy as np
 
 from ..errors import UserError
@@ -8,15 +10,15 @@ from .track import FaceTrack, Tracks
 
 def choose(tracks: Tracks, face: str) -> FaceTrack:
     """The face asked for: "largest" (area times time), "left", "right", an index, or a point "x,y,frame" in pixels.
-
-    Raises UserError, listing the faces, where there is no such face.
-    """
+    Raises UserError, listing the faces, where there is no such face."""
     faces = tracks.faces
     if face == "largest":
         return max(faces, key=lambda track: track.height**2 * track.present.sum())
     if face in ("left", "right"):
         return (min if face == "left" else max)(faces, key=lambda track: track.center[0])
-    numbers = _numbers(face)
+    numbers: list[float] = []
+    with suppress(ValueError):
+        numbers = [float(part) for part in face.split(",")]
     if len(numbers) == 1 and numbers[0] in range(len(faces)):
         return faces[int(numbers[0])]
     if len(numbers) == 3:
@@ -25,13 +27,6 @@ def choose(tracks: Tracks, face: str) -> FaceTrack:
         f'There is no face {face!r}; give "largest", "left", "right", a point "x,y,frame" '
         f"or the number of one of the faces found: {describe(tracks)}."
     )
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        return []
 
 
 def _at_point(tracks: Tracks, x: float, y: float, frame: float) -> FaceTrack:

@@ -12,8 +12,7 @@ FEATHER = 10 / 256
 """Width of the soft edge as a share of the crop: the mask begins 10 to 20 pixels of 256 above the upper lip."""
 MATCH_RING = 12 / 256
 """Width of the ring inside the mask's edge where generated and original should have the same color."""
-MATCH_REACH = 0.15
-"""How far (share of the crop, one sigma) a difference on the ring is carried inwards."""
+MATCH_REACH = 0.15  # how far (share of the crop, one sigma) a difference on the ring is carried inwards
 MATCH_LIMIT = 24.0
 """Larger differences (of 255) are another thing in the picture, not another color, and count as this much."""
 MATCH_GRID = 32
@@ -21,11 +20,9 @@ MATCH_GRID = 32
 
 @dataclass(frozen=True)
 class Look:
-    """How a crop is put back. match: take away the slow color difference along the mask's edge.
-
-    grow: pixels of the frame by which the mask reaches beyond the network's own (below 0: stays inside it).
-    feather: width of the soft edge in pixels of the frame; 0: FEATHER of the crop.
-    """
+    """How a crop is put back. match: take away the slow color difference along the mask's edge. grow: pixels of the
+    frame by which the mask reaches beyond the network's own (below 0: stays inside it). feather: width of the soft edge
+    in pixels of the frame; 0: FEATHER of the crop."""
 
     match: bool = True
     grow: float = 0.0
@@ -65,7 +62,8 @@ def paste(
     over = layer(frame, crop, matrix, resolution=resolution, weight=weight, look=Look(match))
     if over is not None:
         mask[over.box] = over.alpha
-        out[over.box] = _blend(frame[over.box], over.pixels, over.alpha)
+        mixed = frame[over.box] + over.alpha[..., None] * (over.pixels - frame[over.box])
+        out[over.box] = np.rint(mixed).clip(0, 255).astype(np.uint8)
     return out, mask
 
 
@@ -96,10 +94,8 @@ def layer(
 
 @lru_cache(maxsize=8)
 def feather(resolution: int, grow: float = 0.0, width: float = 0.0) -> np.ndarray:
-    """How much of the generated crop is mixed in: (R, R) float32, 0 on all that is kept, rising smoothly inside.
-
-    grow, width: as in Look, in pixels of the crop.
-    """
+    """How much of the generated crop is mixed in: (R, R) float32, 0 on all that is kept, rising smoothly inside. grow,
+    width: as in Look, in pixels of the crop."""
     inside = (_depth(resolution, grow) - 1).clip(0) / (width or FEATHER * resolution)
     alpha = inside.clip(0, 1)
     return alpha * alpha * (3 - 2 * alpha)
@@ -117,11 +113,9 @@ def _depth(resolution: int, grow: float = 0.0) -> np.ndarray:
 
 
 def match_color(crop: np.ndarray, frame: np.ndarray, to_crop: np.ndarray) -> np.ndarray:
-    """The crop without its slow color difference from the frame, as measured on a ring inside the mask's edge.
-
-    There generated and original show the same skin, so what differs smoothly is the network's and the VAE's doing.
-    to_crop: (2, 3) frame -> crop. Returns float32 (R, R, 3), not clipped.
-    """
+    """The crop without its slow color difference from the frame, as measured on a ring inside the mask's edge. There
+    generated and original show the same skin, so what differs smoothly is the network's and the VAE's doing. to_crop:
+    (2, 3) frame -> crop. Returns float32 (R, R, 3), not clipped."""
     side = len(crop)
     original = resample(frame, rescaled(to_crop, MATCH_GRID / side, MATCH_GRID / side), MATCH_GRID)
     generated = cv2.resize(crop, (MATCH_GRID, MATCH_GRID), interpolation=cv2.INTER_AREA)
@@ -164,17 +158,17 @@ def _to_frame(crop: np.ndarray, to_crop: np.ndarray, area: np.ndarray) -> np.nda
     return cv2.warpAffine(crop, to_crop, area.shape[1::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _blend(under: np.ndarray, over: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    mixed = under + alpha[..., None] * (over.astype(np.float32) - under)
-    return np.rint(mixed).clip(0, 255).astype(np.uint8)
-
-
 def _paste_reference(
     frame: np.ndarray, crop: np.ndarray, matrix: np.ndarray, resolution: int, weight: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The public implementation's seam: the warped face box, eroded twice and blurred over the full frame."""
-    size = frame.shape[1::-1]
-    face = _bicubic(crop, face_size(resolution))
+    from torch import from_numpy
+    from torch.nn.functional import interpolate
+
+    size, (width, height) = frame.shape[1::-1], face_size(resolution)
+    picture = from_numpy(crop.astype(np.float32).transpose(2, 0, 1)[None])
+    resized = interpolate(picture, (height, width), mode="bicubic", antialias=True, align_corners=False)
+    face = resized[0].permute(1, 2, 0).numpy()
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     box = cv2.warpAffine(np.ones(face.shape[:2], np.float32), matrix, size, flags=flags)
     box = cv2.erode(box, np.ones((2, 2), np.uint8))
@@ -184,13 +178,3 @@ def _paste_reference(
     placed = cv2.warpAffine(face, matrix, size, flags=flags).clip(0, 255) * box[..., None]
     mixed = soft[..., None] * placed + (1 - soft[..., None]) * frame
     return mixed.clip(0, 255).astype(np.uint8), soft
-
-
-def _bicubic(crop: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Antialiased bicubic resize, as torch has it: (H, W, 3) -> float32 (h, w, 3)."""
-    from torch import from_numpy
-    from torch.nn.functional import interpolate
-
-    picture = from_numpy(crop.astype(np.float32).transpose(2, 0, 1)[None])
-    out = interpolate(picture, (size[1], size[0]), mode="bicubic", antialias=True, align_corners=False)
-    return out[0].permute(1, 2, 0).numpy()

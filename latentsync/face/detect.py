@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -31,27 +31,21 @@ UPPER_LIP, LOWER_LIP, NASION, CHIN = 62, 66, 27, 8
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels of the frame."""
 
-SEARCH_SIDE = 640
-"""Longest side of a picture that is searched: the detector itself looks at 128 x 128."""
+SEARCH_SIDE = 640  # longest side of a picture that is searched: the detector itself looks at 128 x 128
 CROP_SIDE = 320
-CROP_MARGIN = 1.7
-"""Landmarks are measured on a square of this many face sizes, brought to CROP_SIDE pixels."""
+CROP_MARGIN = 1.7  # landmarks are measured on a square of this many face sizes, brought to CROP_SIDE pixels
 TILE, MIN_TILE = 0.6, 0.15
 """Side of the tiles of a thorough search: share of the picture's shorter side, but at least this of the longer."""
 TILE_STRIDE = 0.6
 """Largest way from tile to tile, as a share of a tile: a face of up to 0.4 tiles lies whole in one of them."""
 MAX_FACES = 6
-MIN_IOU = 0.5
-"""Minimum IoU of two successive detections for a face to count."""
+MIN_IOU = 0.5  # minimum IoU of two successive detections for a face to count
 
 
 @dataclass(frozen=True)
 class Face:
-    """One face in one picture.
-
-    points68: (68, 2) float32 pixels. box: of the whole face mesh, forehead to chin. score: 0..1, how well the box
-    agrees with the one that the face was looked for at.
-    """
+    """One face in one picture. points68: (68, 2) float32 pixels. box: of the whole face mesh, forehead to chin. score:
+    0..1, how well the box agrees with the one that the face was looked for at."""
 
     points68: np.ndarray
     box: Box
@@ -77,11 +71,9 @@ def mouth_opening(points68: np.ndarray) -> np.ndarray:
     return opening / np.linalg.norm(points68[..., NASION, :] - points68[..., CHIN, :], axis=-1)
 
 
-class FaceFinder:
+class FaceFinder(AbstractContextManager["FaceFinder"]):
     """MediaPipe's face landmarker over whole pictures and over crops. Threads may share one; close() frees the model.
-
-    model: the file face_landmarker.task. Raises UserError where it is missing or is not that.
-    """
+    model: the file face_landmarker.task. Raises UserError where it is missing or is not that."""
 
     def __init__(self, model: Path | str) -> None:
         self._landmarker = _landmarker(Path(model))
@@ -91,31 +83,25 @@ class FaceFinder:
         """Best called (or `with` used): MediaPipe complains when it is closed by the end of Python."""
         self._landmarker.close()
 
-    def __enter__(self) -> "FaceFinder":
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def detect(self, frame: np.ndarray, *, known: Iterable[Box] = (), thorough: bool = True) -> list[Face]:
-        """Faces of a (H, W, 3) uint8 RGB picture, largest first.
-
-        known: boxes of faces that are followed already and left out. thorough: search overlapping tiles too, for faces
-        that are small in the picture.
-        """
+        """Faces of a (H, W, 3) uint8 RGB picture, largest first. known: boxes of faces that are followed already and
+        left out. thorough: search overlapping tiles too, for faces that are small in the picture."""
         found: list[Face] = []
         taken = list(known)
-        for coarse in self._search(frame, thorough):
-            face = None if _claimed(coarse, taken) else self._confirmed(frame, coarse.box)
-            if face and not _claimed(face, taken):
-                found.append(face)
-                taken.append(face.box)
+        for picture, scale, origin in _views(frame, thorough):
+            for coarse in (_shift(face, scale, origin) for face in self._landmarks(picture)):
+                face = None if _claimed(coarse, taken) else self._confirmed(frame, coarse.box)
+                if face and not _claimed(face, taken):
+                    found.append(face)
+                    taken.append(face.box)
         return sorted(found, key=lambda face: -face.height)
 
     def refine(self, frame: np.ndarray, box: Box) -> Face | None:
         """The face near this box, by landmarks on a crop around it; None where there is none."""
-        center, side = _square(box)
-        crop, scale, origin = _cut(frame, center, side)
+        crop, scale, origin = _cut(frame, box)
         faces = (_shift(face, scale, origin) for face in self._landmarks(crop))
         scored = (replace(face, score=overlap(face.box, box)) for face in faces)
         return max((face for face in scored if face.score > 0.1), key=lambda face: face.score, default=None)
@@ -124,11 +110,6 @@ class FaceFinder:
         first = self.refine(frame, box)
         second = self.refine(frame, first.box) if first else None
         return second if second and second.score >= MIN_IOU else None
-
-    def _search(self, frame: np.ndarray, thorough: bool) -> Iterator[Face]:
-        for picture, scale, origin in _views(frame, thorough):
-            for face in self._landmarks(picture):
-                yield _shift(face, scale, origin)
 
     def _landmarks(self, picture: np.ndarray) -> list[Face]:
         import mediapipe as mp
@@ -163,12 +144,10 @@ def _landmarker(model: Path) -> Any:
 def _quiet() -> Iterator[None]:
     """MediaPipe's C++ side logs its start to stderr and has no switch for it. The command line hides that; in a host's
     process file descriptor 2 belongs to the host."""
-    if not files.in_terminal:
-        yield
-        return
-    try:
-        kept = os.dup(2)
-    except OSError:  # no stderr at all
+    kept = None
+    with suppress(OSError):  # no stderr at all
+        kept = os.dup(2) if files.in_terminal else None
+    if kept is None:
         yield
         return
     try:
@@ -196,8 +175,7 @@ def _claimed(face: Face, taken: Iterable[Box]) -> bool:
 
 def face_of_mesh(mesh: np.ndarray) -> Face:
     """A face by the 478 (or 468) points of MediaPipe's mesh, (N, 2) in pixels."""
-    low, high = mesh.min(0), mesh.max(0)
-    box = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
+    box: Box = tuple(np.concatenate([mesh.min(0), mesh.max(0)]).tolist())
     return Face(mesh[list(MESH_TO_68)].astype(np.float32), box, 1.0)
 
 
@@ -222,10 +200,8 @@ def _views(frame: np.ndarray, thorough: bool) -> Iterator[tuple[np.ndarray, floa
 
 def _starts(length: int, side: int) -> list[int]:
     """First pixels of equally spaced tiles that cover a length."""
-    if side >= length:
-        return [0]
-    count = int(np.ceil((length - side) / (TILE_STRIDE * side))) + 1
-    return np.linspace(0, length - side, count).round().astype(int).tolist()
+    rest = max(0, length - side)
+    return np.linspace(0, rest, int(np.ceil(rest / (TILE_STRIDE * side))) + 1).round().astype(int).tolist()
 
 
 def _resize(picture: np.ndarray, longest: int) -> tuple[np.ndarray, float]:
@@ -236,15 +212,11 @@ def _resize(picture: np.ndarray, longest: int) -> tuple[np.ndarray, float]:
     return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), scale
 
 
-def _square(box: Box) -> tuple[tuple[float, float], float]:
+def _cut(frame: np.ndarray, box: Box) -> tuple[np.ndarray, float, tuple[float, float]]:
+    """A square of CROP_SIDE pixels around a box, black outside the frame; its scale and its corner in the frame."""
     x0, y0, x1, y1 = box
-    return ((x0 + x1) / 2, (y0 + y1) / 2), CROP_MARGIN * max(x1 - x0, y1 - y0)
-
-
-def _cut(frame: np.ndarray, center: tuple[float, float], side: float) -> tuple[np.ndarray, float, tuple[float, float]]:
-    """A square of CROP_SIDE pixels around center, black outside the frame; its scale and its corner in the frame."""
-    size = max(16, round(side))
-    x, y = round(center[0] - size / 2), round(center[1] - size / 2)
+    size = max(16, round(CROP_MARGIN * max(x1 - x0, y1 - y0)))
+    x, y = round((x0 + x1) / 2 - size / 2), round((y0 + y1) / 2 - size / 2)
     height, width = frame.shape[:2]
     inner = frame[max(0, y) : max(0, y + size), max(0, x) : max(0, x + size)]
     pads = (max(0, -y), max(0, y + size - height), max(0, -x), max(0, x + size - width))

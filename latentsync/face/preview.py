@@ -9,8 +9,7 @@ from .detect import Box
 from .track import FaceTrack, Tracks
 
 CHOSEN, OTHER, INK = (60, 220, 110), (245, 245, 245), (15, 15, 15)
-LABEL = 0.45
-"""Height of the numbers for each pixel of line width, as OpenCV counts it."""
+LABEL = 0.45  # height of the numbers for each pixel of line width, as OpenCV counts it
 FOREHEAD, CHEEK = 0.35, 0.06
 """How far a head goes beyond its landmarks, brows to chin: shares of their height and width."""
 _FONT = cv2.FONT_HERSHEY_SIMPLEX

@@ -4,29 +4,22 @@ from collections.abc import Iterable
 
 import numpy as np
 
-STEADY, AGILE = 4.0, 1.5
-"""Widths (sigma, frames) of the two low passes: for a still head, for a moving one."""
-NOISE = 0.012
-"""Share of the distance brows - nose by which a still face's points wander: more than that is motion."""
+STEADY, AGILE = 4.0, 1.5  # widths (sigma, frames) of the two low passes: for a still head, for a moving one
+NOISE = 0.012  # share of the distance brows - nose by which a still face's points wander: more than that is motion
 
 
 def smooth(points: np.ndarray, segments: Iterable[tuple[int, int]]) -> np.ndarray:
-    """Points (F, 3, 2) steadied along time without lag, each segment on its own; float32.
-
-    Two zero-phase low passes; where they agree within the landmarks' noise the stronger one is taken.
-    """
+    """Points (F, 3, 2) steadied along time without lag, each segment on its own; float32. Two zero-phase low passes;
+    where they agree within the landmarks' noise the stronger one is taken."""
     out = points.astype(np.float32)
     for start, stop in segments:
-        out[start:stop] = _steadied(points[start:stop].astype(np.float64))
+        part = points[start:stop].astype(np.float64)
+        steady, agile = _low_pass(part, STEADY), _low_pass(part, AGILE)
+        size = float(np.median(np.linalg.norm(part[:, :2].mean(1) - part[:, 2], axis=-1))) + 1e-6
+        apart = np.linalg.norm((steady - agile).mean(1), axis=-1) / (NOISE * size)
+        moving = _gaussian((apart**2 / (1 + apart**2))[:, None], AGILE)[:, :, None]
+        out[start:stop] = steady + moving * (agile - steady)
     return out
-
-
-def _steadied(part: np.ndarray) -> np.ndarray:
-    steady, agile = _low_pass(part, STEADY), _low_pass(part, AGILE)
-    size = float(np.median(np.linalg.norm(part[:, :2].mean(1) - part[:, 2], axis=-1))) + 1e-6
-    apart = np.linalg.norm((steady - agile).mean(1), axis=-1) / (NOISE * size)
-    moving = _gaussian((apart**2 / (1 + apart**2))[:, None], AGILE)[:, :, None]
-    return steady + moving * (agile - steady)
 
 
 def _low_pass(part: np.ndarray, sigma: float) -> np.ndarray:

@@ -17,24 +17,18 @@ from .align import align_matrices, crop_face
 from .detect import Box, Face, overlap, three_points
 from .smooth import smooth
 
-SEARCH_EVERY = 12
-"""Frames between full searches while every known face is being followed."""
-BRIDGE = 5
-"""Gaps of up to this many frames without a cut are interpolated."""
-MIN_IOU = 0.35
-"""Box overlap from frame to frame below which a face counts as lost."""
-NEAR = 0.6
-"""A lost face found again within BRIDGE frames lies at most this many face heights away."""
-MIN_FRAMES = 5
-"""Faces seen in fewer frames than this are dropped, unless there are no others."""
+SEARCH_EVERY = 12  # frames between full searches while every known face is being followed
+BRIDGE = 5  # gaps of up to this many frames without a cut are interpolated
+MIN_IOU = 0.35  # box overlap from frame to frame below which a face counts as lost
+NEAR = 0.6  # a lost face found again within BRIDGE frames lies at most this many face heights away
+MIN_FRAMES = 5  # faces seen in fewer frames than this are dropped, unless there are no others
 APPEARANCE_SIDE, APPEARANCES = 16, 16
 SAME_FACE, SAME_FACE_IN_SHOT = 0.75, 0.55
 """Similarity (correlation) of aligned thumbnails from which two tracklets are one person: across cuts, in one shot."""
 THUMB = (32, 18)
 CUT_LEVEL, CUT_SHAPE = 12.0, 0.3
 """A cut changes gray by this much on average (of 255) and the picture's shape (1 - correlation) by this much."""
-FLASH = 3
-"""A picture that is back after at most this many frames was interrupted by a flash, not by cuts."""
+FLASH = 3  # a picture that is back after at most this many frames was interrupted by a flash, not by cuts
 JUMP = 0.12
 """Face heights in one frame, against a calm neighbourhood, that betray a cut which leaves the background alike."""
 
@@ -108,10 +102,8 @@ class Finder(Protocol):
 def find_tracks(
     frames: Iterable[np.ndarray], finder: Finder, *, on_step: Callable[[int], None] | None = None
 ) -> Tracks:
-    """Follow every face through the frames ((H, W, 3) uint8 RGB), which are read once and not kept.
-
-    on_step(n) is called after frame n - 1. Raises UserError where there is no face in any frame.
-    """
+    """Follow every face through the frames ((H, W, 3) uint8 RGB), which are read once and not kept. on_step(n) is
+    called after frame n - 1. Raises UserError where there is no face in any frame."""
     follower, thumbs, size = _Follower(finder), [], (0, 0)
     for i, frame in enumerate(frames):
         size = (frame.shape[1], frame.shape[0])
@@ -122,11 +114,11 @@ def find_tracks(
     if not thumbs:
         raise UserError("The video has no frames; give one that can be played.")
     if not follower.tracklets:
-        raise UserError(
-            f"No face was found in any of the {len(thumbs)} frames; give a picture or video with a face in it."
-        )
+        wanted = "give a picture or video with a face in it"
+        raise UserError(f"No face was found in any of the {len(thumbs)} frames; {wanted}.")
     cuts = find_cuts(thumbs)
-    people = _drop_short(_merge_tracklets(follower.tracklets, cuts))
+    merged = _merge_tracklets(follower.tracklets, cuts)
+    people = [tracklet for tracklet in merged if len(tracklet.seen) >= MIN_FRAMES] or merged
     people.sort(key=lambda tracklet: (tracklet.start, tracklet.seen[tracklet.start][:, 0].mean()))
     tracks = tuple(_track(n, tracklet, len(thumbs), cuts, size) for n, tracklet in enumerate(people))
     return Tracks(tracks, len(thumbs), size, cuts)
@@ -197,12 +189,6 @@ def _add_appearance(tracklet: Tracklet, i: int, frame: np.ndarray) -> None:
         tracklet.appearance = tracklet.appearance[::2]
 
 
-def _similarity(a: Tracklet, b: Tracklet) -> float:
-    table = np.stack(a.appearance) @ np.stack(b.appearance).T
-    best = table.max(1) if len(table) <= table.shape[1] else table.max(0)
-    return float(best.mean())
-
-
 def _merge_tracklets(tracklets: Sequence[Tracklet], cuts: Sequence[int]) -> list[Tracklet]:
     """Trails of the same thumbnail that are never seen together become one, the most alike first."""
     people = dict(enumerate(tracklets))
@@ -211,7 +197,9 @@ def _merge_tracklets(tracklets: Sequence[Tracklet], cuts: Sequence[int]) -> list
         kept, gone = max(alike, key=lambda pair: alike[pair])
         if alike[kept, gone] < 0:
             break
-        people[kept] = _merged(people[kept], people.pop(gone))
+        a, b = people[kept], people.pop(gone)
+        appearance = (a.appearance + b.appearance)[-2 * APPEARANCES :]
+        people[kept] = Tracklet(a.seen | b.seen, None, appearance, max(a.end, b.end))
         alike = {pair: value for pair, value in alike.items() if gone not in pair}
         for other in people.keys() - {kept}:
             pair = (min(kept, other), max(kept, other))
@@ -219,23 +207,15 @@ def _merge_tracklets(tracklets: Sequence[Tracklet], cuts: Sequence[int]) -> list
     return list(people.values())
 
 
-def _merged(a: Tracklet, b: Tracklet) -> Tracklet:
-    return Tracklet(a.seen | b.seen, None, (a.appearance + b.appearance)[-2 * APPEARANCES :], max(a.end, b.end))
-
-
 def _margin(a: Tracklet, b: Tracklet, cuts: Sequence[int]) -> float:
     """How much more alike than needed two tracklets are; below 0 they are two people, or were seen together."""
-    return _similarity(a, b) - _min_similarity(a, b, cuts) if a.seen.keys().isdisjoint(b.seen) else -np.inf
-
-
-def _min_similarity(a: Tracklet, b: Tracklet, cuts: Sequence[int]) -> float:
+    if not a.seen.keys().isdisjoint(b.seen):
+        return -np.inf
     first, second = (a, b) if a.start < b.start else (b, a)
     cut = any(first.end < c <= second.start for c in cuts)
-    return SAME_FACE if cut else SAME_FACE_IN_SHOT
-
-
-def _drop_short(people: list[Tracklet]) -> list[Tracklet]:
-    return [tracklet for tracklet in people if len(tracklet.seen) >= MIN_FRAMES] or people
+    table = np.stack(a.appearance) @ np.stack(b.appearance).T
+    best = table.max(1) if len(table) <= table.shape[1] else table.max(0)
+    return float(best.mean()) - (SAME_FACE if cut else SAME_FACE_IN_SHOT)
 
 
 def _thumbnail(frame: np.ndarray) -> np.ndarray:
@@ -274,7 +254,9 @@ def _track(index: int, tracklet: Tracklet, count: int, cuts: tuple[int, ...], si
     measured = np.stack([tracklet.seen[i] for i in seen])
     breaks = sorted({*cuts, *_jumps(seen, measured)})
     present = _bridge_gaps(seen, count, breaks)
-    landmarks = _interpolate(seen, measured, count)
+    columns = measured.reshape(len(seen), -1).T
+    filled = np.stack([np.interp(np.arange(count), seen, column) for column in columns], 1)
+    landmarks = filled.reshape(count, *measured.shape[1:]).astype(np.float32)
     segments = _segments(present, breaks)
     points = _hold(smooth(three_points(landmarks), segments), present)
     return FaceTrack(index, points, _hold(landmarks, present), present, segments, size, tuple(breaks))
@@ -287,12 +269,6 @@ def _bridge_gaps(seen: np.ndarray, count: int, breaks: Sequence[int]) -> np.ndar
         if 1 < b - a <= BRIDGE + 1 and not any(a < c <= b for c in breaks):
             present[a:b] = True
     return present
-
-
-def _interpolate(seen: np.ndarray, measured: np.ndarray, count: int) -> np.ndarray:
-    columns = measured.reshape(len(seen), -1).T
-    filled = np.stack([np.interp(np.arange(count), seen, column) for column in columns], 1)
-    return filled.reshape(count, *measured.shape[1:]).astype(np.float32)
 
 
 def _hold(values: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -318,15 +294,12 @@ def _jumps(seen: np.ndarray, measured: np.ndarray) -> list[int]:
 def _segments(present: np.ndarray, breaks: Iterable[int]) -> tuple[tuple[int, int], ...]:
     edges = set(np.flatnonzero(np.diff(present.astype(np.int8), prepend=0, append=0)).tolist())
     edges |= {c for c in breaks if 0 < c < len(present) and present[c] and present[c - 1]}
-    ordered = sorted(edges)
-    return tuple((a, b) for a, b in pairwise(ordered) if present[a])
+    return tuple((a, b) for a, b in pairwise(sorted(edges)) if present[a])
 
 
 def fade(segments: Iterable[tuple[int, int]], frames: int, *, cuts: Iterable[int] = (), length: int = 3) -> np.ndarray:
     """How strongly to repaint each frame, (F,) float32: 0 without the face, 1 with it, a ramp of length frames between.
-
-    At cuts and at the clip's ends there is no ramp, nor where one segment follows another at once.
-    """
+    At cuts and at the clip's ends there is no ramp, nor where one segment follows another at once."""
     weights = np.zeros(frames, np.float32)
     segments = list(segments)
     hard = {0, frames, *cuts} | ({a for a, _ in segments} & {b for _, b in segments})

@@ -29,11 +29,13 @@ PCM: dict[str, frozenset[str]] = {
 }
 """Written again in the same form: the same samples, and cut at any sample, which packets do not allow."""
 
-AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
-OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
+CODEC_RATES = {
+    "aac": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000),
+    "libopus": (8000, 12000, 16000, 24000, 48000),
+}
+"""Of a source's rate, the next of these is taken; other codecs take any."""
 LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "7.1", 8: "7.1"}
-CHUNK = 1024
-"""Samples that codecs without a frame size get at a time."""
+CHUNK = 1024  # samples that codecs without a frame size get at a time
 
 
 @dataclass(frozen=True)
@@ -120,14 +122,10 @@ def audio_origin(stream: Any) -> Fraction:
 
 def decoded(container: Any, stream: Any) -> Iterator[Any]:
     """Frames of a stream, damaged packets left out."""
-    try:
+    with contextlib.suppress(FFmpegError):  # the file ends in the middle of a packet
         for packet in container.demux(stream):
-            try:
+            with contextlib.suppress(FFmpegError):
                 yield from packet.decode()
-            except FFmpegError:
-                continue
-    except FFmpegError:  # the file ends in the middle of a packet
-        return
 
 
 class Soundtrack:
@@ -202,7 +200,9 @@ class PacketCopier(Soundtrack):
         while self._next is not None and self._next[0] < end:
             start, stop, packet = self._next
             if stop > end:
-                _shorten(packet, end - start)
+                # Tells players to stop inside the last packet. PyAV < 14 cannot set it: the sound then is a bit longer
+                with contextlib.suppress(AttributeError):
+                    packet.duration = max(1, round((end - start) / packet.time_base))
             self._write(packet)
 
     def _write(self, packet: Any) -> None:
@@ -229,20 +229,14 @@ class PacketCopier(Soundtrack):
             yield start * base, clock * base, packet
 
 
-def _shorten(packet: Any, seconds: Fraction) -> None:
-    """The container then tells players to stop inside the last packet."""
-    # PyAV < 14 cannot set it; the sound is then longer than the picture by part of a packet
-    with contextlib.suppress(AttributeError):
-        packet.duration = max(1, round(seconds / packet.time_base))
-
-
 class Reencoder(Soundtrack):
     """Decoded, cut to the sample, padded if asked, encoded at the source's rate and channels where the codec can."""
 
     def __init__(self, track: AudioTrack, source: Any, output: Any, codec: str) -> None:
         super().__init__(track, source, output)
         stored: Any = self._stream.codec_context
-        self._rate = _nearest_rate(codec, stored.sample_rate)
+        rates = CODEC_RATES.get(codec, (stored.sample_rate,))
+        self._rate = next((rate for rate in rates if rate >= stored.sample_rate), rates[-1])
         layout = LAYOUTS.get(len(stored.layout.channels), "stereo")
         self._target = output.add_stream(codec, rate=self._rate)
         context: Any = self._target.codec_context
@@ -250,7 +244,9 @@ class Reencoder(Soundtrack):
         channels = len(av.AudioLayout(layout).channels)
         context.time_base = Fraction(1, self._rate)
         if not codec.startswith("pcm_"):
-            context.bit_rate = _bit_rate(codec, self._rate, channels)
+            # transparent for speech and music; AAC allows 6144 bits for each channel of a 1024-sample packet
+            wanted, most = max(128_000, 96_000 * channels), 6 * self._rate if codec == "aac" else 256_000
+            context.bit_rate = min(wanted, most * channels)
         context.open()
         self._layout, self._format = layout, context.format.name
         self._size = context.frame_size or CHUNK
@@ -334,15 +330,3 @@ class Reencoder(Soundtrack):
         planes = len(av.AudioLayout(self._layout).channels) if self._width == 1 else 1
         kind = av.AudioFrame(format=self._format, layout=self._layout, samples=1).to_ndarray().dtype
         return np.zeros((planes, samples * self._width), kind)
-
-
-def _nearest_rate(codec: str, rate: int) -> int:
-    """The source's rate, or the next that the codec knows."""
-    known = {"aac": AAC_RATES, "libopus": OPUS_RATES}.get(codec)
-    return rate if known is None else next((r for r in known if r >= rate), known[-1])
-
-
-def _bit_rate(codec: str, rate: int, channels: int) -> int:
-    """Transparent for speech and music; AAC allows 6144 bits for each channel of a 1024-sample packet."""
-    wanted = 128_000 if channels == 1 else 96_000 * channels
-    return min(wanted, 6 * rate * channels) if codec == "aac" else min(wanted, 256_000 * channels)

@@ -25,10 +25,6 @@ class Color:
     primaries: int = 1
     transfer: int = 1
 
-    @property
-    def scale_names(self) -> tuple[str, str]:
-        return MATRICES.get(self.matrix, "smpte170m"), "pc" if self.range == 2 else "tv"
-
 
 def color_of(frame: Any) -> Color:
     if frame.format.is_rgb:
@@ -41,12 +37,11 @@ class Scaler:
     """Pixel formats converted by matrix and range. By a filter graph, since PyAV < 17 gets the range wrong itself."""
 
     def __init__(self, target: str, width: int, height: int, color: Color, *, inward: bool) -> None:
-        matrix, span = color.scale_names
-        if inward:
-            span = span if color.range else "auto"
-            self._options = f"w={width}:h={height}:in_color_matrix={matrix}:in_range={span}:flags={TO_RGB}"
-        else:
-            self._options = f"w={width}:h={height}:out_color_matrix={matrix}:out_range={span}:flags={FROM_RGB}"
+        matrix, span = MATRICES.get(color.matrix, "smpte170m"), "pc" if color.range == 2 else "tv"
+        if inward and not color.range:
+            span = "auto"
+        way, flags = ("in", TO_RGB) if inward else ("out", FROM_RGB)
+        self._options = f"w={width}:h={height}:{way}_color_matrix={matrix}:{way}_range={span}:flags={flags}"
         self._target = target
         self._built: tuple[str, int, int] | None = None
 

@@ -2,6 +2,7 @@
 
 from array import array
 from bisect import bisect_right
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
@@ -15,12 +16,10 @@ from ..errors import UserError
 from .audio_track import audio_origin, decoded, open_media
 from .color import Color, color_of
 
-CHECKED_FRAMES = 4
-"""Frames that probe() decodes, to see whether packets and frames agree."""
-MAX_RATE = 480
-"""Above it a stated rate is a container's clock, not a frame rate."""
+CHECKED_FRAMES = 4  # frames that probe() decodes, to see whether packets and frames agree
+MAX_RATE = 480  # above it a stated rate is a container's clock, not a frame rate
 RATES = "10 12 25/2 15 24000/1001 24 25 30000/1001 30 48 50 60000/1001 60 120"
-COMMON_RATES = tuple(Fraction(rate) for rate in RATES.split())
+COMMON_RATES = tuple(map(Fraction, RATES.split()))
 
 
 @dataclass(frozen=True)
@@ -84,29 +83,18 @@ def probe_container(container: Any, path: Path) -> VideoInfo:
     sound = container.streams.audio[0] if container.streams.audio else None
     origin = None if sound is None else audio_origin(sound)
     aspect = stream.codec_context.sample_aspect_ratio or Fraction(1)
-    stated = _stated_rates(stream)
+    rates = (stream.guessed_rate, stream.average_rate, stream.base_rate)
+    stated = [Fraction(rate) for rate in rates if rate and rate <= MAX_RATE]
     index = _frame_index(path, packets, first)
     turn = _orientation(first[0])
     fps, count = _constant_rate(index, stated, packets)
     height, width = (first[0].width, first[0].height) if turn[0] else (first[0].height, first[0].width)
     start = index.times[0] * index.base
+    frames, audio_start = count or len(index.times), None if origin is None else origin - start
     return VideoInfo(
-        path=path,
-        width=width,
-        height=height,
-        fps=fps,
-        frames=count or len(index.times),
-        rotation=_degrees(turn),
-        variable_rate=bool(count),
-        has_audio=sound is not None,
-        duration=(count or len(index.times)) / fps,
-        start=start,
-        audio_start=None if origin is None else origin - start,
-        color=color_of(first[0]),
-        aspect=1 / aspect if turn[0] else aspect,
-        index=index,
-        turn=turn,
-    )
+        path, width, height, fps, frames, _degrees(turn), bool(count), sound is not None, frames / fps, start,
+        audio_start, color_of(first[0]), 1 / aspect if turn[0] else aspect, index, turn,
+    )  # fmt: skip
 
 
 def _video_stream(container: Any, path: Path) -> Any:
@@ -133,14 +121,13 @@ def _scan(container: Any, stream: Any) -> tuple[list[tuple[int | None, int, bool
     """(time stamp, duration, starts decoding) of every packet that is shown, and the first few frames decoded."""
     packets: list[tuple[int | None, int, bool]] = []
     first: list[Any] = []
-    try:
+    # the file may end in the middle of a packet: what came before it counts
+    with suppress(FFmpegError):
         for packet in container.demux(stream):
             if packet.size and not packet.is_discard:  # discarded: before the start of an edit list
                 packets.append((packet.pts, packet.duration or 0, packet.is_keyframe))
             if len(first) < CHECKED_FRAMES:
                 first += _decode(packet)
-    except FFmpegError:  # the file ends in the middle of a packet: what came before it counts
-        pass
     return packets, first[:CHECKED_FRAMES]
 
 
@@ -171,10 +158,6 @@ def _decoded_index(path: Path) -> FrameIndex:
     if None in times or any(b <= a for a, b in pairwise(times)):
         return FrameIndex(array("q", range(len(times))), array("q", [0]), 1 / Fraction(rate), counted=True)
     return FrameIndex(array("q", times), array("q", times[:1]), base)
-
-
-def _stated_rates(stream: Any) -> list[Fraction]:
-    return [Fraction(r) for r in (stream.guessed_rate, stream.average_rate, stream.base_rate) if r and r <= MAX_RATE]
 
 
 def _constant_rate(
@@ -215,12 +198,10 @@ def _orientation(frame: Any) -> tuple[bool, bool, bool]:
 
 def _display_matrix(frame: Any) -> np.ndarray | None:
     """3×3, 16.16 fixed point (ISO 14496-12, tkhd): x' = ax + cy, y' = bx + dy."""
-    try:
+    with suppress(ValueError):  # side data of a kind that this PyAV does not know
         for data in frame.side_data:
             if data.type.name == "DISPLAYMATRIX":
                 return np.frombuffer(bytes(data), np.int32)
-    except ValueError:  # side data of a kind that this PyAV does not know
-        pass
     return None
 
 

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,15 @@ HELD_BYTES = 96 * 2**20
 """What the reader keeps of the frames it just decoded, for reading backwards: at most so many, at most so large."""
 
 
-class VideoReader:
-    """Frames of a video by number, in any order, upright uint8 RGB (H, W, 3); a context manager.
-
-    Ascending is one pass of the decoder; backwards goes by key frames. At most 32 decoded frames are held.
-    """
+class VideoReader(AbstractContextManager["VideoReader"]):
+    """Frames of a video by number, in any order, upright uint8 RGB (H, W, 3); a context manager. Ascending is one pass
+    of the decoder; backwards goes by key frames. At most 32 decoded frames are held."""
 
     def __init__(self, info: VideoInfo, container: Any = None) -> None:
         """container: the file, open already; the reader closes it."""
         self.info = info
         self._container: Any = container
         self._recent: dict[int, Any] = {}  # last decoded frames, oldest first
-        self._room = HELD_FRAMES
         if container is None:
             self._reopen()
         else:
@@ -49,9 +47,6 @@ class VideoReader:
             container.close()
             raise
 
-    def __enter__(self) -> "VideoReader":
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -63,16 +58,13 @@ class VideoReader:
 
     def read(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
         """One contiguous array, the caller's own, for each output frame number."""
-        for i in indices:
-            yield self._rgb(self._frame(self.info.source(i)))
-
-    def _rgb(self, frame: Any) -> np.ndarray:
-        image = self._scaler(frame).to_ndarray()
         transpose, flip_x, flip_y = self.info.turn
-        if transpose:
-            image = image.transpose(1, 0, 2)
-        image = image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
-        return np.ascontiguousarray(image)  # rows of the decoder's picture are padded
+        for i in indices:
+            image = self._scaler(self._frame(self.info.source(i))).to_ndarray()
+            if transpose:
+                image = image.transpose(1, 0, 2)
+            image = image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
+            yield np.ascontiguousarray(image)  # rows of the decoder's picture are padded
 
     def _frame(self, k: int) -> Any:
         if k in self._recent:
@@ -81,18 +73,14 @@ class VideoReader:
             self._seek(k)
         for n, frame in self._frames:
             self._position = n
-            self._keep(n, frame)
+            self._recent.pop(n, None)
+            self._recent[n] = frame
+            room = max(4, min(HELD_FRAMES, HELD_BYTES // sum(plane.buffer_size for plane in frame.planes)))
+            while len(self._recent) > room:
+                del self._recent[next(iter(self._recent))]
             if n == k:
                 return frame
         raise UserError(f"{self.info.path} can no longer be decoded at frame {k}; was the file changed?")
-
-    def _keep(self, n: int, frame: Any) -> None:
-        self._recent.pop(n, None)
-        self._recent[n] = frame
-        size = sum(plane.buffer_size for plane in frame.planes)
-        self._room = max(4, min(HELD_FRAMES, HELD_BYTES // size))
-        while len(self._recent) > self._room:
-            del self._recent[next(iter(self._recent))]
 
     def _key_before(self, k: int) -> int:
         index = self.info.index
@@ -115,7 +103,7 @@ class VideoReader:
         if self.info.index.counted:
             return self._reopen()
         wanted = self.info.index.times[self._key_before(k)]
-        try:
+        with suppress(FFmpegError):
             self._container.seek(wanted, stream=self._stream, backward=True, any_frame=False)
             packets = self._container.demux(self._stream)
             for packet in packets:
@@ -123,23 +111,17 @@ class VideoReader:
                     if packet.pts is None or packet.pts > wanted or packet.pts not in self.info.index.keys:
                         break
                     return self._start(bisect_left(self.info.index.times, packet.pts), chain([packet], packets))
-        except FFmpegError:
-            pass
         return self._reopen()
 
     def _numbered(self, packets: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """(source frame number, frame) as they are decoded."""
         count = 0
-        try:
+        with suppress(FFmpegError):  # the file ends in the middle of a packet
             for packet in packets:
                 for frame in _decode(packet):
-                    yield (count if self.info.index.counted else self._number(frame)), frame
+                    number = -1 if frame.pts is None else bisect_right(self.info.index.times, frame.pts) - 1
+                    yield (count if self.info.index.counted else number), frame
                     count += 1
-        except FFmpegError:  # the file ends in the middle of a packet
-            return
-
-    def _number(self, frame: Any) -> int:
-        return -1 if frame.pts is None else bisect_right(self.info.index.times, frame.pts) - 1
 
     def _gapless(self, origin: int, numbered: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
         """Every number from origin on, once; a frame that cannot be decoded is replaced by the one before it."""

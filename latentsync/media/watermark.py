@@ -24,10 +24,8 @@ def draw_watermark(frame: np.ndarray) -> np.ndarray:
 
 
 def draw_text(picture: np.ndarray, text: str, left: int, below: int, scale: float) -> None:
-    """Text onto (H, W, 3) uint8, white on black edges so that it can be read on anything; left, below: free pixels.
-
-    The edges are not a second, thicker line of cv2.putText: OpenCV 5 draws no thicker letters.
-    """
+    """Text onto (H, W, 3) uint8, white on black edges so that it can be read on anything; left, below: free pixels. The
+    edges are not a second, thicker line of cv2.putText: OpenCV 5 draws no thicker letters."""
     letters = np.zeros(picture.shape[:2], np.uint8)
     thick = max(1, round(1.5 * scale))
     cv2.putText(letters, text, (left, len(picture) - below), _FONT, scale, 255, thick, cv2.LINE_AA)

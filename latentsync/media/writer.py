@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from fractions import Fraction
 from math import ceil, lcm
 from pathlib import Path
@@ -23,11 +23,10 @@ VP9_OPTIONS = {"b": "0", "row-mt": "1", "cpu-used": "4", "deadline": "good"}
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """File name endings that can be written, and their containers."""
 
-STANDARD = {"comment"}
-"""Metadata for which every container has a field of its own."""
+STANDARD = {"comment"}  # metadata for which every container has a field of its own
 
 
-class VideoWriter:
+class VideoWriter(AbstractContextManager["VideoWriter"]):
     """Writes uint8 RGB frames (H, W, 3) with a sound track; a context manager.
 
     H.264 (webm: VP9) of exactly this size and rate; odd sizes are stored without chroma subsampling, which cannot
@@ -93,9 +92,6 @@ class VideoWriter:
         self._scaler = Scaler(context.pix_fmt, width, height, self._color, inward=False)
         return stream
 
-    def __enter__(self) -> "VideoWriter":
-        return self
-
     def __exit__(self, kind: object, *_: object) -> None:
         self.close() if kind is None else self.abort()
 
@@ -128,7 +124,6 @@ class VideoWriter:
             self._part.replace(self.path)
 
     def abort(self) -> None:
-        """Leave nothing behind."""
         for thing in (self._sound, self._container):
             with suppress(FFmpegError, OSError, ValueError):
                 if thing is not None:
@@ -143,14 +138,18 @@ class VideoWriter:
             yield
         except (FFmpegError, OSError) as error:
             self.abort()
-            raise _cannot_write(self.path, error) from error
+            if getattr(error, "errno", None) == errno.ENOSPC:
+                fault = f"The disk is full, so {self.path} could not be written; free some space and run again."
+            else:
+                advice = "choose another place or make it writable"
+                fault = f"{self.path} could not be written ({reason(error)}); {advice}."
+            raise UserError(fault) from error
         except BaseException:
             self.abort()
             raise
 
 
 def _checked(path: Path) -> Path:
-    """Checks what can be checked before the encoder is opened."""
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of the video file to write.")
     if path.suffix.lower() not in FORMATS:
@@ -158,9 +157,3 @@ def _checked(path: Path) -> Path:
     if not path.parent.is_dir():
         raise UserError(f"There is no folder {path.parent} to write {path.name} to; make it first.")
     return partial_path(path)
-
-
-def _cannot_write(path: Path, error: BaseException) -> UserError:
-    if getattr(error, "errno", None) == errno.ENOSPC:
-        return UserError(f"The disk is full, so {path} could not be written; free some space and run again.")
-    return UserError(f"{path} could not be written ({reason(error)}); choose another place or make it writable.")

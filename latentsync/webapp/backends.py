@@ -1,11 +1,14 @@
 """Backends that run a request: the local engine or a ComfyUI server."""
 
 import asyncio
+import math
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,17 +20,13 @@ if TYPE_CHECKING:
     from ..comfy_client.client import ComfyClient
     from ..comfy_client.events import Event
     from ..comfy_client.prompt import Prompt
-    from ..settings import Progress
     from ..weights.bundle import Models
 
 PUBLISHED = ("1.5", "1.6")
 VIDEO_NODE = "LatentSyncVideo"
-CANCEL_POLL = 0.2
-"""Seconds between checks whether a run on the server is still wanted."""
-MAX_AGE = 30.0
-"""Seconds after which a server's checkpoints are asked for again."""
-TIMEOUT = 10.0
-"""Seconds in which a server must list its checkpoints."""
+CANCEL_POLL, TIMEOUT, MAX_AGE = 0.2, 10.0, 30.0
+"""Seconds between checks whether a run on the server is still wanted, in which a server must list its checkpoints, and
+after which it is asked for them again."""
 
 
 @dataclass(frozen=True)
@@ -93,28 +92,22 @@ class LocalEngine:
 
         from ..pipeline import lipsync_file
 
-        def on_step(progress: "Progress") -> None:
-            job.report(progress.stage, progress.done, progress.total)
-
         with self._lock:
             job.report("loading")
             models = self._models(request.checkpoint)
+            options: dict[str, Any] = {"models": models, "settings": request.settings}
+            options["on_step"] = lambda progress: job.report(progress.stage, progress.done, progress.total)
             try:
-                lipsync_file(
-                    request.face, request.voice, request.out, models=models, settings=request.settings, on_step=on_step
-                )
+                lipsync_file(request.face, request.voice, request.out, **options)
             except torch.OutOfMemoryError as error:
                 raise UserError("The GPU ran out of memory; a smaller checkpoint may fit.") from error
 
     def _models(self, checkpoint: str) -> "Models":
-        from ..models.device import pick_device, pick_dtype
-        from ..weights.bundle import load_models
+        from ..batch.worker import ModelSpec
 
         if self._loaded is None or self._loaded[0] != checkpoint:
             self.close()
-            device = pick_device(self._device)
-            models = load_models(checkpoint, device=device, dtype=pick_dtype(self._dtype, device))
-            self._loaded = checkpoint, models
+            self._loaded = checkpoint, ModelSpec(checkpoint, device=self._device, dtype=self._dtype).load()
         return self._loaded[1]
 
     def close(self) -> None:
@@ -126,10 +119,9 @@ class LocalEngine:
 def _is_downloaded(name: str) -> bool:
     from ..weights.registry import find
 
-    try:
+    with suppress(UserError):
         return bool(find(name))
-    except UserError:
-        return False
+    return False
 
 
 class ComfyServer:
@@ -182,22 +174,19 @@ class ComfyServer:
         if request.voice is not None:
             files["Voice.audio"] = request.voice
 
-        def on_event(event: "Event") -> None:
-            report_event(event, job)
-
         async with self._client() as client:
             if request.settings.watermark != "none" and "watermark" not in await _video_inputs(client):
+                advice = "update them there, choose no watermark, or run on this computer"
                 raise UserError(
-                    f"The LatentSync nodes at {client.display_url} are too old to add a watermark; update them there,"
-                    " choose no watermark, or run on this computer."
+                    f"The LatentSync nodes at {client.display_url} are too old to add a watermark; {advice}."
                 )
+            on_event = partial(report_event, job)
             result = await client.run(prompt_for(request), inputs=files, on_event=on_event)
             video = next((one for one in result.files if one.title == "Result"), None)
             if video is None:
                 raise UserError("ComfyUI ended the run without a video; see its log.")
             job.report("fetching")
-            path = await client.fetch(video, request.out.parent)
-            path.replace(request.out)
+            (await client.fetch(video, request.out.parent)).replace(request.out)
 
     def close(self) -> None: ...
 
@@ -216,53 +205,38 @@ class _BackgroundLookup:
     """A value that is looked up in a thread, again when it is older than MAX_AGE. get() never waits."""
 
     def __init__(self, look_up: Callable[[], list[str]], pending: str) -> None:
-        self._look_up, self._pending = look_up, pending
-        self._value: list[str] | None = None
-        self._error = ""
-        self._time: float | None = None
-        self._running = False
-        self._lock = threading.Lock()
+        self._look_up, self._lock = look_up, threading.Lock()
+        self._found: list[str] | UserError = NotReadyError(pending)
+        self._time, self._running = -math.inf, False
 
     def get(self) -> list[str]:
         with self._lock:
-            if not self._running and (self._time is None or time.monotonic() - self._time > MAX_AGE):
+            if not self._running and time.monotonic() - self._time > MAX_AGE:
                 self._running = True
                 threading.Thread(target=self._refresh, name="latentsync lookup", daemon=True).start()
-            if self._error:
-                raise UserError(self._error)
-            if self._value is None:
-                raise NotReadyError(self._pending)
-            return self._value
+            if isinstance(self._found, UserError):
+                raise self._found.with_traceback(None)
+            return self._found
 
     def _refresh(self) -> None:
-        value, error = None, "ComfyUI could not be asked for its models; the app's log has the details."
+        found = UserError("ComfyUI could not be asked for its models; the app's log has the details.")
         try:
-            value, error = self._look_up(), ""
-        except UserError as refusal:
-            error = str(refusal)
+            found = self._look_up()
+        except UserError as error:
+            found = error
         finally:
             with self._lock:
-                self._value, self._error, self._time, self._running = value, error, time.monotonic(), False
+                self._found, self._time, self._running = found, time.monotonic(), False
 
 
 def prompt_for(request: LipSyncRequest) -> "Prompt":
     """The request as a workflow in API form. The files are uploaded and set by the client that queues it."""
     settings = request.settings
     loader, file_input = ("LoadImage", "image") if request.is_image else ("LoadVideo", "file")
-    inputs: dict[str, Any] = {
-        "video": ["1", 0],
-        "checkpoint": request.checkpoint,
-        "fit": settings.fit,
-        "face": settings.face,
-        "seed": settings.seed,
-        "steps": settings.steps,
-        "guidance": settings.guidance,
-        "solver": settings.solver,
-        "still_fps": settings.still_fps,
-        "window_batch": settings.window_batch,
-        "save_to": "temp",
-        "filename_prefix": "video/LatentSync",
-    }
+    names = ("fit", "face", "seed", "steps", "guidance", "solver", "still_fps", "window_batch")
+    inputs: dict[str, Any] = {"video": ["1", 0], "checkpoint": request.checkpoint}
+    inputs |= {name: getattr(settings, name) for name in names}
+    inputs |= {"save_to": "temp", "filename_prefix": "video/LatentSync"}
     if settings.watermark != "none":
         inputs["watermark"] = settings.watermark
     save = {"video": ["3", 0], "filename_prefix": "video/LatentSync", "format": "auto", "codec": "auto"}
@@ -277,8 +251,7 @@ def prompt_for(request: LipSyncRequest) -> "Prompt":
     return prompt
 
 
-def report_event(event: "Event", job: Job[Any]) -> None:
-    """A server's event as the job's progress."""
+def report_event(job: Job[Any], event: "Event") -> None:
     match event.kind:
         case "queued":
             job.report("queued")
@@ -287,10 +260,8 @@ def report_event(event: "Event", job: Job[Any]) -> None:
             job.report("sending")
         case "text" if event.text:
             # "sampling: 3 of 50": the stage in the server's words; the numbers also come with the next progress
-            stage, _, numbers = event.text.rpartition(": ")
-            done, _, total = numbers.partition(" of ")
-            if stage and done.isdigit() and total.isdigit():
-                job.report(stage, float(done), float(total))
+            if numbers := re.fullmatch(r"(.+): (\d+) of (\d+)", event.text, re.DOTALL):
+                job.report(numbers[1], float(numbers[2]), float(numbers[3]))
             else:
                 job.report(event.text)
         case "progress":

@@ -7,12 +7,10 @@ from typing import Any
 
 from .faces import Shot
 
-FILES = Path(__file__).parent / "static"
-
 
 @cache
 def _text(name: str) -> str:
-    return (FILES / name).read_text(encoding="utf-8")
+    return (Path(__file__).parent / "static" / name).read_text(encoding="utf-8")
 
 
 def face_names(count: int) -> list[str]:
@@ -26,19 +24,12 @@ def face_picker(st: Any, shot: Shot, chosen: int, disabled: bool) -> int | None:
     mount = st.components.v2.component(
         "latentsync_faces", html='<div class="stage"></div>', css=_text("faces.css"), js=_text("faces.js")
     )
-    data = {
-        "picture": "data:image/jpeg;base64," + base64.b64encode(shot.jpeg).decode(),
-        "alt": "A frame of what you gave",
-        "boxes": shot.percentages(),
-        "labels": face_names(len(shot.boxes)),
-        "chosen": chosen,
-        "disabled": disabled,
-    }
-    picked = mount(key="faces", data=data, on_picked_change=_ignore).picked
+    picture = "data:image/jpeg;base64," + base64.b64encode(shot.jpeg).decode()
+    labels, alt = face_names(len(shot.boxes)), "A frame of what you gave"
+    data = {"picture": picture, "alt": alt, "boxes": shot.percentages(), "labels": labels}
+    data |= {"chosen": chosen, "disabled": disabled}
+    picked = mount(key="faces", data=data, on_picked_change=lambda: None).picked
     return picked if isinstance(picked, int) and picked in range(len(shot.boxes)) else None
-
-
-def _ignore() -> None: ...
 
 
 def play_together(st: Any) -> None:

@@ -66,13 +66,10 @@ class AppSettings:
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
-    def from_text(cls, text: str) -> "AppSettings":
+    def from_environment(cls) -> "AppSettings":
+        """The defaults where Streamlit was not started by `latentsync app`."""
+        if not (text := os.environ.get(VARIABLE)):
+            return cls()
         values: dict[str, Any] = json.loads(text)
         limits, checkpoints = Limits(**values.pop("limits")), tuple(values.pop("checkpoints"))
         return cls(limits=limits, checkpoints=checkpoints, **values)
-
-    @classmethod
-    def from_environment(cls) -> "AppSettings":
-        """The defaults where Streamlit was not started by `latentsync app`."""
-        text = os.environ.get(VARIABLE)
-        return cls.from_text(text) if text else cls()

@@ -15,10 +15,8 @@ from ..timeline import fit_timeline
 from ..weights.registry import find
 from .uploads import Media
 
-SHOWN_SIDE = 960
-"""Longest side of a frame as the browser gets it; coordinates are always pixels of the file."""
-SEARCH_POSITIONS = (0.0, 0.1, 0.25, 0.5, 0.75)
-"""Where a face is searched for, as fractions of a clip's length."""
+SHOWN_SIDE = 960  # longest side of a frame as the browser gets it; coordinates are always pixels of the file
+SEARCH_POSITIONS = (0.0, 0.1, 0.25, 0.5, 0.75)  # where a face is searched for, as fractions of a clip's length
 
 _detector_lock = threading.Lock()
 
@@ -46,28 +44,24 @@ class Shot:
 
     def percentages(self) -> list[list[float]]:
         """The boxes as left, top, width, height in percent of the frame."""
-        across, down = 100 / self.width, 100 / self.height
-        inside = [
-            (max(0.0, x0), max(0.0, y0), min(float(self.width), x1), min(float(self.height), y1))
-            for x0, y0, x1, y1 in self.boxes
-        ]
-        return [[x0 * across, y0 * down, (x1 - x0) * across, (y1 - y0) * down] for x0, y0, x1, y1 in inside]
+        if not self.boxes:
+            return []
+        size = np.array([self.width, self.height])
+        low, high = np.hsplit(100 * np.clip(self.boxes, 0, [*size, *size]) / [*size, *size], 2)
+        return np.hstack([low, high - low]).tolist()
 
 
 def look(media: Media, frame: int = 0) -> Shot:
     """A frame of a video, or a picture, with its faces. UserError when the face model is missing."""
     picture = _frame(media, frame)
-    height, width = picture.shape[:2]
-    model = find("face_landmarker.task")
-    with _detector_lock, FaceFinder(model) as finder:
+    with _detector_lock, FaceFinder(find("face_landmarker.task")) as finder:
         faces = sorted(finder.detect(picture), key=lambda face: face.center[0])
-    return Shot(frame, _jpeg(picture), width, height, tuple(face.box for face in faces))
+    return Shot(frame, _jpeg(picture), picture.shape[1], picture.shape[0], tuple(face.box for face in faces))
 
 
 def first_look(media: Media, frames: int) -> Shot:
     """The earliest of some of the first so many frames that shows a face; the very first where none does."""
-    frames_to_search = dict.fromkeys(int(share * (frames - 1)) for share in SEARCH_POSITIONS)
-    shots = (look(media, frame) for frame in frames_to_search)
+    shots = (look(media, i) for i in dict.fromkeys(int(share * (frames - 1)) for share in SEARCH_POSITIONS))
     first = next(shots)
     return first if first.boxes else next((shot for shot in shots if shot.boxes), first)
 

@@ -1,7 +1,6 @@
 """The page: the steps of the form. What it shows of a run and its result is in result.py."""
 
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ STYLE = """<style>
 </style>"""
 """The last two: Streamlit itself refuses a file that is too large, and says so only in a tooltip."""
 UPLOAD, RECORD, SAMPLE, OWN_SOUND = "Upload", "Record", "Example", "The video's own sound"
-SAMPLE_VOICE = ASSETS / "voice.flac"
 FIT_LABELS = {
     "pingpong": "Play the video back and forth until the voice ends",
     "loop": "Restart the video until the voice ends",
@@ -72,7 +70,7 @@ class Page:
         st, session = self.st, self.session
         st.subheader("1 · The face", anchor=False)
         if session.face is None:
-            samples = {path.name: path for path in self._samples() if path.suffix.lower()[1:] in FACE_ENDINGS}
+            samples = self._samples(FACE_ENDINGS)
             where = self._where("face", [UPLOAD, *([SAMPLE] if samples else [])])
             if where == SAMPLE:
                 self._choose("face", samples, take_face)
@@ -85,7 +83,10 @@ class Page:
     def _pick(self, face: Media) -> None:
         """The face that is to speak: one to click, in a frame to choose."""
         st, session = self.st, self.session
-        frames = shown_frames(face, self._voice_seconds(), st.session_state.get("fit", Settings.fit))
+        own_sound = st.session_state.get("voice-from") == OWN_SOUND and session.voice is None
+        voice = face if own_sound else session.voice
+        seconds = None if voice is None else voice.seconds
+        frames = shown_frames(face, seconds, st.session_state.get("fit", Settings.fit))
         try:
             if session.shot is None or session.shot.frame >= frames:
                 with st.spinner("Looking for faces …"):
@@ -121,16 +122,11 @@ class Page:
     def _moment(self, face: Media, frames: int) -> None:
         st, session = self.st, self.session
         now = 0 if session.shot is None else session.shot.frame
+        last, shown, step = (float(number / face.fps) for number in (frames - 1, now, 1))
         second = st.slider(
-            "Moment of the video in which the face is picked",
-            0.0,
-            float((frames - 1) / face.fps),
-            float(now / face.fps),
-            float(1 / face.fps),
-            format="%.2f s",
-            key=f"moment-{face.path.stem}-{frames}",
-            disabled=session.busy,
-        )
+            "Moment of the video in which the face is picked", 0.0, last, shown, step, format="%.2f s",
+            key=f"moment-{face.path.stem}-{frames}", disabled=session.busy,
+        )  # fmt: skip
         frame = min(frames - 1, round(second * face.fps))
         if frame != now:
             session.shot = look(face, frame)
@@ -153,25 +149,22 @@ class Page:
         if where == OWN_SOUND:
             st.caption("The face repeats what the video says.")
         elif where == SAMPLE:
-            found = [path for path in self._samples() if path.suffix.lower()[1:] in VOICE_ENDINGS]
-            self._choose("voice", {path.name: path for path in (SAMPLE_VOICE, *found)}, take_voice)
+            samples = {"voice.flac": ASSETS / "voice.flac"} | self._samples(VOICE_ENDINGS)
+            self._choose("voice", samples, take_voice)
         elif where == RECORD:
-            self._record()
+            recorded = st.audio_input("Press the microphone, speak, press again", key=self._key("recorded"))
+            if recorded is not None:
+                self._take("voice", lambda to: take_voice(recorded, "your recording", to, self.limits), recorded)
+            self._error("voice")
         else:
             self._upload("voice", "A recording of speech, or a video for its sound", VOICE_ENDINGS, take_voice)
         return where == OWN_SOUND
 
-    def _record(self) -> None:
-        st = self.st
-        recorded = st.audio_input("Press the microphone, speak, press again", key=self._key("recorded"))
-        if recorded is not None:
-            self._take("voice", lambda folder: take_voice(recorded, "your recording", folder, self.limits), recorded)
-        self._error("voice")
-
     # face and voice
 
-    def _samples(self) -> list[Path]:
-        return sample_files(self.service.settings.samples)
+    def _samples(self, endings: Sequence[str]) -> dict[str, Path]:
+        found = sample_files(self.service.settings.samples)
+        return {path.name: path for path in found if path.suffix.lower()[1:] in endings}
 
     def _where(self, what: str, places: list[str]) -> str:
         if len(places) == 1:
@@ -215,8 +208,7 @@ class Page:
         st.rerun()
 
     def _error(self, what: str) -> bool:
-        message = self.session.errors.get(what)
-        if message:
+        if message := self.session.errors.get(what):
             self.st.error(plain(message))
         return bool(message)
 
@@ -228,10 +220,6 @@ class Page:
             session.remove(what)
             st.rerun()
 
-    def _voice_seconds(self) -> Fraction | None:
-        own_sound = self.st.session_state.get("voice-from") == OWN_SOUND and self.session.voice is None
-        return self.service.voice_seconds(self.session, own_sound)
-
     # 3 · model and quality
 
     def _form(self, own_sound: bool) -> FormValues | None:
@@ -241,21 +229,14 @@ class Page:
         backend, checkpoint = self._backend(busy)
         defaults = default_settings(checkpoint or "nano")
         steps = qualities(defaults.steps, self.limits.steps)
+        captions = [f"{number} step" + "s" * (number != 1) for number in steps.values()]
         quality = st.radio(
-            "Quality",
-            list(steps),
-            index=list(steps).index(GOOD),
-            horizontal=True,
-            captions=[f"{number} step" + "s" * (number != 1) for number in steps.values()],
-            disabled=busy,
-            key="quality",
-            help="More steps are finer and take longer in proportion.",
-        )
+            "Quality", list(steps), index=list(steps).index(GOOD), horizontal=True, captions=captions, disabled=busy,
+            key="quality", help="More steps are finer and take longer in proportion.",
+        )  # fmt: skip
         with st.expander("More settings"):
             settings = self._settings(defaults, steps[quality], busy)
-        if checkpoint is None:
-            return None
-        return FormValues(backend, checkpoint, settings, own_sound)
+        return None if checkpoint is None else FormValues(backend, checkpoint, settings, own_sound)
 
     def _backend(self, busy: bool) -> tuple[str, str | None]:
         st, backends = self.st, self.service.backends
@@ -320,7 +301,6 @@ class Page:
     # 4 · the run
 
     def _start(self, form: FormValues | None) -> None:
-        """The button; during a run its progress; after it, why it failed."""
         st, session = self.st, self.session
         if session.run is not None and not session.run.over:
             st.fragment(self._progress, run_every=POLL)()
@@ -353,7 +333,6 @@ class Page:
         return "" if session.voice is not None or form.own_sound else "Give a voice, too."
 
     def _progress(self) -> None:
-        """Redrawn during a run; at its end the whole page is."""
         st, run = self.st, self.session.run
         if run is None or run.over:
             st.rerun()

@@ -14,7 +14,6 @@ ReportFn = Callable[[str, float, float], None]
 """report(stage, done, total); raises CancelledError when the job is no longer wanted."""
 
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
-ENDED = (DONE, FAILED, CANCELLED)
 
 _log = logging.getLogger(__name__)
 
@@ -24,10 +23,8 @@ class CancelledError(Exception):
 
 
 class Job(Generic[Value]):
-    """state: one of the five above. value: its result; error: a sentence when it failed.
-
-    stage, done, total: its progress. remote_ahead: runs before it in the queue of another machine.
-    """
+    """state: one of the five above. value: its result; error: a sentence when it failed. stage, done, total: its
+    progress. remote_ahead: runs before it in the queue of another machine."""
 
     def __init__(self, work: Callable[["Job[Value]"], Value]) -> None:
         self._work = work
@@ -39,7 +36,7 @@ class Job(Generic[Value]):
 
     @property
     def over(self) -> bool:
-        return self.state in ENDED
+        return self.state in (DONE, FAILED, CANCELLED)
 
     @property
     def stopping(self) -> bool:

@@ -1,7 +1,7 @@
 """What the page shows of a run: progress, the result, and how well mouth and sound agree."""
 
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from .backends import LipSyncResult
 from .components import play_together
@@ -28,8 +28,7 @@ STAGES = {
     "measuring": "Measuring mouth and sound",
 }
 """Texts for the stages of the engine, the backends and the nodes."""
-POLL = 0.5
-"""Seconds between updates of the progress."""
+POLL = 0.5  # seconds between updates of the progress
 
 
 def model_label(checkpoint: str) -> str:
@@ -37,8 +36,6 @@ def model_label(checkpoint: str) -> str:
 
 
 class ResultView:
-    """st: Streamlit."""
-
     def __init__(self, st: Any, session: Session) -> None:
         self.st, self.session = st, session
 
@@ -56,18 +53,11 @@ class ResultView:
             with left:
                 play_together(st)
 
-        def open_video() -> BinaryIO:
-            return result.video.open("rb")
-
-        right.download_button(
-            "Download the video",
-            open_video,  # called when the button is clicked
-            f"{Path(result.name).stem}_latentsync.mp4",
-            "video/mp4",
-            type="primary",
-            on_click="ignore",
+        name = f"{Path(result.name).stem}_latentsync.mp4"
+        right.download_button(  # the file is opened when the button is clicked
+            "Download the video", lambda: result.video.open("rb"), name, "video/mp4", type="primary", on_click="ignore",
             width="stretch",
-        )
+        )  # fmt: skip
         settings = request.settings
         model, time = model_label(request.checkpoint).split(":")[0], clock(result.elapsed_s)
         st.caption(
@@ -82,11 +72,10 @@ class ResultView:
                     st.fragment(self._score_progress, run_every=POLL)()
 
     def _score_progress(self) -> None:
-        job = self.session.score
-        if job is None or job.over:
+        if (job := self.session.score) is None or job.over:
             self.st.rerun()
-            return
-        show_progress(self.st, job)
+        else:
+            show_progress(self.st, job)
 
     def _chart(self, job: Job[Any]) -> None:
         from ..evaluation.charts import draw_chart
@@ -108,14 +97,11 @@ def show_progress(st: Any, job: Job[Any]) -> None:
 
 
 def progress_text(job: Job[Any]) -> str:
-    """Stage, done of total, elapsed and remaining time."""
     if job.state == WAITING:
         return "Waiting for others"
-    text = STAGES.get(job.stage, job.stage)
-    if job.total:
-        text += f" · {job.done:.0f} of {job.total:.0f}"
-    text += f" · {clock(job.elapsed_s)}"
-    return text + (f", about {clock(job.remaining_s)} left" if job.remaining_s is not None else "")
+    count = f" · {job.done:.0f} of {job.total:.0f}" if job.total else ""
+    left = f", about {clock(job.remaining_s)} left" if job.remaining_s is not None else ""
+    return f"{STAGES.get(job.stage, job.stage)}{count} · {clock(job.elapsed_s)}{left}"
 
 
 def clock(seconds: float) -> str:

@@ -18,9 +18,7 @@ from ..errors import UserError
 from .config import VARIABLE, AppSettings
 
 PAGE = Path(__file__).with_name("streamlit_app.py")
-START, STOP = 120.0, 20.0
-"""Seconds until the app must answer, and until it must have ended."""
-INSTALL = 'The web app needs Streamlit; type: pip install "latentsync[app]"'
+START, STOP = 120.0, 20.0  # seconds until the app must answer, and until it must have ended
 SHARED = """This app is now open to everybody on the internet who has this address:
 
     {url}
@@ -75,7 +73,7 @@ def command(address: Address, settings: AppSettings) -> list[str]:
 def serve(settings: AppSettings, address: Address, echo: Callable[[str], None], on_ready: Callable[[str], None]) -> int:
     """Run the app until it ends or is interrupted; its exit code. on_ready(address) is called once it answers."""
     if find_spec("streamlit") is None:
-        raise UserError(INSTALL)
+        raise UserError('The web app needs Streamlit; type: pip install "latentsync[app]"')
     if address.share and find_spec("pyngrok") is None:
         raise UserError('--share needs pyngrok; type: pip install "latentsync[share]"')
     with (
@@ -90,8 +88,11 @@ def serve(settings: AppSettings, address: Address, echo: Callable[[str], None], 
 
 @contextmanager
 def _running(settings: AppSettings, address: Address) -> "Iterator[subprocess.Popen[bytes]]":
+    paths = os.pathsep.join(filter(None, (str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH"))))
+    # settings go by the environment, which the list of processes does not show
+    environment = {**os.environ, "PYTHONPATH": paths, VARIABLE: settings.to_text()}
     # its greeting is dropped; errors go to stderr
-    child = subprocess.Popen(command(address, settings), env=_environment(settings), stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(command(address, settings), env=environment, stdout=subprocess.DEVNULL)
     try:
         yield child
     finally:
@@ -101,13 +102,6 @@ def _running(settings: AppSettings, address: Address) -> "Iterator[subprocess.Po
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-
-
-def _environment(settings: AppSettings) -> dict[str, str]:
-    """Settings go by the environment, which the list of processes does not show."""
-    root = str(Path(__file__).resolve().parents[2])
-    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": paths, VARIABLE: settings.to_text()}
 
 
 def _await_answer(child: "subprocess.Popen[bytes]", address: Address) -> None:
@@ -136,10 +130,11 @@ def _shared(address: Address, echo: Callable[[str], None]) -> Iterator[None]:
     try:
         url = str(ngrok.connect(str(address.port), "http").public_url)
     except PyngrokError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"ngrok did not open a tunnel ({reason}); put your token, from ngrok's web site, into NGROK_AUTHTOKEN."
-        ) from error
+        reason, advice = (
+            " ".join(str(error).split())[:300],
+            "put your token, from ngrok's web site, into NGROK_AUTHTOKEN",
+        )
+        raise UserError(f"ngrok did not open a tunnel ({reason}); {advice}.") from error
     try:
         echo(SHARED.format(url="/".join(filter(None, (url, address.base.strip("/"))))))
         yield

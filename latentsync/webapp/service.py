@@ -7,12 +7,11 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..settings import Progress, Settings
+from ..settings import Settings
 from .backends import Backend, ComfyServer, LipSyncRequest, LipSyncResult, LocalEngine
 from .config import NO_BACKEND, AppSettings
 from .queue import Job, Queue
@@ -85,22 +84,13 @@ class AppService:
             raise UserError(f"{form.settings.steps} steps are too many; at most {self.limits.steps} are allowed here.")
         if self.settings.watermark not in ("none", form.settings.watermark):
             raise UserError("Every result gets a watermark here; load the page again.")
-        return LipSyncRequest(
-            face=face.path,
-            voice=None if form.own_sound or voice is None else voice.path,
-            out=session.folder / f"{uuid.uuid4().hex}.mp4",
-            checkpoint=form.checkpoint,
-            settings=form.settings,
-            is_image=face.kind == "picture",
-        )
+        sound = None if form.own_sound or voice is None else voice.path
+        out = session.folder / f"{uuid.uuid4().hex}.mp4"
+        return LipSyncRequest(face.path, sound, out, form.checkpoint, form.settings, face.kind == "picture")
 
     def ahead(self, job: Job[Any]) -> int:
         """How many runs come before it, here or on the server."""
         return job.remote_ahead or max(queue.ahead(job) for queue in (*self._queues.values(), self._score_queue))
-
-    def voice_seconds(self, session: Session, own_sound: bool) -> Fraction | None:
-        media = session.face if own_sound else session.voice
-        return None if media is None else media.seconds
 
     def close(self) -> None:
         """Cancel what runs, and remove all files."""
@@ -141,16 +131,14 @@ def _run(backend: Backend, request: LipSyncRequest, uploads: Sequence[Media], jo
 
 
 def _score(result: LipSyncResult, job: Job["Score"]) -> "Score":
-    """How well the lips of a result follow its sound."""
     from ..evaluation.clips import score_file
     from ..face.detect import FaceFinder
     from ..weights.registry import find
 
-    def on_progress(progress: Progress) -> None:
-        job.report("measuring", progress.done, progress.total)
-
+    options: dict[str, Any] = {"face": result.request.settings.face}
+    options["on_progress"] = lambda progress: job.report("measuring", progress.done, progress.total)
     with FaceFinder(find("face_landmarker.task")) as finder:
         try:
-            return score_file(result.video, None, finder, face=result.request.settings.face, on_progress=on_progress)
+            return score_file(result.video, None, finder, **options)
         except UserError as error:
             raise UserError(str(error).replace(str(result.video), "The result")) from error

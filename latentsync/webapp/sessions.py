@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,22 +19,20 @@ if TYPE_CHECKING:
     from .uploads import Media
 
 
+@dataclass(eq=False)
 class Session:
-    """folder: its files. face, voice: what was uploaded. run, score: the last jobs.
+    """folder: its files. face, voice: what was uploaded. run, score: the last jobs. errors: why the last upload
+    ("face", "voice") or "run" was refused. shot, picked: the frame that is shown, and which of its faces is to
+    speak."""
 
-    errors: why the last upload ("face", "voice") or "run" was refused. shot, picked: the frame that is shown, and
-    which of its faces is to speak.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.face: Media | None = None
-        self.voice: Media | None = None
-        self.run: Job[LipSyncResult] | None = None
-        self.score: Job[Score] | None = None
-        self.errors: dict[str, str] = {}
-        self.shot: Shot | None = None
-        self.picked = 0
+    folder: Path
+    face: "Media | None" = None
+    voice: "Media | None" = None
+    run: "Job[LipSyncResult] | None" = None
+    score: "Job[Score] | None" = None
+    errors: dict[str, str] = field(default_factory=dict)
+    shot: "Shot | None" = None
+    picked: int = 0
 
     @property
     def jobs(self) -> list[Job[Any]]:
@@ -77,9 +76,6 @@ class Sessions:
         self._ended: list[Session] = []
         self._lock = threading.Lock()
 
-    def __len__(self) -> int:
-        return len(self._sessions)
-
     def get(self, name: str) -> Session:
         """A new session gets a folder with a random name."""
         with self._lock:
@@ -117,4 +113,4 @@ class Sessions:
         removable = [one for one in self._ended if force or not any(job.busy for job in one.jobs)]
         for session in removable:
             shutil.rmtree(session.folder, ignore_errors=True)
-        self._ended = [session for session in self._ended if session not in removable]
+            self._ended.remove(session)

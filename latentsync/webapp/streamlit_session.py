@@ -11,7 +11,6 @@ from .service import AppService
 
 @cache
 def service() -> AppService:
-    """The one of this process."""
     _remember_media_files()
     app = AppService(AppSettings.from_environment(), is_connected)
     atexit.register(app.close)

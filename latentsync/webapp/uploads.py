@@ -30,16 +30,13 @@ VOICE_ENDINGS: Sequence[str] = "wav mp3 m4a aac flac ogg oga opus aiff wma amr m
 """What a file dialog offers; whether a file is accepted depends on its content."""
 
 CHUNK = 1 << 20
-PREVIEW_SIDE = 720
-"""Longest side of the copy for browsers that cannot play the original."""
+PREVIEW_SIDE = 720  # longest side of the copy for browsers that cannot play the original
 
 
 @dataclass(frozen=True)
 class Media:
-    """An accepted file. kind: "video", "picture" or "sound"; name: its owner's, for display only.
-
-    seconds, frames: 0 and 1 for a picture. playable: by browsers, as it is.
-    """
+    """An accepted file. kind: "video", "picture" or "sound"; name: its owner's, for display only. seconds, frames: 0
+    and 1 for a picture. playable: by browsers, as it is."""
 
     path: Path
     name: str
@@ -64,25 +61,24 @@ class Media:
 def take_face(stream: BinaryIO, name: str, folder: Path, limits: Limits) -> Media:
     """Store a video or a picture. After a UserError nothing is stored."""
     with _stored(stream, name, folder, limits) as path:
-        picture = _picture_ending(path, limits)
-        if picture:
+        if picture := _picture_ending(path, limits):
             from ..media.image import read_image
 
-            path = _renamed(path, picture)
+            path = path.rename(path.with_suffix(picture))
             height, width = read_image(path).shape[:2]
-            return Media(path, _shown(name), "picture", width=width, height=height)
-        return _video(_renamed(path, _container_ending(path, "a video or a picture")), name, limits)
+            return Media(path, safe_name(name), "picture", width=width, height=height)
+        ending = _container_ending(path, "a video or a picture")
+        return _video(path.rename(path.with_suffix(ending)), name, limits)
 
 
 def take_voice(stream: BinaryIO, name: str, folder: Path, limits: Limits) -> Media:
-    """Store a recording, or a video for its sound."""
     with _stored(stream, name, folder, limits) as path:
-        path = _renamed(path, _container_ending(path, "a recording"))
+        path = path.rename(path.with_suffix(_container_ending(path, "a recording")))
         seconds = _sound_seconds(path, limits)
         from ..audio.load import check_speech, load_audio
 
         check_speech(load_audio(path).waveform, str(path))
-        return Media(path, _shown(name), "sound", seconds, has_sound=True)
+        return Media(path, safe_name(name), "sound", seconds, has_sound=True)
 
 
 @contextmanager
@@ -95,15 +91,11 @@ def _stored(stream: BinaryIO, name: str, folder: Path, limits: Limits) -> Iterat
     except BaseException as error:
         message = str(error)
         for left in folder.glob(f"{path.name}*"):
-            message = message.replace(str(left), _shown(name))
+            message = message.replace(str(left), safe_name(name))
             left.unlink(missing_ok=True)
         if isinstance(error, UserError):
             raise UserError(message) from None
         raise
-
-
-def _shown(name: str) -> str:
-    return safe_name(name) or "your file"
 
 
 def _copy(stream: BinaryIO, path: Path, limits: Limits) -> None:
@@ -121,10 +113,6 @@ def _copy(stream: BinaryIO, path: Path, limits: Limits) -> None:
         raise UserError("The file is empty; was it saved completely?")
 
 
-def _renamed(path: Path, ending: str) -> Path:
-    return path.rename(path.with_suffix(ending))
-
-
 def _picture_ending(path: Path, limits: Limits) -> str:
     """The suffix for a still picture, "" for anything else. Its size is checked before it is decoded."""
     from PIL import Image, UnidentifiedImageError
@@ -134,18 +122,15 @@ def _picture_ending(path: Path, limits: Limits) -> str:
             kind, (width, height) = str(picture.format), picture.size
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return ""
-    if kind not in PICTURES:
-        return ""
-    _check_size(width, height, limits)
-    return PICTURES[kind]
+    if kind in PICTURES:
+        _check_size(width, height, limits)
+    return PICTURES.get(kind, "")
 
 
 def _check_size(width: int, height: int, limits: Limits) -> None:
     if width * height > limits.pixels:
-        most = limits.pixels / 1e6
-        raise UserError(
-            f"The picture is {width} × {height} pixels; at most {most:.0f} million pixels are allowed here."
-        )
+        most = f"at most {limits.pixels / 1e6:.0f} million pixels are allowed here"
+        raise UserError(f"The picture is {width} × {height} pixels; {most}.")
 
 
 def _container_ending(path: Path, wanted: str) -> str:
@@ -166,17 +151,14 @@ def _video(path: Path, name: str, limits: Limits) -> Media:
 
     info = probe(path)
     if info.duration > limits.seconds:
-        raise UserError(
-            f"The video lasts {float(info.duration):.0f} s; at most {limits.seconds:.0f} s are allowed here, so cut it"
-            " first."
-        )
+        most = f"at most {limits.seconds:.0f} s are allowed here, so cut it first"
+        raise UserError(f"The video lasts {float(info.duration):.0f} s; {most}.")
     _check_size(info.width, info.height, limits)
     if info.fps > limits.rate:
-        raise UserError(
-            f"The video has {float(info.fps):.4g} frames per second; at most {limits.rate} are allowed here."
-        )
+        most = f"at most {limits.rate} are allowed here"
+        raise UserError(f"The video has {float(info.fps):.4g} frames per second; {most}.")
     return Media(
-        path, _shown(name), "video", info.duration, info.frames, info.fps, info.width, info.height, info.has_audio,
+        path, safe_name(name), "video", info.duration, info.frames, info.fps, info.width, info.height, info.has_audio,
         _plays_in_browsers(path),
     )  # fmt: skip
 
@@ -235,16 +217,13 @@ def browser_copy(media: Media, folder: Path, report: ReportFn) -> Path:
 
 
 def sample_files(folder: str | None) -> list[Path]:
-    """Files that may be chosen instead of an upload."""
     if folder is None:
         return []
-    place = Path(folder)
-    if not place.is_dir():
+    if not Path(folder).is_dir():
         raise UserError(f"There is no folder {folder} with samples; give one that exists.")
-    return sorted(path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
+    return sorted(path for path in Path(folder).iterdir() if path.is_file() and not path.name.startswith("."))
 
 
 def take_file(path: Path, take: Any, folder: Path, limits: Limits) -> Media:
-    """Store a sample as if it had been uploaded."""
     with path.open("rb") as stream:
         return take(stream, path.name, folder, limits)

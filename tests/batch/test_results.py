@@ -3,7 +3,8 @@
 import json
 
 from latentsync.batch.jobs import read_jobs
-from latentsync.batch.results import TITLES, ResultsLog, footer, summary, table
+from latentsync.batch.results import TITLES, ResultsLog, footer, summary
+from latentsync.batch.results import cells as cells_of
 
 
 def row(key="k", line=2, **more):
@@ -60,7 +61,7 @@ def test_sums():
     assert facts["realtime_factor"] == round(14 / 6, 4)
     assert facts["elapsed_factor"] == round(7 / 6, 4)
     assert "3 done, 1 skipped, 1 failed of 5" in footer(facts)
-    cells = table(rows)
+    cells = list(map(cells_of, rows))
     assert all(len(line) == len(TITLES) for line in cells)
     assert cells[-1][-1].endswith("…")
     nothing = summary(rows[3:], elapsed_s=0.1)

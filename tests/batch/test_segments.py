@@ -118,11 +118,11 @@ def test_segments_do_not_know_what_was_painted_before(material, pool, cuts, tmp_
     lipsync_segments(
         material / "scenes.mp4", None, tmp_path / "x.mp4", pool=pool, seconds=0.7, settings=Settings(**QUICK)
     )
-    first = [pool.worker.render(plans[0], segment).patches for segment in cuts]
+    first = [pool.worker.render(plans[0], segment)[0] for segment in cuts]
     again = []
     for segment in reversed(cuts):
         pool.worker.release()
-        again.insert(0, pool.worker.render(plans[0], segment).patches)
+        again.insert(0, pool.worker.render(plans[0], segment)[0])
     for a, b in zip(chain(*first), chain(*again), strict=True):
         assert (a.top, a.left) == (b.top, b.left)
         assert np.array_equal(a.pixels, b.pixels)

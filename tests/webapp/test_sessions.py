@@ -74,7 +74,7 @@ def test_closing_removes_all(hall, tmp_path):
         (hall.sessions.get(name).folder / "x").write_bytes(b"x")
     hall.sessions.close()
     assert not list(tmp_path.iterdir())
-    assert len(hall.sessions) == 0
+    assert not hall.sessions._sessions
 
 
 def test_many_at_once_get_one_each(hall):

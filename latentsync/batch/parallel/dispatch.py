@@ -8,8 +8,7 @@ from typing import Any, Protocol
 
 from .worker import Call, Outcome, SetupError
 
-QUEUED = 2
-"""Calls per worker in ordered mode: the second waits while the first runs."""
+QUEUED = 2  # calls per worker in ordered mode: the second waits while the first runs
 
 _log = logging.getLogger(__name__)
 
@@ -49,11 +48,9 @@ class PendingCall:
 def map_calls(
     calls: Iterable[Call], pool: Pool, *, retries: int = 2, ordered: bool = False
 ) -> Iterator[tuple[PendingCall, Outcome]]:
-    """Run calls on the workers and yield their outcomes as they end, or in the order of the calls.
-
-    A call whose worker dies is run again up to `retries` times. Ordered: at most QUEUED * size + 1 outcomes are held.
-    SetupError when a worker cannot start. Closing the generator cancels what still runs.
-    """
+    """Run calls on the workers and yield their outcomes as they end, or in the order of the calls. A call whose worker
+    dies is run again up to `retries` times. Ordered: at most QUEUED * size + 1 outcomes are held. SetupError when a
+    worker cannot start. Closing the generator cancels what still runs."""
     return _Dispatcher(pool, retries, ordered).run(calls)
 
 

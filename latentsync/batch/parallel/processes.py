@@ -20,8 +20,7 @@ from typing import Any
 from ...files import remove_partial_files
 from .worker import BaseWorker, Call, Outcome, SharedFile
 
-GRACE = 10.0
-"""Seconds that a worker gets to clean up before it is killed."""
+GRACE = 10.0  # seconds that a worker gets to clean up before it is killed
 
 WorkerFactory = Callable[[Any], BaseWorker]
 """Makes a worker of a pool's spec, in the worker's own process."""
@@ -105,7 +104,8 @@ class ProcessPool:
         except (EOFError, OSError):
             self._children[self._children.index(child)] = None
             child.end()
-            died = Outcome("died", error=f"exit code {child.process.exitcode}", place=child.place)
+            place = f"{platform.node()}:{child.process.pid}"
+            died = Outcome("died", error=f"exit code {child.process.exitcode}", place=place)
             first, *waiting = child.calls
             return [(first, died), *((ticket, Outcome("lost")) for ticket in waiting)]
 
@@ -135,10 +135,6 @@ class _Child:
         theirs.close()
         self.calls: dict[int, Call] = {}
 
-    @property
-    def place(self) -> str:
-        return f"{platform.node()}:{self.process.pid}"
-
     def send(self, ticket: int, call: Call) -> None:
         self.calls[ticket] = call
         with suppress(OSError):  # it is dead, which wait() finds out
@@ -158,7 +154,7 @@ class _Child:
 def _serve(pipe: Any, spec: Any, make_worker: WorkerFactory) -> None:
     """Main of a worker process. Ctrl-C reaches the whole process group; only the parent acts on it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     received: SimpleQueue[Any] = SimpleQueue()
     Thread(target=_receive, args=(pipe, received), daemon=True).start()
     with closing(make_worker(spec)) as worker:
@@ -166,10 +162,6 @@ def _serve(pipe: Any, spec: Any, make_worker: WorkerFactory) -> None:
             ticket, method, args = message
             with suppress(OSError):  # the parent is gone; _receive ends this process
                 pipe.send((ticket, worker.call(ticket, method, *args)))
-
-
-def _exit(*_: object) -> None:
-    sys.exit(0)
 
 
 def _receive(pipe: Any, received: "SimpleQueue[Any]") -> None:

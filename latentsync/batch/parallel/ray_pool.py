@@ -12,7 +12,6 @@ from ...files import remove_partial_files
 from .processes import GRACE, WorkerFactory
 from .worker import Call, Outcome
 
-Actor = Any
 PLACEMENT_PATIENCE = 20.0
 """Seconds that calls wait for a new actor to be placed while another one is idle; a node may be gone, or in use."""
 
@@ -35,9 +34,7 @@ def connect(address: str | None = None) -> None:
 
 def worker_resources(gpus: float | None, cpus: int | None, device: str, threads: int) -> tuple[float, int]:
     """GPUs and cores of one worker. None: a whole GPU and one core where the cluster has GPUs, else `threads` cores.
-
-    UserError when no node of the cluster has as much.
-    """
+    UserError when no node of the cluster has as much."""
     nodes = _nodes()
     if gpus is None:
         has_gpus = any(node.get("GPU", 0.0) for node in nodes)
@@ -45,13 +42,11 @@ def worker_resources(gpus: float | None, cpus: int | None, device: str, threads:
     if cpus is None:
         cpus = 1 if gpus else min(threads, int(max(node.get("CPU", 1.0) for node in nodes)))
     if gpus < 0 or (gpus > 1 and gpus != int(gpus)) or cpus < 1:
-        raise UserError(
-            f"A worker cannot have {gpus:g} GPUs and {cpus} cores; give a share of one GPU, or whole numbers."
-        )
+        wanted = "give a share of one GPU, or whole numbers"
+        raise UserError(f"A worker cannot have {gpus:g} GPUs and {cpus} cores; {wanted}.")
     if not any(_fits(node, gpus, cpus) for node in nodes):
-        raise UserError(
-            f"No node of the cluster has {gpus:g} GPUs and {cpus} cores; lower --gpus- or --cpus-per-worker."
-        )
+        advice = "lower --gpus- or --cpus-per-worker"
+        raise UserError(f"No node of the cluster has {gpus:g} GPUs and {cpus} cores; {advice}.")
     return gpus, cpus
 
 
@@ -61,7 +56,6 @@ def capacity(gpus: float, cpus: int) -> int:
 
 
 def has_free_resources(gpus: float, cpus: int) -> bool:
-    """Whether one such worker can start at once."""
     import ray
 
     return _fits(ray.available_resources(), gpus, cpus)
@@ -78,18 +72,16 @@ def _fits(node: Mapping[str, float], gpus: float, cpus: int) -> bool:
 
 
 def _node_capacity(node: dict[str, float], gpus: float, cpus: int) -> int:
-    by_cpu = int(node.get("CPU", 0.0) // cpus)
+    by_cpu, cards = int(node.get("CPU", 0.0) // cpus), int(node.get("GPU", 0.0))
     if not gpus:
         return by_cpu
-    cards = int(node.get("GPU", 0.0))  # a share lies on one card: 0.4 fits twice
+    # a share lies on one card: 0.4 fits twice
     return min(by_cpu, cards * int(1 / gpus) if gpus <= 1 else int(cards // gpus))
 
 
 class RayPool:
-    """`size` actors, each with its share of a node. One that dies, or whose node does, is replaced.
-
-    Shared objects lie in Ray's object store. environment: variables that the actors get from this process.
-    """
+    """`size` actors, each with its share of a node. One that dies, or whose node does, is replaced. Shared objects lie
+    in Ray's object store. environment: variables that the actors get from this process."""
 
     def __init__(
         self,
@@ -110,7 +102,7 @@ class RayPool:
             "scheduling_strategy": "SPREAD",
             "runtime_env": {"env_vars": variables | python_path()},
         }
-        self._actors: list[Actor | None] = [None] * size
+        self._actors: list[Any] = [None] * size
         self._starting: dict[int, Any] = {}  # number of an actor that has not answered yet -> its first answer
         self._pids: dict[int, int] = {}
         self._calls: list[dict[int, tuple[Any, Call]]] = [{} for _ in range(size)]  # by ticket, oldest first
@@ -207,7 +199,7 @@ class RayPool:
         busy = [number for number in range(self.size) if self._calls[number]]
         for number in busy:
             with suppress(Exception):
-                self._actors[number].cancel.remote(self._tickets)  # type: ignore[union-attr]
+                self._actors[number].cancel.remote(self._tickets)
         refs = {number: [ref for ref, _ in self._calls[number].values()] for number in busy}
         with suppress(Exception):
             everything = [ref for number in busy for ref in refs[number]]

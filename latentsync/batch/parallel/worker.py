@@ -21,11 +21,9 @@ class Call:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a call.
-
-    status: done (has a value), failed (has an error), setup (the worker could not start), died (the worker did),
-    lost (waited at a worker that died), cancelled. place: host:pid of the worker. traceback: of a programming error.
-    """
+    """What became of a call. status: done (has a value), failed (has an error), setup (the worker could not start),
+    died (the worker did), lost (waited at a worker that died), cancelled. place: host:pid of the worker. traceback: of
+    a programming error."""
 
     status: str
     value: Any = None
