@@ -47,12 +47,9 @@ class LimitOptions:
 @dataclass(frozen=True)
 class BackendOptions:
     checkpoints: list[str] | None = choice(
-        BACKENDS,
-        "--checkpoint -c",
-        None,
-        "Also offer this file; nano, 1.5 and 1.6 are offered when they are here.",
-        "PATH",
-    )
+        BACKENDS, "--checkpoint -c", None,
+        "Also offer this file; nano, 1.5 and 1.6 are offered when they are here.", "PATH",
+    )  # fmt: skip
     server: str | None = choice(
         BACKENDS, "", None, "A ComfyUI that can run requests.", "URL", envvar="LATENTSYNC_COMFYUI"
     )
