@@ -183,7 +183,9 @@ def open_job(
             check_speech(speech.waveform, str(audio or video))
         timeline = fit_timeline(shown.fps, shown.frames, speech.seconds, settings.fit, still=still)
         _log.debug("%s: %s; %.2f s of speech; %s", video, shown, speech.seconds, timeline)
-        track = AudioTrack(audio or video, start, length, _padding(timeline, speech.seconds), speech.seconds)
+        # silence of less than a frame is not worth a new encoding of the sound
+        padding = timeline.duration if timeline.duration - speech.seconds >= 1 / timeline.fps else None
+        track = AudioTrack(audio or video, start, length, padding, speech.seconds)
         comment = {} if settings.watermark == "none" else {"comment": COMMENT}
         look: Any = {"color": shown.color, "aspect": shown.aspect, "metadata": comment | dict(metadata or {})}
         with VideoWriter(out, shown.width, shown.height, shown.fps, audio=track, **look) as writer:
@@ -191,30 +193,12 @@ def open_job(
 
 
 def make_report(
-    timeline: Timeline,
-    tracked: "TrackedFace",
-    checkpoint: str,
-    settings: Settings,
-    timings: Timings,
-    out: str | Path | None = None,
+    timeline: Timeline, tracked: "TrackedFace", checkpoint: str, settings: Settings, timings: Timings, out: Any = None
 ) -> Report:
-    return Report(
-        frames=timeline.frames,
-        fps=timeline.fps,
-        size=tracked.track.size,
-        source_frames=timeline.source_frames,
-        faces=tracked.faces,
-        segments=shown_segments(timeline, tracked.track),
-        checkpoint=checkpoint,
-        settings=settings,
-        timings=timings,
-        out=None if out is None else str(out),
-    )
-
-
-def _padding(timeline: Timeline, seconds: Fraction) -> Fraction | None:
-    """Up to where silence follows the sound; for less than a frame it is not worth a new encoding."""
-    return timeline.duration if timeline.duration - seconds >= 1 / timeline.fps else None
+    segments, out = shown_segments(timeline, tracked.track), None if out is None else str(out)
+    size, faces, source_frames = tracked.track.size, tracked.faces, timeline.source_frames
+    frames, fps = timeline.frames, timeline.fps
+    return Report(frames, fps, size, source_frames, faces, segments, checkpoint, settings, timings, out)
 
 
 def _check_frames(frames: Sequence[np.ndarray] | np.ndarray) -> None:
