@@ -58,8 +58,8 @@ def read_version(package: Path = Path(__file__).parent) -> str:
     project = package.parent / "pyproject.toml"
     text = project.read_text(encoding="utf-8") if project.is_file() else ""
     # tomllib came with Python 3.11 only
-    if said := re.search(r'^\[project\]\nname = "latentsync"\nversion = "(.+)"', text, re.MULTILINE):
-        return said[1]
+    if found := re.search(r'^\[project\]\nname = "latentsync"\nversion = "(.+)"', text, re.MULTILINE):
+        return found[1]
     from importlib.metadata import PackageNotFoundError, version
 
     try:

@@ -106,8 +106,8 @@ def comfyui_folder(pack: Path = PACK) -> Path | None:
     if pack.parent.name.casefold() != "custom_nodes":
         return None
     # ComfyUI may have its models elsewhere than its packs; its manager says where
-    said = [os.environ.get(name, "") for name in ("COMFYUI_FOLDERS_BASE_PATH", "COMFYUI_PATH")]
-    bases = [pack.parents[1], *(Path(folder).expanduser() for folder in said if folder.strip())]
+    named = [os.environ.get(name, "") for name in ("COMFYUI_FOLDERS_BASE_PATH", "COMFYUI_PATH")]
+    bases = [pack.parents[1], *(Path(folder).expanduser() for folder in named if folder.strip())]
     return next((base for base in bases if (base / "models").is_dir()), bases[0])
 
 

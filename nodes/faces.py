@@ -325,7 +325,7 @@ class LatentSyncFaceRegions(io.ComfyNode):
     def execute(cls, face_track: AlignedFace, part: str) -> io.NodeOutput:
         check_track(face_track)
         boxes = as_boxes(face_track)
-        told = [
+        lines = [
             [dict(zip(("x", "y", "width", "height"), box, strict=True), label="face")] if box else [] for box in boxes
         ]
-        return io.NodeOutput(told, held(boxes), as_masks(face_track, part))
+        return io.NodeOutput(lines, held(boxes), as_masks(face_track, part))

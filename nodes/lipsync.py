@@ -16,8 +16,8 @@ RAW = {"rawLink": True}
 """The wire itself comes in, not what flows through it: it is handed on to the nodes that this one stands for."""
 
 
-def how(extra: Sequence[Any] = (), facts: dict[str, Any] | None = None) -> list[Any]:
-    """The inputs that say how a lip sync is made. extra: more of them; facts: of the sockets for models."""
+def common_inputs(extra: Sequence[Any] = (), facts: dict[str, Any] | None = None) -> list[Any]:
+    """Inputs of both nodes. extra: more of them; facts: of the sockets for models."""
     raw = {"optional": True, "extra_dict": facts}
     return [
         inputs.checkpoint(),
@@ -32,7 +32,9 @@ def how(extra: Sequence[Any] = (), facts: dict[str, Any] | None = None) -> list[
     ]
 
 
-def parts(graph: Any, checkpoint: str, resolution: int, model: Any, vae: Any, audio_encoder: Any) -> dict[str, Any]:
+def model_inputs(
+    graph: Any, checkpoint: str, resolution: int, model: Any, vae: Any, audio_encoder: Any
+) -> dict[str, Any]:
     """What is connected, and a loader for what is not."""
     given = {"model": model, "vae": vae, "audio_encoder": audio_encoder}
     if any(part is None for part in given.values()):
@@ -56,7 +58,7 @@ class LatentSyncLipSync(io.ComfyNode):
                 ),
                 io.Audio.Input("audio", extra_dict=RAW, tooltip="The speech; any sample rate and channels."),
                 inputs.fps("of the pictures, from Get Video Components; for one picture, of the result."),
-                *how([inputs.keep_out(extra_dict=RAW)], RAW),
+                *common_inputs([inputs.keep_out(extra_dict=RAW)], RAW),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The frames with a talking mouth."),
@@ -72,7 +74,7 @@ class LatentSyncLipSync(io.ComfyNode):
         graph = host.graph()
         fit, face = rest.pop("fit"), rest.pop("face")
         own = {name: rest.pop(name, None) for name in ("model", "vae", "audio_encoder")}
-        use = parts(graph, checkpoint, rest.pop("resolution", 0), **own)
+        use = model_inputs(graph, checkpoint, rest.pop("resolution", 0), **own)
         look = {"grow": 0, "feather": 0, "match_color": True, "keep_out": rest.pop("keep_out", None)}
         found = graph.node(
             "LatentSyncFindFaces", images=images, face=face, model=use["model"], resolution=0, preview_frame=0
@@ -104,7 +106,7 @@ class LatentSyncVideo(io.ComfyNode):
                     "video", [io.Video, io.Image], tooltip="The video, or one picture, which then becomes a video."
                 ),
                 io.Audio.Input("audio", optional=True, tooltip="The speech. Empty: the video's own sound."),
-                *how(extra=cls._output()),
+                *common_inputs(extra=cls._output()),
             ],
             outputs=[io.Video.Output(display_name="video", tooltip="The talking video, as a file.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -174,7 +176,7 @@ class LatentSyncVideo(io.ComfyNode):
         settings = Settings(**rest)
         if any(part is None for part in own.values()):
             graph = host.graph()
-            use = {"video": video, "audio": audio, **parts(graph, checkpoint, resolution, **own), **rest}
+            use = {"video": video, "audio": audio, **model_inputs(graph, checkpoint, resolution, **own), **rest}
             place = {"checkpoint": checkpoint, "save_to": save_to, "filename_prefix": filename_prefix}
             spans = {"start": start, "duration": duration, "audio_start": audio_start, "audio_duration": audio_duration}
             node = graph.node("LatentSyncVideo", resolution=resolution, **place, **spans, **use)
@@ -208,9 +210,9 @@ def _streamed(
             allow_silence=True,
             on_step=host.engine_steps(host.Stages(hidden.unique_id), own["model"]),
         )
-        before = host.lasting(source)
-    passing = [one for one, goes in ((before, before != source), (path, prefix is None)) if goes]
+        before = host.keep_alive(source)
+    temporary = [one for one, goes in ((before, before != source), (path, prefix is None)) if goes]
     part = {"start": float(cut.start), "duration": float(cut.duration or 0)}
-    compare = {"before": host.shown(before), "after": host.shown(path), **part}
-    made = host.video_of(path, host.hold(hidden.unique_id, passing))
+    compare = {"before": host.view_ref(before), "after": host.view_ref(path), **part}
+    made = host.video_of(path, host.hold(hidden.unique_id, temporary))
     return io.NodeOutput(made, ui={"latentsync_compare": [compare]})

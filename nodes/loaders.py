@@ -41,7 +41,7 @@ class LatentSyncLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str, **_: object) -> float:
-        return host.changed(checkpoint)
+        return host.mtime(checkpoint)
 
 
 class LatentSyncDownload(io.ComfyNode):

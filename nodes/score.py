@@ -112,7 +112,7 @@ class LatentSyncScore(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, syncnet: str = host.NO_SYNCNET, **_: object) -> float:
-        return host.changed(syncnet)
+        return host.mtime(syncnet)
 
 
 def _outputs() -> list[Any]:
@@ -182,7 +182,7 @@ def _sync(net: SyncNet | None, speaker: _Speaker, stages: host.Stages) -> SyncSc
 
 def _output(score: Score, sync: SyncScore | None, name: str) -> io.NodeOutput:
     charts, shown = [draw_chart(score)], score.as_dict()
-    numbers: tuple[Any, ...] = (host.blocked(UNMEASURED),) * 3
+    numbers: tuple[Any, ...] = (host.blocked_output(UNMEASURED),) * 3
     if sync is not None:
         charts.append(draw_sync(sync, name))
         shown["syncnet"] = {"name": name, **sync.as_dict()}

@@ -80,12 +80,12 @@ def _bars(*columns: progress.ProgressColumn, keep: bool = False) -> progress.Pro
 
 
 def _quarters(name: str) -> Callable[[int, int], None]:
-    said: set[int] = set()
+    printed: set[int] = set()
 
     def on_progress(done: int, total: int) -> None:
         quarter = 4 * done // max(total, 1)
-        if quarter and quarter not in said:
-            said.add(quarter)
+        if quarter and quarter not in printed:
+            printed.add(quarter)
             typer.echo(f"{name}: {25 * quarter} %", err=True)
 
     return on_progress

@@ -5,34 +5,34 @@ from .files import (
     find_file,
     hold,
     input_path,
-    lasting,
+    keep_alive,
     new_video,
     picture_file,
     preview_picture,
     register_folders,
-    shown,
     sound_file,
     temp_path,
     video_file,
     video_of,
+    view_ref,
     workflow_metadata,
 )
 from .finder import face_finder
 from .memory import belongings, recalled
 from .models import (
     NO_SYNCNET,
-    changed,
     checkpoints,
     download,
     download_sizes,
     downloads,
     load,
+    mtime,
     resolution_of,
     syncnet,
     syncnets,
 )
 from .paths import short_text, with_short_paths
-from .progress import Stages, blocked, graph, routes, warn
+from .progress import Stages, blocked_output, graph, routes, warn
 from .samples import bring_samples
 from .sampling import OneNoise, engine_models, engine_steps, sample
 
@@ -42,9 +42,8 @@ __all__ = [
     "Stages",
     "advanced",
     "belongings",
-    "blocked",
+    "blocked_output",
     "bring_samples",
-    "changed",
     "checkpoints",
     "download",
     "download_sizes",
@@ -56,8 +55,9 @@ __all__ = [
     "graph",
     "hold",
     "input_path",
-    "lasting",
+    "keep_alive",
     "load",
+    "mtime",
     "new_video",
     "picture_file",
     "preview_picture",
@@ -68,13 +68,13 @@ __all__ = [
     "sample",
     "schema",
     "short_text",
-    "shown",
     "sound_file",
     "syncnet",
     "syncnets",
     "temp_path",
     "video_file",
     "video_of",
+    "view_ref",
     "warn",
     "with_short_paths",
     "workflow_metadata",

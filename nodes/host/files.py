@@ -90,7 +90,7 @@ def new_video(prefix: str | None, like: Path) -> Iterator[Path]:
     yield Path(folder) / f"{name}_{number:05}_.mp4"
 
 
-def shown(path: Path) -> dict[str, str]:
+def view_ref(path: Path) -> dict[str, str]:
     """How the browser asks for a file of ours: {filename, subfolder, type}; empty for a file it cannot ask for."""
     folders = {
         "temp": folder_paths.get_temp_directory(),
@@ -109,7 +109,7 @@ def preview_picture(picture: np.ndarray) -> dict[str, str]:
     """Save (H, W, 3) uint8 as a temporary JPEG for the browser."""
     path = temp_path(".jpg")
     Image.fromarray(picture).save(path, quality=85)
-    return shown(path)
+    return view_ref(path)
 
 
 def _whole(video: Any) -> bool:
@@ -182,7 +182,7 @@ def temporary(suffix: str, name: str) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def lasting(path: Path) -> Path:
+def keep_alive(path: Path) -> Path:
     """A file of the temp folder under one more name, so that it outlives the node that made it; others as they are."""
     if not path.resolve().is_relative_to(Path(folder_paths.get_temp_directory()).resolve()):
         return path

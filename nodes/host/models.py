@@ -272,7 +272,7 @@ def checkpoint_path(name: str) -> Path:
     return Path(path)
 
 
-def changed(name: str) -> float:
+def mtime(name: str) -> float:
     """When the file of a checkpoint was last changed; 0 when it is not there, which is not said here."""
     try:
         return checkpoint_path(name).stat().st_mtime

@@ -44,6 +44,6 @@ def graph() -> Any:
     return GraphBuilder()
 
 
-def blocked(why: str) -> Any:
+def blocked_output(why: str) -> Any:
     """An output without a value: what is connected to it does not run, and says why."""
     return ExecutionBlocker(why)
