@@ -10,7 +10,6 @@ from .steps import Outcome, Step, resume_state, run_steps
 from .workspace import Item, Kind, Plan, Workspace
 
 DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EMFILE}
-STEPS: dict[Kind, tuple[Step, ...]] = {"source": source_steps.STEPS, "clip": clip_steps.STEPS}
 
 
 class Worker:
@@ -31,7 +30,7 @@ class Worker:
 
     def run(self, item: Item) -> Outcome:
         try:
-            outcome = run_steps(STEPS[self.kind], self.workspace, item, self.workspace.state(self.kind, item))
+            outcome = run_steps(steps_of(self.kind), self.workspace, item, self.workspace.state(self.kind, item))
             return remove_clip(self.workspace, self.kind, outcome)
         except Exception as error:  # a bug, or a file that vanished: the other items go on, and the run reports it
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
@@ -43,10 +42,14 @@ class Worker:
         self.workspace.close()
 
 
+def steps_of(kind: Kind) -> tuple[Step, ...]:
+    return source_steps.STEPS if kind == "source" else clip_steps.STEPS
+
+
 def finished_outcome(workspace: Workspace, kind: Kind, item: Item) -> Outcome | None:
     """The outcome of an earlier run; None if a step is left to do."""
     with suppress(OSError):
-        outcome, remaining = resume_state(STEPS[kind], workspace, item, workspace.state(kind, item))
+        outcome, remaining = resume_state(steps_of(kind), workspace, item, workspace.state(kind, item))
         return None if remaining else remove_clip(workspace, kind, outcome)
     return None
 
