@@ -177,10 +177,7 @@ def _decode(container: Any) -> Audio:
     sound += resampler.push(None) if resampler else b""
     stated = _stated_duration(container, stream)
     seconds = seconds if stated is None else min(seconds, stated)
-    return Audio(_exactly(sound, math.ceil(seconds * SAMPLE_RATE)), SAMPLE_RATE, seconds)
-
-
-def _exactly(sound: bytearray, samples: int) -> Tensor:
-    """The resampler's delay leaves a few samples too many or too few."""
     got = torch.frombuffer(sound, dtype=torch.float32) if sound else torch.zeros(0)
-    return torch.nn.functional.pad(got, (0, samples - len(got)))
+    # the resampler's delay leaves a few samples too many or too few
+    missing = math.ceil(seconds * SAMPLE_RATE) - len(got)
+    return Audio(torch.nn.functional.pad(got, (0, missing)), SAMPLE_RATE, seconds)

@@ -8,7 +8,7 @@ import typer
 from ..errors import UserError
 from ..settings import WATERMARKS, Settings
 from ..webapp.config import NO_BACKEND, AppSettings, Limits
-from . import options
+from .options import DEVICE, DTYPE
 from .parameters import choice, expand_options
 from .queue import HEADER, parse_header
 
@@ -55,8 +55,8 @@ class BackendOptions:
     )
     header: list[str] | None = choice(BACKENDS, "", None, HEADER, "NAME: VALUE")
     local: bool = choice(BACKENDS, "", True, "Whether this computer runs requests.")
-    device: options.Device = "auto"
-    dtype: options.Dtype = "auto"
+    device: str = DEVICE
+    dtype: str = DTYPE
 
 
 @expand_options

@@ -50,12 +50,12 @@ def ready(checks: Sequence[Check]) -> bool:
 
 def advice(checks: Sequence[Check]) -> Iterator[str]:
     """What to type: first what is needed, then what the published weights take, then the verdict."""
-    from ..weights.registry import with_required
-
     absent = {check.name for check in checks if check.fix.startswith(f"{command()} download")}
     needed = dict.fromkeys(c.fix for c in checks if c.needed and c.state == "missing" and c.name not in absent)
     yield from (f"needed: {fix}" for fix in needed)
     for checkpoint, purpose in CHECKPOINTS.items() if absent else ():
+        from ..weights.registry import with_required
+
         if any(entry.name in absent for entry in with_required([checkpoint])):
             yield f"{purpose}: {command()} download {checkpoint}"
     yield from (f"{c.name}: {c.fix}" for c in checks if c.state == "note" and c.name not in absent)
