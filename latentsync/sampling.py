@@ -1,6 +1,7 @@
 """Noise, schedule, guidance and the solver loop, as functions over a U-Net."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -180,13 +181,11 @@ def denoise(
             steps=steps,
             guidance=guidance,
             solver=solver,
-            on_step=_counted(on_step, number * steps, len(plan) * steps),
+            on_step=on_step and partial(_count, on_step, number * steps, len(plan) * steps),
         )
         out[:, :, window.keep : window.stop] = made[:, :, window.keep - window.start :]
     return out
 
 
-def _counted(on_step: SolverCallback | None, before: int, total: int) -> SolverCallback | None:
-    if on_step is None:
-        return None
-    return lambda done, _, clean: on_step(before + done, total, clean)
+def _count(on_step: SolverCallback, before: int, total: int, done: int, _: int, clean: Tensor) -> None:
+    on_step(before + done, total, clean)

@@ -56,6 +56,7 @@ def config_from_tensors(shapes: Mapping[str, tuple[int, ...]]) -> UNetConfig:
     try:
         latent_channels = shapes["conv_out.weight"][0]
         levels = 1 + max(int(k.split(".")[1]) for k in shapes if k.startswith("down_blocks."))
+        moving = {key.split("_")[0] for key in shapes if "motion_modules" in key}  # down_blocks, up_blocks
         audio_key = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
         config = UNetConfig(
             widths=tuple(shapes[f"down_blocks.{i}.resnets.0.conv1.weight"][0] for i in range(levels)),
@@ -63,7 +64,7 @@ def config_from_tensors(shapes: Mapping[str, tuple[int, ...]]) -> UNetConfig:
             cross=tuple(f"down_blocks.{i}.attentions.0.proj_in.weight" in shapes for i in range(levels)),
             audio_dim=shapes[audio_key][1],
             latent_channels=latent_channels,
-            motion=_motion(shapes),
+            motion="all" if "down" in moving else "decoder" if "up" in moving else "none",
         )
         got = shapes["conv_in.weight"][1]
     except (KeyError, ValueError, IndexError) as error:
@@ -74,9 +75,3 @@ def config_from_tensors(shapes: Mapping[str, tuple[int, ...]]) -> UNetConfig:
             f" channels it must take {config.in_channels}."
         )
     return config
-
-
-def _motion(shapes: Mapping[str, tuple[int, ...]]) -> Motion:
-    down = any(k.startswith("down_blocks.") and "motion_modules" in k for k in shapes)
-    up = any(k.startswith("up_blocks.") and "motion_modules" in k for k in shapes)
-    return "all" if down else "decoder" if up else "none"

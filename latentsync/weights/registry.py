@@ -4,6 +4,7 @@ import itertools
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -257,9 +258,10 @@ def _find_in(entry: ModelEntry, folder: Path) -> Path | None:
             return folder / form.file
     if entry.built_in:
         return None
-    sizes = {form.bytes for form in entry.files if form.bytes}
-    inside = itertools.chain(*(sorted(folder.glob("[!.]*/" * depth + "*")) for depth in range(_SEARCH_DEPTH)))
-    present = [path for path in inside if path.suffix in _WEIGHT_SUFFIXES and path.is_file()]
+    sizes, present = {form.bytes for form in entry.files if form.bytes}, list[Path]()
+    with suppress(OSError):  # a mount that is gone
+        inside = itertools.chain(*(sorted(folder.glob("[!.]*/" * depth + "*")) for depth in range(_SEARCH_DEPTH)))
+        present += [path for path in inside if path.suffix in _WEIGHT_SUFFIXES and path.is_file()]
     of_size = (path for path in present if path.stat().st_size in sizes)
     return next(of_size, None) or next((path for path in present if _says_it_is(entry, path)), None)
 
