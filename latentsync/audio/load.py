@@ -103,7 +103,7 @@ def check_speech(waveform: Tensor, name: str = "The sound") -> None:
 
 
 def loudness(waveform: Tensor, fps: Rate, frames: int, sample_rate: int = SAMPLE_RATE) -> Tensor:
-    """(frames,) RMS of each video frame's stretch in dB below full scale; FLOOR_DB where there is no sound."""
+    """(frames,) RMS of the sound of each video frame in dB below full scale; FLOOR_DB where there is no sound."""
     rate = exact_rate(fps)
     edges = torch.tensor([_floor(i, sample_rate, rate) for i in range(frames + 1)]).clamp(max=len(waveform))
     energy = torch.cat([torch.zeros(1, dtype=torch.float64), waveform.double().square().cumsum(0)])[edges]

@@ -56,7 +56,7 @@ class AlignedFace:
 
     @cached_property
     def segment_index(self) -> np.ndarray:
-        """(F,) int: number of each frame's stretch, -1 where there is no face."""
+        """(F,) int: number of each frame's segment, -1 where there is no face."""
         numbers = np.full(self.frames, -1)
         for number, (start, stop) in enumerate(self.segments):
             numbers[start:stop] = number
@@ -64,7 +64,7 @@ class AlignedFace:
 
     @cached_property
     def first_of(self) -> np.ndarray:
-        """(F,) int: first frame of each frame's stretch, the frame itself where there is no face."""
+        """(F,) int: first frame of each frame's segment, the frame itself where there is no face."""
         starts = np.array([*(start for start, _ in self.segments), -1])
         return np.where(self.segment_index < 0, np.arange(self.frames), starts[self.segment_index])
 

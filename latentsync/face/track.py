@@ -1,7 +1,7 @@
 """Faces over time: who is who, where the gaps and cuts are, and a steady position in every frame.
 
-Frames are read once. While they pass, faces are followed by landmarks on a crop around their last place; stretches of
-one face (tracklets) break at cuts and gaps. Afterwards tracklets of the same thumbnail become one track.
+Frames are read once. Meanwhile faces are followed by landmarks on a crop around their last place; an unbroken run of one
+face (tracklet) ends at a cut or a gap. Afterwards tracklets of the same appearance are merged into one track.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -39,7 +39,7 @@ class FaceTrack:
 
     points: (F, 3, 2) float32 left brow, right brow, nose in pixels of the source, steadied; held where absent.
     landmarks: (F, 68, 2) float32, as measured (interpolated in bridged gaps, held where absent).
-    present: (F,) bool. segments: half-open stretches (start, stop) with the face, ended by gaps and by cuts.
+    present: (F,) bool. segments: half-open runs (start, stop) with the face, ended by gaps and by cuts.
     size: width, height of the frames. cuts: frames that start a new shot.
     """
 
