@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .face.align import latent_mask, mouth_mask
+from .face.mask import latent_mask, mouth_mask
 
 
 class Autoencoder(Protocol):

@@ -181,11 +181,11 @@ def denoise(
             steps=steps,
             guidance=guidance,
             solver=solver,
-            on_step=on_step and partial(_count, on_step, number * steps, len(plan) * steps),
+            on_step=on_step and partial(_shifted, on_step, number * steps, len(plan) * steps),
         )
         out[:, :, window.keep : window.stop] = made[:, :, window.keep - window.start :]
     return out
 
 
-def _count(on_step: SolverCallback, before: int, total: int, done: int, _: int, clean: Tensor) -> None:
+def _shifted(on_step: SolverCallback, before: int, total: int, done: int, _: int, clean: Tensor) -> None:
     on_step(before + done, total, clean)

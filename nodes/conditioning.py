@@ -11,8 +11,8 @@ from ..latentsync.audio.mel import SAMPLE_RATE
 from ..latentsync.audio.whisper_features import FEATURE_RATE, audio_windows
 from ..latentsync.conditions import encode_crops
 from ..latentsync.errors import UserError
-from ..latentsync.face.align import latent_mask, mouth_mask
 from ..latentsync.face.aligned import AlignedFace
+from ..latentsync.face.mask import latent_mask, mouth_mask
 from ..latentsync.settings import WINDOW
 from .windows import FrameConditions
 

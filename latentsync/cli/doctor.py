@@ -150,7 +150,8 @@ def _has_encoder(name: str) -> bool:
 
 
 def _opencv() -> Check:
-    wheels = sorted({str(d.metadata["Name"]) for d in distributions() if _is_opencv(d.metadata["Name"])})
+    names = {str(d.metadata["Name"]) for d in distributions()}
+    wheels = sorted(name for name in names if name.lower().startswith(("opencv-", "opencv_")))
     check = _importable("opencv", lambda: f"{import_module('cv2').__version__} ({', '.join(wheels)})", module="cv2")
     if check.state == "ok" and len(wheels) > 1:
         return Check(
@@ -160,10 +161,6 @@ def _opencv() -> Check:
             f"pip uninstall {' '.join(wheels)}, then pip install opencv-contrib-python (the one mediapipe asks for)",
         )
     return check
-
-
-def _is_opencv(name: str | None) -> bool:
-    return (name or "").lower().replace("_", "-").startswith("opencv-")
 
 
 def _mediapipe() -> Check:

@@ -1,6 +1,5 @@
 """`latentsync run`: one face, one speech, one video."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,16 +61,15 @@ def _source(video: Path | None, image: Path | None) -> Path:
 
 
 def _check_names(source: Path, audio: Path | None, out: Path, report: Path | None, sheet: Path | None) -> None:
+    from .console import check_writable
+
     for path in (source, audio):
         if path is not None and out.exists() and path.exists() and out.samefile(path):
             raise UserError(f"{out} is both input and output; give --out another name.")
     if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--sheet is {sheet}; its name must end in .png or .jpg.")
     for path in (report, sheet):
-        if path is None or str(path) == "-":
-            continue
-        if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            raise UserError(f"{path} cannot be written there; name a file in a folder that can be written to.")
+        check_writable(path)
 
 
 def _check_media(source: Path, audio: Path | None, still: bool) -> None:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..face.align import mouth_mask
 from ..face.detect import CHIN, NASION
+from ..face.mask import mouth_mask
 
 MAX_DB = 100.0
 """PSNR of equal images, so that means stay finite."""

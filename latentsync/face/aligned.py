@@ -8,9 +8,10 @@ from functools import cached_property
 import numpy as np
 
 from ..timeline import Timeline
-from .align import align_matrices, crop_face, mouth_mask
+from .align import align_matrices, crop_face
 from .composite import Layer, Look, layer, paste
 from .detect import three_points
+from .mask import mouth_mask
 from .track import FaceTrack, fade
 
 UNTIMED = Fraction(25)  # the rate of a clip that nobody has given one yet; where the face lies does not depend on it

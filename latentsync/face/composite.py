@@ -6,7 +6,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from .align import crop_matrix, face_size, mouth_mask, resample, rescaled
+from .align import crop_matrix, face_size, resample, rescaled
+from .mask import mouth_mask
 
 FEATHER = 10 / 256
 """Width of the soft edge as a share of the crop: the mask begins 10 to 20 pixels of 256 above the upper lip."""

@@ -1,7 +1,7 @@
 """Faces over time: who is who, where the gaps and cuts are, and a steady position in every frame.
 
-Frames are read once. Meanwhile faces are followed by landmarks on a crop around their last place; an unbroken run of one
-face (tracklet) ends at a cut or a gap. Afterwards tracklets of the same appearance are merged into one track.
+Frames are read once. An unbroken run of one face (tracklet) ends at a cut or a gap; afterwards tracklets of the same
+appearance are merged into one track.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -50,15 +50,12 @@ class VAE(nn.Module):
                 f"The VAE got latents of shape {tuple(latents.shape)}; it takes (N, {self.channels}, h, w)."
             )
         area = latents.shape[-1] * latents.shape[-2] * self.factor**2
-        parts = [self._picture(part) for part in latents.split(_at_once(area))]
-        return torch.cat(parts).to(latents.dtype)
+        parts = (self._ready(part / self.scaling + self.shift) for part in latents.split(_at_once(area)))
+        return torch.cat([self.model.decode(part).sample for part in parts]).to(latents.dtype)
 
     def _mean(self, pixels: Tensor) -> Tensor:
         mean = self.model.encode(self._ready(pixels)).latent_dist.mean
         return (mean.to(torch.promote_types(mean.dtype, pixels.dtype)) - self.shift) * self.scaling
-
-    def _picture(self, latents: Tensor) -> Tensor:
-        return self.model.decode(self._ready(latents / self.scaling + self.shift)).sample
 
     def _ready(self, x: Tensor) -> Tensor:
         return x.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)

@@ -15,9 +15,10 @@ from torch import Tensor
 from latentsync.audio.load import load_audio
 from latentsync.audio.whisper_features import audio_windows, encode_audio
 from latentsync.errors import UserError
-from latentsync.face.align import align_matrices, crop_matrix, mouth_mask, resample
+from latentsync.face.align import align_matrices, crop_matrix, resample
 from latentsync.face.choose import choose
 from latentsync.face.detect import FaceFinder, mouth_opening
+from latentsync.face.mask import mouth_mask
 from latentsync.face.track import find_tracks
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader

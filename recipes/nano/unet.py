@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latentsync.face.align import latent_mask
+from latentsync.face.mask import latent_mask
 from latentsync.models.unet import UNet, lips_window
 from latentsync.models.unet_config import UNetConfig
 from latentsync.models.vae import VAE

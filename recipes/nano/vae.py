@@ -13,7 +13,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
-from latentsync.face.align import mouth_mask
+from latentsync.face.mask import mouth_mask
 from latentsync.training.optim import averaged_model
 
 from .critic import AdversarialLoss, adversarial_weight, plain_losses

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from latentsync.audio.whisper_features import encode_audio
-from latentsync.face.align import align_matrices, face_size, latent_mask, mouth_mask
+from latentsync.face.align import align_matrices, face_size
 from latentsync.face.choose import choose
 from latentsync.face.detect import three_points
+from latentsync.face.mask import latent_mask, mouth_mask
 from latentsync.face.track import find_tracks
 from latentsync.media.source import ArraySource
 from latentsync.pipeline import Timings, render, track_face

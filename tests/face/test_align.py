@@ -10,16 +10,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from latentsync.errors import UserError
-from latentsync.face.align import (
-    FILL,
-    align_matrices,
-    crop_face,
-    crop_matrix,
-    face_size,
-    latent_mask,
-    mouth_mask,
-    template,
-)
+from latentsync.face.align import FILL, align_matrices, crop_face, crop_matrix, face_size, template
+from latentsync.face.mask import latent_mask, mouth_mask
 
 
 def synthetic_frame(i):

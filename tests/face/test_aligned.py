@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentsync.face.align import align_matrices, crop_face, crop_matrix, mouth_mask, template
+from latentsync.face.align import align_matrices, crop_face, crop_matrix, template
 from latentsync.face.aligned import AlignedFace
 from latentsync.face.composite import paste
 from latentsync.face.detect import LEFT_BROW, NOSE, RIGHT_BROW
+from latentsync.face.mask import mouth_mask
 from latentsync.face.track import Tracklet, _segments, _track
 from latentsync.settings import FITS
 from latentsync.timeline import Timeline, fit_timeline

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from latentsync.face.align import align_matrices, crop_face, crop_matrix, mouth_mask, template
+from latentsync.face.align import align_matrices, crop_face, crop_matrix, template
 from latentsync.face.composite import feather, paste
+from latentsync.face.mask import mouth_mask
 
 
 def synthetic_frame(height=360, width=480):

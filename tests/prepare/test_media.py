@@ -89,8 +89,8 @@ def test_clips_of_any_source_run_at_25_with_sound_of_the_same_length(out):
 
 def test_report_draws(out, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib, of the extra `prepare`")
-    from latentsync.prepare.report import draw
+    from latentsync.prepare.report import draw_report
     from latentsync.prepare.runner import Report
 
     report = Report(Path(shutil.copytree(out, tmp_path / "copy")), PrepareSettings(), manifest(out))
-    assert draw(report).stat().st_size > 10_000
+    assert draw_report(report).stat().st_size > 10_000

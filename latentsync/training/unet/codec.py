@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ...face.align import latent_mask, mouth_mask
+from ...face.mask import latent_mask, mouth_mask
 from ...models.vae import VAE
 
 MAX_FRAMES = 4
