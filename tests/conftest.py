@@ -19,6 +19,16 @@ def _folder(variable: str, name: str) -> Path:
     return folder
 
 
+def pytest_configure() -> None:
+    """Test processes that run side by side share the cores; with all of them in each, torch is several times slower."""
+    if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+        import torch
+
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def media() -> Path:
     return _folder("LATENTSYNC_MEDIA", "media")

@@ -27,12 +27,12 @@ NODES = {
     "LatentSyncNoise": Promise("Noise", "seed", "NOISE"),
     "LatentSyncSampler": Promise("Sampler", "model positive negative latent seed steps guidance solver", "LATENT"),
     "LatentSyncComposite": Promise(
-        "Composite", "images crops face_track paste [grow] [feather] [match_color] [keep_out]", "IMAGE MASK"
+        "Composite", "images crops face_track [grow] [feather] [match_color] [keep_out]", "IMAGE MASK"
     ),
     "LatentSyncFaceRegions": Promise("Face Regions", "face_track part", "BOUNDING_BOX BBOX MASK"),
     "LatentSyncLipSync": Promise(
         "Lip Sync",
-        "images audio fps checkpoint [resolution] fit face steps guidance solver seed paste [keep_out] [model] [vae] "
+        "images audio fps checkpoint [resolution] fit face steps guidance solver seed [keep_out] [model] [vae] "
         "[audio_encoder]",
         "IMAGE AUDIO MASK",
     ),

@@ -134,7 +134,7 @@ def test_where_no_cursor_moves_progress_is_told_in_lines(monkeypatch, capsys):
         on_progress(screen.LARGE // 2, screen.LARGE)
     with screen.transfer("small", 100) as on_progress:
         on_progress(100, 100)
-    lines = [*(f"mouth: {percent} %" for percent in (25, 50, 75, 100)), "1.5: 50 %"]
+    lines = [*(f"sample: {percent} %" for percent in (25, 50, 75, 100)), "1.5: 50 %"]
     assert capsys.readouterr().err.splitlines() == lines
 
 
@@ -221,7 +221,7 @@ def test_it_makes_a_video_from_top_to_bottom(models, tmp_path):
         done = {cell.id: notebook.run(cell.id) for cell in part1 if not needs_colab(cell)}
     assert list(done) == ["weights", "sample", "run", "show"]
     said = "".join(output.text for output in done["run"].outputs)
-    assert "mouth: 100 %" in said
+    assert "sample: 100 %" in said
     assert "\x1b[1A" not in said, "bars that move the cursor leave a new line at every step"
     video = probe(tmp_path / "talking.mp4")
     assert (video.width, video.height) == (512, 512)
