@@ -39,7 +39,7 @@ NODES = {
     "LatentSyncVideo": Promise(
         "Video",
         "video [audio] checkpoint [resolution] fit face steps guidance solver seed [start] [duration] "
-        "[audio_start] [audio_duration] still_fps window_batch watermark save_to filename_prefix [model] [vae] "
+        "[audio_start] [audio_duration] still_fps window_batch [watermark] save_to filename_prefix [model] [vae] "
         "[audio_encoder]",
         "VIDEO",
     ),
