@@ -17,6 +17,7 @@ from .unet_config import POSITIONS, UNetConfig
 
 
 @lru_cache
+@torch.inference_mode(False)  # what is kept may serve training later
 def lips_window(height: int, width: int) -> Tensor:
     """(h, w) float32: 1 at the lips of an aligned crop, falling smoothly to 0 at the cheeks and within the chin.
 

@@ -298,3 +298,13 @@ def test_every_weight_lies_in_an_injected_layer():
     assert {type(m).__name__ for m in held} == {kind.__name__ for kind in kinds}
     assert all(name.endswith("pos_encoder.pe") for name, _ in unet.named_buffers())
     assert shapes_of(unet.state_dict()) == shapes_of(UNet(tiny_config(audio_dim=16)).state_dict())
+
+
+def test_a_residual_network_trains_in_a_process_that_has_sampled():
+    """What is cached while sampling, in inference mode, must not be an inference tensor."""
+    unet_module.lips_window.cache_clear()
+    with torch.inference_mode():
+        unet_module.lips_window(8, 8)
+    weight = torch.ones((), requires_grad=True)
+    (weight * unet_module.lips_window(8, 8)).sum().backward()
+    assert weight.grad is not None
