@@ -37,7 +37,8 @@ test: $(VENV)/.dev assets
 	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.dev assets
-	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadfile -m 'not slow and not media' $(FAST) $(PYTEST_ARGS)
+	LATENTSYNC_MEDIA=none LATENTSYNC_GOLDEN=none \
+		$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadfile -m 'not slow and not media' $(FAST) $(PYTEST_ARGS)
 
 # The pack in a real ComfyUI, which COMFYUI_PATH and COMFYUI_PYTHON name: every node and workflow, then one browser pass
 SMOKE ?= tests/nodes/test_schema.py tests/nodes/test_face_nodes.py tests/nodes/test_regions.py tests/nodes/test_score_node.py \
