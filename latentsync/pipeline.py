@@ -114,7 +114,8 @@ def lipsync(
     timeline = fit_timeline(exact_rate(fps), len(frames), speech.seconds, settings.fit, still=len(frames) == 1)
     source, timings = ArraySource(frames), Timings()
     tracked = track_face(source, timeline, models.finder, settings.face, timings, on_step)
-    rendered = list(render(source, timeline, tracked, speech.waveform, models, settings, timings, on_step))
+    renderer = WindowRenderer(timeline, tracked.track, speech.waveform, models, settings, timings, on_step)
+    rendered = list(render(source, renderer))
     report = make_report(timeline, tracked, models.name, settings, timings)
     return Result(np.stack([frame for frame, _ in rendered]), np.stack([mask for _, mask in rendered]), report)
 
@@ -145,7 +146,8 @@ def lipsync_file(
     timings = Timings()
     with open_job(video, audio, out, settings, cut, metadata, allow_silence=allow_silence) as job:
         tracked = track_face(job.source, job.timeline, models.finder, settings.face, timings, on_step, tracks)
-        for frame, _ in render(job.source, job.timeline, tracked, job.speech, models, settings, timings, on_step):
+        renderer = WindowRenderer(job.timeline, tracked.track, job.speech, models, settings, timings, on_step)
+        for frame, _ in render(job.source, renderer):
             with timings.measure("write"):
                 job.writer.write(frame)
     return make_report(job.timeline, tracked, models.name, settings, timings, out)
@@ -246,27 +248,11 @@ def track_face(
 
 
 @torch.inference_mode()
-def render(
-    source: Source,
-    timeline: Timeline,
-    tracked: TrackedFace,
-    speech: Tensor,
-    models: Models,
-    settings: Settings,
-    timings: Timings,
-    on_progress: ProgressCallback | None = None,
-    *,
-    reference: bool = False,
-) -> Iterator[RenderedFrame]:
-    """Every output frame with its mask, in order: those with the face repainted, the others as they are.
-
-    reference: align, hear and paste as the public code does, to compare with it.
-    """
-    renderer = WindowRenderer(
-        timeline, tracked.track, speech, models, settings, timings, on_progress, reference=reference
-    )
+def render(source: Source, renderer: "WindowRenderer") -> Iterator[RenderedFrame]:
+    """Every output frame with its mask, in order: those with the face repainted, the others as they are."""
+    timeline, settings = renderer.timeline, renderer.settings
     frames = source.read(timeline.source_indices())
-    empty = np.zeros(tracked.track.size[::-1], np.float32)
+    empty = np.zeros(renderer.face.size[::-1], np.float32)
     position = 0
     for start, stop in (*renderer.face.segments, (timeline.frames, timeline.frames)):
         for frame in islice(frames, start - position):
@@ -287,8 +273,12 @@ def grouped(start: int, stop: int, size: int) -> list[list[Window]]:
 
 
 class WindowRenderer:
-    """Repaints windows of output frames. A window depends on its own frames, the segment's first one and the speech."""
+    """Repaints windows of output frames. A window depends on its own frames, the segment's first one and the speech.
 
+    reference: align, hear and paste as the public code does, to compare with it.
+    """
+
+    @torch.inference_mode()
     def __init__(
         self,
         timeline: Timeline,

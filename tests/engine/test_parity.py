@@ -14,7 +14,7 @@ from latentsync.face.detect import three_points
 from latentsync.face.mask import latent_mask, mouth_mask
 from latentsync.face.track import find_tracks
 from latentsync.media.source import ArraySource
-from latentsync.pipeline import Timings, render, track_face
+from latentsync.pipeline import Timings, WindowRenderer, render, track_face
 from latentsync.settings import Settings
 from latentsync.timeline import Timeline
 
@@ -104,7 +104,8 @@ def rendered(frames, sound, models, *, reference):
     settings = Settings(steps=STEPS, guidance=GUIDANCE, seed=SEED)
     source, timeline = ArraySource(frames), Timeline(Fraction(FPS), len(frames), len(frames), "trim")
     tracked = track_face(source, timeline, models.finder, "largest", Timings())
-    made = render(source, timeline, tracked, sound, models, settings, Timings(), reference=reference)
+    renderer = WindowRenderer(timeline, tracked.track, sound, models, settings, Timings(), reference=reference)
+    made = render(source, renderer)
     return np.stack([frame for frame, _ in made])
 
 
