@@ -184,7 +184,9 @@ def _open_safetensors(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file
-    except (SafetensorError, KeyError, OSError) as error:
+    except KeyError as error:
+        raise UserError(f"{path} has numbers of a kind ({error}) not read here; give fp16, bf16 or fp32.") from error
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is cut off or damaged ({error}); download it again.") from error
 
 
