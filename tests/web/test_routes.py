@@ -13,6 +13,9 @@ import pytest
 from PIL import Image
 
 from ..nodes.clips import frames_of
+from ..nodes.graphs import Graph
+from ..nodes.parts import loaded, save, streamed
+from ..nodes.run import Run
 from ..nodes.server import ComfyServer
 from ..tiny import pan
 
@@ -74,3 +77,21 @@ def test_requests_that_cannot_be_answered_say_why(comfy: ComfyServer, portrait_c
     assert "from 0 to 19" in refusal(comfy, "frame", file=portrait_clip, frame=-1)
     assert "whole number" in refusal(comfy, "frame", file=portrait_clip, frame="x")
     assert "video" in refusal(comfy, "frame", file=voice)
+
+
+def test_faces_are_shown_while_a_video_is_made(comfy: ComfyServer, portrait_clip: str) -> None:
+    """A run and the face picker use one face finder; nobody waits for the other's end."""
+    answers: list[bool] = []
+
+    def watch(run: Run, event: str) -> None:
+        if event == "progress" and not answers and run.texts and run.texts[-1].text.startswith("sampling"):
+            assert len(json.loads(ask(comfy, "faces", file=portrait_clip, frame=3))["faces"]) == 1
+            answers.append(comfy.idle())
+            comfy.interrupt()
+
+    g = Graph()
+    source = loaded(g, portrait_clip)
+    video = g.node("CreateVideo", images=source, fps=25.0)
+    save(g, streamed(g, video, audio=source[1], steps=200))
+    assert comfy.queue(g, watch=watch).status == "interrupted"
+    assert answers == [False], "the answer came during the run"
