@@ -149,7 +149,7 @@ def test_no_face(comfy):
     ("inputs", "words"),
     [
         ({"face": "7"}, ("no face '7'", "115 px high")),
-        ({"face": "the tall one"}, ("no face 'the tall one'", '"largest", "left", "right"')),
+        ({"face": "the tall one"}, ("face is 'the tall one'; it must be", '"largest", "left", "right"')),
         ({"face": "3,3,0"}, ("No face near the point (3, 3) in frame 0",)),
         ({"preview_frame": 6}, ("preview_frame is 6", "0 to 5")),
         ({"resolution": 0}, ("size of the crops is not known", "160 for nano")),
