@@ -106,20 +106,36 @@ class FaceFinder(AbstractContextManager["FaceFinder"]):
         scored = (replace(face, score=overlap(face.box, box)) for face in faces)
         return max((face for face in scored if face.score > 0.1), key=lambda face: face.score, default=None)
 
+    def mesh(self, frame: np.ndarray, box: Box) -> np.ndarray | None:
+        """(478, 3) float64: MediaPipe's face mesh near this box, in pixels of the frame; z grows with the distance."""
+        crop, scale, origin = _cut(frame, box)
+        meshes = [self._to_frame(mesh, scale, origin) for mesh in self._meshes(crop)]
+        boxes = [(*mesh[:, :2].min(0).tolist(), *mesh[:, :2].max(0).tolist()) for mesh in meshes]
+        return max(zip(boxes, meshes, strict=True), key=lambda found: overlap(found[0], box), default=(box, None))[1]
+
+    @staticmethod
+    def _to_frame(mesh: np.ndarray, scale: float, origin: tuple[float, float]) -> np.ndarray:
+        return np.c_[(mesh[:, :2] + 0.5) / scale - 0.5 + np.array(origin), mesh[:, 2] / scale]
+
     def _confirmed(self, frame: np.ndarray, box: Box) -> Face | None:
         first = self.refine(frame, box)
         second = self.refine(frame, first.box) if first else None
         return second if second and second.score >= MIN_IOU else None
 
     def _landmarks(self, picture: np.ndarray) -> list[Face]:
+        return [face_of_mesh(mesh[:, :2]) for mesh in self._meshes(picture)]
+
+    def _meshes(self, picture: np.ndarray) -> list[np.ndarray]:
+        """(N, 3) points of each face: x, y in pixels, z in the same unit."""
         import mediapipe as mp
 
         # MediaPipe reads rows without their stride: a picture that is not contiguous silently has no face
         image = mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(picture))
-        size = np.array(picture.shape[1::-1], np.float64)
+        height, width = picture.shape[:2]
         with self._turn:
             meshes = self._landmarker.detect(image).face_landmarks
-        return [face_of_mesh(np.array([(p.x, p.y) for p in mesh]) * size - 0.5) for mesh in meshes]
+        size, corner = np.array([width, height, width], np.float64), np.array([0.5, 0.5, 0.0])
+        return [np.array([(p.x, p.y, p.z) for p in mesh]) * size - corner for mesh in meshes]
 
 
 def _landmarker(model: Path) -> Any:

@@ -13,19 +13,23 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .unet_blocks import DownBlock, MidBlock, Ops, TimeEmbedding, UpBlock, window_norm
-from .unet_config import POSITIONS, UNetConfig
+from .unet_config import POSITIONS, Residual, UNetConfig
+
+WINDOW_RADII: dict[str, tuple[float, float]] = {"lips": (0.25, 0.28), "jaw": (0.34, 0.36)}
+"""Half height and half width of the ellipse beyond which a residual network adds nothing, as shares of the crop."""
 
 
 @lru_cache
 @torch.inference_mode(False)  # what is kept may serve training later
-def lips_window(height: int, width: int) -> Tensor:
+def lips_window(height: int, width: int, reach: Residual = "lips") -> Tensor:
     """(h, w) float32: 1 at the lips of an aligned crop, falling smoothly to 0 at the cheeks and within the chin.
 
-    The chin's outline stays the reference's: small networks fray it.
+    With "lips" the chin's outline stays the reference's; with "jaw" it moves.
     """
+    high, wide = WINDOW_RADII[reach]
     rows, columns = ((torch.arange(n) + 0.5) / n for n in (height, width))
     # the ellipse on which it is 0: the mouth of an aligned face lies at 0.66 of its height
-    distance = (((rows - 0.66) / 0.25)[:, None] ** 2 + ((columns - 0.5) / 0.28) ** 2).sqrt()
+    distance = (((rows - 0.66) / high)[:, None] ** 2 + ((columns - 0.5) / wide) ** 2).sqrt()
     inside = ((1 - distance) / 0.45).clamp(0, 1)
     return inside * inside * (3 - 2 * inside)
 
@@ -67,9 +71,10 @@ class UNet(nn.Module):
             x = cast(UpBlock, up)(x, skips, time, audio, frames)
         x = self.conv_out(F.silu(window_norm(self.conv_norm_out, x, frames)))
         x = x.unflatten(0, (batch, frames)).transpose(1, 2)
-        if not self.config.residual:
+        reach = self.config.residual
+        if reach == "none":
             return x
-        return sample[:, -self.config.latent_channels :] + lips_window(*x.shape[-2:]).to(x) * x
+        return sample[:, -self.config.latent_channels :] + lips_window(*x.shape[-2:], reach).to(x) * x
 
     def _check(self, sample: Tensor, audio: Tensor) -> None:
         batch, channels, frames, height, width = sample.shape

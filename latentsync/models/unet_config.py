@@ -8,6 +8,7 @@ from ..errors import UserError
 from ..settings import GUIDANCE, STEPS
 
 Motion = Literal["none", "all", "decoder"]
+Residual = Literal["none", "lips", "jaw"]
 GROUPS = 32  # of all published weights; shapes do not tell it, so small models of ours say theirs in metadata
 POSITIONS = 24  # frames that the stored position code of a motion module covers
 
@@ -17,8 +18,8 @@ class UNetConfig:
     """Everything that differs between LatentSync U-Nets. cross: which down blocks attend (up blocks mirror them).
 
     The fields from `groups` on (STATED) cannot be read from the tensors; the defaults are the published weights'.
-    residual: what it predicts is added to the reference's latents, and around the lips only. The published ones do not;
-    a small one that does keeps the looks of people it has never seen.
+    residual: what it predicts is added to the reference's latents, around the lips or down to the jaw. The published
+    ones do not; a small one that does keeps the looks of people it has never seen.
     prediction_type: epsilon, sample (the clean latents) or v_prediction. reference_mode: per_frame, or first_frame
     where one reference frame serves a whole segment. resolution: side of the crops in pixels, 0: not stated.
     default_steps, default_guidance: what suits the weights.
@@ -31,7 +32,7 @@ class UNetConfig:
     latent_channels: int = 4
     motion: Motion = "all"
     groups: int = GROUPS
-    residual: bool = False
+    residual: Residual = "none"
     prediction_type: str = "epsilon"
     reference_mode: str = "per_frame"
     resolution: int = 0

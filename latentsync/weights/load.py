@@ -12,7 +12,8 @@ Our safetensors files carry these metadata, all of them text (readers must bear 
     vae_shift        "0.0"
     vae_groups       GroupNorm groups of the VAE and of the U-Net where they are not 32, which shapes do not tell
     unet_groups
-    unet_residual    "reference" where the U-Net's output is to be added to the reference's latents, around the lips
+    unet_residual    "lips" or "jaw" where the U-Net's output is to be added to the reference's latents, that far around
+                     the mouth; older files say "reference" for "lips"
     reference_mode   "first_frame" where one reference frame serves a whole segment; else "per_frame"
     default_steps    solver steps and guidance that suit the weights, where they are not 20 and 1.5
     default_guidance
@@ -103,6 +104,7 @@ def _stated(config: UNetConfig, metadata: Mapping[str, Any]) -> UNetConfig:
     """With what a file's metadata state beside the tensors. UserError where that makes no sense."""
     stated = {OLD_KEYS.get(key, key): OLD_VALUES.get(str(value), str(value)) for key, value in metadata.items()}
     mode = stated.get("reference_mode", config.reference_mode)
+    residual: Any = {"reference": "lips"}.get(value := stated.get("unet_residual", "none"), value)
     try:
         steps = int(stated.get("default_steps", config.default_steps))
         guidance = float(stated.get("default_guidance", config.default_guidance))
@@ -116,10 +118,12 @@ def _stated(config: UNetConfig, metadata: Mapping[str, Any]) -> UNetConfig:
             f"The file states default_steps {steps}, default_guidance {guidance:g}, unet_groups {groups} and"
             f" reference_mode {mode!r}; wanted are 1 to 1000, up to 20, at least 1, and per_frame or first_frame."
         )
+    if residual not in ("none", "lips", "jaw"):
+        raise UserError(f"The file states unet_residual {residual!r}; wanted is none, lips or jaw.")
     return dataclasses.replace(
         config,
         groups=groups,
-        residual="unet_residual" in stated,
+        residual=residual,
         prediction_type=stated.get("prediction_type") or config.prediction_type,
         reference_mode=mode,
         default_steps=steps,

@@ -9,64 +9,62 @@ import typer
 from rich import print as show
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
-Media = Annotated[Path, typer.Argument(help="Folder with clips/ (docs/nano.md lists them).")]
-Run = Annotated[Path, typer.Argument(help="Folder of the run: prepared clips, checkpoints, logs.")]
+Media = Annotated[Path, typer.Argument(help="Folder with clips/ and portraits/ (docs/nano.md lists them).")]
+Run = Annotated[Path, typer.Argument(help="Folder of the run: prepared people, scenes, checkpoints, logs.")]
+Taesd = Annotated[str, typer.Option(help="TAESD: a registered name, or a folder with its two files.")]
 
 
 @app.command()
-def prepare(media: Media, run: Run, resolution: int = 160) -> None:
-    """Crop faces, encode speech, measure mouth opening; prepared clips are kept."""
-    from latentsync.face.detect import FaceFinder
-    from latentsync.weights.registry import find
+def prepare(media: Media, run: Run, processes: int = 2) -> None:
+    """Crop faces, find their meshes, encode speech; what is prepared already is kept."""
+    from .data import prepare
+
+    prepare(media, run / "people", processes=processes, on_item=show)
+
+
+@app.command()
+def scenes(
+    run: Run, taesd: Taesd = "taesd", files: int = 300, first: int = 0, stride: int = 1, seed: int = 1247
+) -> None:
+    """Make puppets and encode them, 16 scenes a file. --first, --stride: share the work among several processes."""
+    import torch
+
+    from latentsync.weights.vae_files import load_vae
+
+    from .data import load_people
+    from .scenes import write_scenes
+
+    vae, people = load_vae(taesd, dtype=torch.bfloat16), load_people(run / "people")
+    encode = torch.inference_mode()(vae.encode)
+    for number in write_scenes(people, encode, run / "scenes", first=first, last=files, stride=stride, seed=seed):
+        show(f"scenes/{number:05d} written")
+
+
+@app.command()
+def unet(run: Run, taesd: Taesd = "taesd", steps: int | None = None) -> None:
+    """Train the U-Net and the autoencoder's decoder on the scenes, or resume."""
+    from latentsync.weights.vae_files import load_vae
     from latentsync.weights.whisper_files import load_whisper
 
-    from .data import prepare
-    from .export import DELAYS, clip_paths
-
-    with FaceFinder(find("face_landmarker.task")) as finder:
-        paths, whisper = clip_paths(media), load_whisper("tiny.en")
-        prepare(paths, run / "clips", finder, whisper, resolution=resolution, delays=DELAYS, on_clip=show)
-
-
-@app.command()
-def vae(run: Run, steps: int | None = None, init: Path | None = None) -> None:
-    """Train the VAE, or resume. --init: start from the weights of another run."""
-    from .data import load_clips
-    from .vae import VAETraining, train_vae
-
-    settings = VAETraining() if steps is None else VAETraining(steps=steps)
-    train_vae(load_clips(run / "clips"), run, settings, init=init, on_report=show)
-
-
-@app.command()
-def unet(run: Run, steps: int | None = None) -> None:
-    """Encode all clips with the trained VAE, then train the U-Net, or resume."""
-    from .data import encode_clips, load_clips
-    from .export import trained_vae
+    from .audio import Voices, silent_tokens
+    from .data import load_people
     from .unet import UNetTraining, train_unet
 
     settings = UNetTraining() if steps is None else UNetTraining(steps=steps)
-    clips = load_clips(run / "clips")
-    encoder = trained_vae(run / "vae.pt", clips)
-    variants = encode_clips(
-        clips,
-        encoder.encode,
-        resolution=settings.resolution,
-        variants=settings.variants,
-        seed=settings.seed,
-        on_variant=lambda variant: show(f"variant {variant} encoded"),
-    )
-    train_unet(variants, clips, run, settings, encoder, on_report=show)
+    people = load_people(run / "people")
+    voices = Voices(people, silent_tokens(load_whisper("tiny.en")))
+    train_unet(run / "scenes", people, voices, run, settings, load_vae(taesd), on_report=show)
 
 
 @app.command()
-def export(run: Run, out: Path) -> None:
-    """Write the averaged U-Net and VAE as one fp16 file."""
-    from .data import load_clips
-    from .export import export, trained_vae
+def export(run: Run, out: Path, taesd: Taesd = "taesd") -> None:
+    """Write the averaged U-Net and the autoencoder as one fp16 file."""
+    from latentsync.weights.vae_files import load_vae
 
-    clips = load_clips(run / "clips")
-    show(f"wrote {export(trained_vae(run / 'vae.pt', clips), run / 'unet.pt', out, clips)}")
+    from .data import load_people
+    from .export import export
+
+    show(f"wrote {export(load_vae(taesd), run / 'unet.pt', out, load_people(run / 'people'))}")
 
 
 @app.command()
@@ -91,8 +89,8 @@ def evaluate(
 
     from latentsync.weights.bundle import load_models
 
+    from .data import CLIPS, STRANGERS, clip_paths
     from .evaluate import HeldOut, Score, score_all, strip, write_videos
-    from .export import CLIPS, STRANGERS, clip_paths
 
     strips: list[np.ndarray] = []
 
@@ -115,6 +113,46 @@ def evaluate(
         out.write_text(json.dumps({**medians, **used, "clips": [asdict(s) for s in scores]}, indent=1))
     if sheet:
         cv2.imwrite(str(sheet), np.concatenate(strips)[..., ::-1])
+
+
+@app.command()
+def stills(
+    media: Media,
+    run: Run,
+    checkpoint: str = "nano",
+    steps: int | None = None,
+    guidance: float | None = None,
+    out: Path | None = None,
+    sheet: Path | None = None,
+) -> None:
+    """Let stills of held-out people say held-out speech, and compare with puppets of them (needs what prepare wrote).
+
+    --out writes the scores (JSON), --sheet pictures of truth and made.
+    """
+    import cv2
+    import numpy as np
+
+    from latentsync.weights.bundle import load_models
+
+    from .data import load_people
+    from .strangers import StillEvaluation, talks
+
+    people = load_people(run / "people")
+    with load_models(checkpoint) as models:
+        chosen = models.defaults
+        settings = replace(chosen, steps=steps or chosen.steps, guidance=guidance or chosen.guidance)
+        evaluation = StillEvaluation(people, talks(media, people), models, settings)
+        scores = []
+        for number in range(len(evaluation.portraits())):
+            scores.append(evaluation.score(number))
+            show(scores[-1])
+    names = ("own", "other", "sharpness", "ssim", "color", "pause")
+    medians = {name: float(np.median([getattr(s, name) for s in scores])) for name in names}
+    show({"portraits": len(scores), **medians})
+    if out:
+        out.write_text(json.dumps({**medians, "portraits": [asdict(s) for s in scores]}, indent=1))
+    if sheet:
+        cv2.imwrite(str(sheet), np.concatenate(evaluation.strips)[..., ::-1])
 
 
 if __name__ == "__main__":

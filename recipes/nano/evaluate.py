@@ -24,8 +24,7 @@ from latentsync.pipeline import lipsync
 from latentsync.settings import Settings
 from latentsync.weights.bundle import Models
 
-from .data import HELD_OUT
-from .export import DELAYS
+from .data import DELAYS, HELD_OUT
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The clips of the built-in model "nano", and writing its file."""
+"""Writing the file of the built-in model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,34 +12,12 @@ from torch import Tensor
 from latentsync.models.vae import VAE
 from latentsync.weights.convert import save_model
 
-from .data import MARGIN, Clip, fold_whitening
+from .audio import fold_whitening
+from .data import MARGIN, RESOLUTION, Person
 from .unet import UNetTraining
-from .vae import VAETraining, build_vae, latent_scale
 
-CLIPS = ("latentsync_demo*", "obama_*", "reagan_*", "grid/*", "grid_s1/*")
-"""Under the media folder's clips/: those whose license allows weights to be shipped."""
-STRANGERS = ("hdtf_*", "videoretalking_*", "edtalk_*")
-"""Clips of people that are not in the training data, for evaluation."""
-DELAYS = {"obama_b_30s": 0.08, "hdtf_wda_katiehill": 0.1, "edtalk_pose_source2_60s": 0.1}
-"""Seconds by which a clip's audio is late."""
-
-DEFAULT_STEPS, DEFAULT_GUIDANCE = 1, 2.0
+DEFAULT_STEPS, DEFAULT_GUIDANCE = 1, 1.5
 """Most training windows start at the noisiest timestep, so one step is enough; more guidance opens the mouth wider."""
-
-
-def clip_paths(media: Path, patterns: Sequence[str] = CLIPS) -> list[Path]:
-    """The recipe's clips, or others, in a fixed order."""
-    return [path for pattern in patterns for path in sorted((media / "clips").glob(pattern))]
-
-
-def trained_vae(checkpoint: Path, clips: list[Clip]) -> VAE:
-    """The averaged VAE of a training run, ready to encode."""
-    parts = torch.load(checkpoint, weights_only=True)
-    settings = VAETraining(**parts["settings"])
-    model = build_vae(settings)
-    model.load_state_dict(parts["average"])
-    model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return VAE(model, scaling=latent_scale(model, clips, settings)).eval()
 
 
 def latent_rgb(vae: VAE, images: Tensor) -> list[list[float]]:
@@ -54,28 +32,27 @@ def latent_rgb(vae: VAE, images: Tensor) -> list[list[float]]:
     return [[round(value, 4) for value in row] for row in rows.tolist()]
 
 
-def _first_crops(clips: list[Clip], side: int) -> Tensor:
-    """The first crop of each clip, without its margin, (N, 3, side, side) in [-1, 1]."""
-    edge = side // MARGIN
-    crops = np.stack([clip.crops[0][edge : edge + side, edge : edge + side] for clip in clips])
+def _first_crops(people: Sequence[Person]) -> Tensor:
+    """The first crop of each, without its margin, (N, 3, R, R) in [-1, 1]."""
+    inner = slice(RESOLUTION // MARGIN, RESOLUTION // MARGIN + RESOLUTION)
+    crops = np.stack([person.crops[0][inner, inner] for person in people])
     return torch.from_numpy(crops).permute(0, 3, 1, 2) / 127.5 - 1
 
 
-def export(vae: VAE, unet_checkpoint: Path, path: Path, clips: list[Clip]) -> Path:
-    """Write U-Net and VAE as one fp16 file with all metadata that the loader needs."""
+def export(vae: VAE, unet_checkpoint: Path, path: Path, people: Sequence[Person]) -> Path:
+    """Write U-Net and autoencoder as one fp16 file with all metadata that the loader needs."""
     parts = torch.load(unet_checkpoint, weights_only=True)
     vae.model.decoder.load_state_dict(parts["average_decoder"])
     settings = UNetTraining(**parts["settings"])
     metadata: dict[str, Any] = {
         "version": "nano",
-        "resolution": settings.resolution,
+        "resolution": RESOLUTION,
         "prediction_type": "sample",
         "vae_scaling": vae.scaling,
         "vae_shift": vae.shift,
-        "vae_groups": vae.model.config.norm_num_groups,
         "unet_groups": settings.norm_groups,
-        "unet_residual": "reference",
-        "latent_rgb": latent_rgb(vae, _first_crops(clips, settings.resolution)),
+        "unet_residual": settings.config.residual,
+        "latent_rgb": latent_rgb(vae, _first_crops(people)),
         "license": "Apache-2.0",
         "steps": parts["step"],
         "default_steps": DEFAULT_STEPS,

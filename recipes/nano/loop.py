@@ -1,6 +1,5 @@
 """What both trainers share: the learning rate schedule, checkpoints, and the loop."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,16 +15,20 @@ Report = Callable[[dict[str, float]], None]
 """Takes a step and the mean losses since the last report."""
 
 
-def cosine_schedule(
-    optimizer: torch.optim.Optimizer, steps: int, *, warmup: int = 50, floor: float = 0.05, step: int = 0
+def trapezoid(
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    *,
+    warmup: int = 100,
+    decay: float = 0.25,
+    floor: float = 0.05,
+    step: int = 0,
 ) -> LambdaLR:
-    """Linear warm-up, then a half cosine down to floor times the peak. step: to resume from."""
+    """Linear warm-up, a plateau, then linearly down to floor in the last part (decay) of the steps. step: to resume."""
 
     def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+        left = (steps - step) / max(1, decay * steps)
+        return min((step + 1) / warmup, 1.0, max(floor, left))
 
     return LambdaLR(optimizer, factor, last_epoch=step - 1)
 

@@ -168,7 +168,7 @@ def test_a_residual_one_adds_the_reference(tmp_path):
     facts = {"unet_residual": "reference", "prediction_type": "sample"}
     loaded = load_unet(save_model(tmp_path / "own.safetensors", plain.state_dict(), metadata=facts))
     assert torch.allclose(loaded(sample, 500, audio), wanted, atol=1e-5)
-    assert loaded.config.residual
+    assert loaded.config.residual == "lips"
     facts.pop("unet_residual")
     other = load_unet(save_model(tmp_path / "other.safetensors", plain.state_dict(), metadata=facts))
     assert torch.allclose(other(sample, 500, audio), plain(sample, 500, audio), atol=1e-5)

@@ -142,7 +142,7 @@ def _metadata(initial: InitialUNet, vae: VAE, out: Path) -> dict[str, Any]:
     metadata = {
         "version": out.absolute().name,
         "unet_groups": initial.unet.config.groups,
-        "unet_residual": "reference" if initial.unet.config.residual else None,
+        "unet_residual": residual if (residual := initial.unet.config.residual) != "none" else None,
         "vae_groups": vae.model.config.norm_num_groups,
         "latent_rgb": initial.latent_rgb,
     }
