@@ -59,7 +59,7 @@ class UNetTraining:
     steps: int = 12000
     batch_size: int = 3
     frames: int = 6
-    learning_rate: float = 5e-4
+    learning_rate: float = 7e-4
     drop_audio: float = 0.1
     audio_noise: float = 3.0
     p_natural: float = 0.5
@@ -71,9 +71,9 @@ class UNetTraining:
     shape_weight: float = 0.3
     noise_bias: float = 0.2
     p_max_noise: float = 0.75
-    pixel_losses_from: int = 600
-    adversarial_from: int = 1000
-    decoded_frames: int = 5
+    pixel_losses_from: int = 200
+    adversarial_from: int = 700
+    decoded_frames: int = 6
     picture_weight: float = 0.5
     texture_weight: float = 20.0
     feature_weight: float = 0.25
@@ -134,6 +134,8 @@ class UNetTrainer:
         self.adversarial = AdversarialLoss()
         self.random = np.random.default_rng(settings.seed)
         self.unet = UNet(settings.config).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        nn.init.zeros_(self.unet.conv_out.weight)  # the first picture is the reference
+        nn.init.zeros_(self.unet.conv_out.bias)
         self.average = averaged_model(self.unet, decay=0.999)
         self.shapes = Shapes(people)
         self.head = nn.Linear(settings.widths[-1], len(self.shapes.silent))
@@ -240,9 +242,13 @@ class UNetTrainer:
         """Some decoded mouths and their losses. made: (B, C, F, h, w); mouths: (B, F, 3, H, W) uint8, the mouth_box."""
         picked = self.random.choice(made.shape[0] * made.shape[2], self.settings.decoded_frames, replace=False)
         latents = made.transpose(1, 2).flatten(0, 1)[picked]
+        tile = mouth_tile(self.random)
         with torch.autocast("cpu", torch.bfloat16):
-            images = decode_mouths(self.vae, latents).float()
-        true = mouths.flatten(0, 1)[picked].float() / 127.5 - 1
+            images = decode_tile(self.vae, latents, tile).float()
+        rows, columns = (
+            slice(8 * t.start - b.start, 8 * t.stop - b.start) for t, b in zip(tile, mouth_box(RESOLUTION), strict=True)
+        )
+        true = mouths.flatten(0, 1)[picked][:, :, rows, columns].float() / 127.5 - 1
         layout = {"memory_format": torch.channels_last}
         images, true = images.contiguous(**layout), true.contiguous(**layout)
         losses = plain_losses(images, true)
@@ -266,10 +272,12 @@ class UNetTrainer:
         The second excludes the person's appearance, whose errors would outweigh the movement.
         """
         motion = (made - made.mean(2, keepdim=True), clean - clean.mean(2, keepdim=True))
-        return {
-            "clean": (F.mse_loss(made, clean, reduction="none") * self.weights).mean(),
-            "motion": (F.mse_loss(*motion, reduction="none") * self.weights).mean(),
-        }
+        return {"clean": self._difference(made, clean), "motion": self._difference(*motion)}
+
+    def _difference(self, a: Tensor, b: Tensor) -> Tensor:
+        """Half squared, against large errors, half absolute, against a blurred mean."""
+        difference = a - b
+        return ((difference.square() + difference.abs()) / 2 * self.weights).mean()
 
     def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
         return {
@@ -308,14 +316,24 @@ class UNetTrainer:
         torch.set_rng_state(saved["torch_random"])
 
 
-def decode_mouths(vae: VAE, latents: Tensor, margin: int = 2) -> Tensor:
-    """(N, C, h, w) latents to the mouth_box of their pictures; only that and some cells around it are decoded."""
-    rows, columns = mouth_box(RESOLUTION)
-    top, left = rows.start // 8 - margin, columns.start // 8 - margin
-    right = -(-columns.stop // 8) + margin
-    pixels = vae.decode(latents[:, :, top:, left:right])
-    y, x = rows.start - 8 * top, columns.start - 8 * left
-    return pixels[:, :, y : y + rows.stop - rows.start, x : x + columns.stop - columns.start]
+TILE = (12, 14)
+"""Latent cells, rows and columns, of what is decoded for pixel losses: the lips and what is around them."""
+
+
+def mouth_tile(random: np.random.Generator) -> tuple[slice, slice]:
+    """Rows and columns of latent cells: over the lips, or a little above, or down to the chin."""
+    top, left = int(random.integers(14, 20)), int(random.integers(8, 11))
+    return slice(top, top + TILE[0]), slice(left, left + TILE[1])
+
+
+def decode_tile(vae: VAE, latents: Tensor, tile: tuple[slice, slice], margin: int = 1) -> Tensor:
+    """(N, C, h, w) latents to the pixels of a tile of cells; only that and some cells around it are decoded."""
+    rows, columns = tile
+    pixels = vae.decode(
+        latents[:, :, rows.start - margin : rows.stop + margin, columns.start - margin : columns.stop + margin]
+    )
+    stop = -8 * margin or None
+    return pixels[:, :, 8 * margin : stop, 8 * margin : stop]
 
 
 def train_unet(
