@@ -31,7 +31,7 @@ from latentsync.weights.whisper_files import load_whisper
 
 from . import mesh as geometry
 
-RESOLUTION = 256
+RESOLUTION = 192
 MARGIN = 8
 """Crops have R / MARGIN extra pixels on each side, so that augmentation may move and turn them."""
 HELD_OUT = 0.25

@@ -242,7 +242,7 @@ def _mouth_frame(points: np.ndarray) -> np.ndarray:
 def _skin(crop: np.ndarray, points: np.ndarray) -> np.ndarray:
     """(3,) mean color of both cheeks."""
     spots = np.round(points[list(geometry.CHEEKS)]).astype(int)
-    return np.mean([crop[y - 4 : y + 5, x - 4 : x + 5].reshape(-1, 3).mean(0) for x, y in spots], 0)
+    return np.mean([crop[y - 3 : y + 4, x - 3 : x + 4].reshape(-1, 3).mean(0) for x, y in spots], 0)
 
 
 def _toned(inside: np.ndarray, theirs: np.ndarray, ours: np.ndarray) -> np.ndarray:

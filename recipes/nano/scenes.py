@@ -53,8 +53,9 @@ class Scenes:
 
 
 def mouth_box(resolution: int) -> tuple[slice, slice]:
-    """Rows and columns of a crop that hold nearly all that is repainted."""
-    return slice(round(0.4375 * resolution), resolution), slice(round(0.1875 * resolution), round(0.8125 * resolution))
+    """Rows and columns of a crop, whole latent cells, that hold nearly all that is repainted."""
+    cells = resolution // 8
+    return slice(8 * round(0.42 * cells), resolution), slice(8 * round(0.18 * cells), 8 * round(0.82 * cells))
 
 
 class SceneMaker:
@@ -111,7 +112,7 @@ class SceneMaker:
 def encode_states(encode: Encode, pixels: Tensor, margin: int = 2) -> Tensor:
     """Latents of pictures (S, 3, R, R) that are alike but for the mouth: the first is encoded whole, of the others the
     part that speech moves, with some cells around it (TAESD's layers see far, but weigh what is far off little)."""
-    top, left = RESOLUTION // 4, RESOLUTION // 16
+    top, left = RESOLUTION // 4, RESOLUTION // 24
     latents = encode(pixels[:1]).repeat(len(pixels), 1, 1, 1)
     cells = RESOLUTION // 8
     rows, columns = slice(top // 8 + margin, cells), slice(left // 8 + margin, cells - left // 8 - margin)

@@ -316,13 +316,13 @@ class UNetTrainer:
         torch.set_rng_state(saved["torch_random"])
 
 
-TILE = (12, 14)
+TILE = (10, 12)
 """Latent cells, rows and columns, of what is decoded for pixel losses: the lips and what is around them."""
 
 
 def mouth_tile(random: np.random.Generator) -> tuple[slice, slice]:
     """Rows and columns of latent cells: over the lips, or a little above, or down to the chin."""
-    top, left = int(random.integers(14, 20)), int(random.integers(8, 11))
+    top, left = int(random.integers(10, 14)), int(random.integers(5, 8))
     return slice(top, top + TILE[0]), slice(left, left + TILE[1])
 
 
