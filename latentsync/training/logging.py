@@ -27,7 +27,7 @@ class RunLog:
     def __init__(self, folder: Path, *, main: bool = True, tensorboard: bool = True) -> None:
         self.folder, self.main = folder, main
         self.sums: dict[str, float] = {}
-        self.count = 0
+        self.counts: dict[str, int] = {}
         self._tensorboard: Any = None
         if main and tensorboard:
             with suppress(ImportError):
@@ -36,14 +36,14 @@ class RunLog:
                 self._tensorboard = SummaryWriter(str(folder / "tensorboard"))
 
     def add(self, values: Mapping[str, Any]) -> None:
-        self.count += 1
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def means(self) -> dict[str, float]:
-        """Of what was added since the last call."""
-        means = {name: total / max(1, self.count) for name, total in self.sums.items()}
-        self.sums, self.count = {}, 0
+        """Of what was added since the last call; a value that only some steps have is averaged over those."""
+        means = {name: total / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
         return means
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

@@ -243,7 +243,7 @@ class Trainer:
         counts = {"step": self.step, "rollbacks": self.rollbacks, "samples_per_step": self.samples_per_step}
         rules = {"guard": asdict(self.guard), "early_stopping": asdict(self.early_stopping)}
         save_state(
-            folder, **counts, **rules, current=current, log={"sums": self.log.sums, "count": self.log.count},
+            folder, **counts, **rules, current=current, log={"sums": self.log.sums, "counts": self.log.counts},
             optimizer=None if self.sharded else self.optimizer.state_dict(),
             scaler=None if scaler is None else scaler.state_dict(),
             average=None if average is None else average.state_dict(),
@@ -281,7 +281,10 @@ class Trainer:
         self.step, self.rollbacks = state["step"], state["rollbacks"]
         self.guard = StepGuard(**state["guard"] | {"max_bad_steps": self.settings.max_bad_steps})
         self.early_stopping = EarlyStopping(**state["early_stopping"] | {"patience": self.settings.patience})
-        self.log.sums, self.log.count = state["log"]["sums"], state["log"]["count"]
+        log = state["log"]
+        self.log.sums = log["sums"]
+        # older checkpoints have one count for all
+        self.log.counts = log.get("counts") or dict.fromkeys(log["sums"], log.get("count", 1))
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if state["current"] is not None:
