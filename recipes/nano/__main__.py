@@ -41,6 +41,17 @@ def scenes(
 
 
 @app.command()
+def decoder(run: Run, taesd: Taesd = "taesd", steps: int | None = None) -> None:
+    """Tune the autoencoder's decoder on the scenes, or resume."""
+    from latentsync.weights.vae_files import load_vae
+
+    from .decoder import DecoderTraining, train_decoder
+
+    settings = DecoderTraining() if steps is None else DecoderTraining(steps=steps)
+    train_decoder(run / "scenes", run, settings, load_vae(taesd), on_report=show)
+
+
+@app.command()
 def unet(run: Run, taesd: Taesd = "taesd", steps: int | None = None) -> None:
     """Train the U-Net and the autoencoder's decoder on the scenes, or resume."""
     from latentsync.weights.vae_files import load_vae
@@ -48,12 +59,14 @@ def unet(run: Run, taesd: Taesd = "taesd", steps: int | None = None) -> None:
 
     from .audio import Voices, silent_tokens
     from .data import load_people
+    from .decoder import with_tuned_decoder
     from .unet import UNetTraining, train_unet
 
     settings = UNetTraining() if steps is None else UNetTraining(steps=steps)
     people = load_people(run / "people")
     voices = Voices(people, silent_tokens(load_whisper("tiny.en")))
-    train_unet(run / "scenes", people, voices, run, settings, load_vae(taesd), on_report=show)
+    vae = with_tuned_decoder(load_vae(taesd), run)
+    train_unet(run / "scenes", people, voices, run, settings, vae, on_report=show)
 
 
 @app.command()

@@ -27,7 +27,8 @@ from .critic import AdversarialLoss, adversarial_weight, plain_losses
 from .data import RESOLUTION, Person
 from .loop import Report, fit, save_checkpoint, trapezoid
 from .puppets import Speakers, Speech
-from .scenes import STATES, Scenes, load_scenes, mouth_box
+from .scenes import STATES, Scenes, load_scenes
+from .tiles import decode_tile, mouth_tile, tile_of
 
 LIPS = (0, 13, 14, 17, 37, 267, 84, 314, 61, 291, 78, 308, 152)
 """Points of the mesh whose movement the auxiliary head predicts: lips, corners, chin."""
@@ -50,9 +51,10 @@ class UNetTraining:
     noise_bias: timesteps are 999 · u^noise_bias; a small one keeps them where the speech, not the noisy latents, tells
     the mouth. p_max_noise: chance of the noisiest timestep. p_shared_noise: chance that all states of a scene have the
     same noise, as in sampling. shape_weight: of a head on the middle block that predicts the movement of the lips, an
-    early gradient for the speech; it is not shipped. pixel_losses_from: step from which mouths are decoded for pixel
-    losses, decoded_frames per step; adversarial_from: step from which a critic judges them. adversarial_weight: its
-    gradient over that of the others. decoder_from: step from which the autoencoder's decoder is trained too: it adapts
+    early gradient for the speech; it is not shipped. decoded_frames: mouths that are decoded in a step for losses of
+    the picture, which tell more about lips than those of latents: an opening explains a tenth of how latents vary.
+    adversarial_from: step from which a critic judges them; adversarial_weight: its gradient over that of the others.
+    decoder_from: step from which the autoencoder's decoder is trained too: it adapts
     to latents of a U-Net, which have less detail than those of an encoder.
     """
 
@@ -74,15 +76,15 @@ class UNetTraining:
     p_shared_noise: float = 0.6
     keep_weight: float = 0.05
     lips_weight: float = 4.0
-    motion_weight: float = 3.0
+    clean_weight: float = 0.3
+    motion_weight: float = 1.0
     shape_weight: float = 0.3
     noise_bias: float = 0.2
     p_max_noise: float = 0.75
-    pixel_losses_from: int = 800
     adversarial_from: int = 1500
     decoder_from: int = 3500
-    decoded_frames: int = 6
-    picture_weight: float = 0.5
+    decoded_frames: int = 12
+    picture_weight: float = 1.0
     texture_weight: float = 20.0
     feature_weight: float = 0.25
     adversarial_weight: float = 0.5
@@ -230,11 +232,14 @@ class UNetTrainer:
         made = made.float()
         losses = self.losses(made, data["clean"])
         losses["shape"] = F.mse_loss(shape.float(), data["shape"])
-        total = losses["clean"] + settings.motion_weight * losses["motion"] + settings.shape_weight * losses["shape"]
-        if self.step >= settings.pixel_losses_from:
-            images, pixel_losses = self.pixel_losses(made, data["clean"], data["mouth"])
-            losses |= pixel_losses
-            total = total + settings.picture_weight * self._pixel_total(pixel_losses, images)
+        total = (
+            settings.clean_weight * losses["clean"]
+            + settings.motion_weight * losses["motion"]
+            + settings.shape_weight * losses["shape"]
+        )
+        images, pixel_losses = self.pixel_losses(made, data["clean"], data["mouth"])
+        losses |= pixel_losses
+        total = total + settings.picture_weight * self._pixel_total(pixel_losses, images)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         if not told:
@@ -273,12 +278,7 @@ class UNetTrainer:
         tile = mouth_tile(self.random)
         with torch.autocast("cpu", torch.bfloat16):
             images = decode_tile(self.vae, latents, tile).float()
-        rows, columns = (
-            slice(8 * t.start - b.start, 8 * t.stop - b.start) for t, b in zip(tile, mouth_box(RESOLUTION), strict=True)
-        )
-        true = mouths.flatten(0, 1)[picked][:, :, rows, columns].float() / 127.5 - 1
-        layout = {"memory_format": torch.channels_last}
-        images, true = images.contiguous(**layout), true.contiguous(**layout)
+        true = tile_of(mouths.flatten(0, 1)[picked], tile)
         losses = plain_losses(images, true)
         if self.step >= self.settings.adversarial_from:
             losses |= self.adversarial.losses(images, true)
@@ -341,26 +341,6 @@ class UNetTrainer:
         self.schedule = trapezoid(self.optimizer, self.settings.steps, step=self.step)
         self.random.bit_generator.state = saved["random"]
         torch.set_rng_state(saved["torch_random"])
-
-
-TILE = (10, 12)
-"""Latent cells, rows and columns, of what is decoded for pixel losses: the lips and what is around them."""
-
-
-def mouth_tile(random: np.random.Generator) -> tuple[slice, slice]:
-    """Rows and columns of latent cells: over the lips, or a little above, or down to the chin."""
-    top, left = int(random.integers(10, 14)), int(random.integers(5, 8))
-    return slice(top, top + TILE[0]), slice(left, left + TILE[1])
-
-
-def decode_tile(vae: VAE, latents: Tensor, tile: tuple[slice, slice], margin: int = 1) -> Tensor:
-    """(N, C, h, w) latents to the pixels of a tile of cells; only that and some cells around it are decoded."""
-    rows, columns = tile
-    pixels = vae.decode(
-        latents[:, :, rows.start - margin : rows.stop + margin, columns.start - margin : columns.stop + margin]
-    )
-    stop = -8 * margin or None
-    return pixels[:, :, 8 * margin : stop, 8 * margin : stop]
 
 
 def train_unet(

@@ -1,0 +1,135 @@
+"""Tune TAESD's decoder on faces: true colors and fine detail around the mouth. Its encoder, and so the latent space,
+stays as it is.
+
+As it comes it blurs skin and shifts its color by as much as a mouth in motion changes the picture.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from latentsync.models.vae import VAE
+from latentsync.training.optim import averaged_model
+
+from .critic import AdversarialLoss, adversarial_weight, plain_losses
+from .loop import Report, fit, save_checkpoint, trapezoid
+from .scenes import Scenes, load_scenes
+from .tiles import decode_tile, mouth_tile, tile_of
+
+
+@dataclass(frozen=True)
+class DecoderTraining:
+    """adversarial_from: share of the steps after which a critic judges too; adversarial_weight: its gradient over that
+    of the other losses."""
+
+    steps: int = 1200
+    batch_size: int = 12
+    learning_rate: float = 4e-4
+    adversarial_from: float = 0.4
+    adversarial_weight: float = 0.4
+    feature_weight: float = 0.5
+    edge_weight: float = 0.5
+    texture_weight: float = 10.0
+    tone_weight: float = 1.0
+    seed: int = 1247
+    report_every: int = 50
+
+
+class DecoderTrainer:
+    """Holds the decoder and takes steps. Deterministic for a seed on one machine."""
+
+    def __init__(self, scenes: Sequence[Scenes], settings: DecoderTraining, vae: VAE) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings, self.scenes, self.vae = settings, list(scenes), vae
+        self.random = np.random.default_rng(settings.seed)
+        self.decoder: nn.Module = vae.model.decoder.requires_grad_(True)
+        self.average = averaged_model(self.decoder, 0.995)
+        self.adversarial = AdversarialLoss()
+        self.optimizer = torch.optim.AdamW(self.decoder.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
+        self.schedule = trapezoid(self.optimizer, settings.steps)
+        self.step = 0
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Latents (N, C, h, w) and mouths (N, 3, H, W) uint8 of random states."""
+        latents, mouths = [], []
+        for _ in range(self.settings.batch_size):
+            scenes = self.scenes[int(self.random.integers(len(self.scenes)))]
+            which = int(self.random.integers(len(scenes))), int(self.random.integers(scenes.latents.shape[1]))
+            latents.append(scenes.latents[which])
+            mouths.append(scenes.mouths[which])
+        return torch.stack(latents).float(), torch.stack(mouths)
+
+    def train_step(self) -> dict[str, Tensor]:
+        settings = self.settings
+        latents, mouths = self.batch()
+        tile = mouth_tile(self.random)
+        with torch.autocast("cpu", torch.bfloat16):
+            images = decode_tile(self.vae, latents, tile).float()
+        true = tile_of(mouths, tile)
+        losses = plain_losses(images, true)
+        total = losses["l1"] + settings.edge_weight * losses["edges"] + settings.tone_weight * losses["tones"]
+        total = total + settings.texture_weight * losses["texture"]
+        if self.step >= settings.adversarial_from * settings.steps:
+            losses |= self.adversarial.losses(images, true)
+            total = total + settings.feature_weight * losses["features"]
+            losses["weight"] = adversarial_weight(total, losses, images)
+            total = total + settings.adversarial_weight * losses["weight"] * losses["g_loss"]
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(self.decoder.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.average.update_parameters(self.decoder)
+        self.step += 1
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+        return {
+            "decoder": self.decoder,
+            "average": self.average.module,
+            "critic": self.adversarial.critic,
+            "critic_optimizer": self.adversarial.optimizer,
+            "optimizer": self.optimizer,
+        }
+
+    def save(self, path: Path) -> None:
+        save_checkpoint(
+            path,
+            step=self.step,
+            settings=asdict(self.settings),
+            updates=self.average.n_averaged,
+            random=self.random.bit_generator.state,
+            torch_random=torch.get_rng_state(),
+            **{name: part.state_dict() for name, part in self._parts().items()},
+        )
+
+    def load(self, path: Path) -> None:
+        saved = torch.load(path, weights_only=True)
+        self.step = saved["step"]
+        for name, part in self._parts().items():
+            part.load_state_dict(saved[name])
+        self.average.n_averaged.copy_(saved["updates"])
+        self.schedule = trapezoid(self.optimizer, self.settings.steps, step=self.step)
+        self.random.bit_generator.state = saved["random"]
+        torch.set_rng_state(saved["torch_random"])
+
+
+def train_decoder(
+    scenes: Path, folder: Path, settings: DecoderTraining, vae: VAE, *, on_report: Report | None = None
+) -> DecoderTrainer:
+    """Train, or resume from folder/decoder.pt; a checkpoint every 2 reports."""
+    trainer, checkpoint = DecoderTrainer(load_scenes(scenes), settings, vae), folder / "decoder.pt"
+    if checkpoint.exists():
+        trainer.load(checkpoint)
+    fit(trainer, checkpoint, save_every=2 * settings.report_every, on_report=on_report)
+    return trainer
+
+
+def with_tuned_decoder(vae: VAE, folder: Path) -> VAE:
+    """The autoencoder with the decoder of a finished run."""
+    vae.model.decoder.load_state_dict(torch.load(folder / "decoder.pt", weights_only=True)["average"])
+    return vae
