@@ -11,14 +11,17 @@ from .face.mask import latent_mask, mouth_mask
 
 
 class Autoencoder(Protocol):
-    """A VAE of the engine, or a host's behind the same calls. Pixels are in [-1, 1], latents are scaled."""
+    """A VAE of the engine, or a host's behind the same calls. Pixels are in [-1, 1], latents are scaled.
+
+    top: nobody looks at the rows of pixels above it.
+    """
 
     channels: int
     factor: int
 
     def encode(self, pixels: Tensor) -> Tensor: ...
 
-    def decode(self, latents: Tensor) -> Tensor: ...
+    def decode(self, latents: Tensor, top: int = 0) -> Tensor: ...
 
 
 def encode_crops(
@@ -64,9 +67,9 @@ class ConditionEncoder:
         latents = encoded[rows].transpose(0, 1)
         return torch.cat((self.mask.expand(1, len(sources), *self.mask.shape), latents))
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """(C, F, h, w) latents to (F, R, R, 3) float32 pixels in 0..255, on the CPU."""
-        pixels = self.vae.decode(latents.transpose(0, 1).to(self.device, self.dtype))
+    def decode(self, latents: Tensor, top: int = 0) -> Tensor:
+        """(C, F, h, w) latents to (F, R, R, 3) float32 pixels in 0..255, on the CPU. top: see Autoencoder."""
+        pixels = self.vae.decode(latents.transpose(0, 1).to(self.device, self.dtype), top)
         return ((pixels.float().clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1).cpu()
 
     def _pixels(self, crops: Sequence[np.ndarray] | np.ndarray) -> Tensor:

@@ -95,7 +95,7 @@ def _take(part: Path, target: Path) -> bool:
 PACK = Path(__file__).absolute().parents[1]
 """Not resolved: a pack may be linked into custom_nodes."""
 OUR_MODELS = "latentsync"
-_WHERE_MODELS_LIE = (OUR_MODELS, "vae", "audio_encoders")
+_WHERE_MODELS_LIE = (OUR_MODELS, "vae", "vae_approx", "audio_encoders")
 
 in_terminal = False
 """The command line runs: what it advises is typed."""

@@ -23,6 +23,7 @@ from .conditions import ConditionEncoder
 from .errors import UserError
 from .face.aligned import AlignedFace, shown_segments
 from .face.choose import choose
+from .face.composite import first_row_read
 from .face.detect import FaceFinder
 from .face.track import FaceTrack, Tracks, find_tracks
 from .media.audio_track import AudioTrack
@@ -375,7 +376,8 @@ class WindowRenderer:
         kept = [frames[:, w.keep - w.start :] for frames, w in zip(latents, group, strict=True)]
         # window by window, as they are encoded: rounding then never depends on the group
         with self.timings.measure("decode"):
-            return torch.cat([self.encoder.decode(frames) for frames in kept])
+            top = first_row_read(self.models.resolution)
+            return torch.cat([self.encoder.decode(frames, top) for frames in kept])
 
     def _report(self, steps: int, clean: Tensor) -> None:
         self.done += steps

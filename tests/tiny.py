@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from latentsync.errors import UserError
@@ -44,6 +46,30 @@ def lively(module: nn.Module, seed: int, spread: float = 0.5) -> nn.Module:
     return module
 
 
+def tiny_vae(width: int = 8, seed: int = 1) -> AutoencoderTiny:
+    """TAESD's layers, narrow and with random weights; its pictures keep to the colors between black and white."""
+    widths = {f"{half}_block_out_channels": (width,) * 4 for half in ("encoder", "decoder")}
+    model = AutoencoderTiny(**widths)  # type: ignore[arg-type]
+    lively(model, seed, spread=1.0)
+    last = model.decoder.layers[-1]
+    last.weight.data *= 0.1
+    last.bias.data += 0.5
+    return model.eval().requires_grad_(False)
+
+
+def taesd_files(folder: Path, model: AutoencoderTiny, suffix: str = ".safetensors") -> Path:
+    """The same as TAESD's original two files: bare numbers, one more in the decoder for the clamp before all."""
+    folder.mkdir(exist_ok=True)
+    for half, first in (("encoder", 0), ("decoder", 1)):
+        state = {}
+        for key, tensor in getattr(model, half).layers.state_dict().items():
+            number, _, rest = key.partition(".")
+            state[f"{int(number) + first}.{rest}"] = tensor
+        write = save_file if suffix == ".safetensors" else torch.save
+        write(state, folder / f"taesd_{half}{suffix}")
+    return folder
+
+
 def tiny_checkpoint(
     path: Path,
     *,
@@ -53,9 +79,10 @@ def tiny_checkpoint(
     audio_dim: int = 384,
     prediction_type: str = "sample",
     reference_mode: str | None = None,
+    taesd: bool = False,
     seed: int = 0,
 ) -> Path:
-    """U-Net and VAE with random weights as one file, laid out and labelled like "nano"."""
+    """U-Net and VAE with random weights as one file, laid out and labelled like "nano". taesd: with a tiny VAE."""
     config = tiny_config(latent_channels=latent_channels, audio_dim=audio_dim, motion=motion)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -69,14 +96,14 @@ def tiny_checkpoint(
     return save_model(
         path,
         lively(UNet(config), seed).state_dict(),
-        vae_state=lively(vae, seed + 1, spread=1.0).state_dict(),
+        vae_state=tiny_vae(seed=seed + 1).state_dict() if taesd else lively(vae, seed + 1, spread=1.0).state_dict(),
         metadata={
             "version": "nano",
             "resolution": resolution,
             "prediction_type": prediction_type,
             "reference_mode": reference_mode,
-            "vae_groups": 8,
-            "vae_scaling": 0.5,
+            "vae_groups": None if taesd else 8,
+            "vae_scaling": 1.0 if taesd else 0.5,
         },
     )
 
@@ -110,8 +137,6 @@ def tiny_whisper(dim: int = 384, layers: int = 4, seed: int = 2) -> WhisperEncod
 
 def whisper_file(path: Path) -> Path:
     """tiny_whisper() with one layer, in Whisper's own layout; its name decides what it is found as."""
-    from safetensors.torch import save_file
-
     state = {f"encoder.{key}": value for key, value in tiny_whisper(layers=1).encoder.state_dict().items()}
     norm = {"encoder.layer_norm.weight": torch.ones(384), "encoder.layer_norm.bias": torch.zeros(384)}
     save_file(state | norm, path)

@@ -17,6 +17,9 @@ MATCH_REACH = 0.15  # how far (share of the crop, one sigma) a difference on the
 MATCH_LIMIT = 24.0
 """Larger differences (of 255) are another thing in the picture, not another color, and count as this much."""
 MATCH_GRID = 32
+READ_ABOVE = 8 / 256
+"""How far above the mask `paste` reads, as a share of the crop: a cell of MATCH_GRID, and what the kernels that shrink
+a crop reach, for faces down to some 60 pixels of the frame. Smaller ones see a little of the row repeated upwards."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,13 @@ def layer(
     soft = feather(resolution, look.grow * scale, look.feather * scale)
     alpha = _to_frame(soft, local, area).clip(0, 1) * np.float32(weight)  # interpolation rounds
     return Layer(box, _to_frame(crop, local, area).astype(np.float32), alpha)
+
+
+@lru_cache(maxsize=8)
+def first_row_read(resolution: int) -> int:
+    """The first row of a crop that `paste` looks at: what is above need not be painted."""
+    repainted = np.flatnonzero((mouth_mask(resolution) == 0).any(1))
+    return max(0, int(repainted[0] - READ_ABOVE * resolution))
 
 
 @lru_cache(maxsize=8)

@@ -1,8 +1,9 @@
-"""The autoencoder between pictures and latents: Stable Diffusion's AutoencoderKL, by diffusers, of any size."""
+"""The autoencoder between pictures and latents: diffusers' AutoencoderKL or AutoencoderTiny, of any size."""
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
@@ -15,7 +16,10 @@ PIXELS_AT_ONCE = 4 * 256 * 256
 
 
 class VAE(nn.Module):
-    """channels: of the latents. factor: pixels per latent cell along each side."""
+    """Over an AutoencoderKL. channels: of the latents. factor: pixels per latent cell along each side.
+
+    scaling, shift: latents here are what the network gives, less the shift, times the scaling.
+    """
 
     def __init__(self, model: nn.Module, *, scaling: float = SCALING, shift: float = 0.0) -> None:
         super().__init__()
@@ -26,11 +30,17 @@ class VAE(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.decoder.conv_in.weight.dtype
+        return next(self.model.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        return self.model.decoder.conv_in.weight.device
+        return next(self.model.parameters()).device
+
+    @property
+    def stored(self) -> tuple[float, float]:
+        """Scaling and shift of latents as other programs keep them (ComfyUI's LATENT): ours are (theirs − shift) ·
+        scaling."""
+        return self.scaling, self.shift
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(N, 3, H, W) in [-1, 1] → (N, C, H / factor, W / factor), the posterior's mean, scaled. Dtype is kept."""
@@ -43,22 +53,73 @@ class VAE(nn.Module):
         parts = [self._mean(part) for part in pixels.split(_at_once(height * width))]
         return torch.cat(parts).to(pixels.dtype)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """(N, C, h, w) → (N, 3, h · factor, w · factor), about [-1, 1], not clipped. Dtype is kept."""
+    def decode(self, latents: Tensor, top: int = 0) -> Tensor:
+        """(N, C, h, w) → (N, 3, h · factor, w · factor), about [-1, 1], not clipped. Dtype is kept.
+
+        top: nobody looks at the rows of pixels above it; a network that can leave them out repeats row `top` there.
+        """
         if latents.ndim != 4 or latents.shape[1] != self.channels:
             raise UserError(
                 f"The VAE got latents of shape {tuple(latents.shape)}; it takes (N, {self.channels}, h, w)."
             )
         area = latents.shape[-1] * latents.shape[-2] * self.factor**2
         parts = (self._ready(part / self.scaling + self.shift) for part in latents.split(_at_once(area)))
-        return torch.cat([self.model.decode(part).sample for part in parts]).to(latents.dtype)
+        return torch.cat([self._pixels(part, top) for part in parts]).to(latents.dtype)
+
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        return self.model.encode(pixels).latent_dist.mean
+
+    def _pixels(self, latents: Tensor, top: int) -> Tensor:
+        return self.model.decode(latents).sample
 
     def _mean(self, pixels: Tensor) -> Tensor:
-        mean = self.model.encode(self._ready(pixels)).latent_dist.mean
+        mean = self._encoded(self._ready(pixels))
         return (mean.to(torch.promote_types(mean.dtype, pixels.dtype)) - self.shift) * self.scaling
 
     def _ready(self, x: Tensor) -> Tensor:
         return x.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
+
+
+class TinyVAE(VAE):
+    """Over an AutoencoderTiny (TAESD, github.com/madebyollin/taesd): convolutions and ReLUs only.
+
+    Its network speaks the latents of Stable Diffusion's U-Nets, scaled already: scaling is 1 here.
+    """
+
+    def __init__(self, model: nn.Module, *, scaling: float = 1.0, shift: float = 0.0) -> None:
+        super().__init__(model, scaling=scaling, shift=shift)
+
+    @property
+    def stored(self) -> tuple[float, float]:
+        """Those of the VAE that TAESD stands in for, so that its latents and that VAE's can be mixed."""
+        return self.scaling * SCALING, self.shift
+
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        return self.model.encode(pixels).latents
+
+    def _pixels(self, latents: Tensor, top: int) -> Tensor:
+        if not top:
+            return self.model.decode(latents).sample
+        layers = self.model.decoder.layers
+        x, dropped = torch.tanh(latents / 3) * 3, 0  # as DecoderTiny begins
+        for layer, row in zip(layers, _first_rows(layers, top), strict=True):
+            if isinstance(layer, nn.Upsample):  # a new picture is made here anyway; cutting elsewhere costs a copy
+                x, dropped = layer(x[:, :, row - dropped :]), row * 2
+            else:
+                x = layer(x)
+        return F.pad(x[:, :, top - dropped :] * 2 - 1, (0, 0, top, 0), mode="replicate")
+
+
+def _first_rows(layers: nn.Sequential, top: int) -> list[int]:
+    """For each layer the first row of its input that the output's rows from `top` on depend on."""
+    rows = list[int]()
+    for layer in reversed(layers):
+        if isinstance(layer, nn.Upsample):
+            top //= 2
+        reach = sum(isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1) for m in layer.modules())
+        top = max(0, top - reach)  # a row for each 3×3 convolution
+        rows.append(top)
+    return rows[::-1]
 
 
 def _at_once(area: int) -> int:

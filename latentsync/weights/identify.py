@@ -17,6 +17,8 @@ from ..models.unet import UNet
 from ..models.unet_config import UNetConfig, config_from_tensors
 from .files import Header, Shape, mismatch, read_head, read_header, shapes_of, zip_names
 from .registry import ENTRIES, ModelEntry, get
+from .tiny_vae_files import find_prefix as find_tiny
+from .tiny_vae_files import half_of
 from .vae_files import find_prefix, is_original
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
@@ -34,8 +36,9 @@ _PREDICTS = {"sample": ", predicts clean latents", "v_prediction": ", predicts v
 class FileInfo:
     """What `identify` found out. problem: one sentence, when the file cannot be used as what it is.
 
-    kind: unet, nano, vae, whisper, syncnet, lora, sd15, face_landmarker or unknown. version: "1.5", "1.6", "nano" or
-    what the file says of itself. parameters: how many numbers, buffers included. motion: none, all or decoder.
+    kind: unet, nano, vae, taesd (half of a tiny VAE), whisper, syncnet, lora, sd15, face_landmarker or unknown.
+    version: "1.5", "1.6", "nano" or what the file says of itself. parameters: how many numbers, buffers included.
+    motion: none, all or decoder.
     """
 
     path: Path
@@ -168,9 +171,16 @@ def _kind_of(header: Header) -> tuple[str, str]:
         plain = not any("motion_modules" in key for key in unet)
         foreign = plain and first and last and len(first) == 4 and first[1] in (4, 8, 9) and last[0] == 4
         return ("sd15", "a Stable Diffusion U-Net") if foreign else ("unet", "a LatentSync U-Net")
+    return _vae_kind(shapes) or ("unknown", "a set of tensors of no kind that is known here")
+
+
+def _vae_kind(shapes: Mapping[str, Shape]) -> tuple[str, str] | None:
     if find_prefix(shapes) is not None:
         return "vae", f"a Stable Diffusion VAE ({'original' if is_original(shapes) else 'diffusers'} layout)"
-    return "unknown", "a set of tensors of no kind that is known here"
+    if find_tiny(shapes) is not None:
+        return "vae", "a tiny VAE (diffusers layout of TAESD)"
+    half = half_of(shapes)
+    return ("taesd", f"the {half} of a tiny VAE (original layout of TAESD)") if half else None
 
 
 def _unet_part(tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ Our safetensors files carry these metadata, all of them text (readers must bear 
     resolution       side of the face crop in pixels, "256"
     prediction_type  "epsilon" (published weights), "sample" (clean latents) or "v_prediction"
     latent_channels  "4"
-    vae_scaling      latents = (posterior mean − vae_shift) · vae_scaling; "0.18215"
+    vae_scaling      latents = (posterior mean − vae_shift) · vae_scaling; "0.18215", a tiny VAE "1.0"
     vae_shift        "0.0"
     vae_groups       GroupNorm groups of the VAE and of the U-Net where they are not 32, which shapes do not tell
     unet_groups

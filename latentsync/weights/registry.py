@@ -99,6 +99,9 @@ _LS16 = "hf:ByteDance/LatentSync-1.6@c42c7e6c8e9c213626389fa7d9a3c444b8536353/"
 _OPENAI = "https://openaipublic.azureedge.net/main/whisper/models/"
 _TINY_SHA = "65147644a518d12f04e32d6f3b26facc3f8dd46e5390956a9424a650c0ce22b9"
 _TINY_EN_SHA = "d3dd57d32accea0b295c96e26691aa14d8822fac7d9d27d5dc00b4ca2826dd03"
+_TAESD = (
+    "https://raw.githubusercontent.com/joshellis625/ComfyUI/9360bbca8af3fcc01b4f23ed494d127f609442ab/models/vae_approx/"
+)
 _SYNCNET = "StableSyncNet, the judge of lip sync that supervises the training of LatentSync"
 
 _PUBLISHED_NEED = ("vae", "whisper-tiny", "face-landmarker")
@@ -135,6 +138,17 @@ ENTRIES: tuple[ModelEntry, ...] = (
             ),
         ),
         aliases=("sd-vae-ft-mse", "vae-ft-mse"),
+    ),
+    ModelEntry(
+        name="taesd", kind="taesd", title="decoder of TAESD, a tiny VAE for drafts with 1.5 and 1.6",
+        file="taesd_decoder.safetensors", bytes=2_450_590,
+        sha256="d903e7cc3ae58f21d985a3498a841fa8b230edccff7ac5d27607b0c557945c6f", license="MIT",
+        sources=(Source(_TAESD + "taesd_decoder.safetensors"),), requires=("taesd-encoder",),
+    ),
+    ModelEntry(
+        name="taesd-encoder", kind="taesd", title="encoder of TAESD", file="taesd_encoder.safetensors",
+        bytes=2_450_568, sha256="a6b8c0fda4aad50784e543389e0239c72c5e31e9775c9e612ea8333bf3a77dcb", license="MIT",
+        sources=(Source(_TAESD + "taesd_encoder.safetensors"),),
     ),
     ModelEntry(
         name="whisper-tiny", kind="whisper", title="Whisper tiny (multilingual), the ears of LatentSync 1.5 and 1.6",

@@ -1,4 +1,4 @@
-"""VAE files in the diffusers and the original layout."""
+"""VAE files in the diffusers and the original layout; those of tiny autoencoders are in `tiny_vae_files`."""
 
 import json
 import os
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files import getting
-from ..models.vae import GROUPS, SCALING, VAE
+from ..models.vae import GROUPS, SCALING, VAE, TinyVAE
 from ..weights.files import Shape, file_in, mismatch, our_metadata, read_header, read_tensors, shapes_of
-from ..weights.registry import find, is_registered
+from ..weights.registry import find, get, is_registered
+from . import tiny_vae_files as tiny
 
 PREFIXES = ("", "vae.", "first_stage_model.")
 _PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
@@ -26,34 +27,42 @@ _FOLDER_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model
 def load_vae(
     name_or_path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> VAE:
-    """A VAE from a known name ("vae", "nano"), a file, or a diffusers folder.
+    """A VAE from a known name ("vae", "nano", "taesd"), a file, or a folder.
 
     Read are the diffusers layout (with old or new attention names), the original one (bare, or inside a Stable
-    Diffusion checkpoint) and our own files. Scaling and shift come from the file's metadata, else 0.18215 and 0.
+    Diffusion checkpoint), our own files, and TAESD as diffusers' AutoencoderTiny or as its two original files.
+    Scaling and shift come from the file's metadata, else 0.18215 (TAESD: 1) and 0.
     Raises UserError when anything is missing, unexpected or of another shape.
     """
     state, facts, label = _read(name_or_path)
+    is_tiny = tiny.find_prefix(state) is not None
     try:
-        state = {key: tensor.to(dtype, copy=True) for key, tensor in diffusers_layout(state).items()}
-        model = _build(state, int(facts.get("vae_groups", GROUPS)))
+        state = state if is_tiny else diffusers_layout(state)
+        state = {key: tensor.to(dtype, copy=True) for key, tensor in state.items()}
+        model = tiny.build(state) if is_tiny else _build(state, int(facts.get("vae_groups", GROUPS)))
     except UserError as error:
         raise UserError(f"{label} is not a usable VAE: {error}") from error
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    vae = VAE(model, scaling=float(facts.get("vae_scaling", SCALING)), shift=float(facts.get("vae_shift", 0.0)))
+    kind, scaling = (TinyVAE, 1.0) if is_tiny else (VAE, SCALING)
+    vae = kind(model, scaling=float(facts.get("vae_scaling", scaling)), shift=float(facts.get("vae_shift", 0.0)))
     return vae.eval().requires_grad_(False)
 
 
 def _read(source: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str], str]:
     path = Path(source)
     if not path.exists() and isinstance(source, str) and is_registered(source):
-        path = find(source)
+        path = tiny.find_taesd() if get(source).kind == "taesd" else find(source)
+    if halves := tiny.halves_of(path):
+        return tiny.read_halves(halves), {}, str(path)
     facts = our_metadata(path) if path.is_file() else _folder_facts(path)
     path = file_in(path, _FOLDER_FILES)
     keys = read_header(path).shapes
-    prefix = find_prefix(keys)
+    prefix, parts = find_prefix(keys), _PARTS
+    if prefix is None:
+        prefix, parts = tiny.find_prefix(keys), ("encoder.layers.", "decoder.layers.")
     if prefix is None:
         raise UserError(f"{path} holds no VAE; give Stable Diffusion's ({getting('vae')}), in either layout.")
-    wanted = [key for key in keys if key.startswith(tuple(prefix + part for part in _PARTS))]
+    wanted = [key for key in keys if key.startswith(tuple(prefix + part for part in parts))]
     # A prefix marks a part of a bigger file; without one, whatever else is inside is a surprise.
     wanted = wanted if prefix else [key for key in keys if not key.startswith(("loss.", "model_ema."))]
     return {k.removeprefix(prefix): v for k, v in read_tensors(path, wanted).items()}, facts, str(path)

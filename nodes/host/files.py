@@ -41,7 +41,7 @@ def register_folders() -> None:
 
 def search_folders() -> list[Path]:
     """Where weights may lie: our folder first, then those where ComfyUI keeps VAEs and audio encoders, then ours."""
-    names = (MODEL_FOLDER, "vae", "audio_encoders")
+    names = (MODEL_FOLDER, "vae", "vae_approx", "audio_encoders")
     known = [folder_paths.get_folder_paths(name) for name in names if name in folder_paths.folder_names_and_paths]
     return [*map(Path, itertools.chain.from_iterable(known)), *model_folders()]
 

@@ -26,7 +26,7 @@ from ...latentsync.audio.whisper_features import encode_audio
 from ...latentsync.errors import UserError
 from ...latentsync.models.syncnet import StableSyncNet, SyncNet
 from ...latentsync.models.unet_config import UNetConfig
-from ...latentsync.models.vae import VAE
+from ...latentsync.models.vae import VAE, TinyVAE
 from ...latentsync.models.whisper import WhisperEncoder
 from ...latentsync.settings import WINDOW, Settings
 from ...latentsync.weights.bundle import companions
@@ -148,10 +148,9 @@ class LatentSyncModel(comfy.model_base.BaseModel):
 class _Latents(comfy.latent_formats.LatentFormat):
     """Scale, shift and preview colors of a VAE of ours."""
 
-    def __init__(self, channels: int, metadata: Any) -> None:
-        self.latent_channels = channels
-        self.scale_factor = float(metadata.get("vae_scaling", 0.18215))
-        self.shift = float(metadata.get("vae_shift", 0.0))
+    def __init__(self, vae: VAE, metadata: Any) -> None:
+        self.latent_channels = vae.channels
+        self.scale_factor, self.shift = vae.stored
         rows = json.loads(metadata.get("latent_rgb", "[]"))
         if rows:
             self.latent_rgb_factors, self.latent_rgb_factors_bias = rows[:-1], rows[-1]
@@ -164,17 +163,23 @@ class _Latents(comfy.latent_formats.LatentFormat):
 
 
 class _Stage(nn.Module):
-    """A VAE of the engine behind the signature of ComfyUI's: latents are not scaled here."""
+    """A VAE of the engine behind the signature of ComfyUI's: latents are not scaled here.
+
+    A tiny VAE's are those of Stable Diffusion's VAE as well, not the scaled ones of its network: so a MODEL that was
+    trained with it, ComfyUI's VAE and ComfyUI's TAESD can be mixed.
+    """
 
     def __init__(self, vae: VAE) -> None:
         super().__init__()
         self.vae = vae
 
     def encode(self, pixels: Tensor, **_: Any) -> Tensor:
-        return self.vae.encode(pixels) / self.vae.scaling + self.vae.shift
+        scaling, shift = self.vae.stored
+        return self.vae.encode(pixels) / scaling + shift
 
-    def decode(self, samples: Tensor, **_: Any) -> Tensor:
-        return self.vae.decode((samples - self.vae.shift) * self.vae.scaling)
+    def decode(self, samples: Tensor, top: int = 0, **_: Any) -> Tensor:
+        scaling, shift = self.vae.stored
+        return self.vae.decode((samples - shift) * scaling, top)
 
 
 class LatentSyncVAE(comfy.sd.VAE):
@@ -336,7 +341,9 @@ def _load(name: str, path: Path, resolution: int | None, dtype: torch.dtype | No
     own_vae, own_whisper = companions(info)
     if info.kind == "nano":
         own = load_vae(own_vae)
-        vae, latents = LatentSyncVAE(own), _Latents(own.channels, info.metadata)
+        # a tiny VAE shares its latents with Stable Diffusion's, and so their previews
+        latents = comfy.latent_formats.SD15() if isinstance(own, TinyVAE) else _Latents(own, info.metadata)
+        vae = LatentSyncVAE(own)
     else:
         vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(find_file(str(own_vae)))))
         latents = comfy.latent_formats.SD15()

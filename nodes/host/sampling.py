@@ -6,7 +6,6 @@ from typing import Any
 import comfy.model_management as memory
 import comfy.samplers
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ...latentsync.errors import UserError
@@ -14,7 +13,8 @@ from ...latentsync.sampling import alphas_cumprod, ddim, multistep, shared_noise
 from ...latentsync.settings import Progress, ProgressCallback, Settings
 from ...latentsync.weights.bundle import Models
 from .finder import face_finder
-from .models import WhisperAudioEncoder, model_of, settings_for
+from .models import LatentSyncVAE, WhisperAudioEncoder, model_of, settings_for
+from .previews import Previews
 from .progress import Stages
 
 
@@ -65,10 +65,10 @@ def sample(
     split = frames.windows()
     spread, rows = frames.spread(split)
     noise = shared_noise(settings.seed, *samples.shape[1:])[:, :, 0].expand(len(rows), *samples.shape[1:])
-    sampler, latents = EngineSampler(settings), model.latent_format
+    sampler, previews = EngineSampler(settings), Previews(model.latent_format)
 
     def on_step(done: int, clean: Tensor, _: Tensor, total: int) -> None:
-        stages.step("sampling", done + 1, total, rough_picture(clean, latents))
+        stages.step("sampling", done + 1, total, previews.picture(clean))
 
     guider = comfy.samplers.CFGGuider(patcher)
     guider.set_conds(
@@ -95,19 +95,6 @@ class OneNoise:
     def generate_noise(self, input_latent: dict[str, Any]) -> Tensor:
         samples = input_latent["samples"]
         return shared_noise(self.seed, *samples.shape[1:])[:, :, 0].repeat(len(samples), 1, 1, 1)
-
-
-def rough_picture(clean: Tensor, latents: Any, count: int = 4) -> Image.Image | None:
-    """A strip of evenly spaced frames of (N, C, h, w) latents, by the colors that latents stand for."""
-    if latents.latent_rgb_factors is None:
-        return None
-    some = clean[torch.linspace(0, len(clean) - 1, min(count, len(clean))).long()].float().cpu()
-    bias = torch.tensor(latents.latent_rgb_factors_bias or (0.0, 0.0, 0.0))
-    colors = some.movedim(1, -1) @ torch.tensor(latents.latent_rgb_factors) + bias
-    strip = torch.cat(list(((colors + 1) * 127.5).clamp(0, 255).byte()), 1)
-    # the crop is a face of 3:4 stretched to a square
-    picture = Image.fromarray(strip.numpy())
-    return picture.resize((picture.width * 6, picture.height * 8), Image.Resampling.BICUBIC)
 
 
 # The engine on ComfyUI's models: for the node that streams.
@@ -139,8 +126,10 @@ class _Autoencoder:
     def encode(self, pixels: Tensor) -> Tensor:
         return self.latents.process_in(self.vae.encode((pixels.movedim(1, -1).float() + 1) / 2)).to(pixels)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        return self.vae.decode(self.latents.process_out(latents.float())).movedim(-1, 1) * 2 - 1
+    def decode(self, latents: Tensor, top: int = 0) -> Tensor:
+        # ComfyUI's own VAEs decode all rows and know no such option
+        options = {"top": top} if isinstance(self.vae, LatentSyncVAE) else {}
+        return self.vae.decode(self.latents.process_out(latents.float()), options).movedim(-1, 1) * 2 - 1
 
 
 class HostModels(Models):
@@ -180,11 +169,11 @@ def engine_models(patcher: Any, vae: Any, encoder: Any) -> HostModels:
 
 def engine_steps(stages: Stages, patcher: Any) -> ProgressCallback:
     """The engine's progress as the node's."""
-    latents = model_of(patcher).latent_format
+    previews = Previews(model_of(patcher).latent_format)
     names = {"track": "finding faces", "sample": "sampling"}
 
     def report(step: Progress) -> None:
-        picture = None if step.clean is None else rough_picture(step.clean[0].transpose(0, 1), latents)
+        picture = None if step.clean is None else previews.picture(step.clean[0].transpose(0, 1))
         stages.step(names.get(step.stage, step.stage), step.done, step.total, picture)
 
     return report

@@ -28,6 +28,7 @@ Seen on ComfyUI 0.33.0 and, where the node exists there, on 0.3.64. The tests th
 | KSampler, SamplerCustomAdvanced | in place of Sampler | `ddim` with scheduler `ddim_uniform`, or `simple` for nano's one step; cfg is the guidance, 2 for nano and 1.5 for LatentSync 1.5 and 1.6. For SamplerCustomAdvanced use our Noise |
 | LoraLoaderModelOnly, TorchCompileModel and other MODEL nodes | behind Load Model | the MODEL is an ordinary one |
 | VAE Encode, VAE Decode | crops to LATENT and back | with the VAE of Load Model |
+| Load VAE (`taesd`) | *vae* of Condition, Video and Lip Sync, and VAE Decode | a tiny VAE for drafts with 1.5 and 1.6: softer, quicker |
 | Audio Encoder Encode | in place of Encode Audio | with the AUDIO_ENCODER of Load Model |
 | upscalers, face restorers | between VAE Decode and Composite | crops of any size, square |
 | Load Video, Create Video, Save Video | before and behind | Video takes Load Video's VIDEO as it is, reads its file and hands a file to Save Video, which copies the streams |

@@ -639,3 +639,22 @@ def test_clip_and_speech_are_opened_once_to_be_decoded(models, tmp_path, monkeyp
         name = speech_file[sound].name
         assert sorted(opened) == sorted(["clip.mp4", name, name])
         assert decoding == [name] * (2 if sound == "wav" else 1)
+
+
+def test_a_tiny_vae_paints_only_what_is_pasted(tmp_path, monkeypatch):
+    models = tiny_models(tmp_path, taesd=True)
+    source, settings = pan(20), dataclasses.replace(QUICK, steps=1)
+    rows = []
+    models.vae.model.decoder.layers[-1].register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[-2]))
+
+    def made():
+        rows.clear()
+        return lipsync(source, speech(0.8), RATE, 25, models=models, settings=settings)
+
+    part = made()
+    assert max(rows) < 64
+    monkeypatch.setattr(pipeline, "first_row_read", lambda resolution: 0)
+    whole = made()
+    assert min(rows) == 64
+    assert np.array_equal(part.frames, whole.frames)
+    assert changed(part.frames, source).any()

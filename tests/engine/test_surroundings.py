@@ -31,7 +31,7 @@ def base(tmp_path, monkeypatch):
 
 def test_in_comfyui_weights_lie_in_its_models(base, tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "user_folder", lambda: tmp_path / "cache")
-    names = ("latentsync", "vae", "audio_encoders")
+    names = ("latentsync", "vae", "vae_approx", "audio_encoders")
     assert model_folders() == [*(base / "models" / name for name in names), tmp_path / "cache", registry.ASSETS]
     monkeypatch.setenv("LATENTSYNC_MODELS", str(tmp_path / "own"))
     assert model_folders() == [tmp_path / "own", registry.ASSETS]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from latentsync.face.align import align_matrices, crop_face, crop_matrix, template
-from latentsync.face.composite import feather, paste
+from latentsync.face.composite import feather, first_row_read, paste
 from latentsync.face.mask import mouth_mask
 
 
@@ -159,3 +159,16 @@ def test_a_crop_finer_than_the_frame_is_averaged_down():
     stripes[::2] = 255
     out, mask = paste(np.full_like(FRAME, 128), stripes, matrix, resolution=512, match=False)
     assert np.abs(out[mask == 1].astype(int) - 128).max() < 20
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([128, 256, 512]), st.floats(0.25, 3.0), st.floats(-1, 1))
+def test_what_lies_above_the_first_row_that_is_read_does_not_matter(resolution, scale, angle):
+    """The decoder leaves these rows out."""
+    matrix = placed(resolution, scale, angle)
+    crop = crop_face(FRAME, matrix, resolution).astype(np.float32)
+    other, top = crop.copy(), first_row_read(resolution)
+    assert resolution * 0.3 < top < resolution * 0.37  # where the mask begins
+    other[:top] = np.random.default_rng(0).uniform(0, 255, other[:top].shape)
+    wanted, got = (paste(FRAME, one, matrix, resolution=resolution)[0] for one in (crop, other))
+    assert np.array_equal(wanted, got)

@@ -3,15 +3,20 @@
 import json
 import re
 
+import cv2
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import save_file
 
 from latentsync.errors import UserError
+from latentsync.models.vae import TinyVAE
+from latentsync.weights import registry
 from latentsync.weights.convert import save_model
 from latentsync.weights.identify import identify
 from latentsync.weights.vae_files import config_from_shapes, diffusers_layout, find_prefix, load_vae
+
+from ..tiny import SHARED, taesd_files, tiny_checkpoint, tiny_vae
 
 
 def tiny(latents=4, widths=(32, 64), layers=1, attention=True, quant=True):
@@ -223,3 +228,161 @@ def test_recognised_as_a_vae_in_both_layouts(tmp_path):
     assert "original layout" in b.title
     assert find_prefix(["first_stage_model.encoder.conv_in.weight", "first_stage_model.decoder.x"])
     assert find_prefix(["conv_in.weight"]) is None
+
+
+# tiny autoencoders
+
+
+def diffusers_file(folder, model):
+    save_file(model.state_dict(), folder / "tiny.safetensors")
+    return folder / "tiny.safetensors"
+
+
+def diffusers_folder(folder, model):
+    model.save_pretrained(folder / "tiny")
+    return folder / "tiny"
+
+
+def in_nano(folder, model):
+    return tiny_checkpoint(folder / "nano.safetensors", taesd=True)
+
+
+TINY_LAYOUTS = {
+    "a file of diffusers": diffusers_file,
+    "a folder of diffusers": diffusers_folder,
+    "nano": in_nano,
+    "two files": lambda folder, model: taesd_files(folder, model),
+    "two older files": lambda folder, model: taesd_files(folder, model, ".pth"),
+    "the encoder of two": lambda folder, model: taesd_files(folder, model) / "taesd_encoder.safetensors",
+    "the decoder of two": lambda folder, model: taesd_files(folder, model, ".pth") / "taesd_decoder.pth",
+}
+
+
+@pytest.mark.parametrize("layout", TINY_LAYOUTS)
+def test_every_layout_of_a_tiny_vae_gives_the_same_pictures(tmp_path, layout):
+    model = tiny_vae()
+    vae = load_vae(TINY_LAYOUTS[layout](tmp_path, model))
+    assert isinstance(vae, TinyVAE)
+    assert (vae.channels, vae.factor, vae.scaling, vae.shift) == (4, 8, 1.0, 0.0)
+    pixels = torch.rand(3, 3, 32, 64) * 2 - 1
+    latents = vae.encode(pixels)
+    assert latents.shape == (3, 4, 4, 8)
+    assert torch.allclose(latents, model.encode(pixels).latents, atol=1e-5)
+    assert torch.allclose(vae.decode(latents), model.decode(latents).sample, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_tiny_vae_in_half_precision(tmp_path, dtype):
+    model = tiny_vae()
+    path = taesd_files(tmp_path, model.to(dtype))
+    vae, exact = load_vae(path, dtype=dtype), load_vae(path)
+    assert (vae.dtype, exact.dtype) == (dtype, torch.float32)
+    latents = torch.randn(1, 4, 4, 4)
+    assert vae.decode(latents).dtype == torch.float32
+    assert torch.allclose(vae.decode(latents), exact.decode(latents), atol=0.05)
+
+
+def test_a_tiny_vae_of_another_size(tmp_path):
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
+    model = AutoencoderTiny(
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(16, 16),
+        num_encoder_blocks=(2, 1),
+        num_decoder_blocks=(1, 2),
+        latent_channels=6,
+    )
+    save_file(model.state_dict(), tmp_path / "vae.safetensors")
+    vae = load_vae(tmp_path / "vae.safetensors")
+    assert (vae.channels, vae.factor) == (6, 2)
+    assert torch.allclose(vae.decode(torch.ones(1, 6, 4, 4)), model.decode(torch.ones(1, 6, 4, 4)).sample, atol=1e-5)
+
+
+@pytest.mark.parametrize("top", [1, 16, 37, 72, 88, 120])
+def test_rows_that_nobody_looks_at_are_left_out_and_the_others_stay(tmp_path, top):
+    vae = load_vae(taesd_files(tmp_path, tiny_vae()))
+    heights = []
+    vae.model.decoder.layers[-1].register_forward_pre_hook(lambda _, args: heights.append(args[0].shape[-2]))
+    latents = 2 * torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    whole, part = vae.decode(latents), vae.decode(latents, top)
+    assert part.shape == whole.shape
+    assert (part - whole)[:, :, top:].abs().max() < 1e-5
+    assert torch.equal(part[:, :, :top], part[:, :, top : top + 1].expand(-1, -1, top, -1))
+    assert heights[0] == 128
+    assert heights[1] == 128 if top == 1 else 128 - top <= heights[1] <= 128 - top + 6
+
+
+def test_a_tiny_vae_stores_latents_as_the_full_one_does(tmp_path):
+    """ComfyUI's LATENT is Stable Diffusion's before scaling, whichever VAE made it."""
+    tiny_one, full = load_vae(taesd_files(tmp_path, tiny_vae())), load_vae(diffusers_file(tmp_path, tiny()))
+    assert tiny_one.stored == full.stored == (0.18215, 0.0)
+
+
+TINY_DAMAGE = {
+    "missing: decoder.layers.0.bias": drop("decoder.layers.0.bias"),
+    "missing: encoder.layers.1.conv.0.weight": drop("encoder.layers.1.conv.0.weight"),
+    "first convolution": drop("decoder.layers.0.weight"),
+    "a decoder undoes its encoder": drop("encoder.layers.2.weight"),
+    "not known: encoder.layers.1.pool.0.weight": lambda s: s | {"encoder.layers.1.pool.0.weight": torch.zeros(1)},
+    "of another shape: decoder.layers.18.bias is 5 where 3": lambda s: s | {"decoder.layers.18.bias": torch.zeros(5)},
+}
+
+
+@pytest.mark.parametrize("sentence", TINY_DAMAGE)
+def test_a_damaged_tiny_vae_is_refused_with_the_reason(tmp_path, sentence):
+    state = tiny_vae().state_dict()
+    save_file(TINY_DAMAGE[sentence](state), tmp_path / "vae.safetensors")
+    with pytest.raises(UserError, match=re.escape(sentence)) as caught:
+        load_vae(tmp_path / "vae.safetensors")
+    assert "vae.safetensors is not a usable VAE" in str(caught.value)
+
+
+def test_half_a_tiny_vae_is_refused(tmp_path):
+    folder = taesd_files(tmp_path / "a", tiny_vae())
+    (folder / "taesd_encoder.safetensors").unlink()
+    for given in (folder, folder / "taesd_decoder.safetensors"):
+        with pytest.raises(UserError, match=r"put the encoder beside it.*download taesd"):
+            load_vae(given)
+    (folder / "taesd_encoder.safetensors").write_bytes((folder / "taesd_decoder.safetensors").read_bytes())
+    for given in (folder, folder / "taesd_decoder.safetensors"):
+        with pytest.raises(UserError, match=r"alone|should be the encoder of a tiny autoencoder and is the decoder"):
+            load_vae(given)
+
+
+def test_a_tiny_vae_is_recognized(tmp_path):
+    folder = taesd_files(tmp_path, tiny_vae())
+    assert identify(diffusers_file(tmp_path, tiny_vae())).kind == "vae"
+    assert "tiny VAE (diffusers layout" in identify(tmp_path / "tiny.safetensors").title
+    for half in ("encoder", "decoder"):
+        info = identify(folder / f"taesd_{half}.safetensors")
+        assert info.kind == "taesd"
+        assert f"the {half} of a tiny VAE" in info.title
+    nano = identify(in_nano(tmp_path, None))
+    assert (nano.kind, nano.problem, nano.latent_channels) == ("nano", None, 4)
+
+
+def test_the_name_taesd_is_nanos_own_vae_or_the_two_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("LATENTSYNC_MODELS", str(tmp_path / "models"))
+    monkeypatch.setattr(registry, "ASSETS", tmp_path / "assets")
+    (tmp_path / "assets").mkdir()
+    nano = tmp_path / "assets" / registry.NANO_FILE
+    tiny_checkpoint(nano)
+    with pytest.raises(UserError, match=r"TAESD.*download taesd"):
+        load_vae("taesd")
+    taesd_files(tmp_path / "models", tiny_vae(seed=5))
+    bias = "decoder.layers.0.bias"
+    assert torch.equal(load_vae("taesd").model.state_dict()[bias], tiny_vae(seed=5).state_dict()[bias])
+    tiny_checkpoint(nano, taesd=True)
+    assert torch.equal(load_vae("TAESD").model.state_dict()[bias], tiny_vae(seed=1).state_dict()[bias])
+
+
+def test_the_real_taesd_gives_the_picture_back():
+    if not (SHARED / "taesd").is_dir():
+        pytest.skip("TAESD's two files are not beside the repository")
+    vae = load_vae(SHARED / "taesd")
+    picture = cv2.imread(str(registry.ASSETS / "portrait.jpg"))[:, :, ::-1]
+    pixels = torch.from_numpy(cv2.resize(picture, (256, 256)).copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    latents = vae.encode(pixels)
+    assert 0.5 < latents.std() < 1.2  # scaled: those of the full VAE have 5.5 times as much
+    error = (vae.decode(latents) - pixels).square().mean()
+    assert 10 * torch.log10(4 / error) > 28

@@ -30,7 +30,8 @@ def comfyui() -> Installation:
 def comfy(comfyui: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     """The one server that all tests share: --cpu, our pack under an odd name, one of odd nodes, folders of its own."""
     packs = {PACK: ROOT, "odd": Path(__file__).parent / "odd"}
-    with ComfyServer(comfyui, tmp_path_factory.mktemp("comfyui"), packs=packs) as server:
+    args = ("--preview-method", "latent2rgb")  # at every step; true pictures may leave some out
+    with ComfyServer(comfyui, tmp_path_factory.mktemp("comfyui"), packs=packs, args=args) as server:
         yield server
 
 

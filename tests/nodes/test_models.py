@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ from latentsync.audio.load import load_audio
 from latentsync.training.unet.lora import merge_files, targets
 from latentsync.weights.load import load_unet
 
-from ..tiny import pan, tiny_checkpoint
+from ..tiny import SHARED, pan, taesd_files, tiny_checkpoint, tiny_vae
 from ..training.parts import BASE, write_clips
 from .clips import VOICE
 from .server import ROOT, Installation
@@ -153,3 +154,38 @@ def test_low_memory_changes_nothing(comfyui, clip, vram, cast):
     assert found["latents"] < 1e-4
     assert found["pictures"] <= 1
     assert found["cast"] >= cast
+
+
+def check_looks(found: dict[str, Any], side: int) -> None:
+    """No preview where ComfyUI is told so, the true picture where it is told so and can, the rough one else."""
+    assert found["none"] == [None, None]
+    for name in ("auto", "taesd"):
+        assert found[name][0]["off"] < 3  # grey levels
+        assert found[name][0]["size"] == [4 * side * 3 // 4, side]
+        assert found[name][1] is None  # the second would take more of the time than previews may
+    assert found["latent2rgb"][0] == found["latent2rgb"][1]
+
+
+@pytest.mark.parametrize("weights", ["random", "real"])
+def test_a_tiny_vae_fits_comfyuis_own(comfyui, tmp_path, weights):
+    """nano's VAE may be TAESD: its LATENT is Stable Diffusion's, and previews of all such models come from it."""
+    if weights == "real" and not (SHARED / "taesd").is_dir():
+        pytest.skip("TAESD's two files are not beside the repository")
+    taesd = SHARED / "taesd" if weights == "real" else taesd_files(tmp_path / "taesd", tiny_vae(width=64, seed=3))
+    (tmp_path / "assets").mkdir()
+    for path in (tmp_path / "own.safetensors", tmp_path / "assets" / "nano.safetensors"):
+        tiny_checkpoint(path, taesd=True)
+    picture = cv2.imread(str(ROOT / "latentsync" / "assets" / "portrait.jpg"))[:, :, ::-1]
+    faces = [cv2.resize(picture, (128, 128)), cv2.resize(picture[:, ::-1], (128, 128))]
+    np.save(tmp_path / "crops.npy", np.stack(faces * 3))
+    job = {"folder": str(tmp_path), "checkpoint": "own.safetensors", "taesd": str(taesd)}
+    job["assets"] = str(tmp_path / "assets")
+    found = inside(comfyui, "tiny_vae.py", **job, crops=str(tmp_path / "crops.npy"))
+    for name in ("model", "1.5", "engine encodes", "rows kept", "theirs"):
+        assert found[name] < 1e-4, name
+    assert found["rows left out"] < 1e-6
+    check_looks(found["with"], 128)
+    assert found["without"]["none"] == [None, None]
+    rough = found["without"]["latent2rgb"]
+    assert found["without"]["auto"] == found["without"]["taesd"] == found["with"]["latent2rgb"] == rough
+    assert found["nano"]["off"] < 3
