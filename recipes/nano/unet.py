@@ -66,7 +66,7 @@ class UNetTraining:
     steps: int = 12000
     batch_size: int = 3
     frames: int = 6
-    learning_rate: float = 7e-4
+    learning_rate: float = 1e-3
     p_told: tuple[float, float] = (0.8, 0.4)
     drop_audio: float = 0.1
     audio_noise: float = 3.0
@@ -81,7 +81,7 @@ class UNetTraining:
     shape_weight: float = 0.3
     noise_bias: float = 0.2
     p_max_noise: float = 0.75
-    adversarial_from: int = 1500
+    adversarial_from: int = 1200
     decoder_from: int = 3500
     decoded_frames: int = 12
     picture_weight: float = 1.0
@@ -89,7 +89,7 @@ class UNetTraining:
     feature_weight: float = 0.25
     adversarial_weight: float = 0.5
     decoder_learning_rate: float = 1e-4
-    audio_lr_scale: float = 3.0
+    audio_lr_scale: float = 2.0
     seed: int = 1247
     report_every: int = 50
 
