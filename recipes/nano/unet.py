@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from latentsync.face.mask import latent_mask
 from latentsync.models.unet import UNet
@@ -38,14 +39,15 @@ LIPS = (0, 13, 14, 17, 37, 267, 84, 314, 61, 291, 78, 308, 152)
 class UNetTraining:
     """batch_size: scenes of a step, `frames` states of each.
 
-    p_told: chance, at first and at the end, that a step tells the shape of the lips instead of letting the network hear
-    the speech. What speech tells about lips is little, and the mean of all lips that would fit is a blur; from a shape
-    that is known a sharp picture can be learned. Steps in which it hears then train the transformers alone: they learn
-    which shape to ask for, so that what is uncertain becomes a middling shape, not a blur.
+    Up to step told_until all is easy: every step tells the shape of the lips instead of letting the network hear the
+    speech, the reference is the picture as it was taken, timesteps are the noisiest. All that changes until mixed_from.
+    p_told: chance, in the end, that a step tells. What speech tells about lips is little, and the mean of all lips that
+    would fit is a blur; from a shape that is known a sharp picture can be learned. Steps in which it hears train the
+    transformers alone: they learn which shape to ask for, so that what is uncertain becomes a middling shape, no blur.
     audio_lr_scale: learning rate of the attention to the speech over that of the rest. audio_noise: largest noise on
     the audio tokens, in standard deviations: without it a few minutes of speech are memorized (in a small network the
-    predicted opening of held-out time had a correlation of 0.46 without noise, 0.64 with it). It rises from a fifth to
-    all of that at step noisy_from, since in loud noise the speech is not heard for long.
+    predicted opening of held-out time had a correlation of 0.46 without noise, 0.64 with it). At first a
+    fifth of that, since in loud noise the speech is not heard for long.
     p_natural: chance that the reference is the picture as it was taken; else it says something too. p_static: chance
     that one reference serves all states of a scene, as for a still; else each has its own, as in a clip.
     noise_bias: timesteps are 999 · u^noise_bias; a small one keeps them where the speech, not the noisy latents, tells
@@ -59,31 +61,33 @@ class UNetTraining:
     """
 
     widths: tuple[int, ...] = (64, 96, 176)
-    cross: tuple[bool, ...] = (False, True, True)
+    cross: tuple[bool, ...] = (False, False, True)
     layers: int = 1
     latent_channels: int = 4
     norm_groups: int = 8
     steps: int = 12000
-    batch_size: int = 3
+    batch_size: int = 4
     frames: int = 6
-    learning_rate: float = 1e-3
-    p_told: tuple[float, float] = (0.8, 0.4)
+    learning_rate: float = 1.5e-3
+    told_until: int = 1200
+    mixed_from: int = 4000
+    p_told: float = 0.5
     drop_audio: float = 0.1
     audio_noise: float = 3.0
-    noisy_from: int = 2000
     p_natural: float = 0.5
     p_static: float = 0.6
     p_shared_noise: float = 0.6
     keep_weight: float = 0.05
     lips_weight: float = 4.0
-    clean_weight: float = 0.3
-    motion_weight: float = 1.0
+    clean_weight: float = 1.0
+    motion_weight: float = 2.0
     shape_weight: float = 0.3
     noise_bias: float = 0.2
-    p_max_noise: float = 0.75
-    adversarial_from: int = 1200
-    decoder_from: int = 3500
-    decoded_frames: int = 12
+    p_max_noise: float = 0.85
+    adversarial_from: int = 2400
+    decoder_from: int = 9000
+    pictures_from: int = 1200
+    decoded_frames: int = 8
     picture_weight: float = 1.0
     texture_weight: float = 20.0
     feature_weight: float = 0.25
@@ -146,6 +150,9 @@ class UNetTrainer:
         self.unet = UNet(settings.config).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         nn.init.zeros_(self.unet.conv_out.weight)  # the first picture is the reference
         nn.init.zeros_(self.unet.conv_out.bias)
+        # nor is it disturbed by noise, which tells nothing at the noisiest timestep
+        with torch.no_grad():
+            self.unet.conv_in.weight[:, : settings.latent_channels] = 0
         self.average = averaged_model(self.unet, decay=0.999)
         self.shapes = Shapes(people)
         self.head = nn.Linear(settings.widths[-1], len(self.shapes.silent))
@@ -181,7 +188,7 @@ class UNetTrainer:
         states = random.permutation(saying)[: settings.frames].tolist()
         references = self._references(states)
         audio = torch.stack([self.voices(person[i], frame[i], random) for i in states])
-        loudest = settings.audio_noise * min(1.0, 0.2 + 0.8 * self.step / settings.noisy_from)
+        loudest = self._grown(0.2, 1) * settings.audio_noise
         audio = audio + loudest * random.random() * torch.randn_like(audio)
         if random.random() < settings.drop_audio:
             audio = torch.zeros_like(audio)
@@ -195,10 +202,15 @@ class UNetTrainer:
             "mouth": scenes.mouths[which][states],
         }
 
+    def _grown(self, first: float, last: float) -> float:
+        """A chance or strength at this step: first while shapes are told, then on its way to last."""
+        return float(np.interp(self.step, (self.settings.told_until, self.settings.mixed_from), (first, last)))
+
     def _references(self, states: list[int]) -> list[int]:
         """A state of the scene for each of these, never itself: its mouth would be copied and the speech ignored."""
         random = self.random
-        natural, one = random.random() < self.settings.p_natural, random.random() < self.settings.p_static
+        natural = random.random() < self._grown(1, self.settings.p_natural)
+        one = random.random() < self._grown(1, self.settings.p_static)
         shared = 0 if natural else int(random.integers(STATES))
         chosen = []
         for state in states:
@@ -219,14 +231,15 @@ class UNetTrainer:
         self.decoder.requires_grad_(self.step >= settings.decoder_from)
         windows = [self.window() for _ in range(settings.batch_size)]
         data = {name: torch.stack([w[name] for w in windows]) for name in windows[0]}
-        told = self.random.random() < np.interp(self.step / settings.steps, (0, 1), settings.p_told)
+        told = self.random.random() < self._grown(1, settings.p_told)
         if told:
             data["audio"] = self.teller(data["shape"])[:, :, None].expand_as(data["audio"])
         timestep = self._timesteps()
         bar = self.alphas_cumprod[timestep].float()[:, None, None, None, None]
         noisy = bar.sqrt() * data["clean"] + (1 - bar).sqrt() * data["noise"]
         mask = self.mask.expand(settings.batch_size, 1, settings.frames, *self.mask.shape)
-        with torch.autocast("cpu", torch.bfloat16):
+        # PyTorch's fused attention is slow backwards on a CPU: a quarter of the step
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             made = self.unet(torch.cat((noisy, mask, data["masked"], data["reference"]), 1), timestep, data["audio"])
             shape = self.head(self.middle.mean((2, 3))).unflatten(0, (settings.batch_size, -1))
         made = made.float()
@@ -237,9 +250,10 @@ class UNetTrainer:
             + settings.motion_weight * losses["motion"]
             + settings.shape_weight * losses["shape"]
         )
-        images, pixel_losses = self.pixel_losses(made, data["clean"], data["mouth"])
-        losses |= pixel_losses
-        total = total + settings.picture_weight * self._pixel_total(pixel_losses, images)
+        if self.step >= settings.pictures_from:
+            images, pixel_losses = self.pixel_losses(made, data["clean"], data["mouth"])
+            losses |= pixel_losses
+            total = total + settings.picture_weight * self._pixel_total(pixel_losses, images)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         if not told:
@@ -259,7 +273,7 @@ class UNetTrainer:
     def _timesteps(self) -> Tensor:
         settings = self.settings
         shares = self.random.random(settings.batch_size) ** settings.noise_bias
-        shares[self.random.random(settings.batch_size) < settings.p_max_noise] = 1
+        shares[self.random.random(settings.batch_size) < self._grown(1, settings.p_max_noise)] = 1
         return torch.from_numpy((999 * shares).astype(np.int64))
 
     def pixel_losses(self, made: Tensor, clean: Tensor, mouths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
