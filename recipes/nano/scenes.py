@@ -36,7 +36,7 @@ PER_FILE = 16
 class Scenes:
     """N scenes of S states. latents (N, S, C, h, w) float16; masked (N, C, h, w) float16; mouths (N, S, 3, H, W) uint8,
     the mouth_box of the pictures; person, frame (N, S) int32, what is said (see Speech); opening (N, S) float32, over
-    the width of the mouth at rest; usable (N, S) bool: states that say something."""
+    the width of the mouth at rest."""
 
     latents: Tensor
     masked: Tensor
@@ -157,8 +157,10 @@ def write_scenes(
 
 def load_scenes(folder: Path, start: int = 0) -> list[Scenes]:
     """The files of a folder from number start on, as far as there is no gap."""
-    paths = sorted(folder.glob("*.safetensors"))
-    return [Scenes(**load_file(path)) for path in paths[start:]]
+    found: list[Scenes] = []
+    while (path := folder / f"{start + len(found):05d}.safetensors").exists():
+        found.append(Scenes(**load_file(path)))
+    return found
 
 
 def clip_chances(clips: Sequence[Person]) -> np.ndarray:

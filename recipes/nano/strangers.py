@@ -15,7 +15,7 @@ from torch import Tensor
 
 from latentsync.audio.load import load_audio
 from latentsync.evaluation.image_metrics import lips_region, sharpness, ssim_map
-from latentsync.face.align import align_matrices, crop_face
+from latentsync.face.align import align_matrices, crop_face, crop_matrix
 from latentsync.face.choose import choose
 from latentsync.face.detect import mouth_opening
 from latentsync.face.mask import mouth_mask
@@ -151,7 +151,7 @@ def _skin_difference(made: np.ndarray, picture: np.ndarray, truth: FaceTrack) ->
     side = 256
     matrix = align_matrices(truth.points, side)
     skin = mouth_mask(side) < 0.5
-    for points, m in zip(truth.landmarks, matrix, strict=True):
+    for points, m in zip(truth.landmarks, (crop_matrix(m, side) for m in matrix), strict=True):
         skin &= ~lips_region(points @ m[:, :2].T + m[:, 2], side)
     crops = [crop_face(frame, matrix[i], side)[skin].mean(0) for i, frame in enumerate(made) if i % 3 == 0]
     return float(np.abs(np.mean(crops, 0) - crop_face(picture, matrix[0], side)[skin].mean(0)).max())

@@ -339,6 +339,7 @@ class UNetTrainer:
             settings=asdict(self.settings),
             whitening=self.voices.whitening,
             updates=self.average.n_averaged,
+            decoder_updates=self.average_decoder.n_averaged,
             random=self.random.bit_generator.state,
             torch_random=torch.get_rng_state(),
             **{name: part.state_dict() for name, part in self._parts().items()},
@@ -349,8 +350,8 @@ class UNetTrainer:
         self.step = saved["step"]
         for name, part in self._parts().items():
             part.load_state_dict(saved[name])
-        for average in (self.average, self.average_decoder):
-            average.n_averaged.copy_(saved["updates"])
+        self.average.n_averaged.copy_(saved["updates"])
+        self.average_decoder.n_averaged.copy_(saved.get("decoder_updates", saved["updates"]))
         self.voices.whitening = saved["whitening"]  # the weights depend on it, whatever the clips are now
         self.schedule = trapezoid(self.optimizer, self.settings.steps, step=self.step)
         self.random.bit_generator.state = saved["random"]
