@@ -243,8 +243,8 @@ def _second_opinion(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
 
 @functools.lru_cache(maxsize=16)
 def _shapes_wanted(config: UNetConfig) -> dict[str, Shape]:
-    with torch.device("meta"):
-        return shapes_of(UNet(config).state_dict())
+    with torch.device("meta"):  # shapes do not depend on the groups, which must divide all widths
+        return shapes_of(UNet(dataclasses.replace(config, groups=1)).state_dict())
 
 
 def _entry_of_size(size: int, kind: str) -> ModelEntry | None:
