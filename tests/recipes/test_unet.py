@@ -1,310 +1,362 @@
-"""The built-in model's U-Net trainer on two synthetic clips: what a window is made of, who teaches what, resuming."""
+"""The trainer of the built-in model's U-Net: what a window is made of, who teaches what, and resuming."""
 
-import dataclasses
-import json
 import math
+from copy import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import nn
 
-from latentsync.models.unet import UNet
-from latentsync.weights.identify import identify
-from recipes.nano import data
-from recipes.nano.data import audio_whitening, fold_whitening, plain
-from recipes.nano.export import export, trained_vae
-from recipes.nano.unet import (
-    UNetTrainer,
-    UNetTraining,
-    cell_weights,
-    start_from,
-    train_unet,
-)
-from recipes.nano.vae import train_vae
+from recipes.nano.audio import Voices
+from recipes.nano.data import RESOLUTION
+from recipes.nano.loop import trapezoid
+from recipes.nano.mesh import opening as true_opening
+from recipes.nano.puppets import Speech
+from recipes.nano.scenes import STATES, mouth_box
+from recipes.nano.tiles import decode_tile, mouth_tile, tile_of
+from recipes.nano.unet import Shapes, UNetTrainer, UNetTraining, cell_weights, train_unet
 
-from .tiny_nano import SIDE, UNET, VAE, encode, encode_variants, floats, tiny_vae, two_clips
+from .people import CELLS, CHANNELS, UNET, WINDOW, floats, number_scenes, plain_vae, speaker
 
-
-@pytest.fixture(scope="module")
-def clips():
-    return two_clips()
+JUDGED = replace(UNET, steps=4, pictures_from=1, decoder_from=2, adversarial_from=3)
+"""Pictures are judged, then the decoder joins, then the critic."""
+WAYS = 8
+LIPS = np.s_[14:18, 9:15]
+"""Cells of an aligned crop."""
 
 
 @pytest.fixture(scope="module")
-def variants(clips):
-    return encode_variants(clips)
+def people(face):
+    """Two whose lips move in eight ways, which the audio tells."""
+    random = np.random.default_rng(1)
+    openings = [np.where(np.arange(n) < 4, 0, random.uniform(0, 0.35, n)) for n in (48, 32)]
+    names = ("anna_1", "ben_1")
+    return [speaker(face, o, name=names[i], numbers=WAYS, seed=i) for i, o in enumerate(openings)]
 
 
-def test_encode_clips(clips, variants):
-    assert len(variants) == UNET.variants
-    for variant in variants:
-        for clip, latents in zip(clips, variant, strict=True):
-            assert latents.name == clip.name
-            assert latents.clean.shape == latents.masked.shape == (clip.train_frames, 4, SIDE // 8, SIDE // 8)
-            assert latents.audio.shape == (clip.train_frames, 50, 384)
-            assert latents.mouth.shape == (clip.train_frames, 3, 19, 22)
-            assert (latents.clean != latents.masked).any()
-    pixels = plain(SIDE)(clips[0].crops[:3], SIDE)
-    assert torch.equal(variants[0][0].clean[:3], encode(pixels).half())
-    assert not torch.equal(variants[1][0].clean, variants[0][0].clean)
+@pytest.fixture(scope="module")
+def scenes(people):
+    return [number_scenes(people, 6), number_scenes(people, 6, seed=1)]
+
+
+@pytest.fixture(scope="module")
+def start(people, scenes):
+    """Makes a trainer with these settings changed; the whitening, which takes a while, is found once."""
+    voices = Voices(people, torch.zeros(50, 384))
+
+    def make(base=UNET, parts=scenes, **settings):
+        return UNetTrainer(parts, people, copy(voices), replace(base, **settings), plain_vae())
+
+    return make
+
+
+def numbered(scenes):
+    """The same scenes, with the number of its state in all latents of a state."""
+    count = torch.arange(STATES, dtype=torch.float16).view(1, -1, 1, 1, 1)
+    return [replace(part, latents=count.expand_as(part.latents)) for part in scenes]
+
+
+def shown_and_reference(made):
+    window = made.window()
+    return [[round(value) for value in window[name][0, :, 0, 0].tolist()] for name in ("clean", "reference")]
+
+
+# ---- windows ---------------------------------------------------------------------------------------------------------
+
+
+def test_windows(start):
+    made = start()
+    rows, columns = mouth_box(RESOLUTION)
+    for _ in range(10):
+        window = made.window()
+        shape = (4, UNET.frames, CELLS, CELLS)
+        assert all(window[name].shape == shape for name in ("clean", "masked", "reference", "noise"))
+        assert window["audio"].shape == (UNET.frames, 50, 384)
+        assert window["shape"].shape == (UNET.frames, len(made.shapes.silent))
+        mouth = (UNET.frames, 3, rows.stop - rows.start, columns.stop - columns.start)
+        assert window["mouth"].shape == mouth
+        assert (window["masked"] == window["masked"][:, :1]).all()
+
+
+@pytest.mark.parametrize("natural", [0.0, 1.0])
+@pytest.mark.parametrize("static", [0.0, 1.0])
+def test_references(start, scenes, natural, static):
+    """Never the state itself. One for all but the state that it shows, or each its own; the natural one, or any."""
+    made = start(parts=numbered(scenes), p_natural=natural, p_static=static)
+    alike, seen = [], set()
+    for _ in range(60):
+        shown, references = shown_and_reference(made)
+        assert all(a != b for a, b in zip(shown, references, strict=True))
+        assert len(set(shown)) == UNET.frames
+        usual = max(set(references), key=references.count)
+        alike.append(references.count(usual) >= UNET.frames - 1)
+        seen |= {usual} if static else set(references)
+    assert all(alike) if static else np.mean(alike) < 0.3
+    assert seen == {0} if static and natural else seen == set(range(STATES))
+
+
+def test_the_picture_as_it_was_taken_is_learnt_only_where_its_speech_is_known(start, scenes):
+    made = start(parts=numbered(scenes))
+    said = {bool(part.person[which, 0] >= 0) for part in made.scenes for which in range(len(part))}
+    assert said == {True, False}
+    for keep in (True, False):
+        chosen = [i for i in range(6) if bool(scenes[0].person[i, 0] >= 0) == keep]
+        part = type(scenes[0])(**{name: value[chosen] for name, value in numbered(scenes)[0].state().items()})
+        made.scenes = [part]
+        assert any(0 in shown_and_reference(made)[0] for _ in range(20)) == keep
+
+
+def test_what_is_heard_is_what_is_shown(start, scenes):
+    made = start(audio_noise=0.0, drop_audio=0.0)
+    known = scenes[0]
+    made.scenes = [known]
+    for _ in range(5):
+        window = made.window()
+        for i in range(UNET.frames):
+            match = (known.latents.float() - window["clean"][:, i]).abs().amax((2, 3, 4))
+            which, state = divmod(int(match.argmin()), STATES)
+            person, frame = int(known.person[which, state]), int(known.frame[which, state])
+            heard = made.voices(person, frame, np.random.default_rng(0))
+            assert torch.allclose(window["audio"][i], heard)
+            assert torch.equal(window["shape"][i], made.shapes(person, frame))
+            assert torch.equal(window["mouth"][i], known.mouths[which, state])
+
+
+@pytest.mark.parametrize("drop", [0.0, 1.0])
+def test_speech_may_be_dropped(start, drop):
+    made = start(drop_audio=drop)
+    assert all((made.window()["audio"] == 0).all() == bool(drop) for _ in range(10))
+
+
+def test_speech_is_noisy_by_up_to_a_strength_that_grows(start):
+    made = start(drop_audio=0.0, audio_noise=100.0, told_until=0, mixed_from=10)
+    for step, strength in ((0, 20), (5, 60), (10, 100), (90, 100)):
+        made.step = step
+        spreads = [float(made.window()["audio"].std()) for _ in range(30)]
+        assert min(spreads) < 0.3 * strength < 0.8 * strength < max(spreads) < strength + 1
+
+
+@pytest.mark.parametrize("shared", [0.0, 1.0])
+def test_noise(start, shared):
+    """Always of spread 1; of two states the same, or half so."""
+    made = start(p_shared_noise=shared)
+    noise = torch.stack([made.window()["noise"] for _ in range(8)])
+    assert float(noise.std()) == pytest.approx(1, abs=0.05)
+    alike = float(torch.corrcoef(torch.stack([noise[:, :, 0].flatten(), noise[:, :, 1].flatten()]))[0, 1])
+    assert alike == pytest.approx(1 if shared else 0.5, abs=0.05)
+
+
+def test_timesteps(start):
+    made = start(batch_size=2000, p_max_noise=1.0)
+    assert (made._timesteps() == 999).all()
+    made.settings = replace(made.settings, p_max_noise=0.0, noise_bias=0.25)
+    drawn = made._timesteps()
+    assert 0 <= drawn.min() < drawn.max() <= 999
+    assert drawn.float().mean() == pytest.approx(999 / 1.25, rel=0.02)
+    made.settings = replace(made.settings, p_max_noise=0.5)
+    assert (made._timesteps() == 999).float().mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_lessons_are_easy_at_first(start, scenes):
+    """Told, from the picture as it was taken, at the noisiest timestep; then it is as the settings say."""
+    hard = {"p_told": 0.0, "p_natural": 0.0, "p_static": 0.0, "p_max_noise": 0.0}
+    made = start(parts=numbered(scenes), told_until=10, mixed_from=20, **hard)
+    for step, share in ((0, 1), (10, 1), (15, 0.5), (20, 0), (99, 0)):
+        made.step = step
+        assert made._grown(1, 0) == share
+        made.settings = replace(made.settings, batch_size=400)
+        noisiest = (made._timesteps() == 999).float().mean()
+        assert noisiest == pytest.approx(share, abs=0.1)
+        made.settings = replace(made.settings, batch_size=1)
+        references = [shown_and_reference(made)[1].count(0) >= UNET.frames - 1 for _ in range(20)]
+        assert np.mean(references) > 0.99 if share == 1 else np.mean(references) < 0.7
+        if share in (0, 1):
+            assert all(name.startswith("told ") == bool(share) for name in made.train_step())
 
 
 def test_cells_of_the_lips_weigh_most():
     weights = cell_weights(UNetTraining())
-    assert weights.shape == (20, 20)
+    assert weights.shape == (CELLS, CELLS)
     assert weights.mean() == pytest.approx(1)
-    y, x = divmod(int(weights.argmax()), 20)
-    assert 10 <= y <= 16
-    assert 4 <= x <= 15
-    assert weights[0, 0] == weights.min()
+    y, x = divmod(int(weights.argmax()), CELLS)
+    assert 0.5 <= y / CELLS <= 0.84
+    assert 0.28 <= x / CELLS <= 0.72
+    assert weights[0, 0] == weights.min() > 0
 
 
-def test_windows(clips, variants):
-    trainer = UNetTrainer(variants, clips, UNET, tiny_vae())
-    for _ in range(10):
-        window = trainer.window()
-        frames = window["clean"].shape[1]
-        assert window["clean"].shape == window["noise"].shape == (4, frames, SIDE // 8, SIDE // 8)
-        assert window["masked"].shape == window["reference"].shape == window["clean"].shape
-        assert window["audio"].shape == (frames, 50, 384)
-        assert 0.4 < window["noise"].std() < 1.6
+def test_shapes_are_the_main_movements_and_standardized(people):
+    shapes = Shapes(people)
+    spoken = torch.cat([shapes.spoken[0], shapes.spoken[1]])[:, :WAYS]
+    assert spoken.mean(0).abs().max() < 1e-4
+    assert torch.allclose(spoken.std(0), torch.ones(WAYS), atol=0.05)
+    assert len(shapes.spoken[0]) == people[0].train_frames
+    assert torch.equal(shapes(Speech.SILENT, 0), shapes.silent)
+    assert torch.equal(shapes(1, 5), shapes.spoken[1][5])
 
 
-def test_how_a_window_is_heard(clips, variants):
-    """As it was spoken or in another voice of the same clip, with noise of up to the given strength."""
-    loud = [[dataclasses.replace(c, audio=c.audio + i) for c in variant] for i, variant in enumerate(variants)]
-    heard = {}
-    for own in (0.0, 1.0):
-        quiet = dataclasses.replace(UNET, drop_audio=0, p_own_voice=own, audio_noise=0)
-        trainer = UNetTrainer(loud, clips, quiet, tiny_vae())
-        trainer.whitening = torch.eye(384)
-        known = {(i, float(c.audio.float().mean())) for i, variant in enumerate(loud) for c in variant}
-        means = [float(trainer.window()["audio"].mean()) for _ in range(20)]
-        heard[own] = {min(known, key=lambda k: abs(k[1] - mean))[0] for mean in means}
-    assert heard == {0.0: set(range(len(loud))), 1.0: {0}}
-    trainer.settings = dataclasses.replace(trainer.settings, audio_noise=100.0)
-    spreads = [float(trainer.window()["audio"].std()) for _ in range(20)]
-    assert min(spreads) < 30 < 70 < max(spreads) <= 101
+# ---- learning --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("held", [0.0, 1.0])
-def test_the_masked_picture_may_be_held(clips, variants, held):
-    moving = [[dataclasses.replace(c, masked=c.clean) for c in variant] for variant in variants]
-    trainer = UNetTrainer(moving, clips, dataclasses.replace(UNET, p_static_masked=held, latent_augment=0), tiny_vae())
-    for _ in range(10):
-        window = trainer.window()
-        moves = (window["masked"] - window["masked"][:, :1]).abs().amax()
-        assert (moves == 0) == bool(held)
-        assert (window["clean"] - window["clean"][:, :1]).abs().amax() > 0
+def quick(made):
+    """At full rate, without the warm-up."""
+    made.schedule = trapezoid(made.optimizer, 10_000, step=100)
+    return made
 
 
-def test_a_disguise_is_taken_off_again(clips, variants):
-    """It changes all latents of a window alike, but not the gray of the mask."""
-    masked = [[dataclasses.replace(c, masked=c.clean) for c in variant] for variant in variants]
-    bare, worn = (
-        UNetTrainer(
-            masked,
-            clips,
-            dataclasses.replace(UNET, latent_augment=strength, p_static_masked=0, p_static_reference=0),
-            tiny_vae(),
-        )
-        for strength in (0.0, 0.5)
-    )
-    for seed in range(5):
-        windows = []
-        for trainer in (bare, worn):
-            trainer.random = np.random.default_rng(seed)
-            windows.append(trainer.window())
-        plain, other = windows
-        assert not torch.allclose(other["clean"], plain["clean"], atol=0.1)
-        for name in ("clean", "reference"):
-            assert torch.allclose((other[name] - other["offset"]) / other["gain"], plain[name], atol=1e-5)
-        change = (other["masked"] - plain["masked"]).abs().amax((0, 1))
-        assert ((change > 0) == (worn.mask > 0.5)).float().mean() > 0.9
-        assert (change[worn.mask < 0.5] == 0).all()
+def test_it_learns_to_show_what_it_is_told_and_then_what_it_hears(start):
+    made = quick(start(drop_audio=0.0, audio_noise=0.0, p_natural=1.0, p_static=1.0, p_told=1.0))
+    losses = [floats(made.train_step()) for _ in range(24)]
+    for name, share in (("clean", 0.5), ("motion", 0.6), ("shape", 0.8), ("l1", 0.7)):
+        first, last = (np.mean([x[f"told {name}"] for x in part]) for part in (losses[:6], losses[-6:]))
+        assert last < share * first, (name, first, last)
+    assert followed(made, told=True) > 0.5
+    made.settings = replace(made.settings, p_told=0.0)
+    for _ in range(24):
+        made.train_step()
+    assert followed(made) > 0.5
 
 
-@pytest.mark.parametrize("held", [0.0, 1.0])
-def test_a_reference_is_of_another_time(clips, variants, held):
-    def numbered(clip):
-        count = torch.arange(len(clip.clean)).view(-1, 1, 1, 1)
-        return dataclasses.replace(clip, clean=count.expand_as(clip.clean).half())
-
-    settings = dataclasses.replace(UNET, p_static_reference=held, latent_augment=0)
-    trainer = UNetTrainer([[numbered(c) for c in variant] for variant in variants], clips, settings, tiny_vae())
-    seen = set()
-    for _ in range(40):
-        window = trainer.window()
-        shown, reference = (window[name][0, :, 0, 0] for name in ("clean", "reference"))
-        if held:
-            assert len(set(reference.tolist())) == 1
-        else:
-            lags = set((reference - shown).tolist())
-            assert len(lags) == 1
-            assert 5 <= abs(lags.pop()) <= 30
-        seen |= set((reference - shown).sign().tolist())
-    assert {-1.0, 1.0} <= seen
+def test_hearing_trains_the_transformers_alone(start):
+    """And telling trains all."""
+    made = start(p_told=0.0)
+    nn.init.normal_(made.unet.conv_out.weight, std=0.1)
+    for told in (False, True):
+        made.settings = replace(made.settings, p_told=float(told))
+        before = {name: p.detach().clone() for name, p in made.unet.named_parameters()}
+        teller = made.teller.weight.detach().clone()
+        losses = made.train_step()
+        changed = {name for name, p in made.unet.named_parameters() if not torch.equal(p, before[name])}
+        assert any(".attentions." in name for name in changed)
+        assert any(".attentions." not in name for name in changed) == told
+        assert torch.equal(made.teller.weight, teller) != told
+        assert all(name.startswith("told ") == told for name in losses)
 
 
-def test_whitening_can_be_folded_into_the_weights(clips, variants):
-    """What the trainer feeds whitened, the finished file hears plain."""
-    whitening = audio_whitening(variants)
-    torch.manual_seed(0)
-    unet = UNet(UNET.config).eval()
-    sample, audio = torch.randn(1, 13, 2, 4, 4), variants[0][0].audio[:2][None].float()
-    whitened = unet(sample, 500, audio @ whitening.T)
-    folded = UNet(UNET.config).eval()
-    folded.load_state_dict(fold_whitening(unet.state_dict(), whitening))
-    assert torch.allclose(folded(sample, 500, audio), whitened, atol=1e-4)
-    tokens = torch.cat([clip.audio[::4].float()[:, 25:30] for clip in variants[0]]) @ whitening.T
-    assert tokens.mean(0).abs().max() < 0.01 * tokens.std()
+@torch.no_grad()
+def followed(made, *, told=False):
+    """Correlation of true openings with those that the latents show when a silent picture hears, or is told, them."""
+    scene, pairs = made.scenes[0], []
+    noise = torch.randn(4, CELLS, CELLS, generator=torch.Generator().manual_seed(0))
+    reference, shown = scene.latents[0, 1].float(), CHANNELS * WINDOW
+    sample = torch.cat((noise, made.mask[None], scene.masked[0].float(), reference))[None, :, None]
+    for person, frame in ((p, f) for p in (0, 1) for f in range(4, 22, 3)):
+        speaks = made.voices.people[person]
+        audio = torch.from_numpy(speaks.audio[frame]).float() @ made.voices.whitening.T
+        if told:
+            audio = made.teller(made.shapes(person, frame)).expand(50, -1)
+        latents = made.unet(sample, 999, audio[None, None])[0, :, 0]
+        pairs.append((float(true_opening(speaks.mesh[frame])), float(((latents - reference) * shown).sum())))
+    return np.corrcoef(np.array(pairs).T)[0, 1]
 
 
-def test_the_whitening_of_a_run_stays_its_own(clips, variants, tmp_path):
-    first = UNetTrainer(variants, clips, UNET, tiny_vae())
-    first.save(tmp_path / "unet.pt")
-    other = [[dataclasses.replace(c, audio=c.audio.flip(0) * 2 + 1) for c in variant] for variant in variants]
-    second = UNetTrainer(other, clips, UNET, tiny_vae())
-    assert not torch.allclose(second.whitening, first.whitening)
-    second.load(tmp_path / "unet.pt")
-    assert torch.equal(second.whitening, first.whitening)
-    short = dataclasses.replace(UNET, steps=1)
-    third = train_unet(other, clips, tmp_path / "new", short, tiny_vae(), init=tmp_path / "unet.pt")
-    assert torch.equal(third.whitening, first.whitening)
+# ---- pictures --------------------------------------------------------------------------------------------------------
 
 
-def test_unet_learns(clips, variants):
-    trainer = UNetTrainer(variants, clips, dataclasses.replace(UNET, pixel_losses_from=1), tiny_vae())
-    losses = [floats(trainer.train_step()) for _ in range(40)]
-    assert np.mean([x["clean"] for x in losses[-10:]]) < 0.5 * np.mean([x["clean"] for x in losses[:3]])
-    assert all(math.isfinite(v) for x in losses for v in x.values())
+def test_tiles_are_decoded_as_they_are_in_the_whole():
+    """They lie in the mouth's box, whose pictures they are compared with, and hold the lips."""
+    vae, latents = plain_vae(), torch.randn(2, 4, CELLS, CELLS)
+    whole, seen = vae.decode(latents), np.zeros((CELLS, CELLS))
+    for seed in range(12):
+        rows, columns = tile = mouth_tile(np.random.default_rng(seed))
+        there = whole[:, :, 8 * rows.start : 8 * rows.stop, 8 * columns.start : 8 * columns.stop]
+        assert torch.allclose(decode_tile(vae, latents, tile), there, atol=1e-6)
+        for cells, box in zip(tile, mouth_box(RESOLUTION), strict=True):
+            assert box.start <= 8 * cells.start < 8 * cells.stop <= box.stop
+        seen[tile] += 1
+    assert (seen[LIPS] == 12).all()
+    rows, columns = mouth_box(RESOLUTION)
+    pictures = torch.randint(0, 256, (2, 3, RESOLUTION, RESOLUTION), dtype=torch.uint8)
+    part = pictures[:, :, 8 * tile[0].start : 8 * tile[0].stop, 8 * tile[1].start : 8 * tile[1].stop]
+    assert torch.allclose(tile_of(pictures[:, :, rows, columns], tile), part / 127.5 - 1)
 
 
-def test_the_decoder_learns_once_mouths_are_judged(clips, variants):
-    trainer = UNetTrainer(variants, clips, dataclasses.replace(UNET, steps=2), tiny_vae())
-    gains = [trainer.decoder.gain.item()]
-    for _ in range(2):
-        trainer.train_step()
-        gains.append(trainer.decoder.gain.item())
-    assert gains[0] == gains[1] != gains[2]
-    assert float(trainer.average_decoder.module.gain) != gains[0]
+@pytest.fixture(scope="module")
+def straight(start):
+    """A trainer that did not stop, the losses of its steps, and what the decoder had learnt before each."""
+    made = start(base=JUDGED)
+    steps = [(made.decoder.gain.item(), floats(made.train_step())) for _ in range(JUDGED.steps)]
+    return made, [losses for _, losses in steps], [gain for gain, _ in steps]
 
 
-def test_only_the_lips_are_judged(clips, variants):
-    """Elsewhere the network shows the reference, which is of another moment."""
-    trainer = UNetTrainer(variants, clips, dataclasses.replace(UNET, decoded_frames=4, frames=2), tiny_vae())
-    clean, mouth = (torch.stack([trainer.window()[name] for _ in range(2)]) for name in ("clean", "mouth"))
-    judged = []
-    for rows, columns in (((0, 0), (0, 0)), ((0, 1), (0, 4)), ((2, 3), (1, 3))):
-        latents = clean.clone()
-        latents[..., slice(*rows), slice(*columns)] += 5
-        judged.append(trainer.pixel_losses(latents, mouth)["l1"].item())
-    assert judged[0] == pytest.approx(judged[1], rel=1e-5)
-    assert judged[0] != pytest.approx(judged[2], rel=1e-2)
-
-
-def test_decoded_mouths_are_judged_in_the_second_half(clips, variants):
-    """And what the judges say reaches every layer, so that a network which they alone teach gets nearer the truth."""
-    trainer = UNetTrainer(variants, clips, dataclasses.replace(UNET, steps=4), tiny_vae())
-    losses = [trainer.train_step() for _ in range(4)]
-    assert ["l1" in step for step in losses] == [False, False, True, True]
+def test_judges_join_one_after_the_other_and_the_decoder_learns(straight):
+    made, losses, gains = straight
+    assert [any("l1" in name for name in step) for step in losses] == [False, True, True, True]
+    assert [any("g_loss" in name for name in step) for step in losses] == [False, False, False, True]
+    assert gains[0] == gains[1] == gains[2] != gains[3]
+    assert made.average_decoder.module.gain.item() not in (gains[0], made.decoder.gain.item())
     assert all(math.isfinite(v) for step in losses for v in step.values())
 
-    data = torch.stack([trainer.window()["clean"] for _ in range(2)]).requires_grad_()
-    mouths = torch.stack([trainer.window()["mouth"] for _ in range(2)])
-    judged = trainer.pixel_losses(data, mouths)
-    trainer._pixel_total(judged, data).backward()
-    assert (data.grad != 0).any()
-    exact = [trainer.pixel_losses(latents, seen)["l1"] for latents, seen in _own_and_other_mouths(trainer)]
-    assert exact[0] < 0.8 * exact[1]
+
+def test_pictures_are_compared_with_their_own(start):
+    """What the judges say reaches the latents, at the mouth only; true latents have nearly no loss."""
+    made = start(base=JUDGED, batch_size=2, decoded_frames=6)
+    windows = [made.window() for _ in range(2)]
+    clean = torch.stack([w["clean"] for w in windows]).requires_grad_()
+    mouths = torch.stack([w["mouth"] for w in windows])
+    for step in (0, 3):
+        made.step = step
+        images, own = made.pixel_losses(clean, clean, mouths)
+        other = made.pixel_losses(clean, clean, 255 - mouths)[1]
+        assert own["l1"] < 0.1 * other["l1"]
+    clean.grad = None
+    made._pixel_total(own, images).backward()
+    judged = clean.grad.abs().amax((0, 1, 2)) > 0
+    assert judged[LIPS].all()
+    assert not judged[:9].any()
 
 
-def _own_and_other_mouths(trainer):
-    windows = [trainer.window() for _ in range(2)]
-    clean, mouth, gain, offset = (
-        torch.stack([w[name] for w in windows]) for name in ("clean", "mouth", "gain", "offset")
-    )
-    clean = (clean - offset) / gain
-    return (clean, mouth), (clean, 255 - mouth)
+def test_the_decoder_does_not_forget_true_latents(start):
+    """A third of what it decodes while it is trained are an encoder's; before, none."""
+    made = start(base=JUDGED, batch_size=2, decoded_frames=6)
+    windows = [made.window() for _ in range(2)]
+    clean, mouths = (torch.stack([w[name] for w in windows]) for name in ("clean", "mouth"))
+    shares = []
+    for step in (1, 2):
+        made.step = step
+        images, _ = made.pixel_losses(clean * 0 + 5, clean, mouths)
+        shares.append([round(float(image.std()), 3) > 0 for image in images].count(True))
+    assert shares == [0, 2]
 
 
-def test_more_latent_channels_start_from_few(variants, clips):
-    """The new ones count for nothing at first: the wider network says what the narrow one says."""
-    torch.manual_seed(0)
-    narrow = UNet(UNET.config).eval()
-    wide = UNet(dataclasses.replace(UNET, latent_channels=6).config).eval()
-    start_from(wide, narrow.state_dict())
-    parts = [torch.randn(1, 6, 2, 4, 4), torch.randn(1, 1, 2, 4, 4), *torch.randn(2, 1, 6, 2, 4, 4)]
-    few = [part[:, :4] for part in parts]
-    audio = torch.randn(1, 2, 50, 384)
-    made = wide(torch.cat(parts, 1), 500, audio)
-    assert torch.allclose(made[:, :4], narrow(torch.cat(few, 1), 500, audio), atol=1e-5)
-    assert torch.equal(made[:, 4:], parts[-1][:, 4:]), "the reference, to which nothing is added"
+# ---- resuming --------------------------------------------------------------------------------------------------------
 
 
-def test_other_voices_say_the_same_at_the_same_time():
-    pytest.importorskip("librosa")
-    rate, time = 16000, torch.arange(16000) / 16000
-    sound = torch.sin(2 * torch.pi * 220 * time) * (time > 0.5)
-    for name, voice in data.other_voices(sound, rate).items():
-        assert voice.shape == sound.shape
-        assert not torch.equal(voice, sound)
-        early, late = voice[:7000].std(), voice[9000:].std()
-        assert late > 5 * early, name
-
-
-def test_unet_goes_on_as_if_it_had_not_stopped(clips, variants, tmp_path):
-    """Across the moment when the judges join."""
-    short = dataclasses.replace(UNET, steps=6)
-    straight = UNetTrainer(variants, clips, short, tiny_vae())
-    wanted = [floats(straight.train_step()) for _ in range(6)]
-    first = UNetTrainer(variants, clips, short, tiny_vae())
-    assert [floats(first.train_step()) for _ in range(2)] == wanted[:2]
+def test_it_goes_on_as_if_it_had_not_stopped(start, straight, tmp_path):
+    """Across the moment when the critic joins, soon after the decoder."""
+    whole, wanted, _ = straight
+    first = start(base=JUDGED)
+    assert [floats(first.train_step()) for _ in range(3)] == wanted[:3]
     first.save(tmp_path / "unet.pt")
-    second = UNetTrainer(variants, clips, short, tiny_vae())
+    second = start(base=JUDGED)
+    second.voices.whitening = torch.zeros(384, 384)  # as if the clips had changed
     torch.manual_seed(99)  # whatever happened in between
     second.load(tmp_path / "unet.pt")
-    assert [floats(second.train_step()) for _ in range(4)] == wanted[2:]
-    assert torch.equal(second.average_decoder.module.gain, straight.average_decoder.module.gain)
+    assert torch.equal(second.voices.whitening, first.voices.whitening)
+    assert [floats(second.train_step()) for _ in range(1)] == wanted[3:]
+    for part in ("unet", "average", "average_decoder", "head", "decoder"):
+        for key, value in whole._parts()[part].state_dict().items():
+            assert torch.equal(second._parts()[part].state_dict()[key], value), (part, key)
 
 
-def test_train_unet_stopped_and_started_ends_the_same(clips, variants, tmp_path):
-    class Stopped(Exception):
-        pass
+def test_a_run_takes_up_scenes_that_are_written_meanwhile(scenes, people, tmp_path):
+    folder, run = tmp_path / "scenes", tmp_path / "run"
+    folder.mkdir()
+    save_file(scenes[0].state(), folder / "00000.safetensors")
+    lines, short = [], replace(UNET, steps=2)
 
-    def stop(line):
-        if line["step"] == 6:
-            raise Stopped
+    def report(values):
+        lines.append(values["step"])
+        save_file(scenes[1].state(), folder / f"{2 * values['step'] - 1:05d}.safetensors")
 
-    short = dataclasses.replace(UNET, steps=7, report_every=1)
-    whole = train_unet(variants, clips, tmp_path / "whole", short, tiny_vae())
-    with pytest.raises(Stopped):
-        train_unet(variants, clips, tmp_path / "parts", short, tiny_vae(), on_report=stop)
-    parts = train_unet(variants, clips, tmp_path / "parts", short, tiny_vae())
-    assert parts.step == whole.step == 7
-    for key, value in whole.unet.state_dict().items():
-        assert torch.equal(parts.unet.state_dict()[key], value), key
-
-
-def test_a_finished_run_becomes_a_file_that_loads(clips, variants, tmp_path):
-    from latentsync.weights.load import load_unet
-    from latentsync.weights.vae_files import load_vae
-
-    train_vae(clips, tmp_path, dataclasses.replace(VAE, steps=2))
-    learning = trained_vae(tmp_path / "vae.pt", clips)
-    train_unet(variants, clips, tmp_path, dataclasses.replace(UNET, steps=2, pixel_losses_from=0), learning)
-    vae = trained_vae(tmp_path / "vae.pt", clips)
-    path = export(vae, tmp_path / "unet.pt", tmp_path / "nano.safetensors", clips)
-    unet, again = load_unet(path), load_vae(path)
-    stated = {"prediction_type": "sample", "resolution": SIDE, "default_steps": 1, "default_guidance": 2.0}
-    assert unet.config == dataclasses.replace(UNET.config, **stated)
-    assert again.scaling == pytest.approx(vae.scaling)
-    pixels = torch.rand(1, 3, SIDE, SIDE) * 2 - 1
-    assert torch.allclose(again.encode(pixels), vae.encode(pixels), atol=0.02)
-    latents = vae.encode(pixels)
-    before = trained_vae(tmp_path / "vae.pt", clips).decode(latents)
-    learnt = vae.decode(latents)
-    assert (again.decode(latents) - learnt).abs().mean() < 0.1 * (before - learnt).abs().mean(), "the U-Net's decoder"
-    assert path.stat().st_size < 24e6
-    rows = json.loads(identify(path).metadata["latent_rgb"])
-    assert [len(row) for row in rows] == [3] * (unet.config.latent_channels + 1)
+    voices = Voices(people, torch.zeros(50, 384))
+    made = train_unet(folder, people, voices, run, short, plain_vae(), on_report=report)
+    assert lines == [1, 2]
+    assert [len(part) for part in made.scenes] == [6, 6], "0 and 1; 3 comes after a gap"
+    assert torch.equal(made.scenes[1].latents, scenes[1].latents)
+    assert sorted(path.name for path in run.iterdir()) == ["unet", "unet.pt"]
+    again = train_unet(folder, people, voices, run, short, plain_vae(), on_report=report)
+    assert again.step == 2
+    assert lines == [1, 2], "what is finished is not done again"

@@ -1,0 +1,94 @@
+"""The file of a finished run: what it says of itself, and that it is the averaged network, for plain tokens."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from safetensors.torch import load_file
+
+from latentsync.models.vae import TinyVAE
+from latentsync.weights.identify import identify
+from latentsync.weights.load import load_unet
+from latentsync.weights.vae_files import load_vae
+from recipes.nano.audio import Voices
+from recipes.nano.data import RESOLUTION
+from recipes.nano.export import DEFAULT_GUIDANCE, DEFAULT_STEPS, export, latent_rgb
+from recipes.nano.unet import UNetTrainer
+
+from .people import UNET, number_scenes, portrait
+
+
+def tiny_vae(seed=0):
+    """An autoencoder of TAESD's kind with few channels."""
+    torch.manual_seed(seed)
+    widths, blocks = (8,) * 4, (1,) * 4
+    model = AutoencoderTiny(
+        encoder_block_out_channels=widths,
+        decoder_block_out_channels=widths,
+        num_encoder_blocks=blocks,
+        num_decoder_blocks=blocks,
+    )
+    return TinyVAE(model).eval().requires_grad_(False)
+
+
+def test_a_finished_run_becomes_a_file_that_loads(face, speakers_two, tmp_path):
+    people = [*speakers_two, portrait(face)]
+    learning = tiny_vae()
+    voices = Voices(people, torch.zeros(50, 384))
+    trainer = UNetTrainer([number_scenes(people, 2)], people, voices, UNET, learning)
+    for parameter in (*trainer.unet.parameters(), *trainer.decoder.parameters()):
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    trainer.average.update_parameters(trainer.unet)
+    trainer.average_decoder.update_parameters(trainer.decoder)
+    trainer.step = 7
+    trainer.save(tmp_path / "unet.pt")
+
+    vae = tiny_vae()
+    path = export(vae, tmp_path / "unet.pt", tmp_path / "nano.safetensors", people)
+    info, unet = identify(path), load_unet(path)
+    assert info.problem is None
+    assert (info.kind, info.version, info.resolution, info.prediction_type) == ("nano", "nano", RESOLUTION, "sample")
+    stated = (unet.config.residual, unet.config.default_steps, unet.config.default_guidance)
+    assert stated == ("jaw", DEFAULT_STEPS, DEFAULT_GUIDANCE)
+    assert (unet.config.widths, unet.config.cross, unet.config.groups) == ((16, 32), (False, True), 8)
+    assert [len(row) for row in json.loads(info.metadata["latent_rgb"])] == [3] * 5
+    assert (info.metadata["vae_scaling"], info.metadata["steps"], info.metadata["license"]) == (
+        "1.0",
+        "7",
+        "Apache-2.0",
+    )
+
+    sample, audio = torch.randn(1, 13, 2, 8, 8), torch.from_numpy(people[0].audio[5:7])[None].float()
+    average, heard = trainer.average.module.eval(), audio @ voices.whitening.T
+    with torch.no_grad():
+        assert torch.allclose(unet(sample, 999, audio), average(sample, 999, heard), atol=0.02)
+        assert not torch.allclose(trainer.unet(sample, 999, heard), average(sample, 999, heard), atol=0.05)
+
+    inside = {key.removeprefix("vae."): v for key, v in load_file(path).items() if key.startswith("vae.")}
+    wanted = trainer.average_decoder.module.state_dict()
+    assert all(torch.equal(inside[f"decoder.{key}"], value.half()) for key, value in wanted.items())
+    encoder = tiny_vae().model.encoder.state_dict()
+    assert all(torch.equal(inside[f"encoder.{key}"], value.half()) for key, value in encoder.items())
+    assert len(inside) == len(wanted) + len(encoder)
+    latents, pixels = torch.randn(1, 4, 4, 4), torch.rand(1, 3, 32, 32) * 2 - 1
+    again = load_vae(path)
+    with torch.no_grad():
+        assert torch.allclose(again.decode(latents), vae.decode(latents), atol=0.01)
+        assert torch.allclose(again.encode(pixels), vae.encode(pixels), atol=0.01)
+    assert torch.equal(vae.model.decoder.state_dict()["layers.0.weight"], wanted["layers.0.weight"])
+
+
+def test_previews_are_the_colors_that_latents_stand_for():
+    """Least squares find a map that is known, and its bias."""
+    colors = torch.tensor([[0.5, 0.0, 0.1], [0.0, 2.0, 0.0], [0.3, 0.0, -1.0]])
+    pool = torch.nn.functional.avg_pool2d
+
+    def encode(pixels):
+        return torch.einsum("nchw,cd->ndhw", pool(pixels, 8) - 0.25, torch.linalg.inv(colors))
+
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    rows = latent_rgb(SimpleNamespace(encode=encode, factor=8), images)
+    assert torch.tensor(rows[:3]) == pytest.approx(colors, abs=1e-3)
+    assert rows[3] == pytest.approx([0.25] * 3, abs=1e-3)
