@@ -96,23 +96,24 @@ def write_speech(path: Path, seconds: float, rate: int = 16000) -> None:
 def random_checkpoint(path: Path) -> Path:
     """The built-in model's layout and size with random weights."""
     import torch
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
     from latentsync.models.unet import UNet
     from latentsync.weights.convert import save_model
+    from recipes.nano.data import RESOLUTION
     from recipes.nano.unet import UNetTraining
-    from recipes.nano.vae import VAETraining, build_vae
 
     torch.manual_seed(0)
-    vae, unet = VAETraining(), UNetTraining()
+    unet = UNetTraining()
     facts = {
         "version": "nano",
-        "resolution": unet.resolution,
+        "resolution": RESOLUTION,
         "prediction_type": "sample",
-        "vae_groups": vae.norm_groups,
         "unet_groups": unet.norm_groups,
+        "unet_residual": unet.config.residual,
         "vae_scaling": 1.0,
     }
-    return save_model(path, UNet(unet.config).state_dict(), vae_state=build_vae(vae).state_dict(), metadata=facts)
+    return save_model(path, UNet(unet.config).state_dict(), vae_state=AutoencoderTiny().state_dict(), metadata=facts)
 
 
 def measure(folder: Path, checkpoint: str, settings: dict[str, Any]) -> dict[str, Any]:
