@@ -19,8 +19,8 @@ def partial_path(final: Path) -> Path:
 
 
 def _part_prefix(final: Path) -> str:
-    """Of long names only the beginning: file systems take 255 bytes."""
-    return f".{final.name.encode()[:180].decode(errors='ignore')}."
+    """Of long names only the beginning: file systems take 255 bytes. What is no text in a name is left out."""
+    return f".{final.name.encode(errors='ignore')[:180].decode(errors='ignore')}."
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def safe_name(name: str) -> str:
     plain = re.sub(r'[\x00-\x1f\x7f<>:"|?*]', "_", last).strip(" .")
     stem, suffix = Path(plain).stem, Path(plain).suffix
     stem += "_" * (stem.upper() in _DEVICES)
-    return (stem.encode()[:180].decode(errors="ignore") + suffix[:20]) or "output"
+    return (stem.encode(errors="ignore")[:180].decode(errors="ignore") + suffix[:20]) or "output"
 
 
 def make_folder(folder: Path) -> Path:

@@ -188,7 +188,7 @@ def open_job(
         _log.debug("%s: %s; %.2f s of speech; %s", video, shown, speech.seconds, timeline)
         # silence of less than a frame is not worth a new encoding of the sound
         padding = timeline.duration if timeline.duration - speech.seconds >= 1 / timeline.fps else None
-        track = AudioTrack(audio or video, start, length, padding, speech.seconds)
+        track = AudioTrack(audio or video, start, length, padding, speech.seconds, speech.steady)
         comment = {} if settings.watermark == "none" else {"comment": COMMENT}
         look: Any = {"color": shown.color, "aspect": shown.aspect, "metadata": comment | dict(metadata or {})}
         with VideoWriter(out, shown.width, shown.height, shown.fps, audio=track, **look) as writer:

@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,17 +20,27 @@ MIN_SECONDS = Fraction(3, 20)
 SILENT_DB = -60.0
 """Peak, relative to full scale, under which a whole clip counts as silent."""
 FLOOR_DB = -100.0
+CANCELLED = 0.25
+"""Of the energy that channels with nothing in common have when mixed; a channel turned over has less from 45% on."""
+SETTLING = Fraction(1, 10)
+"""Seconds behind the end of a part for the resampler, so that the part ends as in the whole."""
+TO_MONO = ":rematrix_maxval=1:filter_size=64:cutoff=0.97"
+"""For the filter aresample. rematrix_maxval: a mix of floats is scaled on request only; else stereo gains 3 dB."""
 
 Rate = Fraction | float | int
 
 
 @dataclass(frozen=True)
 class Audio:
-    """waveform (T,) float32 at sample_rate, seconds its exact length. Unpacks to waveform, sample_rate."""
+    """waveform (T,) float32 at sample_rate, seconds its exact length. Unpacks to waveform, sample_rate.
+
+    steady: the file keeps its rate and its channels.
+    """
 
     waveform: Tensor
     sample_rate: int
     seconds: Fraction
+    steady: bool = True
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.waveform, self.sample_rate))
@@ -40,28 +49,19 @@ class Audio:
 def load_audio(path: str | os.PathLike[str], start: Fraction | None = None, duration: Fraction | None = None) -> Audio:
     """Decode any file with sound to mono at 16 kHz; channels are mixed so that the level stays below full scale.
 
+    Samples lie where their time stamps say; where the channels cancel each other, the strongest one is taken alone.
     start: time on the file's own clock (seconds) at which the waveform begins, as in AudioTrack (VideoInfo.start keeps
     a video's own sound in step); None is the first sample. A sound track that begins later is led by silence.
     duration: seconds from there on at most.
     Raises UserError for a missing or unreadable file, no audio stream, no or too little sound, NaN or infinity.
     """
-    from av.error import FFmpegError
+    from ..media.sound import Sound
 
-    from ..media.audio_track import audio_origin, open_audio
-
-    with open_audio(Path(path)) as container:
-        try:
-            audio = _decode(container)
-        except FFmpegError as error:
-            raise UserError(f"The sound of {path} cannot be mixed to mono ({error}); convert it to stereo.") from error
-        late = Fraction(0) if start is None else audio_origin(container.streams.audio[0]) - Fraction(start)
-    if not audio.seconds:
-        raise UserError(f"{path} has an audio stream without sound in it; give a recording of speech.")
-    moved = torch.nn.functional.pad(audio.waveform, (max(round(late * SAMPLE_RATE), -len(audio.waveform)), 0))
-    left = max(audio.seconds + late, Fraction(0))
-    if duration is not None and duration < left:
-        moved, left = moved[: math.ceil(duration * SAMPLE_RATE)], duration
-    audio = Audio(moved, SAMPLE_RATE, left)
+    with Sound(path) as sound:
+        audio, only = _heard(sound, start, duration)
+    if only is not None:
+        with Sound(path) as sound:
+            audio, _ = _heard(sound, start, duration, only)
     _check(audio.waveform, audio.seconds, str(path))
     return audio
 
@@ -82,12 +82,19 @@ def to_mono_16k(waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
     if sound.ndim not in (1, 2) or sample_rate <= 0:
         shape = tuple(sound.shape)
         raise UserError(f"The sound is {shape} at {sample_rate} Hz; (samples,) or (channels, samples) is needed.")
-    sound = sound.float() if sound.ndim == 1 else sound.float().mean(0)
+    sound = sound.float() if sound.ndim == 1 else _mixed(sound.float())
     if sample_rate == SAMPLE_RATE or not len(sound):
         return sound.contiguous()
     import soxr
 
     return torch.from_numpy(soxr.resample(sound.numpy(), sample_rate, SAMPLE_RATE))
+
+
+def _mixed(channels: Tensor) -> Tensor:
+    levels = _Levels()
+    levels.add(channels.numpy().T)
+    alone = levels.alone()
+    return channels.mean(0) if alone is None else channels[alone]
 
 
 def is_silent(waveform: Tensor) -> bool:
@@ -123,61 +130,51 @@ def _check(sound: Tensor, seconds: Fraction, name: str) -> None:
         raise UserError(f"{name} has samples that are not numbers (NaN or infinity); export it again.")
 
 
-class _Resampler:
-    """Frames of one kind to mono 16 kHz bytes of float32."""
+def _heard(
+    sound: Any, start: Fraction | None, duration: Fraction | None, only: int | None = None
+) -> tuple[Audio, int | None]:
+    """The sound of a file, mixed or of one channel alone, and which channel to take alone where the mix cancels."""
+    from ..media.samples import resampled
 
-    def __init__(self, frame: Any) -> None:
-        from av.filter import Graph
+    begin = end = sound.origin if start is None else Fraction(start)
+    levels, kinds = _Levels(), set()
 
-        self.kind = _kind(frame)
-        self.graph = Graph()
-        source = self.graph.add_abuffer(
-            sample_rate=frame.sample_rate,
-            format=frame.format.name,
-            layout=frame.layout.name,
-            time_base=Fraction(1, frame.sample_rate),
-        )
-        # rematrix_maxval: libswresample scales a float downmix only on request; without it stereo gains 3 dB.
-        change = self.graph.add(
-            "aresample", f"{SAMPLE_RATE}:osf=flt:ochl=mono:rematrix_maxval=1:filter_size=64:cutoff=0.97"
-        )
-        sink = self.graph.add("abuffersink")
-        source.link_to(change)
-        change.link_to(sink)
-        self.graph.configure()
+    def pieces() -> Iterator[Any]:
+        nonlocal end
+        for piece in sound.pieces(begin):
+            if duration is not None and piece.time >= begin + duration + SETTLING:
+                return
+            end = piece.end
+            kinds.add(piece.kind)
+            levels.add(piece.floats())
+            yield piece if only is None else piece.channel(only)
 
-    def push(self, frame: Any | None) -> bytes:
-        self.graph.push(frame)
-        out = b""
-        while True:
-            try:
-                out += self.graph.pull().to_ndarray().tobytes()
-            except (BlockingIOError, EOFError):
-                return out
+    blocks = [block[:, 0] for block in resampled(pieces(), SAMPLE_RATE, "mono", "flt", TO_MONO)]
+    if not kinds and start is None:
+        raise UserError(f"{sound.path} has an audio stream without sound in it; give a recording of speech.")
+    seconds = end - begin if duration is None else min(end - begin, Fraction(duration))
+    heard = np.concatenate([np.zeros(0, np.float32), *blocks])[: math.ceil(seconds * SAMPLE_RATE)]
+    lacking = math.ceil(seconds * SAMPLE_RATE) - len(heard)
+    waveform = torch.from_numpy(np.pad(heard, (0, lacking)))
+    return Audio(waveform, SAMPLE_RATE, seconds, len(kinds) == 1), levels.alone()
 
 
-def _kind(frame: Any) -> tuple[int, str, str]:
-    return frame.sample_rate, frame.format.name, frame.layout.name
+class _Levels:
+    """How strong the channels are and how strong their mix is."""
 
+    def __init__(self) -> None:
+        self.channels, self.mix = np.zeros(1), 0.0
 
-def _decode(container: Any) -> Audio:
-    from ..media.audio_track import _stated_duration, decoded
+    def add(self, samples: np.ndarray) -> None:
+        """(samples, channels) -1 … 1; where their number changes, what was before no longer counts."""
+        if len(self.channels) != samples.shape[1]:
+            self.channels, self.mix = np.zeros(samples.shape[1]), 0.0
+        self.channels = self.channels + np.einsum("tc,tc->c", samples, samples, dtype=np.float64)
+        mixed = samples.mean(1, dtype=np.float64)
+        self.mix += float(mixed @ mixed)
 
-    stream = container.streams.audio[0]
-    sound, seconds = bytearray(), Fraction(0)
-    resampler: _Resampler | None = None
-    for frame in decoded(container, stream):
-        # Chained streams may change their rate or channels midway.
-        if resampler is None or resampler.kind != _kind(frame):
-            sound += resampler.push(None) if resampler else b""
-            resampler = _Resampler(frame)
-        seconds += Fraction(frame.samples, frame.sample_rate)
-        frame.pts = None
-        sound += resampler.push(frame)
-    sound += resampler.push(None) if resampler else b""
-    stated = _stated_duration(container, stream)
-    seconds = seconds if stated is None else min(seconds, stated)
-    got = torch.frombuffer(sound, dtype=torch.float32) if sound else torch.zeros(0)
-    # the resampler's delay leaves a few samples too many or too few
-    missing = math.ceil(seconds * SAMPLE_RATE) - len(got)
-    return Audio(torch.nn.functional.pad(got, (0, missing)), SAMPLE_RATE, seconds)
+    def alone(self) -> int | None:
+        """The strongest channel, where the mix is far weaker than channels with nothing in common would make it: one
+        is the other turned over, by a cable or an effect."""
+        unlike = self.channels.sum() / len(self.channels) ** 2
+        return int(self.channels.argmax()) if self.mix < CANCELLED * unlike else None

@@ -120,7 +120,8 @@ def as_json(facts: Any) -> str:
 
 
 def write_json(path: Path, facts: Any) -> None:
-    write_file(path, f"{as_json(facts)}\n".encode(), "the video is complete")
+    # names that are no text keep their bytes as escapes, which JSON allows
+    write_file(path, f"{as_json(facts)}\n".encode(errors="backslashreplace"), "the video is complete")
 
 
 def write_file(path: str | Path, content: bytes, advice: str = "give another name") -> None:

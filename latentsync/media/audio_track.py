@@ -1,6 +1,7 @@
 """The sound of an output file: the user's packets as they are where the container can hold them, else encoded."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -9,9 +10,12 @@ from typing import Any
 
 import av
 import numpy as np
-from av.error import FFmpegError
 
-from ..errors import UserError
+from .opening import open_media
+from .samples import no_sound, resampled
+from .sound import Sound, audible
+
+_log = logging.getLogger(__name__)
 
 COPIED: dict[str, frozenset[str]] = {
     "mp4": frozenset({"aac", "mp3", "mp3float", "alac", "ac3", "eac3", "opus", "libopus", "flac"}),
@@ -35,6 +39,7 @@ CODEC_RATES = {
 }
 """Of a source's rate, the next of these is taken; other codecs take any."""
 LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "7.1", 8: "7.1"}
+"""Names by number; more channels are mixed to one, as no player knows where they belong."""
 CHUNK = 1024  # samples that codecs without a frame size get at a time
 
 
@@ -45,6 +50,7 @@ class AudioTrack:
     start: time on the file's own clock (seconds) that falls on the first video frame; None is the first sample.
     duration: seconds to keep at most. pad_to: append silence up to this many seconds. The video's end always cuts.
     seconds: how long it is from the start on, where that is known; else padding means to measure it by decoding.
+    steady: its rate and channels do not change on the way, so that its packets may be copied.
     """
 
     path: str | Path
@@ -52,92 +58,46 @@ class AudioTrack:
     duration: Fraction | None = None
     pad_to: Fraction | None = None
     seconds: Fraction | None = None
-
-
-def reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def open_media(path: str | Path, kind: str) -> Any:
-    """The opened container; UserError where the path is no media file. kind: "a video", "an audio file"."""
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; give the path of {kind} in it.")
-    if not path.exists():
-        raise UserError(f"There is no file {path}; give the path of {kind}.")
-    try:
-        container = av.open(str(path))
-    except (FFmpegError, OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as {kind} ({reason(error)}); give a file that plays.") from error
-    if container.format.name == "tty":  # FFmpeg draws any text file as a picture
-        container.close()
-        raise UserError(f"{path} is a text file; give the path of {kind}.")
-    return container
-
-
-def open_audio(path: str | Path) -> Any:
-    """The opened container, which has an audio stream that can be decoded; UserError otherwise."""
-    container = open_media(path, "an audio file")
-    if not _audible(container):
-        container.close()
-        raise UserError(f"{path} has no audio that can be decoded; give a file with sound.")
-    return container
-
-
-def _audible(container: Any) -> bool:
-    return any(s.codec_context is not None and s.codec_context.sample_rate for s in container.streams.audio)
+    steady: bool = True
 
 
 def has_audio(path: str | Path) -> bool:
     with open_media(path, "an audio or video file") as container:
-        return _audible(container)
+        return audible(container)
 
 
 def audio_duration(path: str | Path) -> Fraction:
-    """Seconds of sound, exact: decoded samples over the rate, less what an MP4 marks as padding of its last packet."""
-    with open_audio(path) as container:
-        stream = container.streams.audio[0]
-        seconds = Fraction(sum(f.samples for f in decoded(container, stream)), stream.codec_context.sample_rate)
-        stated = _stated_duration(container, stream)
-        return seconds if stated is None else min(seconds, stated)
+    """Seconds of sound, exact: from the first sample to the end of the last, holes included, less what an MP4 marks as
+    padding of its last packet."""
+    return _seconds(AudioTrack(path))
 
 
 def sound_start(path: str | Path) -> Fraction:
     """When the first sample of a file's sound is heard, on the file's clock, in seconds."""
-    with open_audio(path) as container:
-        return audio_origin(container.streams.audio[0])
+    with Sound(path) as sound:
+        return sound.origin
 
 
-def _stated_duration(container: Any, stream: Any) -> Fraction | None:
-    """MP4 and MOV state the length to the sample; elsewhere it is an estimate or the decoder trims by itself."""
-    if "mp4" not in container.format.name.split(",") or not stream.duration:
-        return None
-    return stream.duration * stream.time_base
-
-
-def audio_origin(stream: Any) -> Fraction:
-    """Time of the first sample to be heard, on the file's clock; encoder priming lies before it."""
-    return Fraction(0) if stream.start_time is None else stream.start_time * stream.time_base
-
-
-def decoded(container: Any, stream: Any) -> Iterator[Any]:
-    """Frames of a stream, damaged packets left out."""
-    with contextlib.suppress(FFmpegError):  # the file ends in the middle of a packet
-        for packet in container.demux(stream):
-            with contextlib.suppress(FFmpegError):
-                yield from packet.decode()
+def _seconds(track: AudioTrack) -> Fraction:
+    """Of sound from the track's start on."""
+    with Sound(track.path) as sound:
+        start = sound.origin if track.start is None else Fraction(track.start)
+        last = start
+        for piece in sound.pieces(start):
+            last = piece.end
+    return last - start if track.duration is None else min(last - start, track.duration)
 
 
 class Soundtrack:
     """Feeds one track into an output container in step with the picture: advance() with it, finish() at its end."""
 
-    def __init__(self, track: AudioTrack, source: Any, output: Any) -> None:
-        """source: the track's file as open_audio gives it; closed here."""
+    def __init__(self, track: AudioTrack, source: Sound, output: Any) -> None:
+        """source: the track's file, opened; closed here."""
         self.track = track
         self._output = output
         self._source = source
-        self._stream = self._source.streams.audio[0]
-        self._origin = audio_origin(self._stream) if track.start is None else Fraction(track.start)
+        self._stream = source.stream
+        self._origin = source.origin if track.start is None else Fraction(track.start)
 
     def advance(self, until: Fraction) -> None:
         """Write what is heard before `until` seconds."""
@@ -154,25 +114,31 @@ class Soundtrack:
         return length if self.track.duration is None else min(length, Fraction(self.track.duration))
 
 
-def open_soundtrack(track: AudioTrack, source: Any, output: Any) -> Soundtrack:
-    codec = source.streams.audio[0].codec_context.name
+def open_soundtrack(track: AudioTrack, source: Sound, output: Any) -> Soundtrack:
     form = output.format.name
-    if codec in PCM.get(form, ()):
-        return Reencoder(track, source, output, codec)
-    padded = track.pad_to is not None and _length(track) < track.pad_to
-    if codec in COPIED[form] and not padded:
+    if source.codec in PCM.get(form, ()):
+        return Reencoder(track, source, output, source.codec)
+    if source.codec in COPIED[form] and track.steady and not _padded(track) and _in_order(source):
         return PacketCopier(track, source, output)
     return Reencoder(track, source, output, "libopus" if form == "webm" else "aac")
 
 
-def _length(track: AudioTrack) -> Fraction:
-    """Seconds of sound from the track's start on."""
-    if track.seconds is not None:
-        return track.seconds
-    seconds = audio_duration(track.path)
-    if track.start is not None:
-        seconds += sound_start(track.path) - track.start
-    return seconds if track.duration is None else min(seconds, track.duration)
+def _padded(track: AudioTrack) -> bool:
+    if track.pad_to is None:
+        return False
+    return (_seconds(track) if track.seconds is None else track.seconds) < track.pad_to
+
+
+def _in_order(source: Sound) -> bool:
+    """Whether stamps only grow: containers take no others, and a clock that was set back has to be set right."""
+    last: int | None = None
+    with open_media(source.path, "an audio file") as container:
+        for packet in container.demux(container.streams[source.stream.index]):
+            if packet.pts is not None:
+                if last is not None and packet.pts <= last:
+                    return False
+                last = packet.pts
+    return True
 
 
 class PacketCopier(Soundtrack):
@@ -180,6 +146,8 @@ class PacketCopier(Soundtrack):
 
     PREROLL = 4
     """Packets before a cut that a decoder needs to come up to speed (AAC, MP3: one; Opus: 80 ms)."""
+    PRIMING = 2
+    """Packets of silence that an encoder puts before the sound, at most."""
 
     def __init__(self, track: AudioTrack, source: Any, output: Any) -> None:
         super().__init__(track, source, output)
@@ -212,46 +180,59 @@ class PacketCopier(Soundtrack):
 
     def _heard(self) -> Iterator[tuple[Fraction, Fraction, Any]]:
         """(start, stop, packet) in output time, from the first packet that is needed on."""
-        base = self._stream.time_base
-        shift = round(self._origin / base)
-        whole = self._origin == audio_origin(self._stream)  # then keep the encoder's priming as it is
-        hides = self._output.format.name in ("mp4", "mov")  # an edit list hides what lies before time 0
-        clock = None
-        for packet in self._source.demux(self._stream):
-            if not packet.size or (packet.is_discard and not whole):
+        base, before = self._stream.time_base, []
+        for start, stop, packet in self._moved():
+            if stop <= 0 and before is not None:
+                before.append((start, stop, packet))
                 continue
-            length = packet.duration or 0
-            start = clock or 0 if packet.pts is None else packet.pts - shift
-            clock = start + length
-            if not whole and clock <= -length * (self.PREROLL if hides else 0):
+            if packet.is_discard:  # cut away in the middle
                 continue
-            packet.pts = packet.dts = start
-            yield start * base, clock * base, packet
+            yield from ((a * base, b * base, early) for a, b, early in self._led(before or []))
+            before = None
+            yield start * base, stop * base, packet
+
+    def _led(self, before: list[tuple[int, int, Any]]) -> list[tuple[int, int, Any]]:
+        """Those of the packets before the first one heard that go along."""
+        if self._output.format.name in ("mp4", "mov"):
+            return before[-self.PREROLL :]  # an edit list hides what lies before time 0
+        # elsewhere all starts with the first packet: an encoder's priming may, a part that was cut away may not
+        whole = self._origin == self._source.origin
+        return before if whole and len(before) <= self.PRIMING else []
+
+    def _moved(self) -> Iterator[tuple[int, int, Any]]:
+        """The same in ticks of the source, of all packets."""
+        shift, clock = round(self._origin / self._stream.time_base), None
+        for packet in self._source.container.demux(self._stream):
+            if packet.size:
+                start = clock or 0 if packet.pts is None else packet.pts - shift
+                clock = start + (packet.duration or 0)
+                packet.pts = packet.dts = start
+                yield start, clock, packet
 
 
 class Reencoder(Soundtrack):
     """Decoded, cut to the sample, padded if asked, encoded at the source's rate and channels where the codec can."""
 
-    def __init__(self, track: AudioTrack, source: Any, output: Any, codec: str) -> None:
+    def __init__(self, track: AudioTrack, source: Sound, output: Any, codec: str) -> None:
         super().__init__(track, source, output)
-        stored: Any = self._stream.codec_context
-        rates = CODEC_RATES.get(codec, (stored.sample_rate,))
-        self._rate = next((rate for rate in rates if rate >= stored.sample_rate), rates[-1])
-        layout = LAYOUTS.get(len(stored.layout.channels), "stereo")
+        rates = CODEC_RATES.get(codec, (source.rate,))
+        self._rate = next((rate for rate in rates if rate >= source.rate), rates[-1])
+        plain = codec.startswith("pcm_")
+        self._layout = source.stream.codec_context.layout.name if plain else LAYOUTS.get(source.channels, "mono")
+        if not plain and source.channels > max(LAYOUTS):
+            _log.warning("%s: its %d channels are mixed to one", track.path, source.channels)
+        self._channels = av.AudioLayout(self._layout).nb_channels
         self._target = output.add_stream(codec, rate=self._rate)
         context: Any = self._target.codec_context
-        context.layout = layout
-        channels = len(av.AudioLayout(layout).channels)
-        context.time_base = Fraction(1, self._rate)
-        if not codec.startswith("pcm_"):
+        context.layout, context.time_base = self._layout, Fraction(1, self._rate)
+        if not plain:
             # transparent for speech and music; AAC allows 6144 bits for each channel of a 1024-sample packet
-            wanted, most = max(128_000, 96_000 * channels), 6 * self._rate if codec == "aac" else 256_000
-            context.bit_rate = min(wanted, most * channels)
+            wanted, most = max(128_000, 96_000 * self._channels), 6 * self._rate if codec == "aac" else 256_000
+            context.bit_rate = min(wanted, most * self._channels)
         context.open()
-        self._layout, self._format = layout, context.format.name
+        self._format = context.format.packed.name
         self._size = context.frame_size or CHUNK
-        self._width = 1 if context.format.is_planar else channels
-        self._blocks = self._heard()
+        self._blocks = resampled(source.pieces(self._origin), self._rate, self._layout, self._format)
         self._rest: np.ndarray | None = None  # decoded, not yet due
         self._due: list[np.ndarray] = []  # due, not yet a full frame
         self._taken = self._sent = 0
@@ -262,9 +243,9 @@ class Reencoder(Soundtrack):
     def finish(self, length: Fraction) -> None:
         self._take(round(self._end(length) * self._rate))
         if self.track.pad_to is not None:
-            silence = round(min(length, Fraction(self.track.pad_to)) * self._rate) - self._taken
-            if silence > 0:
-                self._queue(self._silence(silence))
+            missing = round(min(length, Fraction(self.track.pad_to)) * self._rate) - self._taken
+            if missing > 0:
+                self._queue(no_sound(missing, self._channels, self._format))
         self._encode(everything=True)
 
     def _take(self, until: int) -> None:
@@ -273,60 +254,28 @@ class Reencoder(Soundtrack):
             block = self._rest if self._rest is not None else next(self._blocks, None)
             if block is None:
                 break
-            cut = (until - self._taken) * self._width
-            self._rest = block[:, cut:] if block.shape[1] > cut else None
-            self._queue(block[:, :cut])
+            cut = until - self._taken
+            self._rest = block[cut:] if len(block) > cut else None
+            self._queue(block[:cut])
         self._encode()
 
     def _queue(self, block: np.ndarray) -> None:
         self._due.append(block)
-        self._taken += block.shape[1] // self._width
+        self._taken += len(block)
 
     def _encode(self, everything: bool = False) -> None:
-        size = self._size * self._width
-        samples = np.concatenate(self._due, axis=1) if self._due else None
-        while samples is not None and (samples.shape[1] >= size or (everything and samples.shape[1])):
-            self._send(samples[:, :size])
-            samples = samples[:, size:]
+        samples = np.concatenate(self._due) if self._due else None
+        while samples is not None and (len(samples) >= self._size or (everything and len(samples))):
+            self._send(samples[: self._size])
+            samples = samples[self._size :]
         self._due = [] if samples is None else [samples]
         if everything:
             self._output.mux(self._target.encode(None))
 
     def _send(self, block: np.ndarray) -> None:
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format=self._format, layout=self._layout)
+        """Packed, also where the codec takes planes: PyAV converts, and fails on more than seven planes of ours."""
+        packed = np.ascontiguousarray(block).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(packed, format=self._format, layout=self._layout)
         frame.sample_rate, frame.time_base, frame.pts = self._rate, Fraction(1, self._rate), self._sent
-        self._sent += frame.samples
+        self._sent += len(block)
         self._output.mux(self._target.encode(frame))
-
-    def _heard(self) -> Iterator[np.ndarray]:
-        """Samples from time 0 of the output on: silence where the source starts later, cut where it starts earlier."""
-        stated = _stated_duration(self._source, self._stream)
-        last = None if stated is None else round((audio_origin(self._stream) + stated - self._origin) * self._rate)
-        position = None
-        for frame in self._resampled():
-            block = frame.to_ndarray()
-            if position is None:
-                position = round(self._first_time * self._rate)
-                if position > 0:
-                    yield self._silence(position)
-            start, position = position, position + block.shape[1] // self._width
-            stop = position if last is None else min(position, last)
-            block = block[:, max(0, -start) * self._width : max(0, stop - start) * self._width]
-            if block.shape[1]:
-                yield block
-
-    def _resampled(self) -> Iterator[Any]:
-        resampler = av.AudioResampler(format=self._format, layout=self._layout, rate=self._rate)
-        first = True
-        for frame in decoded(self._source, self._stream):
-            if first:
-                time = self._origin if frame.pts is None else frame.pts * self._stream.time_base
-                self._first_time, first = time - self._origin, False
-            yield from resampler.resample(frame)
-        if not first:
-            yield from resampler.resample(None)
-
-    def _silence(self, samples: int) -> np.ndarray:
-        planes = len(av.AudioLayout(self._layout).channels) if self._width == 1 else 1
-        kind = av.AudioFrame(format=self._format, layout=self._layout, samples=1).to_ndarray().dtype
-        return np.zeros((planes, samples * self._width), kind)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from .audio_track import reason
+from .opening import reason
 from .probe import probe
 
 

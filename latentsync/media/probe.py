@@ -13,8 +13,9 @@ import numpy as np
 from av.error import FFmpegError
 
 from ..errors import UserError
-from .audio_track import audio_origin, decoded, open_media
 from .color import Color, color_of
+from .opening import decoded, open_media
+from .sound import origin
 
 CHECKED_FRAMES = 4  # frames that probe() decodes, to see whether packets and frames agree
 MAX_RATE = 480  # above it a stated rate is a container's clock, not a frame rate
@@ -81,7 +82,7 @@ def probe_container(container: Any, path: Path) -> VideoInfo:
     stream = _video_stream(container, path)
     packets, first = _scan(container, stream)
     sound = container.streams.audio[0] if container.streams.audio else None
-    origin = None if sound is None else audio_origin(sound)
+    heard = None if sound is None else origin(sound)
     aspect = stream.codec_context.sample_aspect_ratio or Fraction(1)
     rates = (stream.guessed_rate, stream.average_rate, stream.base_rate)
     stated = [Fraction(rate) for rate in rates if rate and rate <= MAX_RATE]
@@ -90,7 +91,7 @@ def probe_container(container: Any, path: Path) -> VideoInfo:
     fps, count = _constant_rate(index, stated, packets)
     height, width = (first[0].width, first[0].height) if turn[0] else (first[0].height, first[0].width)
     start = index.times[0] * index.base
-    frames, audio_start = count or len(index.times), None if origin is None else origin - start
+    frames, audio_start = count or len(index.times), None if heard is None else heard - start
     return VideoInfo(
         path, width, height, fps, frames, _degrees(turn), bool(count), sound is not None, frames / fps, start,
         audio_start, color_of(first[0]), 1 / aspect if turn[0] else aspect, index, turn,

@@ -11,8 +11,8 @@ import numpy as np
 from av.error import FFmpegError
 
 from ..errors import UserError
-from .audio_track import open_media
 from .color import Scaler
+from .opening import open_media
 from .probe import VideoInfo, _decode, _video_stream, probe_container
 
 HELD_FRAMES = 32

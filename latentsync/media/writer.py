@@ -14,8 +14,10 @@ from av.error import FFmpegError
 
 from ..errors import UserError
 from ..files import partial_path
-from .audio_track import AudioTrack, open_audio, open_soundtrack, reason
+from .audio_track import AudioTrack, open_soundtrack
 from .color import Color, Scaler
+from .opening import file_url, reason
+from .sound import Sound
 
 X264_OPTIONS = {"preset": "veryfast", "rc-lookahead": "10"}
 VP9_OPTIONS = {"b": "0", "row-mt": "1", "cpu-used": "4", "deadline": "good"}
@@ -58,11 +60,11 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         with self._guard():
             form = FORMATS[self.path.suffix.lower()]
             own = not set(metadata or ()) <= STANDARD
-            self._sound = source = None if audio is None else open_audio(audio.path)
+            self._sound = source = None if audio is None else Sound(audio.path)
             options = self._options(form, source, own)
-            self._container = av.open(str(self._part), "w", format=form, options=options)
+            self._container = av.open(file_url(self._part), "w", format=form, options=options)
             self._stream = self._add_picture(form, crf, aspect)
-            if audio is not None:
+            if audio is not None and source is not None:
                 self._sound = open_soundtrack(audio, source, self._container)
             self._container.metadata.update(metadata or {})
             self._container.start_encoding()
@@ -70,7 +72,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
     def _options(self, form: str, sound: Any, own: bool) -> dict[str, str]:
         if form not in ("mp4", "mov"):
             return {}
-        rate = 1 if sound is None else sound.streams.audio[0].codec_context.sample_rate
+        rate = 1 if sound is None else sound.rate
         # A clock on which both lengths are whole numbers; on FFmpeg's of 1 ms they are not
         clock = lcm(self.fps.numerator, rate)
         # MP4 has fields of its own for some names, and keeps others only in this form

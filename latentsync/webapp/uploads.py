@@ -138,9 +138,11 @@ def _container_ending(path: Path, wanted: str) -> str:
     import av
     from av.error import FFmpegError
 
+    from ..media.opening import file_url
+
     options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
     try:
-        with av.open(str(path), options=options) as container:
+        with av.open(file_url(path), options=options, metadata_errors="replace") as container:
             return CONTAINERS[container.format.name.split(",")[0]]
     except (FFmpegError, OSError, KeyError, ValueError):
         raise UserError(f"{path} is not {wanted} that can be read; its content is something else.") from None
@@ -165,24 +167,24 @@ def _video(path: Path, name: str, limits: Limits) -> Media:
 
 def _sound_seconds(path: Path, limits: Limits) -> Fraction:
     """Length of the sound; decoding stops once it is too long."""
-    from ..media.audio_track import decoded, has_audio, open_audio
+    from ..media.audio_track import has_audio
+    from ..media.sound import Sound
 
     if not has_audio(path):
         raise UserError(f"{path} has no sound in it; give a recording of speech.")
-    with open_audio(path) as container:
-        stream = container.streams.audio[0]
-        rate, samples = stream.codec_context.sample_rate, 0
-        for frame in decoded(container, stream):
-            samples += frame.samples
-            if samples > rate * limits.seconds + rate:
+    seconds = Fraction(0)
+    with Sound(path) as sound:
+        for piece in sound.pieces():
+            seconds = piece.end - sound.origin
+            if seconds > limits.seconds + 1:
                 raise UserError(f"The recording lasts more than {limits.seconds:.0f} s, the most that is allowed here.")
-    return Fraction(samples, rate)
+    return seconds
 
 
 def _plays_in_browsers(path: Path) -> bool:
-    import av
+    from ..media.opening import open_media
 
-    with av.open(str(path)) as container:
+    with open_media(path, "a video") as container:
         stream: Any = container.streams.video[0]
         form, codec, pixels = container.format.name, stream.codec_context.name, stream.codec_context.pix_fmt
     if "mp4" in form.split(","):
