@@ -13,7 +13,7 @@ import numpy as np
 
 from .opening import open_media
 from .samples import no_sound, resampled
-from .sound import Sound, audible
+from .sound import Sound, audible, packets_of
 
 _log = logging.getLogger(__name__)
 
@@ -118,9 +118,15 @@ def open_soundtrack(track: AudioTrack, source: Sound, output: Any) -> Soundtrack
     form = output.format.name
     if source.codec in PCM.get(form, ()):
         return Reencoder(track, source, output, source.codec)
-    if source.codec in COPIED[form] and track.steady and not _padded(track) and _in_order(source):
+    if _holds(form, source) and track.steady and not _padded(track) and _in_order(source):
         return PacketCopier(track, source, output)
     return Reencoder(track, source, output, "libopus" if form == "webm" else "aac")
+
+
+def _holds(form: str, source: Sound) -> bool:
+    # FFmpeg refuses slow MP3 in these two
+    slow = source.codec.startswith("mp3") and source.rate < 16000 and form in ("mp4", "mov")
+    return source.codec in COPIED[form] and not slow
 
 
 def _padded(track: AudioTrack) -> bool:
@@ -133,7 +139,7 @@ def _in_order(source: Sound) -> bool:
     """Whether stamps only grow: containers take no others, and a clock that was set back has to be set right."""
     last: int | None = None
     with open_media(source.path, "an audio file") as container:
-        for packet in container.demux(container.streams[source.stream.index]):
+        for packet in packets_of(container, container.streams[source.stream.index]):
             if packet.pts is not None:
                 if last is not None and packet.pts <= last:
                     return False
@@ -202,7 +208,7 @@ class PacketCopier(Soundtrack):
     def _moved(self) -> Iterator[tuple[int, int, Any]]:
         """The same in ticks of the source, of all packets."""
         shift, clock = round(self._origin / self._stream.time_base), None
-        for packet in self._source.container.demux(self._stream):
+        for packet in packets_of(self._source.container, self._stream):
             if packet.size:
                 start = clock or 0 if packet.pts is None else packet.pts - shift
                 clock = start + (packet.duration or 0)
@@ -218,7 +224,8 @@ class Reencoder(Soundtrack):
         rates = CODEC_RATES.get(codec, (source.rate,))
         self._rate = next((rate for rate in rates if rate >= source.rate), rates[-1])
         plain = codec.startswith("pcm_")
-        self._layout = source.stream.codec_context.layout.name if plain else LAYOUTS.get(source.channels, "mono")
+        layouts = LAYOUTS | ({4: "quad"} if codec == "libopus" else {})
+        self._layout = source.stream.codec_context.layout.name if plain else layouts.get(source.channels, "mono")
         if not plain and source.channels > max(LAYOUTS):
             _log.warning("%s: its %d channels are mixed to one", track.path, source.channels)
         self._channels = av.AudioLayout(self._layout).nb_channels

@@ -15,7 +15,7 @@ from av.error import FFmpegError
 from ..errors import UserError
 from .color import Color, color_of
 from .opening import decoded, open_media
-from .sound import origin
+from .sound import LONGEST_HOLE, origin
 
 CHECKED_FRAMES = 4  # frames that probe() decodes, to see whether packets and frames agree
 MAX_RATE = 480  # above it a stated rate is a container's clock, not a frame rate
@@ -87,6 +87,7 @@ def probe_container(container: Any, path: Path) -> VideoInfo:
     rates = (stream.guessed_rate, stream.average_rate, stream.base_rate)
     stated = [Fraction(rate) for rate in rates if rate and rate <= MAX_RATE]
     index = _frame_index(path, packets, first)
+    _check_leaps(path, index)
     turn = _orientation(first[0])
     fps, count = _constant_rate(index, stated, packets)
     height, width = (first[0].width, first[0].height) if turn[0] else (first[0].height, first[0].width)
@@ -161,6 +162,15 @@ def _decoded_index(path: Path) -> FrameIndex:
     return FrameIndex(array("q", times), array("q", times[:1]), base)
 
 
+def _check_leaps(path: Path, index: FrameIndex) -> None:
+    """UserError where a picture would stand for so long that its file must be wrong: every frame of it is painted."""
+    steps = np.diff(np.asarray(index.times, np.int64))
+    if len(steps) and int(steps.max()) * index.base > LONGEST_HOLE:
+        at = (index.times[int(steps.argmax())] - index.times[0]) * index.base
+        leap = f"leap by {float(int(steps.max()) * index.base):.0f} s after {float(at):.2f} s"
+        raise UserError(f"The time stamps of the pictures of {path} {leap}; convert it to a file that plays through.")
+
+
 def _constant_rate(
     index: FrameIndex, stated: list[Fraction], packets: list[tuple[int | None, int, bool]]
 ) -> tuple[Fraction, int]:
@@ -176,6 +186,7 @@ def _constant_rate(
             return fps, 0
     fps = _nominal_rate(np.diff(ticks), index.base, stated)
     last = next((d for pts, d, _ in packets if pts == index.times[-1]), 0)
+    last = last if last * index.base <= LONGEST_HOLE else 0
     return fps, max(1, round((int(ticks[-1]) + last) * index.base * fps) + (0 if last else 1))
 
 

@@ -116,7 +116,7 @@ def _decoded(sound: Sound) -> Iterator[Stamped]:
     base = sound.stream.time_base
     lost: Stamped | None = None
     last: Piece | None = None
-    for packet in _packets(sound.container, sound.stream):
+    for packet in packets_of(sound.container, sound.stream):
         try:
             frames = packet.decode()
         except FFmpegError:
@@ -131,7 +131,7 @@ def _decoded(sound: Sound) -> Iterator[Stamped]:
         yield lost
 
 
-def _packets(container: Any, stream: Any) -> Iterator[Any]:
+def packets_of(container: Any, stream: Any) -> Iterator[Any]:
     packets = container.demux(stream)
     while True:
         try:
