@@ -46,21 +46,26 @@ class Audio:
         return iter((self.waveform, self.sample_rate))
 
 
-def load_audio(path: str | os.PathLike[str], start: Fraction | None = None, duration: Fraction | None = None) -> Audio:
+def load_audio(
+    path: str | os.PathLike[str],
+    start: Fraction | None = None,
+    duration: Fraction | None = None,
+    number: int | None = None,
+) -> Audio:
     """Decode any file with sound to mono at 16 kHz; channels are mixed so that the level stays below full scale.
 
     Samples lie where their time stamps say; where the channels cancel each other, the strongest one is taken alone.
     start: time on the file's own clock (seconds) at which the waveform begins, as in AudioTrack (VideoInfo.start keeps
     a video's own sound in step); None is the first sample. A sound track that begins later is led by silence.
-    duration: seconds from there on at most.
+    duration: seconds from there on at most. number: of the sound track, from 0; None is the one to be heard.
     Raises UserError for a missing or unreadable file, no audio stream, no or too little sound, NaN or infinity.
     """
     from ..media.sound import Sound
 
-    with Sound(path) as sound:
+    with Sound(path, number) as sound:
         audio, only = _heard(sound, start, duration)
     if only is not None:
-        with Sound(path) as sound:
+        with Sound(path, number) as sound:
             audio, _ = _heard(sound, start, duration, only)
     _check(audio.waveform, audio.seconds, str(path))
     return audio

@@ -43,7 +43,7 @@ def run(files: InputOptions, sampling: SamplingOptions, machine: ModelOptions) -
     start = time.perf_counter()
     with _models(machine) as models:
         loading = time.perf_counter() - start
-        report = _lipsync(source, files.audio, files.out, models, settings)
+        report = _lipsync(source, files, models, settings)
         if files.sheet is not None:
             _draw_sheet(files.out, files.sheet, models, settings)
         facts = _facts(report, source, files.audio, models, loading)
@@ -105,7 +105,7 @@ def _models(options: ModelOptions) -> Iterator["Models"]:
         yield models
 
 
-def _lipsync(source: Path, audio: Path | None, out: Path, models: "Models", settings: Settings) -> "Report":
+def _lipsync(source: Path, files: InputOptions, models: "Models", settings: Settings) -> "Report":
     import torch
 
     from ..pipeline import lipsync_file
@@ -113,7 +113,15 @@ def _lipsync(source: Path, audio: Path | None, out: Path, models: "Models", sett
 
     try:
         with stages() as on_step:
-            return lipsync_file(source, audio, out, models=models, settings=settings, on_step=on_step)
+            return lipsync_file(
+                source,
+                files.audio,
+                files.out,
+                models=models,
+                settings=settings,
+                audio_track=files.audio_track,
+                on_step=on_step,
+            )
     except torch.OutOfMemoryError as error:
         raise UserError(
             "The graphics card ran out of memory; lower --window-batch, use --dtype fp16, or take --device cpu."

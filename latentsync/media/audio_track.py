@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import numpy as np
 
 from .opening import open_media
 from .samples import no_sound, resampled
-from .sound import Sound, audible, packets_of
+from .sound import Sound, packets_of
+from .tracks import DEFAULT, audible, decodable
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class AudioTrack:
     duration: seconds to keep at most. pad_to: append silence up to this many seconds. The video's end always cuts.
     seconds: how long it is from the start on, where that is known; else padding means to measure it by decoding.
     steady: its rate and channels do not change on the way, so that its packets may be copied.
+    number: of the sound track in the file, from 0; None is the one to be heard (see tracks.chosen_track).
     """
 
     path: str | Path
@@ -59,6 +61,7 @@ class AudioTrack:
     pad_to: Fraction | None = None
     seconds: Fraction | None = None
     steady: bool = True
+    number: int | None = None
 
 
 def has_audio(path: str | Path) -> bool:
@@ -72,15 +75,15 @@ def audio_duration(path: str | Path) -> Fraction:
     return _seconds(AudioTrack(path))
 
 
-def sound_start(path: str | Path) -> Fraction:
+def sound_start(path: str | Path, number: int | None = None) -> Fraction:
     """When the first sample of a file's sound is heard, on the file's clock, in seconds."""
-    with Sound(path) as sound:
+    with Sound(path, number) as sound:
         return sound.origin
 
 
 def _seconds(track: AudioTrack) -> Fraction:
     """Of sound from the track's start on."""
-    with Sound(track.path) as sound:
+    with Sound(track.path, track.number) as sound:
         start = sound.origin if track.start is None else Fraction(track.start)
         last = start
         for piece in sound.pieces(start):
@@ -91,13 +94,17 @@ def _seconds(track: AudioTrack) -> Fraction:
 class Soundtrack:
     """Feeds one track into an output container in step with the picture: advance() with it, finish() at its end."""
 
+    target: Any
+    """The stream in the output."""
+
     def __init__(self, track: AudioTrack, source: Sound, output: Any) -> None:
         """source: the track's file, opened; closed here."""
         self.track = track
         self._output = output
         self._source = source
         self._stream = source.stream
-        self._origin = source.origin if track.start is None else Fraction(track.start)
+        self.origin = source.origin if track.start is None else Fraction(track.start)
+        self.language = source.stream.metadata.get("language", "und")
 
     def advance(self, until: Fraction) -> None:
         """Write what is heard before `until` seconds."""
@@ -115,12 +122,60 @@ class Soundtrack:
 
 
 def open_soundtrack(track: AudioTrack, source: Sound, output: Any) -> Soundtrack:
+    """The track, and the file's other tracks behind it where the container takes them as they are."""
+    main = _open_one(track, source, output)
+    others = list(_others(replace(track, start=main.origin), source, output))
+    return Together(track, source, output, [main, *others]) if others else main
+
+
+def _others(track: AudioTrack, source: Sound, output: Any) -> Iterator[Soundtrack]:
+    form = output.format.name
+    for number in range(len(source.container.streams.audio)):
+        if number == source.number or not decodable(source.container.streams.audio[number]):
+            continue
+        other, one = Sound(track.path, number), replace(track, number=number, pad_to=None)
+        if other.codec in PCM.get(form, ()):
+            yield Reencoder(one, other, output, other.codec)
+        elif _holds(form, other) and _in_order(other):
+            yield PacketCopier(one, other, output)
+        else:
+            _log.warning("%s: its sound track %d is left out; a file like .mkv may hold it", track.path, number)
+            other.close()
+
+
+def _open_one(track: AudioTrack, source: Sound, output: Any) -> Soundtrack:
     form = output.format.name
     if source.codec in PCM.get(form, ()):
         return Reencoder(track, source, output, source.codec)
     if _holds(form, source) and track.steady and not _padded(track) and _in_order(source):
         return PacketCopier(track, source, output)
     return Reencoder(track, source, output, "libopus" if form == "webm" else "aac")
+
+
+class Together(Soundtrack):
+    """Several tracks of one file; what players take by themselves is the first."""
+
+    def __init__(self, track: AudioTrack, source: Sound, output: Any, tracks: list[Soundtrack]) -> None:
+        super().__init__(track, source, output)
+        self._tracks = tracks
+        for number, one in enumerate(tracks):
+            language = one.language
+            if language != "und":
+                one.target.metadata["language"] = language
+            with contextlib.suppress(AttributeError):  # PyAV < 13
+                one.target.disposition = DEFAULT if number == 0 else 0
+
+    def advance(self, until: Fraction) -> None:
+        for track in self._tracks:
+            track.advance(until)
+
+    def finish(self, length: Fraction) -> None:
+        for track in self._tracks:
+            track.finish(length)
+
+    def close(self) -> None:
+        for track in self._tracks:
+            track.close()
 
 
 def _holds(form: str, source: Sound) -> bool:
@@ -158,9 +213,9 @@ class PacketCopier(Soundtrack):
     def __init__(self, track: AudioTrack, source: Any, output: Any) -> None:
         super().__init__(track, source, output)
         if hasattr(output, "add_stream_from_template"):
-            self._target = output.add_stream_from_template(self._stream)
+            self.target = output.add_stream_from_template(self._stream)
         else:  # PyAV < 14
-            self._target = output.add_stream(template=self._stream)
+            self.target = output.add_stream(template=self._stream)
         self._packets = self._heard()
         self._next = next(self._packets, None)
 
@@ -180,7 +235,7 @@ class PacketCopier(Soundtrack):
             self._write(packet)
 
     def _write(self, packet: Any) -> None:
-        packet.stream = self._target
+        packet.stream = self.target
         self._output.mux(packet)
         self._next = next(self._packets, None)
 
@@ -202,12 +257,12 @@ class PacketCopier(Soundtrack):
         if self._output.format.name in ("mp4", "mov"):
             return before[-self.PREROLL :]  # an edit list hides what lies before time 0
         # elsewhere all starts with the first packet: an encoder's priming may, a part that was cut away may not
-        whole = self._origin == self._source.origin
+        whole = self.origin == self._source.origin
         return before if whole and len(before) <= self.PRIMING else []
 
     def _moved(self) -> Iterator[tuple[int, int, Any]]:
         """The same in ticks of the source, of all packets."""
-        shift, clock = round(self._origin / self._stream.time_base), None
+        shift, clock = round(self.origin / self._stream.time_base), None
         for packet in packets_of(self._source.container, self._stream):
             if packet.size:
                 start = clock or 0 if packet.pts is None else packet.pts - shift
@@ -229,8 +284,8 @@ class Reencoder(Soundtrack):
         if not plain and source.channels > max(LAYOUTS):
             _log.warning("%s: its %d channels are mixed to one", track.path, source.channels)
         self._channels = av.AudioLayout(self._layout).nb_channels
-        self._target = output.add_stream(codec, rate=self._rate)
-        context: Any = self._target.codec_context
+        self.target = output.add_stream(codec, rate=self._rate)
+        context: Any = self.target.codec_context
         context.layout, context.time_base = self._layout, Fraction(1, self._rate)
         if not plain:
             # transparent for speech and music; AAC allows 6144 bits for each channel of a 1024-sample packet
@@ -239,7 +294,7 @@ class Reencoder(Soundtrack):
         context.open()
         self._format = context.format.packed.name
         self._size = context.frame_size or CHUNK
-        self._blocks = resampled(source.pieces(self._origin), self._rate, self._layout, self._format)
+        self._blocks = resampled(source.pieces(self.origin), self._rate, self._layout, self._format)
         self._rest: np.ndarray | None = None  # decoded, not yet due
         self._due: list[np.ndarray] = []  # due, not yet a full frame
         self._taken = self._sent = 0
@@ -277,7 +332,7 @@ class Reencoder(Soundtrack):
             samples = samples[self._size :]
         self._due = [] if samples is None else [samples]
         if everything:
-            self._output.mux(self._target.encode(None))
+            self._output.mux(self.target.encode(None))
 
     def _send(self, block: np.ndarray) -> None:
         """Packed, also where the codec takes planes: PyAV converts, and fails on more than seven planes of ours."""
@@ -285,4 +340,4 @@ class Reencoder(Soundtrack):
         frame = av.AudioFrame.from_ndarray(packed, format=self._format, layout=self._layout)
         frame.sample_rate, frame.time_base, frame.pts = self._rate, Fraction(1, self._rate), self._sent
         self._sent += len(block)
-        self._output.mux(self._target.encode(frame))
+        self._output.mux(self.target.encode(frame))

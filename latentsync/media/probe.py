@@ -16,6 +16,7 @@ from ..errors import UserError
 from .color import Color, color_of
 from .opening import decoded, open_media
 from .sound import LONGEST_HOLE, origin
+from .tracks import audible, chosen_track
 
 CHECKED_FRAMES = 4  # frames that probe() decodes, to see whether packets and frames agree
 MAX_RATE = 480  # above it a stated rate is a container's clock, not a frame rate
@@ -81,7 +82,7 @@ def probe_container(container: Any, path: Path) -> VideoInfo:
     """The same for a container that is open; it stands at its end afterwards."""
     stream = _video_stream(container, path)
     packets, first = _scan(container, stream)
-    sound = container.streams.audio[0] if container.streams.audio else None
+    sound = chosen_track(container, path) if audible(container) else None
     heard = None if sound is None else origin(sound)
     aspect = stream.codec_context.sample_aspect_ratio or Fraction(1)
     rates = (stream.guessed_rate, stream.average_rate, stream.base_rate)

@@ -15,6 +15,7 @@ from av.error import FFmpegError
 from ..errors import UserError
 from .opening import open_media
 from .samples import Piece, piece_of, silence
+from .tracks import chosen_track
 
 RATES = (1000, 2_000_000)
 """Samples a second: below, no speech is left; above, it is a mistake in the file."""
@@ -38,16 +39,21 @@ Stamped = tuple[Fraction | None, Piece]
 class Sound(AbstractContextManager["Sound"]):
     """One sound track of an open file."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """UserError where the path is no file with sound."""
+    def __init__(self, path: str | os.PathLike[str], number: int | None = None) -> None:
+        """number: of the sound track, from 0; None is the one to be heard. UserError where there is none."""
         self.path = Path(path)
         self.container = open_media(path, "an audio file")
         try:
-            self.stream = _chosen(self.container, self.path)
+            self.stream = chosen_track(self.container, self.path, number)
             _check_rate(self.rate, self.path)
         except BaseException:
             self.container.close()
             raise
+
+    @property
+    def number(self) -> int:
+        """Of this track among the file's sound tracks."""
+        return [stream.index for stream in self.container.streams.audio].index(self.stream.index)
 
     @property
     def codec(self) -> str:
@@ -93,16 +99,6 @@ class Sound(AbstractContextManager["Sound"]):
 
 def origin(stream: Any) -> Fraction:
     return Fraction(0) if stream.start_time is None else stream.start_time * stream.time_base
-
-
-def audible(container: Any) -> bool:
-    return any(s.codec_context is not None and s.codec_context.sample_rate for s in container.streams.audio)
-
-
-def _chosen(container: Any, path: Path) -> Any:
-    if not audible(container):
-        raise UserError(f"{path} has no audio that can be decoded; give a file with sound.")
-    return container.streams.audio[0]
 
 
 def _check_rate(rate: int, path: Path) -> None:

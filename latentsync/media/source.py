@@ -72,7 +72,7 @@ def open_source(video: str | Path, settings: Settings, still: bool, cut: Cut) ->
 
 
 def sound_part(
-    video: str | Path, audio: str | Path | None, shown: Shown, cut: Cut
+    video: str | Path, audio: str | Path | None, shown: Shown, cut: Cut, number: int | None = None
 ) -> tuple[Fraction | None, Fraction | None]:
     """Start on the sound file's own clock and length in seconds of what is heard; None: from the first, to the last."""
     own = audio is None or Path(audio).resolve() == Path(video).resolve()
@@ -80,4 +80,4 @@ def sound_part(
         # the video's own sound stays where it is against the picture, and ends with it
         return shown.start, None if cut.duration is None else shown.frames / shown.fps
     # another sound begins with the first frame
-    return sound_start(audio or video) + cut.audio_start if cut.audio_start else None, cut.audio_duration
+    return sound_start(audio or video, number) + cut.audio_start if cut.audio_start else None, cut.audio_duration

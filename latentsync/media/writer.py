@@ -60,7 +60,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         with self._guard():
             form = FORMATS[self.path.suffix.lower()]
             own = not set(metadata or ()) <= STANDARD
-            self._sound = source = None if audio is None else Sound(audio.path)
+            self._sound = source = None if audio is None else Sound(audio.path, audio.number)
             options = self._options(form, source, own)
             self._container = av.open(file_url(self._part), "w", format=form, options=options)
             self._stream = self._add_picture(form, crf, aspect)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import wave
 from fractions import Fraction
 
@@ -61,9 +62,14 @@ def test_any_name_is_a_file(tmp_path, monkeypatch, name, suffix):
 
 def test_a_playlist_names_no_address(tmp_path):
     path = tmp_path / "list.m3u8"
-    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
-    with pytest.raises(UserError, match=r"list\.m3u8"):
-        load_audio(path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/a.ts"
+        path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{address}\n#EXT-X-ENDLIST\n")
+        with pytest.raises(UserError, match=r"list\.m3u8"):
+            load_audio(path)
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody called
+            server.accept()
 
 
 @pytest.mark.parametrize("tag", [b"\xa9 2024 M\xfcller", b"\xc4\xe3\xba\xc3", b"\xff\xfe\x00"])
