@@ -11,6 +11,7 @@ from torch import Tensor
 from ..latentsync.errors import UserError
 from ..latentsync.media.audio_track import AudioTrack, has_audio
 from ..latentsync.media.image import is_image, read_image
+from ..latentsync.media.opening import file_url
 from ..latentsync.media.probe import probe
 from ..latentsync.media.writer import VideoWriter
 from .images import frames_of
@@ -21,7 +22,7 @@ NEARLY_LOSSLESS = 4
 
 def write_sound(path: Path, waveform: Tensor, rate: int) -> None:
     """(channels, samples) as a WAV of 32-bit floats: nothing of the user's sound is lost."""
-    with av.open(str(path), "w", format="wav") as container:
+    with av.open(file_url(path), "w", format="wav") as container:
         stream = container.add_stream("pcm_f32le", rate=rate, layout=f"{len(waveform)}c")
         samples = np.ascontiguousarray(waveform.float().T.numpy()).reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(samples, format="flt", layout=stream.codec_context.layout.name)

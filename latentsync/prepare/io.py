@@ -13,6 +13,7 @@ import numpy as np
 from ..audio.mel import SAMPLE_RATE
 from ..dataset import FPS
 from ..files import atomic_path
+from ..media.opening import file_url
 
 SAMPLES_PER_FRAME = int(SAMPLE_RATE / FPS)
 CRF = 8
@@ -113,7 +114,11 @@ def replace_audio(path: Path, audio: np.ndarray) -> None:
     """Copy the video packets, with other audio."""
     import av
 
-    with atomic_path(path) as part, av.open(str(path)) as source, _container(part) as out:
+    with (
+        atomic_path(path) as part,
+        av.open(file_url(path), metadata_errors="replace") as source,
+        _container(part) as out,
+    ):
         old = source.streams.video[0]
         if hasattr(out, "add_stream_from_template"):
             stream = out.add_stream_from_template(old)
@@ -131,7 +136,7 @@ def _container(path: Path) -> Any:
     import av
 
     # both lengths are whole numbers on this clock, but not on FFmpeg's default of 1 ms
-    return av.open(str(path), "w", format="mp4", options={"movie_timescale": str(SAMPLE_RATE)})
+    return av.open(file_url(path), "w", format="mp4", options={"movie_timescale": str(SAMPLE_RATE)})
 
 
 def _frame(frame: np.ndarray, number: int, scaler: Any) -> Any:
