@@ -28,11 +28,12 @@ from .face.detect import FaceFinder
 from .face.track import FaceTrack, Tracks, find_tracks
 from .media.audio_track import AudioTrack
 from .media.image import is_image
+from .media.output import open_output
 from .media.source import ArraySource, Source, open_source, sound_part
-from .media.watermark import COMMENT, draw_watermark
+from .media.watermark import draw_watermark
 from .media.writer import VideoWriter
 from .sampling import denoise_window, shared_noise
-from .settings import WINDOW, Progress, ProgressCallback, Settings
+from .settings import WINDOW, Progress, ProgressCallback, Settings, scaled_place
 from .timeline import Cut, Timeline, Window, exact_rate, fit_timeline, windows
 from .weights.bundle import Models as Models
 from .weights.bundle import load_models as load_models
@@ -56,7 +57,7 @@ class Timings(dict[str, float]):
 
 @dataclass(frozen=True)
 class Report:
-    """What was done; `as_dict` is the command line's --json."""
+    """What was done; `as_dict` is the command line's --json. notes: what of the source could not stay as it was."""
 
     frames: int
     fps: Fraction
@@ -68,6 +69,7 @@ class Report:
     settings: Settings
     timings: Mapping[str, float]
     out: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def repainted(self) -> int:
@@ -149,22 +151,24 @@ def lipsync_file(
     timings = Timings()
     which: Any = {"allow_silence": allow_silence, "audio_track": audio_track}
     with open_job(video, audio, out, settings, cut, metadata, **which) as job:
-        tracked = track_face(job.source, job.timeline, models.finder, settings.face, timings, on_step, tracks)
+        tracked = track_face(job.source, job.timeline, models.finder, job.face, timings, on_step, tracks)
         renderer = WindowRenderer(job.timeline, tracked.track, job.speech, models, settings, timings, on_step)
         for frame, _ in render(job.source, renderer):
             with timings.measure("write"):
                 job.writer.write(frame)
-    return make_report(job.timeline, tracked, models.name, settings, timings, out)
+    return make_report(job.timeline, tracked, models.name, settings, timings, out, job.notes)
 
 
 @dataclass(frozen=True)
 class Job:
-    """An opened run: frames by index, the timeline, speech (T,) at 16 kHz, and the writer of the output."""
+    """An opened run. speech: (T,) at 16 kHz. face: Settings.face in pixels of these frames. notes: see Report."""
 
     source: Source
     timeline: Timeline
     speech: Tensor
     writer: VideoWriter
+    face: str
+    notes: tuple[str, ...]
 
 
 @contextmanager
@@ -180,32 +184,38 @@ def open_job(
     audio_track: int | None = None,
 ) -> Iterator[Job]:
     """Open and check all inputs and the output before anything is computed. The output is finished on leaving."""
-    still, cut = is_image(video), cut or Cut()
-    if audio is None and still:
+    cut = cut or Cut()
+    if audio is None and is_image(video):
         raise UserError(f"{video} is a picture and has no sound; give a speech as well.")
-    with open_source(video, settings, still, cut) as (source, shown):
+    with open_source(video, settings, cut) as (source, shown):
         start, length = sound_part(video, audio, shown, cut, audio_track)
         speech = load_audio(audio or video, start, length, audio_track)
         if not allow_silence:
             check_speech(speech.waveform, str(audio or video))
-        timeline = fit_timeline(shown.fps, shown.frames, speech.seconds, settings.fit, still=still)
+        timeline = fit_timeline(shown.fps, shown.frames, speech.seconds, settings.fit, still=shown.still)
         _log.debug("%s: %s; %.2f s of speech; %s", video, shown, speech.seconds, timeline)
         # silence of less than a frame is not worth a new encoding of the sound
         padding = timeline.duration if timeline.duration - speech.seconds >= 1 / timeline.fps else None
         track = AudioTrack(audio or video, start, length, padding, speech.seconds, speech.steady, audio_track)
-        comment = {} if settings.watermark == "none" else {"comment": COMMENT}
-        look: Any = {"color": shown.color, "aspect": shown.aspect, "metadata": comment | dict(metadata or {})}
-        with VideoWriter(out, shown.width, shown.height, shown.fps, audio=track, **look) as writer:
-            yield Job(source, timeline, speech.waveform, writer)
+        with open_output(out, video, shown, timeline, settings, track, metadata) as (writer, notes):
+            for note in notes:
+                _log.info("%s is %s", video, note)
+            face = scaled_place(settings.face, shown.scale)
+            yield Job(source, timeline, speech.waveform, writer, face, notes)
 
 
 def make_report(
-    timeline: Timeline, tracked: "TrackedFace", checkpoint: str, settings: Settings, timings: Timings, out: Any = None
+    timeline: Timeline,
+    tracked: "TrackedFace",
+    checkpoint: str,
+    settings: Settings,
+    timings: Timings,
+    out: Any = None,
+    notes: tuple[str, ...] = (),
 ) -> Report:
     segments, out = shown_segments(timeline, tracked.track), None if out is None else str(out)
-    size, faces, source_frames = tracked.track.size, tracked.faces, timeline.source_frames
-    frames, fps = timeline.frames, timeline.fps
-    return Report(frames, fps, size, source_frames, faces, segments, checkpoint, settings, timings, out)
+    size, faces, of, fps = tracked.track.size, tracked.faces, timeline.source_frames, timeline.fps
+    return Report(timeline.frames, fps, size, of, faces, segments, checkpoint, settings, timings, out, notes)
 
 
 def _check_frames(frames: Sequence[np.ndarray] | np.ndarray) -> None:

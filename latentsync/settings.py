@@ -14,6 +14,8 @@ Fit = Literal["trim", "loop", "pingpong", "hold", "silence"]
 Solver = Literal["ddim", "dpm++", "unipc", "deis"]
 Watermark = Literal["none", "metadata", "visible"]
 
+LIKE_SOURCE = "copy-like-source"
+CODECS = (LIKE_SOURCE, "h264", "h265", "av1", "vp9", "prores")
 FITS: tuple[str, ...] = get_args(Fit)
 SOLVERS: tuple[str, ...] = get_args(Solver)
 WATERMARKS: tuple[str, ...] = get_args(Watermark)
@@ -40,6 +42,12 @@ class Settings:
     window_batch: windows of 16 frames computed together; changes speed and memory, not the result.
     still_fps: frames per second of the video that a still image becomes.
     watermark: "metadata" states in the file that the lips are generated, "visible" also in a corner of every frame.
+    max_side: longest side in pixels that a still image gets; larger ones are made smaller. 0: as it is. Videos keep
+    their size. 1920 is what every phone plays, and more than a mouth of 512 pixels needs.
+    background: what a transparent picture is laid on. White, as programs do that save such pictures as JPEG.
+    codec: one of CODECS; the usual one is the source's own where the file can hold it and an encoder is here.
+    quality: 1 to 100, of the encoding. pixel_format: FFmpeg's name; auto keeps depth and chroma of the source.
+    strip_metadata: leave out the source's title, dates, place, chapters, languages and subtitles.
     """
 
     steps: int = 0
@@ -51,6 +59,12 @@ class Settings:
     window_batch: int = 1
     still_fps: int = 25
     watermark: str = "none"
+    max_side: int = 1920
+    background: str = "white"
+    strip_metadata: bool = False
+    codec: str = "copy-like-source"
+    quality: int = 80
+    pixel_format: str = "auto"
 
     def __post_init__(self) -> None:
         _within("steps", self.steps, 0, 1000)
@@ -58,9 +72,12 @@ class Settings:
         _within("seed", self.seed, 0, 2**63 - 1)
         _within("window_batch", self.window_batch, 1, 64)
         _within("still_fps", self.still_fps, 1, 120)
+        _within("max_side", self.max_side, 0, 16384)
         _one_of("solver", self.solver, SOLVERS)
         _one_of("fit", self.fit, FITS)
         _one_of("watermark", self.watermark, WATERMARKS)
+        _within("quality", self.quality, 1, 100)
+        _one_of("codec", self.codec, CODECS)
         check_face(self.face)
 
     def resolved(self, defaults: "Settings") -> "Settings":
@@ -75,6 +92,14 @@ def check_face(face: str) -> None:
             f'face is {face!r}; it must be "largest", "left", "right", the number of a face, or a point "x,y,frame" in'
             " pixels."
         )
+
+
+def scaled_place(face: str, scale: float) -> str:
+    """A point on a face in pixels of a picture that was made smaller; all else as it is."""
+    if scale == 1 or "," not in face:
+        return face
+    x, y, frame = face.split(",")
+    return f"{float(x) * scale:.3f},{float(y) * scale:.3f},{frame.strip()}"
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

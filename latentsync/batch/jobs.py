@@ -20,7 +20,8 @@ FILES = ("video", "audio", "out")
 SETTINGS = {field.name: type(field.default) for field in fields(Settings)}
 COLUMNS = (*FILES, *SETTINGS)
 MAX_FAULTS = 5  # faults of a list that are reported at once
-KINDS = {int: "a whole number", float: "a number", str: "text"}
+KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,12 @@ def _job(line: int, row: Mapping[str, Any], folder: Path, out: Path, defaults: S
 
 def _setting(name: str, value: Any) -> Any:
     kind = SETTINGS[name]
+    if kind is bool and str(value).lower() in BOOLS:
+        return BOOLS[str(value).lower()]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     with suppress(ValueError, OverflowError):
-        if isinstance(value, str) or (is_number and not (kind is int and value != int(value))):
+        usable = isinstance(value, str) or (is_number and not (kind is int and value != int(value)))
+        if usable and kind is not bool:
             return kind(value)
     raise UserError(f"{name} is {value!r}; it must be {KINDS[kind]}.")
 

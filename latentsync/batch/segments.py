@@ -23,10 +23,9 @@ from ..errors import UserError
 from ..face.aligned import shown_segments
 from ..face.detect import FaceFinder
 from ..face.track import FaceTrack
-from ..media.image import read_image
 from ..media.probe import VideoInfo
 from ..media.reader import VideoReader
-from ..media.source import ArraySource, Source
+from ..media.source import ArraySource, Source, read_still
 from ..pipeline import (
     Job,
     Report,
@@ -109,8 +108,7 @@ class SegmentRenderer:
 
     def __init__(self, plan: Plan, models: Models, on_progress: ProgressCallback) -> None:
         self.plan, self.timeline, self.timings = plan, plan.timeline, Timings()
-        self.reader = VideoReader(plan.source) if isinstance(plan.source, VideoInfo) else None
-        self.source: Source = self.reader or ArraySource([read_image(plan.source)])  # type: ignore[arg-type]
+        self.reader, self.source = _opened(plan)
         speech, timings = torch.from_numpy(np.array(plan.speech)), self.timings
         self.renderer = WindowRenderer(plan.timeline, plan.track, speech, models, plan.settings, timings, on_progress)
 
@@ -145,6 +143,13 @@ class SegmentRenderer:
             return list(self.source.read(self.timeline.source_indices(start, stop)))
 
 
+def _opened(plan: Plan) -> tuple[VideoReader | None, Source]:
+    if isinstance(plan.source, Path):
+        return None, ArraySource([read_still(plan.source, plan.settings)[0]])
+    reader = VideoReader(plan.source, background=plan.settings.background)
+    return reader, reader
+
+
 def make_patch(frame: np.ndarray, mask: np.ndarray) -> Patch:
     """The part of a rendered frame that differs from its source: the box around its mask."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -177,13 +182,13 @@ def lipsync_segments(
     settings = settings.resolved(Settings(steps=facts["default_steps"], guidance=facts["default_guidance"]))
     with open_job(video, audio, out, settings) as job:
         with closing(FaceFinder(find("face_landmarker.task"))) as finder:
-            tracked = track_face(job.source, job.timeline, finder, settings.face, timings, on_step)
+            tracked = track_face(job.source, job.timeline, finder, job.face, timings, on_step)
         merger = SegmentMerger(Path(video), pool, seconds, retries, settings, timings, on_step)
         with closing(merger):
             for frame in merger.frames(job, tracked):
                 with timings.measure("write"):
                     job.writer.write(marked(frame, settings))
-    return make_report(job.timeline, tracked, facts["checkpoint"], settings, timings, out)
+    return make_report(job.timeline, tracked, facts["checkpoint"], settings, timings, out, job.notes)
 
 
 def _describe(pool: Pool, retries: int) -> dict[str, Any]:

@@ -69,7 +69,8 @@ def batch(
     """Make many videos: models load once, a failed job does not stop the rest, and a second run resumes.
 
     The list has a line for each job: video (or picture), audio (else the video's own), out, and any of the settings
-    steps, guidance, solver, seed, fit, face, window_batch, still_fps, watermark; `run --help` explains them.
+    steps, guidance, solver, seed, fit, face, window_batch, still_fps, watermark, max_side,
+    background, strip_metadata, codec, quality, pixel_format; `run --help` explains them.
 
     \b
       video,audio,out,steps

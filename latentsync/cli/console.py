@@ -97,6 +97,7 @@ def show_result(report: "Report", facts: Mapping[str, Any], sheet: Path | None, 
         f"{report.out}: {report.frames} frames of {width} × {height} at {float(report.fps):g} fps,"
         f" the mouth repainted in {report.repainted} of them ({report.checkpoint}, {facts['device']}, {facts['dtype']})"
     ]
+    lines += [f"{facts['video']} is {note}" for note in report.notes]
     if sheet is not None:
         lines.append(f"{sheet}: contact sheet")
     lines.append("seconds: " + ", ".join(f"{stage} {value:.1f}" for stage, value in facts["timings"].items()))

@@ -4,12 +4,13 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..settings import FITS, SOLVERS, WATERMARKS, Settings
+from ..settings import CODECS, FITS, SOLVERS, WATERMARKS, Settings
 from .parameters import choice
 
 _IN = "What goes in and out"
 _LOOK = "How the mouth is made"
 _FIT = "Which face, how long"
+_FILE = "What the file is like"
 _MACHINE = "Machine and models"
 _OWN: dict[str, Any] = {"show_default": "0: the checkpoint's"}
 
@@ -42,8 +43,36 @@ class InputOptions:
 
 
 @dataclass(frozen=True)
+class FileOptions:
+    """The settings that say how the file is written."""
+
+    max_side: int = choice(
+        _FILE, "", Settings.max_side, "Longest side of a video made from a picture, in pixels; larger pictures are made"
+        " smaller. 0: as it is. A video keeps its size.",
+    )
+    codec: str = choice(
+        _FILE, "", Settings.codec, f"{', '.join(CODECS)}. copy-like-source: the source's own where the file can hold it"
+        " and an encoder is here, else H.264 (.webm: VP9), or what keeps depth and transparency.", "NAME",
+    )
+    quality: int = choice(
+        _FILE, "", Settings.quality, "Quality of the encoding, 1 to 100. More makes a larger file."
+    )
+    pixel_format: str = choice(
+        _FILE, "", Settings.pixel_format, "FFmpeg's name, such as yuv420p or yuv422p10le. auto: depth and chroma of the"
+        " source.", "NAME",
+    )
+    background: str = choice(
+        _FILE, "", Settings.background, "What a transparent picture is laid on: a color's name, or #rrggbb.", "COLOR"
+    )
+    strip_metadata: bool = choice(
+        _FILE, "--strip-metadata", Settings.strip_metadata, "Leave out the source's title, comment, dates, place,"
+        " chapters, languages and subtitles, which otherwise stay.",
+    )
+
+
+@dataclass(frozen=True)
 class SamplingOptions:
-    """Settings, but for the watermark."""
+    """The settings that say how the mouth is made."""
 
     steps: int = choice(
         _LOOK, "", Settings.steps, "Solver steps. More is finer and slower in proportion: 10 for a look, 20 to 50 to"

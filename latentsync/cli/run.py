@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..settings import Settings
-from .options import InputOptions, ModelOptions, SamplingOptions
+from .options import FileOptions, InputOptions, ModelOptions, SamplingOptions
 from .parameters import expand_options
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @expand_options
-def run(files: InputOptions, sampling: SamplingOptions, machine: ModelOptions) -> None:
+def run(files: InputOptions, sampling: SamplingOptions, file: FileOptions, machine: ModelOptions) -> None:
     """Make the face of a video or a picture say a speech.
 
     \b
@@ -36,7 +36,7 @@ def run(files: InputOptions, sampling: SamplingOptions, machine: ModelOptions) -
     """
     from .console import show_json, show_result, write_json
 
-    settings = Settings(**asdict(sampling), watermark=files.watermark)
+    settings = Settings(**asdict(sampling), **asdict(file), watermark=files.watermark)
     source = _source(files.video, files.image)
     _check_names(source, files.audio, files.out, files.json, files.sheet)
     _check_media(source, files.audio, still=files.image is not None)
@@ -75,15 +75,15 @@ def _check_names(source: Path, audio: Path | None, out: Path, report: Path | Non
 def _check_media(source: Path, audio: Path | None, still: bool) -> None:
     """What can be found wrong in a moment, before large weights are loaded; the engine looks closer."""
     from ..media.audio_track import has_audio
-    from ..media.image import is_image
+    from ..media.image import is_animation, is_image
     from ..media.probe import probe
 
     if is_image(source):
         pass
-    elif not still:
+    elif not still or is_animation(source):
         probe(source)
     elif source.is_file():
-        raise UserError(f"{source} is no picture; give a PNG, JPEG, WebP or TIFF, or a video by --video.")
+        raise UserError(f"{source} is no picture; give a PNG, JPEG, WebP, TIFF or HEIC, or a video by --video.")
     else:
         raise UserError(f"There is no picture {source}; give the path of one.")
     if audio is not None and not has_audio(audio):

@@ -33,6 +33,18 @@ def color_of(frame: Any) -> Color:
     return Color(int(frame.colorspace), int(frame.color_range), int(primaries), int(transfer))
 
 
+def has_alpha(frame: Any) -> bool:
+    return any(one.is_alpha for one in frame.format.components)
+
+
+def hidden_alpha(stream: Any) -> str | None:
+    """The decoder that shows a stream's transparency where FFmpeg's own drops it: VP8 and VP9 keep it beside."""
+    facts = {name.lower(): value for name, value in stream.metadata.items()}
+    if facts.get("alpha_mode") != "1":
+        return None
+    return {"vp9": "libvpx-vp9", "vp8": "libvpx"}.get(stream.codec_context.name)
+
+
 class Scaler:
     """Pixel formats converted by matrix and range. By a filter graph, since PyAV < 17 gets the range wrong itself."""
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,21 @@ import numpy as np
 from av.error import FFmpegError
 
 from ..errors import UserError
-from .color import Color, color_of
-from .opening import decoded, open_media
+from .animation import open_video
+from .color import Color, color_of, has_alpha, hidden_alpha
+from .encoding import Kind, kind_of
+from .hdr import side_data
+from .image import STILL_BRANDS
+from .opening import decoded
 from .sound import LONGEST_HOLE, origin
 from .tracks import audible, chosen_track
 
 CHECKED_FRAMES = 4  # frames that probe() decodes, to see whether packets and frames agree
 MAX_RATE = 480  # above it a stated rate is a container's clock, not a frame rate
+PROGRESSIVE = 1  # FFmpeg's AV_FIELD_PROGRESSIVE; 0 is unknown, those above have fields
+SLOWEST, FLUENT = 10, 25
+"""Pictures at a lower rate than the first are a slide show, on which lips could not move: each is shown so many times
+that the rate is not below the second."""
 RATES = "10 12 25/2 15 24000/1001 24 25 30000/1001 30 48 50 60000/1001 60 120"
 COMMON_RATES = tuple(map(Fraction, RATES.split()))
 
@@ -41,7 +50,9 @@ class VideoInfo:
     width, height: as shown, rotation applied. rotation: degrees clockwise from stored to shown.
     frames: at rate fps. start: the first frame's time on the file's own clock, seconds; AudioTrack(path, start)
     keeps the same file's sound in step. audio_start: when its first sample is heard, seconds after the first frame
-    (negative: before). aspect: width over height of one pixel.
+    (negative: before). aspect: width over height of one pixel. lead: at half a frame, each frame of a variable rate
+    is shown within half a frame of its own time; at 0 it is never early, as in a player. interlaced: the reader makes
+    whole frames of its fields. screen: what HDR states of the screen that it was graded on.
     """
 
     path: Path
@@ -59,22 +70,38 @@ class VideoInfo:
     aspect: Fraction
     index: FrameIndex = field(repr=False, compare=False)
     turn: tuple[bool, bool, bool] = field(repr=False, default=(False, False, False))
+    lead: Fraction = Fraction(1, 2)
+    interlaced: bool = False
+    alpha: bool = False
+    kind: Kind = field(default_factory=Kind)
+    screen: "dict[str, str]" = field(repr=False, default_factory=dict)
 
     def source(self, i: int) -> int:
-        """The file's own frame that shows at output frame i: the latest at or before its time."""
+        """The file's own frame that shows at output frame i: the latest at its time, or up to `lead` frames after."""
         if not 0 <= i < self.frames:
             raise IndexError(f"frame {i} of {self.frames} in {self.path.name}")
         if not self.variable_rate:
             return i
-        times, base = self.index.times, self.index.base
+        times, tick = self.index.times, self.fps * self.index.base
         # Containers round stamps to their clock's ticks (Matroska: 1 ms), which must not cost a frame
-        due = times[0] + int(i / self.fps / base) + 1
+        due = times[0] + int(i / tick + max(1, self.lead / tick))
         return max(0, bisect_right(times, due) - 1)
+
+    def deviation(self) -> Fraction:
+        """Seconds by which a frame is shown before or after its own time, at most; those never shown do not count."""
+        if not self.variable_rate:
+            return Fraction(0)
+        times, base, worst, last = self.index.times, self.index.base, Fraction(0), -1
+        for i in range(self.frames):
+            k = self.source(i)
+            if k != last:
+                worst, last = max(worst, abs(i / self.fps - (times[k] - times[0]) * base)), k
+        return worst
 
 
 def probe(path: str | Path) -> VideoInfo:
     """Read what a video is without decoding it (a few frames excepted). UserError: no file, or no video in it."""
-    with open_media(path, "a video") as container:
+    with open_video(path) as container:
         return probe_container(container, Path(path))
 
 
@@ -92,17 +119,19 @@ def probe_container(container: Any, path: Path) -> VideoInfo:
     turn = _orientation(first[0])
     fps, count = _constant_rate(index, stated, packets)
     height, width = (first[0].width, first[0].height) if turn[0] else (first[0].height, first[0].width)
-    start = index.times[0] * index.base
+    start, alpha = index.times[0] * index.base, has_alpha(first[0]) or hidden_alpha(stream) is not None
     frames, audio_start = count or len(index.times), None if heard is None else heard - start
     return VideoInfo(
         path, width, height, fps, frames, _degrees(turn), bool(count), sound is not None, frames / fps, start,
         audio_start, color_of(first[0]), 1 / aspect if turn[0] else aspect, index, turn,
+        interlaced=_is_interlaced(stream, first), alpha=alpha,
+        kind=kind_of(stream.codec_context.name, first[0].format, alpha), screen=side_data(first[0]),
     )  # fmt: skip
 
 
 def _video_stream(container: Any, path: Path) -> Any:
     """The first stream of moving pictures; cover art and lone pictures are none."""
-    if container.format.name in ("image2", "webp_pipe") or container.format.name.endswith("_pipe"):
+    if container.format.name == "image2" or container.format.name.endswith("_pipe") or _holds_a_picture(container):
         raise UserError(f"{path} is a picture, not a video; give it as the image instead.")
     for stream in container.streams.video:
         if stream.codec_context is not None and not _is_cover(stream):
@@ -111,6 +140,11 @@ def _video_stream(container: Any, path: Path) -> Any:
             return stream
     sound = " (it has only sound)" if container.streams.audio else ""
     raise UserError(f"{path} has no video stream that can be decoded{sound}; give a video.")
+
+
+def _holds_a_picture(container: Any) -> bool:
+    """HEIC and AVIF are MP4s by their form; their tiles are no films."""
+    return container.metadata.get("major_brand", "").encode() in STILL_BRANDS
 
 
 def _is_cover(stream: Any) -> bool:
@@ -134,9 +168,9 @@ def _scan(container: Any, stream: Any) -> tuple[list[tuple[int | None, int, bool
     return packets, first[:CHECKED_FRAMES]
 
 
-def _decode(packet: Any) -> list[Any]:
+def _decode(packet: Any, decoder: Any = None) -> list[Any]:
     try:
-        return packet.decode()
+        return packet.decode() if decoder is None else decoder.decode(packet if packet.size else None)
     except FFmpegError:  # one damaged packet; the frame before it stays on the screen
         return []
 
@@ -152,7 +186,7 @@ def _frame_index(path: Path, packets: list[tuple[int | None, int, bool]], first:
 
 def _decoded_index(path: Path) -> FrameIndex:
     """By decoding everything: AVI and raw streams have no stamps, or wrong ones; interlaced ones two for each frame."""
-    with open_media(path, "a video") as container:
+    with open_video(path) as container:
         stream = _video_stream(container, path)
         times = [frame.pts for frame in decoded(container, stream)]
         base, rate = stream.time_base, stream.guessed_rate or stream.average_rate or Fraction(25)
@@ -176,6 +210,16 @@ def _constant_rate(
     index: FrameIndex, stated: list[Fraction], packets: list[tuple[int | None, int, bool]]
 ) -> tuple[Fraction, int]:
     """Output rate, and the number of frames at that rate where the source does not keep it (else 0)."""
+    fps, count = _own_rate(index, stated, packets)
+    if fps >= SLOWEST or len(index.times) == 1:
+        return fps, count
+    times = ceil(FLUENT / fps)
+    return fps * times, (count or len(index.times)) * times
+
+
+def _own_rate(
+    index: FrameIndex, stated: list[Fraction], packets: list[tuple[int | None, int, bool]]
+) -> tuple[Fraction, int]:
     if index.counted:
         return 1 / index.base, 0
     if len(index.times) == 1:
@@ -198,6 +242,11 @@ def _nominal_rate(steps: np.ndarray, base: Fraction, stated: list[Fraction]) -> 
     rate = 1 / (mean * float(base))
     nearest = min([*stated, *COMMON_RATES], key=lambda r: abs(float(r) - rate))
     return nearest if abs(float(nearest) / rate - 1) < 0.1 else Fraction(rate).limit_denominator(1001)
+
+
+def _is_interlaced(stream: Any, first: list[Any]) -> bool:
+    fields = int(getattr(stream.codec_context, "field_order", 0) or 0) > PROGRESSIVE
+    return fields or any(getattr(frame, "interlaced_frame", False) for frame in first)
 
 
 def _orientation(frame: Any) -> tuple[bool, bool, bool]:

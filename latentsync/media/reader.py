@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from av import CodecContext
 from av.error import FFmpegError
 
 from ..errors import UserError
-from .color import Scaler
-from .opening import open_media
+from .animation import open_video
+from .color import Scaler, has_alpha, hidden_alpha
+from .fields import deinterlaced
+from .hdr import HLG, PQ, tone_mapped
+from .image import BACKGROUND, flattened
 from .probe import VideoInfo, _decode, _video_stream, probe_container
 
 HELD_FRAMES = 32
@@ -24,8 +28,8 @@ class VideoReader(AbstractContextManager["VideoReader"]):
     """Frames of a video by number, in any order, upright uint8 RGB (H, W, 3); a context manager. Ascending is one pass
     of the decoder; backwards goes by key frames. At most 32 decoded frames are held."""
 
-    def __init__(self, info: VideoInfo, container: Any = None) -> None:
-        """container: the file, open already; the reader closes it."""
+    def __init__(self, info: VideoInfo, container: Any = None, background: str = BACKGROUND) -> None:
+        """container: the file, open already; the reader closes it. background: behind transparent pixels."""
         self.info = info
         self._container: Any = container
         self._recent: dict[int, Any] = {}  # last decoded frames, oldest first
@@ -35,17 +39,24 @@ class VideoReader(AbstractContextManager["VideoReader"]):
             self._stream = _video_stream(container, info.path)
             self._seek(0)
         first = self._frame(0)
-        self._scaler = Scaler("rgb24", first.width, first.height, info.color, inward=True)
+        self._background = background
+        kinds, size = ("rgba", "rgba64le") if has_alpha(first) else ("rgb24", "rgb48le"), (first.width, first.height)
+        self._scaler, self._deep = (Scaler(kind, *size, info.color, inward=True) for kind in kinds)
 
     @classmethod
-    def open(cls, path: str | Path) -> "VideoReader":
+    def open(cls, path: str | Path, background: str = BACKGROUND) -> "VideoReader":
         """Probe and read through one opened container."""
-        container = open_media(path, "a video")
+        container = open_video(path)
         try:
-            return cls(probe_container(container, Path(path)), container)
+            return cls(probe_container(container, Path(path)), container, background)
         except BaseException:
             container.close()
             raise
+
+    @property
+    def container(self) -> Any:
+        """The open file, for what it says beside its pictures."""
+        return self._container
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -58,13 +69,26 @@ class VideoReader(AbstractContextManager["VideoReader"]):
 
     def read(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
         """One contiguous array, the caller's own, for each output frame number."""
-        transpose, flip_x, flip_y = self.info.turn
         for i in indices:
-            image = self._scaler(self._frame(self.info.source(i))).to_ndarray()
-            if transpose:
-                image = image.transpose(1, 0, 2)
-            image = image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
-            yield np.ascontiguousarray(image)  # rows of the decoder's picture are padded
+            yield self._upright(self._seen(self._frame(self.info.source(i))))
+
+    def read_deep(self, indices: Iterable[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The same, and beside it all that the file has of it: uint16, with alpha where there is any."""
+        for i in indices:
+            frame = self._frame(self.info.source(i))
+            yield self._upright(self._seen(frame)), self._upright(self._deep(frame).to_ndarray())
+
+    def _seen(self, frame: Any) -> np.ndarray:
+        if self.info.color.transfer in (PQ, HLG):
+            return tone_mapped(self._deep(frame).to_ndarray()[..., :3], self.info.color.transfer)
+        return flattened(self._scaler(frame).to_ndarray(), self._background)
+
+    def _upright(self, image: np.ndarray) -> np.ndarray:
+        transpose, flip_x, flip_y = self.info.turn
+        if transpose:
+            image = image.transpose(1, 0, 2)
+        image = image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
+        return np.ascontiguousarray(image)  # rows of the decoder's picture are padded
 
     def _frame(self, k: int) -> Any:
         if k in self._recent:
@@ -74,6 +98,8 @@ class VideoReader(AbstractContextManager["VideoReader"]):
         for n, frame in self._frames:
             self._position = n
             self._recent.pop(n, None)
+            if self.info.interlaced and n == self._origin > 0:
+                continue  # made without the frame before it
             self._recent[n] = frame
             room = max(4, min(HELD_FRAMES, HELD_BYTES // sum(plane.buffer_size for plane in frame.planes)))
             while len(self._recent) > room:
@@ -84,19 +110,21 @@ class VideoReader(AbstractContextManager["VideoReader"]):
 
     def _key_before(self, k: int) -> int:
         index = self.info.index
+        k -= self.info.interlaced and k > 0  # a whole frame is made with the one before it
         key = index.keys[max(0, bisect_right(index.keys, index.times[k]) - 1)]
         return bisect_left(index.times, key)
 
     def _reopen(self) -> None:
         if self._container is not None:
             self._container.close()
-        self._container = open_media(self.info.path, "a video")
+        self._container = open_video(self.info.path)
         self._stream = _video_stream(self._container, self.info.path)
         self._start(0, self._container.demux(self._stream))
 
     def _start(self, origin: int, packets: Iterable[Any]) -> None:
-        self._position = origin - 1
-        self._frames = self._gapless(origin, self._numbered(packets))
+        self._origin, self._position = origin, origin - 1
+        numbered = self._numbered(packets)
+        self._frames = self._gapless(origin, deinterlaced(numbered) if self.info.interlaced else numbered)
 
     def _seek(self, k: int) -> None:
         """To the key frame before frame k; the file is opened again where the container cannot find it."""
@@ -115,10 +143,11 @@ class VideoReader(AbstractContextManager["VideoReader"]):
 
     def _numbered(self, packets: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """(source frame number, frame) as they are decoded."""
-        count = 0
+        count, other = 0, hidden_alpha(self._stream)
+        decoder = None if other is None else CodecContext.create(other, "r")
         with suppress(FFmpegError):  # the file ends in the middle of a packet
             for packet in packets:
-                for frame in _decode(packet):
+                for frame in _decode(packet, decoder):
                     number = -1 if frame.pts is None else bisect_right(self.info.index.times, frame.pts) - 1
                     yield (count if self.info.index.counted else number), frame
                     count += 1

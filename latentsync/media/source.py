@@ -1,11 +1,11 @@
 """Pictures by index and what the output takes over from them: a video or a part of it, a picture, frames in memory."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,8 +13,11 @@ from ..settings import Settings
 from ..timeline import Cut
 from .audio_track import sound_start
 from .color import Color
-from .image import read_image
+from .encoding import Kind
+from .image import flattened, is_image, read_picture, within
+from .probe import VideoInfo
 from .reader import VideoReader
+from .tags import Tags, tags_of
 
 
 class Source(Protocol):
@@ -35,7 +38,8 @@ class ArraySource:
 
 @dataclass(frozen=True)
 class Shown:
-    """What the output takes over from the source; see VideoInfo."""
+    """What the output takes over from the source; see VideoInfo. scale: how much smaller it was made. notes: what else
+    was changed, in words for people."""
 
     width: int
     height: int
@@ -44,6 +48,16 @@ class Shown:
     start: Fraction = Fraction(0)
     color: Color | None = None
     aspect: Fraction = Fraction(1)
+    still: bool = False
+    scale: float = 1.0
+    notes: tuple[str, ...] = ()
+    said: Tags = field(default_factory=Tags)
+    kind: Kind = field(default_factory=Kind)
+    screen: Mapping[str, str] = field(default_factory=dict)
+
+    def tags(self, duration: Fraction, settings: Settings) -> Tags:
+        """What the source says about itself, for an output that is so long."""
+        return Tags() if settings.strip_metadata else replace(self.said, start=self.start, duration=duration)
 
 
 @dataclass(frozen=True)
@@ -57,18 +71,45 @@ class Part:
         return self.whole.read(self.first + i for i in indices)
 
 
+def read_still(path: Path, settings: Settings) -> tuple[np.ndarray, float, Kind, tuple[str, ...]]:
+    """The picture as it is used, how much smaller it was made, how it is stored, and a word on what was changed."""
+    whole = read_picture(path)
+    image = flattened(within(whole, settings.max_side), settings.background)
+    sizes = [f"{one.shape[1]} × {one.shape[0]}" for one in (whole, image)]
+    notes = [f"a picture of {sizes[0]}, made {sizes[1]} (max_side)"] if sizes[0] != sizes[1] else []
+    return image, max(image.shape) / max(whole.shape), Kind(alpha=whole.shape[2] == 4), tuple(notes)
+
+
 @contextmanager
-def open_source(video: str | Path, settings: Settings, still: bool, cut: Cut) -> Iterator[tuple[Source, Shown]]:
-    if still:
-        image = read_image(video)
-        yield ArraySource([image]), Shown(image.shape[1], image.shape[0], Fraction(settings.still_fps), 1)
+def open_source(video: str | Path, settings: Settings, cut: Cut) -> Iterator[tuple[Source, Shown]]:
+    if is_image(video):
+        image, scale, kind, notes = read_still(Path(video), settings)
+        (height, width), rate = image.shape[:2], Fraction(settings.still_fps)
+        yield ArraySource([image]), Shown(width, height, rate, 1, still=True, scale=scale, notes=notes, kind=kind)
         return
-    with VideoReader.open(video) as reader:
+    with VideoReader.open(video, settings.background) as reader:
         info = reader.info
         first, frames = cut.frames(info.fps, info.frames)
         start = info.start + first / info.fps
         source = Part(reader, first) if first else reader
-        yield source, Shown(info.width, info.height, info.fps, frames, start, info.color, info.aspect)
+        look = (info.color, info.aspect, info.frames == 1)
+        # a film of one frame is a still picture, whatever rate it states
+        rate = Fraction(settings.still_fps) if info.frames == 1 else info.fps
+        told: Any = {
+            "said": tags_of(reader.container, Path(video)),
+            "kind": info.kind,
+            "screen": info.screen,
+            "notes": tuple(_changes(info)),
+        }
+        yield source, Shown(info.width, info.height, rate, frames, start, *look, **told)
+
+
+def _changes(info: VideoInfo) -> Iterator[str]:
+    if info.interlaced:
+        yield "interlaced; whole frames were made of its fields by bwdif, at the same rate"
+    if info.variable_rate and info.frames > 1:
+        late = float(info.deviation() * 1000)
+        yield f"of a variable rate; written at {float(info.fps):.4g} fps, each frame within {late:.1f} ms of its time"
 
 
 def sound_part(

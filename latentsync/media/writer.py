@@ -14,18 +14,17 @@ from av.error import FFmpegError
 
 from ..errors import UserError
 from ..files import partial_path
+from ..settings import Settings
 from .audio_track import AudioTrack, open_soundtrack
 from .color import Color, Scaler
+from .encoding import Encoding, Kind, choose_encoding, with_screen
+from .hdr import in_16_bits
 from .opening import file_url, reason
 from .sound import Sound
-
-X264_OPTIONS = {"preset": "veryfast", "rc-lookahead": "10"}
-VP9_OPTIONS = {"b": "0", "row-mt": "1", "cpu-used": "4", "deadline": "good"}
+from .tags import MOV_LANGUAGES, MP4_FIELDS, Extras, Tags
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """File name endings that can be written, and their containers."""
-
-STANDARD = {"comment"}  # metadata for which every container has a field of its own
 
 
 class VideoWriter(AbstractContextManager["VideoWriter"]):
@@ -35,7 +34,10 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
     express them. The encoder and the file are opened at once. The file has a hidden name of its own until close();
     after an error nothing is left, and a file of that name from before is untouched.
     color: how to store the colors, VideoInfo.color for those of the source. aspect: VideoInfo.aspect.
-    metadata: fields for the container, such as comment.
+    metadata: fields for the container, such as comment. tags: what is taken over from a source.
+    encoding: from choose_encoding; else by its ending, crf the strength. deep: for an encoding that is deep, each frame
+    as it was seen and as the source has it (VideoReader.read_deep): where write() gets what was seen, the source's own
+    numbers are written. screen: VideoInfo.screen.
     """
 
     def __init__(
@@ -48,8 +50,12 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         audio: AudioTrack | None = None,
         color: Color | None = None,
         aspect: Fraction = Fraction(1),
-        crf: int = 16,
+        crf: int = 0,
         metadata: Mapping[str, str] | None = None,
+        tags: Tags | None = None,
+        encoding: Encoding | None = None,
+        deep: Iterator[tuple[np.ndarray, np.ndarray]] | None = None,
+        screen: Mapping[str, str] | None = None,
     ) -> None:
         self.path, self.fps, self.frames = Path(path), Fraction(fps), 0
         self._shape = (height, width, 3)
@@ -57,17 +63,25 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         self._part = _checked(self.path)
         self._container: Any = None
         self._sound: Any = None
+        self._extras: Any = None
         with self._guard():
             form = FORMATS[self.path.suffix.lower()]
-            own = not set(metadata or ()) <= STANDARD
+            tags = tags or Tags()
+            fields = tags.with_fields(metadata or {})
+            own = not set(fields) <= MP4_FIELDS
             self._sound = source = None if audio is None else Sound(audio.path, audio.number)
             options = self._options(form, source, own)
             self._container = av.open(file_url(self._part), "w", format=form, options=options)
-            self._stream = self._add_picture(form, crf, aspect)
+            self._deep = deep if encoding and encoding.deep else None
+            encoding = encoding or choose_encoding(form, (width, height), Kind(), Settings(), crf)
+            self._stream = self._add_picture(encoding, aspect, screen or {})
             if audio is not None and source is not None:
                 self._sound = open_soundtrack(audio, source, self._container)
-            self._container.metadata.update(metadata or {})
+            self._container.metadata.update(fields)
+            self._extras = Extras(tags, self._container)
+            self._name_languages(tags, source)
             self._container.start_encoding()
+            self._extras.write()
 
     def _options(self, form: str, sound: Any, own: bool) -> dict[str, str]:
         if form not in ("mp4", "mov"):
@@ -79,20 +93,32 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         flags = "+faststart+use_metadata_tags" if own else "+faststart"
         return {"movflags": flags, "movie_timescale": str(clock * ceil(1000 / clock) if clock < 2**31 else rate)}
 
-    def _add_picture(self, form: str, crf: int, aspect: Fraction) -> Any:
+    def _add_picture(self, encoding: Encoding, aspect: Fraction, screen: Mapping[str, str]) -> Any:
         height, width, _ = self._shape
-        vp9 = form == "webm"
-        stream = self._container.add_stream("libvpx-vp9" if vp9 else "libx264", rate=self.fps)
+        stream = self._container.add_stream(encoding.encoder, rate=self.fps)
         context = stream.codec_context
         context.width, context.height, context.time_base = width, height, 1 / self.fps
-        context.pix_fmt = "yuv420p" if vp9 or width % 2 == height % 2 == 0 else "yuv444p"
-        context.sample_aspect_ratio = aspect
+        context.pix_fmt, context.sample_aspect_ratio = encoding.pix_fmt, aspect
         context.colorspace, context.color_range = self._color.matrix, self._color.range
         context.color_primaries, context.color_trc = self._color.primaries, self._color.transfer
-        context.options = VP9_OPTIONS | {"crf": str(crf + 8)} if vp9 else X264_OPTIONS | {"crf": str(crf)}
+        context.options = with_screen(encoding, screen)
+        if encoding.encoder == "libx265" and self._container.format.name in ("mp4", "mov"):
+            context.codec_tag = "hvc1"  # the only one that Apple's players take
+        if encoding.keeps_alpha and encoding.encoder == "libvpx-vp9":
+            stream.metadata["alpha_mode"] = "1"
         context.open()
         self._scaler = Scaler(context.pix_fmt, width, height, self._color, inward=False)
         return stream
+
+    def _name_languages(self, tags: Tags, source: Sound | None) -> None:
+        spoken = "" if source is None or tags.path is None else source.stream.metadata.get("language", "")
+        for stream, language in (
+            (self._stream, tags.language),
+            *((one, spoken) for one in self._container.streams.audio),
+        ):
+            if language and not stream.metadata.get("language"):
+                mov = self._container.format.name == "mov"
+                stream.metadata["language"] = MOV_LANGUAGES.get(language, language) if mov else language
 
     def __exit__(self, kind: object, *_: object) -> None:
         self.close() if kind is None else self.abort()
@@ -101,7 +127,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         if frame.shape != self._shape or frame.dtype != np.uint8:
             raise ValueError(f"frame is {frame.dtype} {frame.shape}, not uint8 {self._shape}")
         with self._guard():
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture = self._picture(frame)
             picture.pts, picture.time_base = self.frames, 1 / self.fps
             picture = self._scaler(picture)
             picture.pts, picture.time_base = self.frames, 1 / self.fps
@@ -109,6 +135,19 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
             self.frames += 1
             if self._sound is not None:
                 self._sound.advance(self.frames / self.fps)
+
+    def _picture(self, frame: np.ndarray) -> Any:
+        if self._deep is None:
+            return av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        seen, whole = next(self._deep)
+        rows, columns = (np.flatnonzero((frame != seen).any((axis, 2))) for axis in (1, 0))
+        if len(rows):
+            whole = whole.copy()
+            box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+            painted, before = (in_16_bits(one[box], self._color.transfer) for one in (frame, seen))
+            changed = whole[box][..., :3] + (painted - before)
+            whole[(*box, slice(3))] = changed.clip(0, 65535)
+        return av.VideoFrame.from_ndarray(whole, format="rgba64le" if whole.shape[2] == 4 else "rgb48le")
 
     def close(self) -> None:
         """Finish the file and give it its name; after this or an error, nothing happens."""
@@ -121,12 +160,13 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
             if self._sound is not None:
                 self._sound.finish(self.frames / self.fps)
                 self._sound.close()
+            self._extras.close()
             container, self._container = self._container, None
             container.close()
             self._part.replace(self.path)
 
     def abort(self) -> None:
-        for thing in (self._sound, self._container):
+        for thing in (self._sound, self._extras, self._container):
             with suppress(FFmpegError, OSError, ValueError):
                 if thing is not None:
                     thing.close()
@@ -149,6 +189,12 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         except BaseException:
             self.abort()
             raise
+
+
+def container_of(path: str | Path) -> str:
+    """FFmpeg's name of the container; UserError for a name that cannot be written."""
+    _checked(Path(path))
+    return FORMATS[Path(path).suffix.lower()]
 
 
 def _checked(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -66,7 +67,7 @@ def at_rate(info: VideoInfo) -> VideoInfo:
     """The same video at 25 fps: frame j is the source's latest frame at or before j / 25 s."""
     if info.fps == FPS and not info.variable_rate:
         return info
-    return replace(info, fps=FPS, frames=max(1, int(info.duration * FPS)), variable_rate=True)
+    return replace(info, fps=FPS, frames=max(1, int(info.duration * FPS)), variable_rate=True, lead=Fraction(0))
 
 
 @lru_cache(PROBE_CACHE)

@@ -33,6 +33,8 @@ def test_every_setting_is_explained_with_its_default(field):
     """A row of the table in docs/settings.md: | `--name` | default | …"""
     option = f"--{field.name.replace('_', '-')}"
     shown = f"`{field.default}`" if isinstance(field.default, str) else f"{field.default}"
+    if field.default is False:
+        shown = "no"
     if field.name in ("steps", "guidance"):
         shown = "0: the checkpoint's"
     assert f"| `{option}` | {shown} |" in pages()["docs/settings.md"]

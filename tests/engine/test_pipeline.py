@@ -17,9 +17,8 @@ from latentsync.errors import UserError
 from latentsync.face.aligned import shown_segments
 from latentsync.face.choose import choose
 from latentsync.face.track import find_tracks
-from latentsync.media import audio_track
-from latentsync.media import probe as probing
-from latentsync.media import reader as reading
+from latentsync.media import animation, output, tags
+from latentsync.media import sound as hearing
 from latentsync.media.audio_track import audio_duration
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
@@ -360,7 +359,7 @@ def sound_of(path, rate=48000):
 
 
 def test_arrays_and_files_agree(models, clip, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "VideoWriter", Spy)
+    monkeypatch.setattr(output, "VideoWriter", Spy)
     info, steps = probe(clip), []
     report = lipsync_file(clip, None, tmp_path / "out.mp4", models=models, settings=QUICK, on_step=steps.append)
     with VideoReader(info) as reader:
@@ -424,7 +423,7 @@ def test_another_sound_begins_with_the_first_frame_its_own_stays_in_step(models,
     video = write_clip(tmp_path / "late.mkv", pan(20), Fraction(25), audio=sound, late=Fraction(3, 10))
     assert probe(video).audio_start == Fraction(3, 10)
     out = tmp_path / "out.mkv"
-    monkeypatch.setattr(pipeline, "VideoWriter", Spy)
+    monkeypatch.setattr(output, "VideoWriter", Spy)
     settings = dataclasses.replace(QUICK, fit="silence")
     for audio in (None, video):
         lipsync_file(video, audio, out, models=models, settings=settings)
@@ -441,7 +440,7 @@ def test_another_sound_begins_with_the_first_frame_its_own_stays_in_step(models,
 
 
 def test_colour_and_pixel_shape_go_through(models, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "VideoWriter", Spy)
+    monkeypatch.setattr(output, "VideoWriter", Spy)
     video = write_clip(tmp_path / "in.mp4", pan(3), Fraction(25), aspect=Fraction(16, 15))
     lipsync_file(video, write_speech(tmp_path / "a.wav", 0.2), tmp_path / "out.mp4", models=models, settings=QUICK)
     assert Spy.options["color"] == probe(video).color
@@ -622,14 +621,14 @@ def test_clip_and_speech_are_opened_once_to_be_decoded(models, tmp_path, monkeyp
         opened.append(Path(path).name)
         return original(path, *rest)
 
-    def decoded(container, stream):
-        decoding.append(Path(container.name).name)
-        return original_decoded(container, stream)
+    def pieces(self, *rest):
+        decoding.append(self.path.name)
+        return original_pieces(self, *rest)
 
-    original, original_decoded = audio_track.open_media, audio_track.decoded
-    for module in (audio_track, probing, reading):
+    original, original_pieces = hearing.open_media, hearing.Sound.pieces
+    for module in (animation, hearing, tags):
         monkeypatch.setattr(module, "open_media", open_media)
-    monkeypatch.setattr(audio_track, "decoded", decoded)
+    monkeypatch.setattr(hearing.Sound, "pieces", pieces)
     settings = dataclasses.replace(QUICK, fit="loop")
     lipsync_file(clip, speech_file[sound], tmp_path / "out.mp4", models=models, settings=settings)
     if sound == "own":

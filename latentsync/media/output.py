@@ -1,0 +1,67 @@
+"""The file that a run writes: like its source in all that the container can hold, and a word on what it cannot."""
+
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..settings import Settings
+from ..timeline import Timeline
+from .audio_track import AudioTrack
+from .color import Color
+from .encoding import Encoding, choose_encoding
+from .hdr import HLG, PQ
+from .image import flattened, is_image, read_picture, within
+from .reader import VideoReader
+from .source import Shown
+from .watermark import COMMENT
+from .writer import VideoWriter, container_of
+
+
+@contextmanager
+def open_output(
+    out: str | Path,
+    video: str | Path,
+    shown: Shown,
+    timeline: Timeline,
+    settings: Settings,
+    audio: AudioTrack,
+    metadata: Mapping[str, str] | None = None,
+) -> Iterator[tuple[VideoWriter, tuple[str, ...]]]:
+    """The writer, and what of the source could not stay as it was."""
+    encoding, color, notes = encoding_for(container_of(out), shown, settings)
+    comment = {} if settings.watermark == "none" else {"comment": COMMENT}
+    look: Any = {"color": color, "aspect": shown.aspect, "metadata": comment | dict(metadata or {})}
+    look |= {"tags": shown.tags(timeline.duration, settings), "encoding": encoding, "screen": shown.screen}
+    deep = deep_frames(video, settings, shown, timeline.source_indices()) if encoding.deep else None
+    try:
+        with VideoWriter(out, shown.width, shown.height, shown.fps, audio=audio, deep=deep, **look) as writer:
+            yield writer, notes
+    finally:
+        if deep is not None:
+            deep.close()
+
+
+def encoding_for(container: str, shown: Shown, settings: Settings) -> tuple[Encoding, Color | None, tuple[str, ...]]:
+    """How the output is encoded, its colors, and all that could not stay as it was."""
+    encoding = choose_encoding(container, (shown.width, shown.height), shown.kind, settings)
+    notes = (*shown.notes, *encoding.notes)
+    if shown.color is None or shown.color.transfer not in (PQ, HLG) or encoding.deep:
+        return encoding, shown.color, notes
+    return encoding, Color(), (*notes, "HDR; written as SDR, its brighter tones pressed together")
+
+
+def deep_frames(
+    video: str | Path, settings: Settings, shown: Shown, indices: Iterable[int]
+) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
+    """Each frame as it is seen and as the source has it, read a second time. indices: of frames from shown.start on."""
+    if shown.still and is_image(video):
+        whole = within(read_picture(Path(video)), settings.max_side)
+        pair = flattened(whole, settings.background), whole.astype(np.uint16) * 257
+        yield from (pair for _ in indices)
+        return
+    with VideoReader.open(video, settings.background) as reader:
+        first = round((shown.start - reader.info.start) * reader.info.fps)
+        yield from reader.read_deep(first + i for i in indices)
