@@ -1,5 +1,6 @@
 """One thread: the machine may have few cores, and these networks are tiny."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -35,8 +36,6 @@ def speakers_two(face):
 
 
 def rhythm(frames, pace):
-    import numpy as np
-
     openings = 0.16 - 0.16 * np.cos(np.arange(frames) / pace)
     openings[:4] = 0
     return openings
