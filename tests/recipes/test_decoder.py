@@ -60,7 +60,8 @@ def test_it_goes_on_as_if_it_had_not_stopped_and_its_average_is_taken(scenes, tm
     torch.manual_seed(99)
     lines = []
     done = train_decoder(tmp_path, tmp_path, SHORT, off_color(), on_report=lines.append)
-    assert [line["l1"] for line in lines] == [pytest.approx(step["l1"], abs=1e-5) for step in wanted[2:]]
+    for line, step in zip(lines, wanted[2:], strict=True):
+        assert {name: line[name] for name in step} == pytest.approx(step, abs=1e-5)
     second.load(tmp_path / "decoder.pt")
     assert second.step == 4
     for trainer in (done, second):
