@@ -18,6 +18,7 @@ from .fields import deinterlaced
 from .hdr import HLG, PQ, tone_mapped
 from .image import BACKGROUND, flattened
 from .probe import VideoInfo, _decode, _video_stream, probe_container
+from .spill import MOST_BYTES, Spill
 
 HELD_FRAMES = 32
 HELD_BYTES = 96 * 2**20
@@ -26,13 +27,17 @@ HELD_BYTES = 96 * 2**20
 
 class VideoReader(AbstractContextManager["VideoReader"]):
     """Frames of a video by number, in any order, upright uint8 RGB (H, W, 3); a context manager. Ascending is one pass
-    of the decoder; backwards goes by key frames. At most 32 decoded frames are held."""
+    of the decoder; backwards goes by key frames, and a group of pictures longer than the 32 frames held in memory is
+    decoded once into a temporary file."""
 
     def __init__(self, info: VideoInfo, container: Any = None, background: str = BACKGROUND) -> None:
         """container: the file, open already; the reader closes it. background: behind transparent pixels."""
         self.info = info
         self._container: Any = container
         self._recent: dict[int, Any] = {}  # last decoded frames, oldest first
+        self._spill = Spill()
+        turned = info.turn[0]
+        self._size = (info.height, info.width) if turned else (info.width, info.height)
         if container is None:
             self._reopen()
         else:
@@ -63,6 +68,7 @@ class VideoReader(AbstractContextManager["VideoReader"]):
 
     def close(self) -> None:
         self._recent.clear()
+        self._spill.clear()
         if self._container is not None:
             self._container.close()
             self._container = None
@@ -93,6 +99,12 @@ class VideoReader(AbstractContextManager["VideoReader"]):
     def _frame(self, k: int) -> Any:
         if k in self._recent:
             return self._recent[k]
+        if (spilled := self._spill.get(k)) is not None:
+            return spilled
+        keep = range(0)
+        if k <= self._position and self._recent and k - self._key_before(k) > self._room():
+            self._spill.clear()
+            keep = range(k + 1 - MOST_BYTES // self._bytes(), k + 1)
         if k <= self._position or self._key_before(k) > self._position + HELD_FRAMES:
             self._seek(k)
         for n, frame in self._frames:
@@ -100,13 +112,26 @@ class VideoReader(AbstractContextManager["VideoReader"]):
             self._recent.pop(n, None)
             if self.info.interlaced and n == self._origin > 0:
                 continue  # made without the frame before it
+            if frame.width != self._size[0] or frame.height != self._size[1]:
+                raise UserError(self._changed_size(n, frame))
             self._recent[n] = frame
-            room = max(4, min(HELD_FRAMES, HELD_BYTES // sum(plane.buffer_size for plane in frame.planes)))
-            while len(self._recent) > room:
+            if n in keep:
+                self._spill.put(n, frame)
+            while len(self._recent) > self._room():
                 del self._recent[next(iter(self._recent))]
             if n == k:
                 return frame
         raise UserError(f"{self.info.path} can no longer be decoded at frame {k}; was the file changed?")
+
+    def _bytes(self) -> int:
+        return sum(plane.buffer_size for plane in next(iter(self._recent.values())).planes)
+
+    def _room(self) -> int:
+        return max(4, min(HELD_FRAMES, HELD_BYTES // self._bytes()))
+
+    def _changed_size(self, n: int, frame: Any) -> str:
+        sizes = f"from {self._size[0]} × {self._size[1]} to {frame.width} × {frame.height}"
+        return f"{self.info.path} changes its size {sizes} at frame {n}; cut it there, or convert it to one size first."
 
     def _key_before(self, k: int) -> int:
         index = self.info.index

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..errors import UserError
 from ..settings import Settings
 from ..timeline import Cut
 from .audio_track import sound_start
@@ -18,6 +19,8 @@ from .image import flattened, is_image, read_picture, within
 from .probe import VideoInfo
 from .reader import VideoReader
 from .tags import Tags, tags_of
+
+SMALLEST, LARGEST = 16, 16384
 
 
 class Source(Protocol):
@@ -85,10 +88,12 @@ def open_source(video: str | Path, settings: Settings, cut: Cut) -> Iterator[tup
     if is_image(video):
         image, scale, kind, notes = read_still(Path(video), settings)
         (height, width), rate = image.shape[:2], Fraction(settings.still_fps)
+        check_shape(video, width, height)
         yield ArraySource([image]), Shown(width, height, rate, 1, still=True, scale=scale, notes=notes, kind=kind)
         return
     with VideoReader.open(video, settings.background) as reader:
         info = reader.info
+        check_shape(video, info.width, info.height)
         first, frames = cut.frames(info.fps, info.frames)
         start = info.start + first / info.fps
         source = Part(reader, first) if first else reader
@@ -102,6 +107,14 @@ def open_source(video: str | Path, settings: Settings, cut: Cut) -> Iterator[tup
             "notes": tuple(_changes(info)),
         }
         yield source, Shown(info.width, info.height, rate, frames, start, *look, **told)
+
+
+def check_shape(path: str | Path, width: int, height: int) -> None:
+    """UserError for what no face could be seen in, or no encoder takes."""
+    if min(width, height) < SMALLEST or max(width, height) > LARGEST:
+        raise UserError(
+            f"{path} is {width} × {height} pixels; a side must have {SMALLEST} to {LARGEST}, so crop or scale it first."
+        )
 
 
 def _changes(info: VideoInfo) -> Iterator[str]:

@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 
+from latentsync.errors import UserError
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
 from latentsync.media.source import open_source
@@ -160,3 +161,94 @@ def test_each_frame_is_shown_within_half_a_frame_of_its_time(tmp_path, seed, suf
     assert f"{float(info.fps):.4g} fps" in note
     assert f"{float(info.deviation()) * 1000:.1f} ms" in note
     assert abs(float(info.duration) * 1000 - stamps[-1] - 33) < 2 * half + 10
+
+
+# --- long groups of pictures ---------------------------------------------------------------------------------------
+
+
+def one_group(path, count, size=SIZE, first=0):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(
+            "libx264", rate=25, options={"g": "999", "preset": "ultrafast", "sc_threshold": "0"}
+        )
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for i in range(count):
+            picture = np.full((size[1], size[0], 3), 20 + i % 200, np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = first + i, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("most", [None, 20])
+def test_to_and_fro_decodes_each_frame_a_few_times(tmp_path, monkeypatch, most):
+    """most: frames that the disk takes; the group is then decoded once for each so many, not once for each few."""
+    from latentsync.media import reader as reading
+
+    count, decoded = 200, [0]
+    original = reading._decode
+
+    def counting(packet, decoder=None):
+        frames = original(packet, decoder)
+        decoded[0] += len(frames)
+        return frames
+
+    monkeypatch.setattr(reading, "_decode", counting)
+    info = probe(one_group(tmp_path / "a.mp4", count))
+    order = [*range(count), *range(count - 2, -1, -1), *range(1, count)]
+    monkeypatch.setattr(reading, "HELD_FRAMES", 8)
+    with VideoReader(info) as reader:
+        if most:
+            monkeypatch.setattr(reading, "MOST_BYTES", most * reader._bytes())
+        frames = [round(float(frame.mean())) for frame in reader.read(order)]
+        assert len(reader._recent) <= 8
+    with VideoReader(info) as reader:
+        plain = [round(float(frame.mean())) for frame in reader.read(range(count))]
+    assert frames == [plain[i] for i in order]
+    assert decoded[0] - count <= (3 * count if most is None else count * (count // most))
+
+
+def test_spilled_frames_are_the_same_bit_for_bit(tmp_path):
+    path = one_group(tmp_path / "a.mkv", 60, (130, 66))
+    with VideoReader.open(path) as reader:
+        forward = list(reader.read(range(60)))
+        back = list(reader.read(range(59, -1, -1)))[::-1]
+    assert all(np.array_equal(a, b) for a, b in zip(forward, back, strict=True))
+
+
+def test_a_full_disk_costs_only_time(tmp_path, monkeypatch):
+    from latentsync.media import spill
+
+    def full(*_args, **_more):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(spill.tempfile, "TemporaryFile", full)
+    with VideoReader.open(one_group(tmp_path / "a.mp4", 60)) as reader:
+        forward = list(reader.read(range(60)))
+        assert all(np.array_equal(a, b) for a, b in zip(forward[::-1], reader.read(range(59, -1, -1)), strict=True))
+
+
+# --- shapes --------------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_that_changes_its_size_is_blamed(tmp_path):
+    first, second = one_group(tmp_path / "1.ts", 10), one_group(tmp_path / "2.ts", 10, (64, 128), 10)
+    (tmp_path / "both.ts").write_bytes(first.read_bytes() + second.read_bytes())
+    with (
+        VideoReader.open(tmp_path / "both.ts") as reader,
+        pytest.raises(UserError, match=r"both\.ts changes its size from 128 × 64 to 64 × 128"),
+    ):
+        list(reader.read(range(reader.info.frames)))
+
+
+@pytest.mark.parametrize("size", [(20000, 1), (1, 20000), (17000, 20), (8, 8)])
+def test_absurd_shapes_are_blamed(tmp_path, size):
+    from PIL import Image
+
+    Image.new("RGB", size).save(tmp_path / "thin.png")
+    with (
+        pytest.raises(UserError, match=r"thin\.png is "),
+        open_source(tmp_path / "thin.png", Settings(max_side=0), Cut()),
+    ):
+        pass
