@@ -97,8 +97,8 @@ def open_source(video: str | Path, settings: Settings, cut: Cut) -> Iterator[tup
         first, frames = cut.frames(info.fps, info.frames)
         start = info.start + first / info.fps
         source = Part(reader, first) if first else reader
-        look = (info.color, info.aspect, info.frames == 1)
-        # a film of one frame is a still picture, whatever rate it states
+        # a film of one frame is a still picture, whatever rate it states; unless its own length is asked for
+        look = (info.color, info.aspect, info.frames == 1 and settings.fit not in ("trim", "silence"))
         rate = Fraction(settings.still_fps) if info.frames == 1 else info.fps
         told: Any = {
             "said": tags_of(reader.container, Path(video)),
