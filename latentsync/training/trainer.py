@@ -284,7 +284,7 @@ class Trainer:
         log = state["log"]
         self.log.sums = log["sums"]
         # older checkpoints have one count for all
-        self.log.counts = log.get("counts") or dict.fromkeys(log["sums"], log.get("count", 1))
+        self.log.counts = log.get("counts") or {name: int(log.get("count", 1)) for name in log["sums"]}
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if state["current"] is not None:
