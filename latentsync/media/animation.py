@@ -41,7 +41,7 @@ class Animation:
 
     def __init__(self, path: str | Path) -> None:
         self.image = Image.open(path, formats=["WEBP", "AVIF"])
-        context = SimpleNamespace(is_open=True, sample_aspect_ratio=None, name="pillow", thread_type="AUTO")
+        context = SimpleNamespace(is_open=True, sample_aspect_ratio=None, name="webp", thread_type="AUTO")
         rates: Any = dict.fromkeys(("guessed_rate", "average_rate", "base_rate"))
         self.stream = SimpleNamespace(codec_context=context, time_base=BASE, type="video", metadata={}, **rates)
         self.streams = SimpleNamespace(video=[self.stream], audio=[])

@@ -119,7 +119,7 @@ def probe_container(container: Any, path: Path) -> VideoInfo:
     turn = _orientation(first[0])
     fps, count = _constant_rate(index, stated, packets)
     height, width = (first[0].width, first[0].height) if turn[0] else (first[0].height, first[0].width)
-    start, alpha = index.times[0] * index.base, has_alpha(first[0]) or hidden_alpha(stream) is not None
+    start, alpha = index.times[0] * index.base, _is_transparent(stream, first)
     frames, audio_start = count or len(index.times), None if heard is None else heard - start
     return VideoInfo(
         path, width, height, fps, frames, _degrees(turn), bool(count), sound is not None, frames / fps, start,
@@ -242,6 +242,14 @@ def _nominal_rate(steps: np.ndarray, base: Fraction, stated: list[Fraction]) -> 
     rate = 1 / (mean * float(base))
     nearest = min([*stated, *COMMON_RATES], key=lambda r: abs(float(r) - rate))
     return nearest if abs(float(nearest) / rate - 1) < 0.1 else Fraction(rate).limit_denominator(1001)
+
+
+def _is_transparent(stream: Any, first: list[Any]) -> bool:
+    """GIF, APNG and WebP are decoded with alpha whether they use it or not."""
+    if hidden_alpha(stream) is not None or not has_alpha(first[0]):
+        return hidden_alpha(stream) is not None
+    always = stream.codec_context.name in ("gif", "apng", "webp")
+    return not always or any(frame.to_ndarray(format="rgba")[..., 3].min() < 255 for frame in first)
 
 
 def _is_interlaced(stream: Any, first: list[Any]) -> bool:

@@ -223,6 +223,7 @@ def test_a_moving_picture_plays_with_its_own_timing(tmp_path, suffix):
     info = probe(path)
     assert [1000 * (t - info.index.times[0]) * info.index.base for t in info.index.times] == [0, 100, 150, 200, 400]
     assert (info.frames, info.duration, info.fps) == (10, Fraction(1, 2), 20)
+    assert not info.alpha  # it is opaque, though it is decoded with alpha
     right = [0, 0, 40, 80, 120, 120, 120, 120, 160, 160]
     with VideoReader(info) as reader:
         for order in (range(10), range(9, -1, -1)):
