@@ -173,7 +173,7 @@ class LatentSyncVideo(io.ComfyNode):
     ) -> io.NodeOutput:
         own = {name: rest.pop(name, None) for name in ("model", "vae", "audio_encoder")}
         cut = Cut(seconds(start), seconds(duration) or None, seconds(audio_start), seconds(audio_duration) or None)
-        settings = Settings(**rest)
+        settings = Settings(codec="h264", **rest)  # a browser shows it, and few play H.265
         if any(part is None for part in own.values()):
             graph = host.graph()
             use = {"video": video, "audio": audio, **model_inputs(graph, checkpoint, resolution, **own), **rest}

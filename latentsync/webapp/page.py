@@ -296,7 +296,8 @@ class Page:
             )  # fmt: skip
         shot = session.shot
         face = shot.point(session.picked) if shot is not None and shot.boxes else defaults.face
-        return Settings(int(steps), float(guidance), solver, int(seed), fit, face, watermark=watermark)
+        chosen = {"watermark": watermark, "codec": "h264"}  # the browser shows the result, and few play H.265
+        return Settings(int(steps), float(guidance), solver, int(seed), fit, face, **chosen)
 
     # 4 · the run
 
