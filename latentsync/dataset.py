@@ -1,6 +1,5 @@
 """Reading what `latentsync prepare` writes: the manifest, and clips of aligned crops from a folder or a file list."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -8,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
+from .files import parse_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +63,7 @@ def read_manifest(folder: Path) -> list[Record]:
     """The records of a prepared folder, one for each clip that was kept or dropped."""
     path = folder / MANIFEST
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except FileNotFoundError as error:
         raise UserError(f"{folder} has no {MANIFEST}; make it by `latentsync prepare IN {folder}`.") from error
     except ValueError as error:

@@ -6,3 +6,13 @@ class UserError(Exception):
 
     # ComfyUI names a pack's modules by their paths and shows them in error reports, which people publish
     __module__ = "latentsync.errors"
+
+
+_MEMORY_SIGNS = ("can't allocate memory", "cannot allocate memory", "insufficient memory", "bad_alloc", "bad allocation")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the computer's memory, or a limit on it, was too small; each library says so in its own way."""
+    if isinstance(error, MemoryError):
+        return True
+    return not isinstance(error, UserError) and any(sign in str(error).lower() for sign in _MEMORY_SIGNS)

@@ -1,15 +1,21 @@
 """Files and folders: safe names, files that are complete or absent, and a ComfyUI around us with its models."""
 
 import glob
+import json
 import os
 import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
 
+DEEPEST = 100
+"""Levels of lists and objects in JSON that is read."""
+_TOO_DEEP = f"it is nested more than {DEEPEST} levels deep"
+_HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 _DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(10))}
 
 
@@ -43,6 +49,34 @@ def remove_partial_files(final: Path, pid: int | None) -> None:
     for part in final.parent.glob(f"{glob.escape(_part_prefix(final))}{pid}-*.part"):
         with suppress(OSError):
             part.unlink()
+
+
+def parse_json(text: str, *, strict: bool = False, **options: Any) -> Any:
+    """JSON of unknown origin: ValueError also where it is nested too deeply for what works on it afterwards.
+
+    strict: refuses text that cannot be written as UTF-8 too (half of a surrogate pair, "\\ud800"); names of files may
+    hold it.
+    """
+    try:
+        found = json.loads(text, **options)
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
+    level = [found]
+    for _ in range(DEEPEST + 1):
+        level = [part for one in level if isinstance(one, (dict, list)) for part in _parts(one)]
+    if level:
+        raise ValueError(_TOO_DEEP)
+    if strict and _HALF.search(text):
+        try:
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            code = f"\\u{ord(error.object[error.start]):04x}"
+            raise ValueError(f"it has half of a character, {code}, in a text") from error
+    return found
+
+
+def _parts(one: Any) -> Any:
+    return one.values() if isinstance(one, dict) else one
 
 
 def safe_name(name: str) -> str:

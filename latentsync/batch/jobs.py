@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import parse_json
 from ..media.writer import FORMATS
 from ..settings import Settings
 
@@ -95,9 +96,10 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path} is not JSON in line {number} ({error.msg}); one job is one object.") from error
+            row = parse_json(line, strict=True)
+        except ValueError as error:
+            why = getattr(error, "msg", error)
+            raise UserError(f"{path} is not JSON in line {number} ({why}); one job is one object.") from error
         if not isinstance(row, dict):
             raise UserError(f"{path} has a {type(row).__name__} in line {number}; one job is one object: {{…}}.")
         yield number, row

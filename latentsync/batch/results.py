@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import parse_json
 from .jobs import Job
 
 JobResult = dict[str, Any]
@@ -28,7 +29,7 @@ class ResultsLog:
         self._ends_in_newline = not text or text.endswith("\n")
         for line in text.splitlines():
             with suppress(ValueError, TypeError, KeyError):
-                result = json.loads(line)
+                result = parse_json(line)
                 self.results[result["key"]] = result
 
     def finished(self, job: Job, key: str) -> JobResult | None:
@@ -41,7 +42,7 @@ class ResultsLog:
     def add(self, result: JobResult) -> None:
         line = json.dumps(result, ensure_ascii=False, default=str) + "\n"
         try:
-            with self.path.open("a", encoding="utf-8") as file:
+            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(line if self._ends_in_newline else "\n" + line)
         except OSError as error:
             raise UserError(f"{self.path} could not be written ({error.strerror}); name another --json.") from error

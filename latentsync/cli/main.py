@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__, files
-from ..errors import UserError
+from ..errors import UserError, is_out_of_memory
 from . import eval as cli_eval
 from .app import app as web_app
 from .batch import batch
@@ -27,6 +27,10 @@ _log = logging.getLogger(__name__)
 
 BAD_INPUT, INTERRUPTED = 2, 130
 """Exit codes: something that the user can put right; Ctrl-C."""
+
+NO_MEMORY = (
+    "The memory (RAM) ran out or is limited; close other programs, raise the limit, or take a smaller or shorter input."
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -44,6 +48,12 @@ class Doors(TyperGroup):
         except KeyboardInterrupt as error:
             typer.echo("interrupted; nothing was left behind", err=True)
             raise typer.Exit(INTERRUPTED) from error
+        except (MemoryError, OSError, RuntimeError, ImportError) as error:
+            if not is_out_of_memory(error):
+                raise
+            _log.debug("the error came from here", exc_info=True)
+            typer.echo(f"error: {NO_MEMORY}", err=True)
+            raise typer.Exit(BAD_INPUT) from error
 
 
 app = typer.Typer(

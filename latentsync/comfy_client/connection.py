@@ -2,7 +2,6 @@
 
 import asyncio
 import ipaddress
-import json
 import os
 import urllib.parse
 from collections.abc import AsyncIterator, Mapping
@@ -13,6 +12,7 @@ import aiohttp
 from yarl import URL
 
 from ..errors import UserError
+from ..files import parse_json
 
 Own = TypeVar("Own", bound="Connection")
 DEFAULT_SERVER = "http://127.0.0.1:8188"
@@ -71,7 +71,7 @@ class Connection:
                 raise self.status_error(response)
             text = await response.text(errors="replace")
         try:
-            answer = json.loads(text) if text else {}
+            answer = parse_json(text) if text else {}
         except ValueError:
             answer = None
         if not isinstance(answer, dict):

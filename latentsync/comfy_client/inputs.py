@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..errors import UserError
+from ..files import parse_json
 
 MANY = 12  # more than so many choices are not listed
 DYNAMIC, GROWING, SLOT, MATCHED = (
@@ -214,7 +215,7 @@ def from_text(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value, parse_constant=str)
+        return parse_json(value, strict=True, parse_constant=str)
     except ValueError:
         return value
 

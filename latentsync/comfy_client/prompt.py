@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import parse_json
 from .inputs import DYNAMIC, GROWING, MANY, SLOT, Field, Inputs, can_be_set, default, fit, fits, lacking, present
 from .inputs import declared as inputs_of
 
@@ -41,7 +42,7 @@ def read(source: str | Path | Mapping[str, Any]) -> Prompt:
 
 def _parse(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return parse_json(path.read_text(encoding="utf-8-sig"), strict=True)
     except OSError as error:
         raise UserError(f"{path} could not be read ({error.strerror}); give a workflow file (.json).") from error
     except ValueError as error:

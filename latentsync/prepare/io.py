@@ -12,7 +12,7 @@ import numpy as np
 
 from ..audio.mel import SAMPLE_RATE
 from ..dataset import FPS
-from ..files import atomic_path
+from ..files import atomic_path, parse_json
 from ..media.opening import file_url
 
 SAMPLES_PER_FRAME = int(SAMPLE_RATE / FPS)
@@ -46,7 +46,7 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """None where there is no such file, or none that is JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
 
