@@ -13,13 +13,14 @@ RUN_ARGS ?=
 START := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast smoke smoke-browser lint assets clean
+.PHONY: help demo test test-fast smoke smoke-browser lint fuzz assets clean
 
 help:
 	@echo "make demo   a portrait says a sentence: out/demo.mp4 and its contact sheet out/demo.png"
 	@echo "make test   all tests; make test-fast: the engine and the nodes' schemas"
 	@echo "make smoke  the pack in the ComfyUI that COMFYUI_PATH names; make smoke-browser: its front end"
 	@echo "make lint   ruff, pyright and the import contracts"
+	@echo "make fuzz   damaged files for every parser, FUZZ=10000 each; findings go to out/fuzz"
 	@echo "make clean  remove .venv and out"
 
 demo: $(VENV)/.demo assets
@@ -51,6 +52,11 @@ smoke-browser: $(VENV)/.dev assets
 	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install -q --disable-pip-version-check 'playwright>=1.45'
 	@command -v chromium > /dev/null || command -v google-chrome > /dev/null || { $(call apt_get,chromium) ; }
 	$(BIN)/python -m pytest --durations=5 $(PYTEST_ARGS) $(SMOKE_BROWSER)
+
+# Say FUZZ_ARGS='media checkpoints' for some parsers, FUZZ_ARGS='--only media:123' for one input
+FUZZ ?= 10000
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz --count $(FUZZ) $(FUZZ_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

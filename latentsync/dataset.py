@@ -63,11 +63,21 @@ def read_manifest(folder: Path) -> list[Record]:
     """The records of a prepared folder, one for each clip that was kept or dropped."""
     path = folder / MANIFEST
     try:
-        return [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        records = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except FileNotFoundError as error:
         raise UserError(f"{folder} has no {MANIFEST}; make it by `latentsync prepare IN {folder}`.") from error
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); run `latentsync prepare` again.") from error
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict) or not _is_record(record):
+            raise UserError(f"{path} is damaged (record {number} is none of a clip); run `latentsync prepare` again.")
+    return records
+
+
+def _is_record(record: Record) -> bool:
+    path, margin = record.get("path"), record.get("margin") or 0
+    is_path = isinstance(path, str) and path != "" and "\0" not in path
+    return isinstance(margin, int) and (is_path or (path is None and record.get("status") != "kept"))
 
 
 def kept_clips(folder: Path) -> list[ClipFile]:

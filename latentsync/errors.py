@@ -8,7 +8,13 @@ class UserError(Exception):
     __module__ = "latentsync.errors"
 
 
-_MEMORY_SIGNS = ("can't allocate memory", "cannot allocate memory", "insufficient memory", "bad_alloc", "bad allocation")
+_MEMORY_SIGNS = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "insufficient memory",
+    "bad_alloc",
+    "bad allocation",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

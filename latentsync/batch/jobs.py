@@ -110,6 +110,8 @@ def _job(line: int, row: Mapping[str, Any], folder: Path, out: Path, defaults: S
     for name in FILES:
         if not isinstance(given.get(name, ""), str):
             raise UserError(f"{name} is {given[name]!r}; it must be a path.")
+        if "\0" in given.get(name, ""):
+            raise UserError(f"{name} is {given[name]!r}; a path cannot hold a zero byte.")
     if "video" not in given:
         raise UserError("there is no video; name a video or a picture.")
     video, audio = folder / given["video"], folder / given["audio"] if "audio" in given else None

@@ -113,8 +113,9 @@ def resume_state(
         key = hashlib.sha256(json.dumps([VERSION, key, step.name, options]).encode()).hexdigest()[:16]
         keys.append(key)
     done: list[dict[str, Any]] = []
-    for finished, key in zip(read_json(state) or [], keys, strict=False):
-        if finished["key"] != key:
+    stored = read_json(state)
+    for finished, step, key in zip(stored if isinstance(stored, list) else [], steps, keys, strict=False):
+        if not _is_finished(finished) or (finished["step"], finished["key"]) != (step.name, key):
             break
         done.append(finished)
     if done and done[-1]["rejected"]:
@@ -125,3 +126,12 @@ def resume_state(
             done = done[:number]
             break
     return Outcome(item, done), list(zip(steps, keys, strict=True))[len(done) :]
+
+
+def _is_finished(content: Any) -> bool:
+    """Whether it is a step as run_steps writes it down; others, in a damaged file, run again."""
+    if not isinstance(content, dict) or not isinstance(content.get("data"), dict):
+        return False
+    rejected = content.get("rejected", "")
+    is_reason = isinstance(rejected, list) and len(rejected) == 2 and all(isinstance(text, str) for text in rejected)
+    return {"step", "key"} <= set(content) and (rejected is None or is_reason)
