@@ -34,6 +34,7 @@ RUN = {
 }
 """Commands that are run, with what is added to them."""
 NOT_HERE = {
+    "vae": "weights that are not here: tests/models/test_vae.py",
     "ray_address": "a cluster: tests/batch/test_ray.py",
     "syncnet": "a trained SyncNet: tests/evaluation/test_eval.py",
     "lpips": "weights that are not ours: tests/evaluation/test_image_metrics.py",

@@ -66,6 +66,7 @@ def names_in(text: str) -> set[str]:
 
 
 EXTRAS = {
+    "pillow_heif",
     "matplotlib",
     "torchmetrics",
     "lpips",
