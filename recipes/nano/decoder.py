@@ -5,18 +5,19 @@ As it comes it blurs skin and shifts its color by as much as a mouth in motion c
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from latentsync.models.vae import VAE
 from latentsync.training.optim import averaged_model
 
 from .critic import AdversarialLoss, adversarial_weight, plain_losses
-from .loop import Report, fit, save_checkpoint, trapezoid
+from .loop import Report, Trainer, fit, trapezoid
 from .scenes import Scenes, load_scenes
 from .tiles import decode_tile, mouth_tile, tile_of
 
@@ -39,7 +40,7 @@ class DecoderTraining:
     report_every: int = 50
 
 
-class DecoderTrainer:
+class DecoderTrainer(Trainer):
     """Holds the decoder and takes steps. Deterministic for a seed on one machine."""
 
     def __init__(self, scenes: Sequence[Scenes], settings: DecoderTraining, vae: VAE) -> None:
@@ -87,7 +88,7 @@ class DecoderTrainer:
         self.step += 1
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+    def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
         return {
             "decoder": self.decoder,
             "average": self.average.module,
@@ -96,26 +97,8 @@ class DecoderTrainer:
             "optimizer": self.optimizer,
         }
 
-    def save(self, path: Path) -> None:
-        save_checkpoint(
-            path,
-            step=self.step,
-            settings=asdict(self.settings),
-            updates=self.average.n_averaged,
-            random=self.random.bit_generator.state,
-            torch_random=torch.get_rng_state(),
-            **{name: part.state_dict() for name, part in self._parts().items()},
-        )
-
-    def load(self, path: Path) -> None:
-        saved = torch.load(path, weights_only=True)
-        self.step = saved["step"]
-        for name, part in self._parts().items():
-            part.load_state_dict(saved[name])
-        self.average.n_averaged.copy_(saved["updates"])
-        self.schedule = trapezoid(self.optimizer, self.settings.steps, step=self.step)
-        self.random.bit_generator.state = saved["random"]
-        torch.set_rng_state(saved["torch_random"])
+    def averages(self) -> dict[str, AveragedModel]:
+        return {"updates": self.average}
 
 
 def train_decoder(

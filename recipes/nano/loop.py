@@ -1,12 +1,16 @@
 """What both trainers share: the learning rate schedule, checkpoints, and the loop."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
 
 from latentsync.files import atomic_path
 from latentsync.training.logging import RunLog
@@ -33,13 +37,55 @@ def trapezoid(
     return LambdaLR(optimizer, factor, last_epoch=step - 1)
 
 
-class Trainer(Protocol):
+class Trainer(ABC):
+    """What a trainer keeps between steps, and how that is saved. settings: a dataclass with steps and report_every."""
+
     settings: Any
     step: int
+    random: np.random.Generator
+    optimizer: torch.optim.Optimizer
+    schedule: LambdaLR
 
+    @abstractmethod
     def train_step(self) -> dict[str, Tensor]: ...
 
-    def save(self, path: Path) -> None: ...
+    @abstractmethod
+    def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+        """All that has a state, by its name in the checkpoint."""
+
+    @abstractmethod
+    def averages(self) -> dict[str, AveragedModel]:
+        """Moving averages, by the name of their number of updates."""
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state = {
+            "step": self.step,
+            "settings": asdict(self.settings),
+            "random": self.random.bit_generator.state,
+            "torch_random": torch.get_rng_state(),
+            **{name: average.n_averaged for name, average in self.averages().items()},
+            **{name: part.state_dict() for name, part in self.parts().items()},
+        }
+        with atomic_path(path) as unfinished:
+            torch.save(state | self.facts(), unfinished)
+
+    def facts(self) -> dict[str, Tensor]:
+        """More for the checkpoint."""
+        return {}
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Go on from a checkpoint; returns all that it holds."""
+        saved = torch.load(path, weights_only=True)
+        self.step = saved["step"]
+        for name, part in self.parts().items():
+            part.load_state_dict(saved[name])
+        for name, average in self.averages().items():
+            average.n_averaged.copy_(saved[name])
+        self.schedule = trapezoid(self.optimizer, self.settings.steps, step=self.step)
+        self.random.bit_generator.state = saved["random"]
+        torch.set_rng_state(saved["torch_random"])
+        return saved
 
 
 def fit(trainer: Trainer, checkpoint: Path, *, save_every: int, on_report: Report | None = None) -> None:
@@ -56,9 +102,3 @@ def fit(trainer: Trainer, checkpoint: Path, *, save_every: int, on_report: Repor
                 on_report({"step": trainer.step, **means})
         if trainer.step % save_every == 0 or last:
             trainer.save(checkpoint)
-
-
-def save_checkpoint(path: Path, **parts: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as part:
-        torch.save(parts, part)

@@ -7,14 +7,16 @@ mean of all lips that would fit.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim.swa_utils import AveragedModel
 
 from latentsync.face.mask import latent_mask
 from latentsync.models.unet import UNet
@@ -26,7 +28,7 @@ from latentsync.training.optim import averaged_model
 from .audio import Voices
 from .critic import AdversarialLoss, adversarial_weight, plain_losses
 from .data import RESOLUTION, Person
-from .loop import Report, fit, save_checkpoint, trapezoid
+from .loop import Report, Trainer, fit, trapezoid
 from .puppets import Speakers, Speech
 from .scenes import STATES, Scenes, load_scenes
 from .tiles import decode_tile, mouth_tile, tile_of
@@ -46,8 +48,8 @@ class UNetTraining:
     transformers alone: they learn which shape to ask for, so that what is uncertain becomes a middling shape, no blur.
     audio_lr_scale: learning rate of the attention to the speech over that of the rest. audio_noise: largest noise on
     the audio tokens, in standard deviations: without it a few minutes of speech are memorized (in a small network the
-    predicted opening of held-out time had a correlation of 0.46 without noise, 0.64 with it). At first a
-    fifth of that, since in loud noise the speech is not heard for long.
+    predicted opening of held-out time had a correlation of 0.46 without noise, 0.64 with it). At first a fifth of that,
+    since in loud noise the speech is not heard for long.
     p_natural: chance that the reference is the picture as it was taken; else it says something too. p_static: chance
     that one reference serves all states of a scene, as for a still; else each has its own, as in a clip.
     noise_bias: timesteps are 999 · u^noise_bias; a small one keeps them where the speech, not the noisy latents, tells
@@ -56,8 +58,8 @@ class UNetTraining:
     early gradient for the speech; it is not shipped. decoded_frames: mouths that are decoded in a step for losses of
     the picture, which tell more about lips than those of latents: an opening explains a tenth of how latents vary.
     adversarial_from: step from which a critic judges them; adversarial_weight: its gradient over that of the others.
-    decoder_from: step from which the autoencoder's decoder is trained too: it adapts
-    to latents of a U-Net, which have less detail than those of an encoder.
+    decoder_from: step from which the autoencoder's decoder is trained too: it adapts to latents of a U-Net, which have
+    less detail than those of an encoder.
     """
 
     widths: tuple[int, ...] = (64, 96, 176)
@@ -135,7 +137,7 @@ class Shapes:
         return self.silent if person == Speech.SILENT else self.spoken[person][frame]
 
 
-class UNetTrainer:
+class UNetTrainer(Trainer):
     """Holds the networks and takes steps. Deterministic for a seed on one machine."""
 
     def __init__(
@@ -319,7 +321,7 @@ class UNetTrainer:
             "motion": (F.mse_loss(*motion, reduction="none") * self.weights).mean(),
         }
 
-    def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+    def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
         return {
             "unet": self.unet,
             "average": self.average.module,
@@ -332,30 +334,16 @@ class UNetTrainer:
             "optimizer": self.optimizer,
         }
 
-    def save(self, path: Path) -> None:
-        save_checkpoint(
-            path,
-            step=self.step,
-            settings=asdict(self.settings),
-            whitening=self.voices.whitening,
-            updates=self.average.n_averaged,
-            decoder_updates=self.average_decoder.n_averaged,
-            random=self.random.bit_generator.state,
-            torch_random=torch.get_rng_state(),
-            **{name: part.state_dict() for name, part in self._parts().items()},
-        )
+    def averages(self) -> dict[str, AveragedModel]:
+        return {"updates": self.average, "decoder_updates": self.average_decoder}
 
-    def load(self, path: Path) -> None:
-        saved = torch.load(path, weights_only=True)
-        self.step = saved["step"]
-        for name, part in self._parts().items():
-            part.load_state_dict(saved[name])
-        self.average.n_averaged.copy_(saved["updates"])
-        self.average_decoder.n_averaged.copy_(saved.get("decoder_updates", saved["updates"]))
+    def facts(self) -> dict[str, Tensor]:
+        return {"whitening": self.voices.whitening}
+
+    def load(self, path: Path) -> dict[str, Any]:
+        saved = super().load(path)
         self.voices.whitening = saved["whitening"]  # the weights depend on it, whatever the clips are now
-        self.schedule = trapezoid(self.optimizer, self.settings.steps, step=self.step)
-        self.random.bit_generator.state = saved["random"]
-        torch.set_rng_state(saved["torch_random"])
+        return saved
 
 
 def train_unet(

@@ -3,13 +3,14 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 
 from latentsync.training.logging import read_log
 from latentsync.training.optim import averaged_model
 from recipes.nano.critic import AdversarialLoss, adversarial_weight, edge_loss, plain_losses, texture_loss, tone_loss
-from recipes.nano.loop import fit, save_checkpoint, trapezoid
+from recipes.nano.loop import Trainer, fit, trapezoid
 
 
 def test_texture_is_compared_whatever_its_place():
@@ -85,40 +86,52 @@ def test_the_average_follows_fast_then_slowly():
         assert float(average.module.weight) == pytest.approx(wanted, abs=1e-6)
 
 
-def test_a_checkpoint_is_complete_or_the_one_before(tmp_path):
-    path = tmp_path / "new" / "run.pt"
-    save_checkpoint(path, step=1)
-    with pytest.raises(AttributeError):
-        save_checkpoint(path, step=lambda: None)  # cannot be pickled
-    assert torch.load(path, weights_only=True) == {"step": 1}
-    assert [p.name for p in path.parent.iterdir()] == ["run.pt"]
-
-
 @dataclass
-class Counter:
-    """The smallest trainer: its loss is the number of its step."""
-
+class Settings:
     steps: int = 7
     report_every: int = 3
-    step: int = 0
 
-    @property
-    def settings(self):
-        return self
+
+class Counter(Trainer):
+    """The smallest trainer: its loss is the number of its step."""
+
+    def __init__(self, step=0):
+        self.settings, self.step, self.more = Settings(), step, {}
+        self.random = np.random.default_rng(0)
+        self.layer = torch.nn.Linear(1, 1)
+        self.average = averaged_model(self.layer, 0.9)
+        self.optimizer = torch.optim.SGD(self.layer.parameters(), lr=1.0)
+        self.schedule = trapezoid(self.optimizer, self.settings.steps)
 
     def train_step(self):
         self.step += 1
         return {"loss": torch.tensor(float(self.step))}
 
-    def save(self, path):
-        save_checkpoint(path, step=self.step)
+    def parts(self):
+        return {"layer": self.layer, "optimizer": self.optimizer}
+
+    def averages(self):
+        return {"updates": self.average}
+
+    def facts(self):
+        return self.more
+
+
+def test_a_checkpoint_is_complete_or_the_one_before(tmp_path):
+    path, trainer = tmp_path / "new" / "run.pt", Counter(step=1)
+    trainer.save(path)
+    trainer.step, trainer.more = 2, {"odd": lambda: None}  # cannot be pickled
+    with pytest.raises(AttributeError):
+        trainer.save(path)
+    assert Counter().load(path)["step"] == 1
+    assert [p.name for p in path.parent.iterdir()] == ["run.pt"]
 
 
 def test_the_loop_reports_means_and_keeps_what_is_saved(tmp_path):
     path, lines = tmp_path / "run.pt", []
     fit(Counter(), path, save_every=6, on_report=lines.append)
     assert lines == [{"step": 3, "loss": 2.0}, {"step": 6, "loss": 5.0}, {"step": 7, "loss": 7.0}]
-    assert torch.load(path, weights_only=True) == {"step": 7}
+    assert torch.load(path, weights_only=True)["step"] == 7
     assert [line["loss"] for line in read_log(tmp_path / "run")] == [2.0, 5.0, 7.0]
     fit(Counter(step=3), path, save_every=6)
     assert [line["step"] for line in read_log(tmp_path / "run")] == [3, 6, 7], "lines are not doubled"

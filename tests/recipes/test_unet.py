@@ -337,8 +337,8 @@ def test_it_goes_on_as_if_it_had_not_stopped(start, straight, tmp_path):
     assert torch.equal(second.voices.whitening, first.voices.whitening)
     assert floats(second.train_step()) == wanted[4]
     for part in ("unet", "average", "average_decoder", "head", "decoder"):
-        for key, value in whole._parts()[part].state_dict().items():
-            assert torch.equal(second._parts()[part].state_dict()[key], value), (part, key)
+        for key, value in whole.parts()[part].state_dict().items():
+            assert torch.equal(second.parts()[part].state_dict()[key], value), (part, key)
 
 
 def test_a_run_takes_up_scenes_that_are_written_meanwhile(scenes, people, tmp_path):
