@@ -10,9 +10,11 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from latentsync.errors import UserError
 from latentsync.pipeline import open_job
 from latentsync.settings import Settings
 
+CASE_SECONDS = 30
+SPAWN: Any = get_context("spawn")
 STRIDE = 377
 """Has no factor in common with the number of cases."""
 ROOT = Path(__file__).parents[1]
@@ -586,16 +590,52 @@ def all_cases() -> list[tuple[str, Case]]:
     return [*(("picture", case) for case in picture_cases()), *(("sound", case) for case in sound_cases())]
 
 
+class Child:
+    """Checks cases in a process of its own, so that one which hangs or crashes is a fault and not the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._start()
+
+    def _start(self) -> None:
+        self.pipe, theirs = SPAWN.Pipe()
+        self.process = SPAWN.Process(target=_serve, args=(theirs, self.folder), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def check(self, case: Case) -> Outcome:
+        self.pipe.send(case)
+        try:
+            if self.pipe.poll(CASE_SECONDS):
+                return self.pipe.recv()
+            fault = f"not done after {CASE_SECONDS} s"
+        except EOFError:
+            self.process.join()
+            fault = f"the process ended with code {self.process.exitcode}"
+        self.close()
+        self._start()
+        return Outcome(case, [fault])
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+def _serve(pipe: Any, folder: Path) -> None:
+    while True:
+        pipe.send(check(pipe.recv(), folder))
+
+
 def outcomes_of(cases: list[tuple[str, Case]], seconds: float) -> list[tuple[str, Outcome]]:
     """In the order of the cases, those that could be run in so many seconds, spread over all."""
     spread = sorted(range(len(cases)), key=lambda i: i * STRIDE % len(cases))
     found, until = {}, time.monotonic() + seconds
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, closing(Child(Path(folder))) as child:
         for i in spread:
             if time.monotonic() > until:
                 break
             kind, case = cases[i]
-            found[i] = kind, check(case, Path(folder))
+            found[i] = kind, child.check(case)
             for fault in found[i][1].faults:
                 print(f"{case}: {fault}", flush=True)
     return [found[i] for i in sorted(found)]
