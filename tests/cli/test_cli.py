@@ -39,6 +39,7 @@ NOT_SETTINGS = {
     "video": None,
     "image": None,
     "audio": None,
+    "audio_track": None,
     "json": None,
     "sheet": None,
     "checkpoint": "nano",
