@@ -98,9 +98,7 @@ def _candidates(container: str, kind: Kind, settings: Settings) -> list[str]:
         order = [*WITH_ALPHA.get(container, ()), *order]
     # 10 bits as H.264 play hardly anywhere, unless the source is that already
     usual = held if kind.depth == 8 else tuple(sorted(held, key=lambda name: name in ("h264", "prores")))
-    found = [name for name in dict.fromkeys([*order, *usual]) if _formats(name)]
-    # another family than the source's or the usual one is only for what those cannot keep
-    return found
+    return [name for name in dict.fromkeys([*order, *usual]) if _formats(name)]
 
 
 def _formats(family: str) -> list[str]:
