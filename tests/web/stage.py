@@ -251,7 +251,7 @@ class Stage:
 @contextmanager
 def open_stage(comfyui: Installation, folder: Path, media: Path | None) -> Iterator[Stage]:
     root = os.environ.get("LATENTSYNC_FRONT_END")
-    args = ["--front-end-root", root] if root else []
+    args = ["--preview-method", "latent2rgb"] + (["--front-end-root", root] if root else [])
     with ComfyServer(comfyui, folder / "comfy", args=args, packs={PACK: ROOT}) as server:
         clip = server.put(two_people(folder / "two_people.mp4", media))
         with front_end(server, 1600, 1000) as page:
