@@ -53,31 +53,44 @@ def decoder(run: Run, taesd: Taesd = "taesd", steps: int | None = None) -> None:
 
 @app.command()
 def unet(run: Run, taesd: Taesd = "taesd", steps: int | None = None) -> None:
-    """Train the U-Net and the autoencoder's decoder on the scenes, or resume."""
+    """Train the U-Net, which is told shapes of lips, and the autoencoder's decoder on the scenes, or resume."""
     from latentsync.weights.vae_files import load_vae
-    from latentsync.weights.whisper_files import load_whisper
 
-    from .audio import Voices, silent_tokens
     from .data import load_people
     from .decoder import with_tuned_decoder
     from .unet import UNetTraining, train_unet
 
     settings = UNetTraining() if steps is None else UNetTraining(steps=steps)
-    people = load_people(run / "people")
-    voices = Voices(people, silent_tokens(load_whisper("tiny.en")))
     vae = with_tuned_decoder(load_vae(taesd), run)
-    train_unet(run / "scenes", people, voices, run, settings, vae, on_report=show)
+    train_unet(run / "scenes", load_people(run / "people"), run, settings, vae, on_report=show)
+
+
+@app.command()
+def hearing(run: Run, steps: int | None = None) -> None:
+    """Teach the averaged U-Net, which was told shapes, to hear speech."""
+    from latentsync.weights.whisper_files import load_whisper
+
+    from .audio import Voices, silent_tokens
+    from .data import load_people
+    from .hearing import HearingTraining, teach_hearing
+    from .scenes import load_scenes
+    from .unet import Shapes
+
+    settings = HearingTraining() if steps is None else HearingTraining(steps=steps)
+    people = load_people(run / "people")
+    voices, scenes = Voices(people, silent_tokens(load_whisper("tiny.en"))), load_scenes(run / "scenes")
+    teach_hearing(run / "unet.pt", Shapes(people), voices, scenes, run / "heard.pt", settings=settings, on_report=show)
 
 
 @app.command()
 def export(run: Run, out: Path, taesd: Taesd = "taesd") -> None:
-    """Write the averaged U-Net and the autoencoder as one fp16 file."""
+    """Write the U-Net that hears and the autoencoder as one fp16 file."""
     from latentsync.weights.vae_files import load_vae
 
     from .data import load_people
     from .export import export
 
-    show(f"wrote {export(load_vae(taesd), run / 'unet.pt', out, load_people(run / 'people'))}")
+    show(f"wrote {export(load_vae(taesd), run / 'heard.pt', out, load_people(run / 'people'))}")
 
 
 @app.command()

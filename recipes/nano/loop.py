@@ -68,14 +68,10 @@ class Trainer(ABC):
             **{name: part.state_dict() for name, part in self.parts().items()},
         }
         with atomic_path(path) as unfinished:
-            torch.save(state | self.facts(), unfinished)
+            torch.save(state, unfinished)
 
-    def facts(self) -> dict[str, Tensor]:
-        """More for the checkpoint."""
-        return {}
-
-    def load(self, path: Path) -> dict[str, Any]:
-        """Go on from a checkpoint; returns all that it holds."""
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint."""
         saved = torch.load(path, weights_only=True)
         self.step = saved["step"]
         for name, part in self.parts().items():
@@ -85,7 +81,6 @@ class Trainer(ABC):
         self.schedule = trapezoid(self.optimizer, self.settings.steps, step=self.step)
         self.random.bit_generator.state = saved["random"]
         torch.set_rng_state(saved["torch_random"])
-        return saved
 
 
 def fit(trainer: Trainer, checkpoint: Path, *, save_every: int, on_report: Report | None = None) -> None:

@@ -1,7 +1,9 @@
 """Train a small U-Net on scenes, together with the decoder of the autoencoder.
 
 It predicts the clean latents (x0, "sample") as a difference from the reference's. The loss weights the cells around
-the lips most, and their change from state to state. Most windows start at the noisiest timestep, so that one step makes
+the lips most, and their change from state to state. The shape of the lips is told to it, in place of the speech, which
+tells little of it: the mean of all lips that would fit is a blur. Hearing is learned after that (see `hearing`). Most
+windows start at the noisiest timestep, so that one step makes
 an image; mouths are decoded from early on and judged as pictures, since an error of latents alone prefers a blurred
 mean of all lips that would fit.
 """
@@ -9,7 +11,6 @@ mean of all lips that would fit.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,6 @@ from latentsync.models.vae import VAE
 from latentsync.sampling import alphas_cumprod
 from latentsync.training.optim import averaged_model
 
-from .audio import Voices
 from .critic import AdversarialLoss, adversarial_weight, plain_losses
 from .data import RESOLUTION, Person
 from .loop import Report, Trainer, fit, trapezoid
@@ -34,28 +34,20 @@ from .scenes import STATES, Scenes, load_scenes
 from .tiles import decode_tile, mouth_tile, tile_of
 
 LIPS = (0, 13, 14, 17, 37, 267, 84, 314, 61, 291, 78, 308, 152)
-"""Points of the mesh whose movement the auxiliary head predicts: lips, corners, chin."""
+"""Points of the mesh whose movement is the shape of the lips: lips, corners, chin."""
 
 
 @dataclass(frozen=True)
 class UNetTraining:
     """batch_size: scenes of a step, `frames` states of each.
 
-    Up to step told_until all is easy: every step tells the shape of the lips instead of letting the network hear the
-    speech, the reference is the picture as it was taken, timesteps are the noisiest. All that changes until mixed_from.
-    p_told: chance, in the end, that a step tells. What speech tells about lips is little, and the mean of all lips that
-    would fit is a blur; from a shape that is known a sharp picture can be learned. Steps in which it hears train the
-    transformers alone: they learn which shape to ask for, so that what is uncertain becomes a middling shape, no blur.
-    audio_lr_scale: learning rate of the attention to the speech over that of the rest. audio_noise: largest noise on
-    the audio tokens, in standard deviations: without it a few minutes of speech are memorized (in a small network the
-    predicted opening of held-out time had a correlation of 0.46 without noise, 0.64 with it). At first a fifth of that,
-    since in loud noise the speech is not heard for long.
+    Up to step easy_until all is easy: the reference is the picture as it was taken, timesteps are the noisiest. That
+    changes until mixed_from. audio_lr_scale: learning rate of the attention to the audio over that of the rest.
     p_natural: chance that the reference is the picture as it was taken; else it says something too. p_static: chance
     that one reference serves all states of a scene, as for a still; else each has its own, as in a clip.
     noise_bias: timesteps are 999 · u^noise_bias; a small one keeps them where the speech, not the noisy latents, tells
     the mouth. p_max_noise: chance of the noisiest timestep. p_shared_noise: chance that all states of a scene have the
-    same noise, as in sampling. shape_weight: of a head on the middle block that predicts the movement of the lips, an
-    early gradient for the speech; it is not shipped. decoded_frames: mouths that are decoded in a step for losses of
+    same noise, as in sampling. decoded_frames: mouths that are decoded in a step for losses of
     the picture, which tell more about lips than those of latents: an opening explains a tenth of how latents vary.
     adversarial_from: step from which a critic judges them; adversarial_weight: its gradient over that of the others.
     decoder_from: step from which the autoencoder's decoder is trained too: it adapts to latents of a U-Net, which have
@@ -67,15 +59,12 @@ class UNetTraining:
     layers: int = 1
     latent_channels: int = 4
     norm_groups: int = 8
-    steps: int = 14000
+    steps: int = 10500
     batch_size: int = 4
     frames: int = 6
     learning_rate: float = 1.5e-3
-    told_until: int = 3000
+    easy_until: int = 3000
     mixed_from: int = 6000
-    p_told: float = 0.5
-    drop_audio: float = 0.1
-    audio_noise: float = 3.0
     p_natural: float = 0.5
     p_static: float = 0.6
     p_shared_noise: float = 0.6
@@ -83,11 +72,10 @@ class UNetTraining:
     lips_weight: float = 4.0
     clean_weight: float = 1.0
     motion_weight: float = 2.0
-    shape_weight: float = 0.3
     noise_bias: float = 0.2
     p_max_noise: float = 0.85
     adversarial_from: int = 3000
-    decoder_from: int = 11000
+    decoder_from: int = 8400
     pictures_from: int = 1500
     decoded_frames: int = 8
     picture_weight: float = 1.0
@@ -140,11 +128,9 @@ class Shapes:
 class UNetTrainer(Trainer):
     """Holds the networks and takes steps. Deterministic for a seed on one machine."""
 
-    def __init__(
-        self, scenes: Sequence[Scenes], people: Sequence[Person], voices: Voices, settings: UNetTraining, vae: VAE
-    ) -> None:
+    def __init__(self, scenes: Sequence[Scenes], people: Sequence[Person], settings: UNetTraining, vae: VAE) -> None:
         torch.manual_seed(settings.seed)
-        self.settings, self.scenes, self.vae, self.voices = settings, list(scenes), vae, voices
+        self.settings, self.scenes, self.vae = settings, list(scenes), vae
         self.decoder = vae.model.decoder.requires_grad_(False)
         self.average_decoder = averaged_model(self.decoder, 0.998)
         self.adversarial = AdversarialLoss()
@@ -157,17 +143,14 @@ class UNetTrainer(Trainer):
             self.unet.conv_in.weight[:, : settings.latent_channels] = 0
         self.average = averaged_model(self.unet, decay=0.999)
         self.shapes = Shapes(people)
-        self.head = nn.Linear(settings.widths[-1], len(self.shapes.silent))
         self.teller = nn.Linear(len(self.shapes.silent), settings.config.audio_dim)
-        self.middle = torch.empty(0)
-        self.unet.mid_block.register_forward_hook(self._remember)
         audio = [p for name, p in self.unet.named_parameters() if "attn2." in name]
         others = [p for name, p in self.unet.named_parameters() if "attn2." not in name]
         rate = settings.learning_rate
         groups = [
             {"params": others, "lr": rate},
             {"params": audio, "lr": rate * settings.audio_lr_scale},
-            {"params": [*self.head.parameters(), *self.teller.parameters()], "lr": rate * 3},
+            {"params": [*self.teller.parameters()], "lr": rate * 3},
             {"params": [*self.decoder.parameters()], "lr": settings.decoder_learning_rate},
         ]
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
@@ -176,9 +159,6 @@ class UNetTrainer(Trainer):
         self.mask = torch.from_numpy(latent_mask(RESOLUTION, 8))
         self.alphas_cumprod = alphas_cumprod()
         self.step = 0
-
-    def _remember(self, module: nn.Module, inputs: object, output: Tensor) -> None:
-        self.middle = output
 
     def window(self) -> dict[str, Tensor]:
         """Some states of one scene, each with a reference that says something else."""
@@ -189,24 +169,18 @@ class UNetTrainer(Trainer):
         saying = [i for i in range(STATES) if person[i] != Speech.NATURAL]
         states = random.permutation(saying)[: settings.frames].tolist()
         references = self._references(states)
-        audio = torch.stack([self.voices(person[i], frame[i], random) for i in states])
-        loudest = self._grown(0.2, 1) * settings.audio_noise
-        audio = audio + loudest * random.random() * torch.randn_like(audio)
-        if random.random() < settings.drop_audio:
-            audio = torch.zeros_like(audio)
         latents = scenes.latents[which].float()
         masked = scenes.masked[which].float()[None].expand(len(states), -1, -1, -1)
         parts = {"clean": latents[states], "masked": masked, "reference": latents[references]}
         return {k: v.transpose(0, 1) for k, v in parts.items()} | {
-            "audio": audio,
             "noise": self._noise(parts["clean"]),
             "shape": torch.stack([self.shapes(person[i], frame[i]) for i in states]),
             "mouth": scenes.mouths[which][states],
         }
 
     def _grown(self, first: float, last: float) -> float:
-        """A chance or strength at this step: first while shapes are told, then on its way to last."""
-        return float(np.interp(self.step, (self.settings.told_until, self.settings.mixed_from), (first, last)))
+        """A chance at this step: first while lessons are easy, then on its way to last."""
+        return float(np.interp(self.step, (self.settings.easy_until, self.settings.mixed_from), (first, last)))
 
     def _references(self, states: list[int]) -> list[int]:
         """A state of the scene for each of these, never itself: its mouth would be copied and the speech ignored."""
@@ -233,35 +207,23 @@ class UNetTrainer(Trainer):
         self.decoder.requires_grad_(self.step >= settings.decoder_from)
         windows = [self.window() for _ in range(settings.batch_size)]
         data = {name: torch.stack([w[name] for w in windows]) for name in windows[0]}
-        told = self.random.random() < self._grown(1, settings.p_told)
-        if told:
-            data["audio"] = self.teller(data["shape"])[:, :, None].expand_as(data["audio"])
+        told = self.teller(data["shape"])[:, :, None].expand(-1, -1, 50, -1)
         timestep = self._timesteps()
         bar = self.alphas_cumprod[timestep].float()[:, None, None, None, None]
         noisy = bar.sqrt() * data["clean"] + (1 - bar).sqrt() * data["noise"]
         mask = self.mask.expand(settings.batch_size, 1, settings.frames, *self.mask.shape)
         # PyTorch's fused attention is slow backwards on a CPU: a quarter of the step
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            made = self.unet(torch.cat((noisy, mask, data["masked"], data["reference"]), 1), timestep, data["audio"])
-            shape = self.head(self.middle.mean((2, 3))).unflatten(0, (settings.batch_size, -1))
+            made = self.unet(torch.cat((noisy, mask, data["masked"], data["reference"]), 1), timestep, told)
         made = made.float()
         losses = self.losses(made, data["clean"])
-        losses["shape"] = F.mse_loss(shape.float(), data["shape"])
-        total = (
-            settings.clean_weight * losses["clean"]
-            + settings.motion_weight * losses["motion"]
-            + settings.shape_weight * losses["shape"]
-        )
+        total = settings.clean_weight * losses["clean"] + settings.motion_weight * losses["motion"]
         if self.step >= settings.pictures_from:
             images, pixel_losses = self.pixel_losses(made, data["clean"], data["mouth"])
             losses |= pixel_losses
             total = total + settings.picture_weight * self._pixel_total(pixel_losses, images)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        if not told:
-            for name, parameter in self.unet.named_parameters():
-                if ".attentions." not in name:
-                    parameter.grad = None
         nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         if self.step >= settings.decoder_from:
             nn.utils.clip_grad_norm_(self.decoder.parameters(), 1.0)
@@ -270,7 +232,7 @@ class UNetTrainer(Trainer):
         self.schedule.step()
         self.average.update_parameters(self.unet)
         self.step += 1
-        return {("told " if told else "") + name: loss.detach() for name, loss in losses.items()}
+        return {name: loss.detach() for name, loss in losses.items()}
 
     def _timesteps(self) -> Tensor:
         settings = self.settings
@@ -327,7 +289,6 @@ class UNetTrainer(Trainer):
             "average": self.average.module,
             "decoder": self.decoder,
             "average_decoder": self.average_decoder.module,
-            "head": self.head,
             "teller": self.teller,
             "critic": self.adversarial.critic,
             "critic_optimizer": self.adversarial.optimizer,
@@ -337,19 +298,10 @@ class UNetTrainer(Trainer):
     def averages(self) -> dict[str, AveragedModel]:
         return {"updates": self.average, "decoder_updates": self.average_decoder}
 
-    def facts(self) -> dict[str, Tensor]:
-        return {"whitening": self.voices.whitening}
-
-    def load(self, path: Path) -> dict[str, Any]:
-        saved = super().load(path)
-        self.voices.whitening = saved["whitening"]  # the weights depend on it, whatever the clips are now
-        return saved
-
 
 def train_unet(
     scenes: Path,
     people: Sequence[Person],
-    voices: Voices,
     folder: Path,
     settings: UNetTraining,
     vae: VAE,
@@ -360,7 +312,7 @@ def train_unet(
 
     Scenes that are written meanwhile are taken up at each report.
     """
-    trainer, checkpoint = UNetTrainer(load_scenes(scenes), people, voices, settings, vae), folder / "unet.pt"
+    trainer, checkpoint = UNetTrainer(load_scenes(scenes), people, settings, vae), folder / "unet.pt"
     if checkpoint.exists():
         trainer.load(checkpoint)
 

@@ -37,16 +37,18 @@ def test_a_finished_run_becomes_a_file_that_loads(face, speakers_two, tmp_path):
     people = [*speakers_two, portrait(face)]
     learning = tiny_vae()
     voices = Voices(people, torch.zeros(50, 384))
-    trainer = UNetTrainer([number_scenes(people, 2)], people, voices, UNET, learning)
+    trainer = UNetTrainer([number_scenes(people, 2)], people, UNET, learning)
     for parameter in (*trainer.unet.parameters(), *trainer.decoder.parameters()):
         parameter.data += 0.02 * torch.randn_like(parameter)
     trainer.average.update_parameters(trainer.unet)
     trainer.average_decoder.update_parameters(trainer.decoder)
     trainer.step = 7
     trainer.save(tmp_path / "unet.pt")
+    saved = torch.load(tmp_path / "unet.pt", weights_only=True)
+    torch.save(saved | {"whitening": voices.whitening}, tmp_path / "heard.pt")
 
     vae = tiny_vae()
-    path = export(vae, tmp_path / "unet.pt", tmp_path / "nano.safetensors", people)
+    path = export(vae, tmp_path / "heard.pt", tmp_path / "nano.safetensors", people)
     info, unet = identify(path), load_unet(path)
     assert info.problem is None
     assert (info.kind, info.version, info.resolution, info.prediction_type) == ("nano", "nano", RESOLUTION, "sample")
