@@ -17,8 +17,8 @@ from .data import MARGIN, RESOLUTION, Person
 from .unet import UNetTraining
 
 DEFAULT_STEPS, DEFAULT_GUIDANCE = 1, 1.0
-"""Most training windows start at the noisiest timestep, so one step is enough. Hearing is enlarged already; guidance
-would do the same for twice the time."""
+"""Most training windows start at the noisiest timestep, so one step is enough. Hearing is enlarged already, which
+guidance does for twice the time."""
 
 
 def latent_rgb(vae: VAE, images: Tensor) -> list[list[float]]:

@@ -8,6 +8,7 @@ learned to hear and to draw at once heard nothing after 5,000 steps.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ class HearingTraining:
     """batch_size: moments of speech of a step. positions: of the picture that attend, for each. noise: largest on the
     tokens, in standard deviations. p_silent, p_unknown: chance of silence, and of no tokens at all, which guidance
     takes: it gives the mean shape. gain: what was learned is enlarged by it, since a mean of all that is possible moves
-    less than lips do (openings of 0.6 of the true spread on held-out time). scenes: that pictures are taken from."""
+    less than lips do (openings of 0.6 of the true spread on held-out time). files: of scenes, whose pictures hear."""
 
     steps: int = 1500
     batch_size: int = 64
@@ -43,7 +44,7 @@ class HearingTraining:
     p_silent: float = 0.1
     p_unknown: float = 0.05
     gain: float = 1.5
-    scenes: int = 100
+    files: int = 7
     seed: int = 1247
     report_every: int = 250
 
@@ -52,7 +53,13 @@ class Hearing:
     """Trains the attention to the audio of a U-Net in place."""
 
     def __init__(
-        self, unet: UNet, teller: nn.Linear, shapes: Shapes, voices: Voices, scenes: Scenes, settings: HearingTraining
+        self,
+        unet: UNet,
+        teller: nn.Linear,
+        shapes: Shapes,
+        voices: Voices,
+        scenes: Sequence[Scenes],
+        settings: HearingTraining,
     ) -> None:
         torch.manual_seed(settings.seed)
         self.unet, self.teller, self.shapes, self.voices, self.settings = unet, teller, shapes, voices, settings
@@ -72,18 +79,19 @@ class Hearing:
         self.schedule = trapezoid(self.optimizer, settings.steps, decay=0.5)
 
     @torch.no_grad()
-    def _pixels(self, scenes: Scenes) -> dict[str, Tensor]:
+    def _pixels(self, scenes: Sequence[Scenes]) -> dict[str, Tensor]:
         """(N, T, C) of each attention: what attends to the audio while the U-Net paints the first states of scenes."""
         found: dict[str, Tensor] = {}
         hooks = [
             module.register_forward_hook(lambda _, inputs, __, name=name: found.__setitem__(name, inputs[0]))
             for name, module in self.modules.items()
         ]
-        latents, masked = scenes.latents[:, 0].float(), scenes.masked.float()
+        latents = torch.cat([part.latents[:, 0] for part in scenes]).float()
+        masked = torch.cat([part.masked for part in scenes]).float()
         mask = torch.from_numpy(latent_mask(RESOLUTION, 8)).expand(len(latents), 1, -1, -1)
         sample = torch.cat((torch.randn_like(latents), mask, masked, latents), 1).transpose(0, 1)[None]
-        said = zip(scenes.person[:, 1].tolist(), scenes.frame[:, 1].tolist(), strict=True)
-        shapes = torch.stack([self.shapes(person, frame) for person, frame in said])
+        said = [zip(part.person[:, 1].tolist(), part.frame[:, 1].tolist(), strict=True) for part in scenes]
+        shapes = torch.stack([self.shapes(person, frame) for person, frame in chain(*said)])
         self.unet(sample, 999, self.teller(shapes)[None, :, None].expand(1, -1, 50, -1))
         for hook in hooks:
             hook.remove()
@@ -146,8 +154,7 @@ def teach_hearing(
     weight = saved["teller"]["weight"]
     teller = nn.Linear(weight.shape[1], weight.shape[0])
     teller.load_state_dict(saved["teller"])
-    random = np.random.default_rng(settings.seed)
-    hearing = Hearing(unet, teller, shapes, voices, some_scenes(scenes, settings.scenes, random), settings)
+    hearing = Hearing(unet, teller, shapes, voices, scenes[: settings.files], settings)
     errors = []
     for step in range(1, settings.steps + 1):
         errors.append(hearing.train_step())
@@ -158,11 +165,3 @@ def teach_hearing(
     with atomic_path(path) as unfinished:
         torch.save({**kept, "average": unet.state_dict(), "whitening": voices.whitening}, unfinished)
     return hearing
-
-
-def some_scenes(scenes: Sequence[Scenes], count: int, random: np.random.Generator) -> Scenes:
-    """count of them, or all."""
-    states = [part.state() for part in scenes]
-    joined = {name: torch.cat([state[name] for state in states]) for name in states[0]}
-    picked = torch.from_numpy(random.permutation(len(joined["person"]))[:count])
-    return Scenes(**{name: value[picked] for name, value in joined.items()})

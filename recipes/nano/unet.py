@@ -45,10 +45,10 @@ class UNetTraining:
     changes until mixed_from. audio_lr_scale: learning rate of the attention to the audio over that of the rest.
     p_natural: chance that the reference is the picture as it was taken; else it says something too. p_static: chance
     that one reference serves all states of a scene, as for a still; else each has its own, as in a clip.
-    noise_bias: timesteps are 999 · u^noise_bias; a small one keeps them where the speech, not the noisy latents, tells
-    the mouth. p_max_noise: chance of the noisiest timestep. p_shared_noise: chance that all states of a scene have the
-    same noise, as in sampling. decoded_frames: mouths that are decoded in a step for losses of
-    the picture, which tell more about lips than those of latents: an opening explains a tenth of how latents vary.
+    noise_bias: timesteps are 999 · u^noise_bias; a small one keeps them where what is told, not the noisy latents,
+    shows the mouth. p_max_noise: chance of the noisiest timestep. p_shared_noise: chance that all states of a scene
+    have the same noise, as in sampling. decoded_frames: mouths that are decoded in a step for losses of the picture,
+    which tell more about lips than those of latents: an opening explains a tenth of how latents vary.
     adversarial_from: step from which a critic judges them; adversarial_weight: its gradient over that of the others.
     decoder_from: step from which the autoencoder's decoder is trained too: it adapts to latents of a U-Net, which have
     less detail than those of an encoder.

@@ -24,6 +24,15 @@ LIPS = np.s_[14:18, 9:15]
 """Cells of an aligned crop."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Sums of two threads differ in the last digit now and then when the machine is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def people(face):
     """Two whose lips move in eight ways, which the audio tells."""
@@ -271,16 +280,15 @@ def test_it_goes_on_as_if_it_had_not_stopped(start, straight, tmp_path):
     """When all judges have joined."""
     whole, wanted, _ = straight
     first = start(base=JUDGED)
-    for step in range(4):
-        assert floats(first.train_step()) == pytest.approx(wanted[step], rel=1e-2)
+    assert [floats(first.train_step()) for _ in range(4)] == wanted[:4]
     first.save(tmp_path / "unet.pt")
     second = start(base=JUDGED)
     torch.manual_seed(99)  # whatever happened in between
     second.load(tmp_path / "unet.pt")
-    assert floats(second.train_step()) == pytest.approx(wanted[4], rel=1e-2)
+    assert floats(second.train_step()) == wanted[4]
     for part in ("unet", "average", "average_decoder", "teller", "decoder"):
         for key, value in whole.parts()[part].state_dict().items():
-            assert torch.allclose(second.parts()[part].state_dict()[key], value, atol=1e-3), (part, key)
+            assert torch.equal(second.parts()[part].state_dict()[key], value), (part, key)
 
 
 def test_a_run_takes_up_scenes_that_are_written_meanwhile(scenes, people, tmp_path):
