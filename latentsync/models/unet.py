@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .unet_blocks import DownBlock, MidBlock, Ops, TimeEmbedding, UpBlock, window_norm
+from .unet_blocks import AudioProjection, DownBlock, MidBlock, Ops, TimeEmbedding, UpBlock, window_norm
 from .unet_config import POSITIONS, Residual, UNetConfig
 
 WINDOW_RADII: dict[str, tuple[float, float]] = {"lips": (0.25, 0.28), "jaw": (0.34, 0.36)}
@@ -47,6 +47,8 @@ class UNet(nn.Module):
         widths, levels = config.widths, len(config.widths)
         self.conv_in = ops.Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(widths[0], ops)
+        if config.audio_rank:
+            self.audio_projection = AudioProjection(config.audio_dim, config.audio_rank, config.audio_dim, ops)
         self.down_blocks = nn.ModuleList(
             DownBlock(widths[max(i - 1, 0)], widths[i], config, ops, cross=config.cross[i], last=i == levels - 1)
             for i in range(levels)
@@ -62,6 +64,8 @@ class UNet(nn.Module):
         step = torch.as_tensor(timestep, device=sample.device).expand(batch)
         time = self.time_embedding(step, sample.dtype)
         audio = audio.flatten(0, 1)
+        if self.config.audio_rank:
+            audio = self.audio_projection(audio)
         x = sample.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         skips = [x := self.conv_in(x)]
         for down in self.down_blocks:

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .unet_config import POSITIONS, UNetConfig
 
+AUDIO_TIMES, AUDIO_LAYERS = 10, 5  # whose tokens a frame hears, the times in the outer order
 HEADS = 8  # the published configs call this attention_head_dim; it is the number of heads
 Ops = ModuleType | Any
 """Where layers come from: torch.nn, or a host's drop-in set with the same class names."""
@@ -82,6 +83,22 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.to_q(x), self.to_k(context), self.to_v(context)
+
+
+class AudioProjection(nn.Module):
+    """The audio tokens of a moment, (N, 50, D), ten times of five layers, to one token (N, 1, width).
+
+    Linear and of low rank. It knows when each token was, which attention cannot tell: a small network hears better
+    with it. Published weights have none.
+    """
+
+    def __init__(self, audio_dim: int, rank: int, width: int, ops: Ops) -> None:
+        super().__init__()
+        self.mix = ops.Linear(AUDIO_LAYERS * audio_dim, rank, bias=False)
+        self.out = ops.Linear(AUDIO_TIMES * rank, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.out(self.mix(tokens.unflatten(1, (AUDIO_TIMES, -1)).flatten(2)).flatten(1))[:, None]
 
 
 class GEGLU(nn.Module):

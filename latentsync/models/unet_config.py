@@ -17,6 +17,7 @@ POSITIONS = 24  # frames that the stored position code of a motion module covers
 class UNetConfig:
     """Everything that differs between LatentSync U-Nets. cross: which down blocks attend (up blocks mirror them).
 
+    audio_rank: of the projection that makes one token of a moment's audio; 0: none, as in the published weights.
     The fields from `groups` on (STATED) cannot be read from the tensors; the defaults are the published weights'.
     residual: what it predicts is added to the reference's latents, around the lips or down to the jaw. The published
     ones do not; a small one that does keeps the looks of people it has never seen.
@@ -31,6 +32,7 @@ class UNetConfig:
     audio_dim: int = 384
     latent_channels: int = 4
     motion: Motion = "all"
+    audio_rank: int = 0
     groups: int = GROUPS
     residual: Residual = "none"
     prediction_type: str = "epsilon"
@@ -65,6 +67,7 @@ def config_from_tensors(shapes: Mapping[str, tuple[int, ...]]) -> UNetConfig:
             cross=tuple(f"down_blocks.{i}.attentions.0.proj_in.weight" in shapes for i in range(levels)),
             audio_dim=shapes[audio_key][1],
             latent_channels=latent_channels,
+            audio_rank=shapes.get("audio_projection.mix.weight", (0,))[0],
             motion="all" if "down" in moving else "decoder" if "up" in moving else "none",
         )
         got = shapes["conv_in.weight"][1]

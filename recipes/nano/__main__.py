@@ -73,13 +73,12 @@ def hearing(run: Run, steps: int | None = None) -> None:
     from .audio import Voices, silent_tokens
     from .data import load_people
     from .hearing import HearingTraining, teach_hearing
-    from .scenes import load_scenes
     from .unet import Shapes
 
     settings = HearingTraining() if steps is None else HearingTraining(steps=steps)
     people = load_people(run / "people")
-    voices, scenes = Voices(people, silent_tokens(load_whisper("tiny.en"))), load_scenes(run / "scenes")
-    teach_hearing(run / "unet.pt", Shapes(people), voices, scenes, run / "heard.pt", settings=settings, on_report=show)
+    voices, shapes = Voices(people, silent_tokens(load_whisper("tiny.en"))), Shapes(people)
+    teach_hearing(run / "unet.pt", shapes, voices, run / "heard.pt", settings=settings, on_report=show)
 
 
 @app.command()

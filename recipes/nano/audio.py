@@ -1,6 +1,6 @@
 """What the training hears: audio tokens of a moment in one of several voices, whitened."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -42,10 +42,10 @@ def silent_tokens(whisper: WhisperEncoder, rate: int = 16000) -> Tensor:
 def audio_whitening(speakers: Sequence[Person], layers: int = 5, floor: float = 1.0) -> Tensor:
     """(D, D) matrix that whitens audio tokens: no mean in any layer, no direction much stronger than the others.
 
-    Whisper's states are dominated by a constant and by one direction 300 times as strong as the mean; with these the
-    attention to the speech hardly learns. Directions weaker than floor times the mean power stay weak, since they
-    differ between recordings more than between sounds. The matrix can be folded into the attention's weights afterwards
-    (they have no bias, hence a projection and no subtraction), so that the file takes plain tokens.
+    Whisper's states are dominated by a constant and by one direction 300 times as strong as the mean; with these
+    nothing is learned of the speech. Directions weaker than floor times the mean power stay weak, since they differ
+    between recordings more than between sounds. The matrix can be folded into the projection's weights afterwards (they
+    have no bias, hence a projection and no subtraction), so that the file takes plain tokens.
     """
     tokens = torch.cat([
         torch.from_numpy(p.audio[: p.train_frames : 4]).float().unflatten(1, (-1, layers))[:, 5] for p in speakers
@@ -60,7 +60,6 @@ def audio_whitening(speakers: Sequence[Person], layers: int = 5, floor: float = 
     return matrix / (centered @ matrix.T).std()
 
 
-def fold_whitening(state: Mapping[str, Tensor], whitening: Tensor) -> dict[str, Tensor]:
-    """The same network for plain tokens."""
-    folded = ("attn2.to_k.weight", "attn2.to_v.weight")
-    return {key: value @ whitening if key.endswith(folded) else value for key, value in state.items()}
+def fold_whitening(mix: Tensor, whitening: Tensor) -> Tensor:
+    """The weight of AudioProjection.mix for plain tokens."""
+    return (mix.unflatten(1, (-1, len(whitening))) @ whitening).flatten(1)

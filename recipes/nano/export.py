@@ -12,7 +12,6 @@ from torch import Tensor
 from latentsync.models.vae import VAE
 from latentsync.weights.convert import save_model
 
-from .audio import fold_whitening
 from .data import MARGIN, RESOLUTION, Person
 from .unet import UNetTraining
 
@@ -59,6 +58,6 @@ def export(vae: VAE, heard: Path, path: Path, people: Sequence[Person]) -> Path:
         "default_steps": DEFAULT_STEPS,
         "default_guidance": DEFAULT_GUIDANCE,
     }
-    state = {k: v.half() for k, v in fold_whitening(parts["average"], parts["whitening"]).items()}
+    state = {key: value.half() for key, value in parts["unet"].items()}
     vae_state = {key: value.half() for key, value in vae.model.state_dict().items()}
     return save_model(path, state, vae_state=vae_state, metadata=metadata)

@@ -3,9 +3,8 @@
 It predicts the clean latents (x0, "sample") as a difference from the reference's. The loss weights the cells around
 the lips most, and their change from state to state. The shape of the lips is told to it, in place of the speech, which
 tells little of it: the mean of all lips that would fit is a blur. Hearing is learned after that (see `hearing`). Most
-windows start at the noisiest timestep, so that one step makes
-an image; mouths are decoded from early on and judged as pictures, since an error of latents alone prefers a blurred
-mean of all lips that would fit.
+windows start at the noisiest timestep, so that one step makes an image; mouths are decoded from early on and judged as
+pictures, since an error of latents alone prefers a blur.
 """
 
 from collections.abc import Sequence
@@ -59,14 +58,14 @@ class UNetTraining:
     layers: int = 1
     latent_channels: int = 4
     norm_groups: int = 8
-    steps: int = 10500
+    steps: int = 16000
     batch_size: int = 4
     frames: int = 6
     learning_rate: float = 1.5e-3
     easy_until: int = 3000
     mixed_from: int = 6000
-    p_natural: float = 0.5
-    p_static: float = 0.6
+    p_natural: float = 0.4
+    p_static: float = 0.4
     p_shared_noise: float = 0.6
     keep_weight: float = 0.05
     lips_weight: float = 4.0
@@ -75,7 +74,7 @@ class UNetTraining:
     noise_bias: float = 0.2
     p_max_noise: float = 0.85
     adversarial_from: int = 3000
-    decoder_from: int = 8400
+    decoder_from: int = 3000
     pictures_from: int = 1500
     decoded_frames: int = 8
     picture_weight: float = 1.0
@@ -90,7 +89,13 @@ class UNetTraining:
     @property
     def config(self) -> UNetConfig:
         return UNetConfig(
-            self.widths, self.layers, self.cross, 384, self.latent_channels, "none", self.norm_groups, residual="jaw"
+            self.widths,
+            self.layers,
+            self.cross,
+            latent_channels=self.latent_channels,
+            motion="none",
+            groups=self.norm_groups,
+            residual="jaw",
         )
 
 

@@ -1,5 +1,6 @@
 """The U-Net against the goldens, its config against the published key lists, and what may look across frames."""
 
+import dataclasses
 import json
 from functools import cache
 from types import SimpleNamespace
@@ -181,6 +182,20 @@ def test_what_is_added_is_around_the_lips_alone():
     assert (window - window.flip(1)).abs().max() < 1e-6
 
 
+def test_an_audio_projection_makes_one_token_and_knows_when_each_was():
+    config = dataclasses.replace(tiny_config(), audio_rank=3)
+    unet, dim = lively(UNet(config), 0).eval().requires_grad_(False), config.audio_dim
+    sample, audio = torch.randn(1, config.in_channels, 2, 4, 4), torch.randn(1, 2, 50, dim)
+    mix, out = unet.audio_projection.mix.weight, unet.audio_projection.out
+    times = audio.reshape(2, 10, 5 * dim) @ mix.T
+    token = times.reshape(2, 30) @ out.weight.T + out.bias
+    plain = UNet(tiny_config()).eval()
+    plain.load_state_dict({k: v for k, v in unet.state_dict().items() if not k.startswith("audio_projection.")})
+    made = unet(sample, 500, audio)
+    assert torch.allclose(made, plain(sample, 500, token[None, :, None].expand(-1, -1, 50, -1)), atol=1e-5)
+    assert not torch.allclose(made, unet(sample, 500, audio.unflatten(2, (10, 5)).flip(2).flatten(2, 3)), atol=1e-3)
+
+
 def test_size_and_shape():
     config = UNetConfig((32, 64, 64), 2, (False, True, True), 16, 8, "decoder")
     unet = lively(UNet(config), 0).eval().requires_grad_(False)
@@ -237,6 +252,7 @@ def configs(draw):
         audio_dim=draw(st.sampled_from((16, 384, 768))),
         latent_channels=draw(st.sampled_from((4, 8, 16))),
         motion=draw(st.sampled_from(("none", "decoder", "all"))),
+        audio_rank=draw(st.sampled_from((0, 6))),
     )
 
 

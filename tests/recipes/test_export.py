@@ -15,6 +15,7 @@ from latentsync.weights.vae_files import load_vae
 from recipes.nano.audio import Voices
 from recipes.nano.data import RESOLUTION
 from recipes.nano.export import DEFAULT_GUIDANCE, DEFAULT_STEPS, export, latent_rgb
+from recipes.nano.hearing import HearingTraining, teach_hearing
 from recipes.nano.unet import UNetTrainer
 
 from .people import UNET, number_scenes, portrait
@@ -44,8 +45,8 @@ def test_a_finished_run_becomes_a_file_that_loads(face, speakers_two, tmp_path):
     trainer.average_decoder.update_parameters(trainer.decoder)
     trainer.step = 7
     trainer.save(tmp_path / "unet.pt")
-    saved = torch.load(tmp_path / "unet.pt", weights_only=True)
-    torch.save(saved | {"whitening": voices.whitening}, tmp_path / "heard.pt")
+    quick = HearingTraining(steps=2, batch_size=4)
+    hearing = teach_hearing(tmp_path / "unet.pt", trainer.shapes, voices, tmp_path / "heard.pt", settings=quick)
 
     vae = tiny_vae()
     path = export(vae, tmp_path / "heard.pt", tmp_path / "nano.safetensors", people)
@@ -55,6 +56,7 @@ def test_a_finished_run_becomes_a_file_that_loads(face, speakers_two, tmp_path):
     stated = (unet.config.residual, unet.config.default_steps, unet.config.default_guidance)
     assert stated == ("jaw", DEFAULT_STEPS, DEFAULT_GUIDANCE)
     assert (unet.config.widths, unet.config.cross, unet.config.groups) == ((16, 32), (False, True), 8)
+    assert unet.config.audio_rank == quick.rank
     assert [len(row) for row in json.loads(info.metadata["latent_rgb"])] == [3] * 5
     assert (info.metadata["vae_scaling"], info.metadata["steps"], info.metadata["license"]) == (
         "1.0",
@@ -63,10 +65,12 @@ def test_a_finished_run_becomes_a_file_that_loads(face, speakers_two, tmp_path):
     )
 
     sample, audio = torch.randn(1, 13, 2, 8, 8), torch.from_numpy(people[0].audio[5:7])[None].float()
-    average, heard = trainer.average.module.eval(), audio @ voices.whitening.T
+    average = trainer.average.module.eval()
     with torch.no_grad():
-        assert torch.allclose(unet(sample, 999, audio), average(sample, 999, heard), atol=0.02)
-        assert not torch.allclose(trainer.unet(sample, 999, heard), average(sample, 999, heard), atol=0.05)
+        shapes = quick.gain * hearing.projection(audio[0] @ voices.whitening.T)
+        told = trainer.teller(shapes).expand(-1, 50, -1)[None]
+        assert torch.allclose(unet(sample, 999, audio), average(sample, 999, told), atol=0.02)
+        assert not torch.allclose(trainer.unet(sample, 999, told), average(sample, 999, told), atol=0.05)
 
     inside = {key.removeprefix("vae."): v for key, v in load_file(path).items() if key.startswith("vae.")}
     wanted = trainer.average_decoder.module.state_dict()
