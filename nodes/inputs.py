@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..latentsync.settings import FITS, SOLVERS, WATERMARKS, Settings
+from ..latentsync.settings import CODECS, FITS, SOLVERS, WATERMARKS, Settings
 from . import host
 
 FACE_TRACK = io.Custom("FACE_TRACK")
@@ -13,6 +13,8 @@ FACE_LANDMARKS, BOUNDING_BOX, BBOX, SEGS = map(io.Custom, ("FACE_LANDMARKS", "BO
 """Sockets of newer ComfyUI and of other packs; see regions.py."""
 
 
+BROWSERS = {"codec": "h264"}
+"""Settings for a file that every browser shows, unlike H.265."""
 OWN = "0 = checkpoint's"
 """Said beside settings that a checkpoint brings along."""
 
@@ -147,3 +149,38 @@ def watermark() -> Any:
             " picture.",
         )
     )
+
+
+def encoding() -> list[Any]:
+    """How a video file is written."""
+    return [
+        host.advanced(
+            io.Combo.Input(
+                "codec",
+                optional=True,
+                options=list(CODECS),
+                default=BROWSERS["codec"],
+                tooltip="h264 plays everywhere, in the browser too. vp9 makes a .webm and prores a .mov, both with the"
+                " source's transparency; all others an .mp4. copy-like-source: codec and kind of file of the source.",
+            )
+        ),
+        host.advanced(
+            io.Int.Input(
+                "quality",
+                optional=True,
+                default=Settings.quality,
+                min=1,
+                max=100,
+                step=1,
+                tooltip="Of the encoding. More makes a larger file.",
+            )
+        ),
+        host.advanced(
+            io.Boolean.Input(
+                "strip_metadata",
+                optional=True,
+                default=Settings.strip_metadata,
+                tooltip="Leave out the source's title, comment, dates, place, chapters, languages and subtitles.",
+            )
+        ),
+    ]

@@ -5,6 +5,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..latentsync.media.encoding import ending_for
 from ..latentsync.pipeline import lipsync_file
 from ..latentsync.settings import Settings
 from ..latentsync.timeline import Cut
@@ -154,6 +155,19 @@ class LatentSyncVideo(io.ComfyNode):
                 default="video/LatentSync",
                 tooltip="Name of the file in the output folder, with folders and codes like %date:yyyy-MM-dd%.",
             ),
+            *inputs.encoding(),
+            host.advanced(
+                io.Int.Input(
+                    "audio_track",
+                    optional=True,
+                    default=-1,
+                    min=-1,
+                    max=63,
+                    step=1,
+                    tooltip="Which sound track of the video is heard, from 0. -1: its default one, or the first that"
+                    " can be heard. Not for a speech that is connected.",
+                )
+            ),
         ]
 
     @classmethod
@@ -169,24 +183,34 @@ class LatentSyncVideo(io.ComfyNode):
         duration: float = 0.0,
         audio_start: float = 0.0,
         audio_duration: float = 0.0,
+        audio_track: int = -1,
         **rest: Any,
     ) -> io.NodeOutput:
         own = {name: rest.pop(name, None) for name in ("model", "vae", "audio_encoder")}
         cut = Cut(seconds(start), seconds(duration) or None, seconds(audio_start), seconds(audio_duration) or None)
-        settings = Settings(codec="h264", **rest)  # a browser shows it, and few play H.265
+        settings = Settings(**inputs.BROWSERS | rest)
         if any(part is None for part in own.values()):
             graph = host.graph()
             use = {"video": video, "audio": audio, **model_inputs(graph, checkpoint, resolution, **own), **rest}
             place = {"checkpoint": checkpoint, "save_to": save_to, "filename_prefix": filename_prefix}
             spans = {"start": start, "duration": duration, "audio_start": audio_start, "audio_duration": audio_duration}
-            node = graph.node("LatentSyncVideo", resolution=resolution, **place, **spans, **use)
+            part = {**spans, "audio_track": audio_track}
+            node = graph.node("LatentSyncVideo", resolution=resolution, **place, **part, **use)
             return io.NodeOutput(node.out(0), expand=graph.finalize())
         prefix = filename_prefix if save_to == "output" else None
-        return _streamed(cls.hidden, video, audio, own, settings, cut, prefix)
+        number = audio_track if audio_track >= 0 and audio is None else None
+        return _streamed(cls.hidden, video, audio, own, settings, cut, prefix, number)
 
 
 def _streamed(
-    hidden: Any, video: Any, audio: Any, own: dict[str, Any], settings: Settings, cut: Cut, prefix: str | None
+    hidden: Any,
+    video: Any,
+    audio: Any,
+    own: dict[str, Any],
+    settings: Settings,
+    cut: Cut,
+    prefix: str | None,
+    audio_track: int | None,
 ) -> io.NodeOutput:
     """The video, made by these networks. prefix: its name in the output folder; None: a temporary file."""
     known = host.belongings(video)
@@ -195,7 +219,7 @@ def _streamed(
     with (
         host.picture_file(video) as source,
         host.sound_file(audio) as sound,
-        host.new_video(prefix, source) as path,
+        host.new_video(prefix, source, ending_for(settings.codec, source)) as path,
     ):
         check_sound(source, sound)
         lipsync_file(
@@ -208,6 +232,7 @@ def _streamed(
             tracks=known.setdefault(("tracks", cut.start), {}),
             metadata=None if prefix is None else host.workflow_metadata(hidden),
             allow_silence=True,
+            audio_track=audio_track,
             on_step=host.engine_steps(host.Stages(hidden.unique_id), own["model"]),
         )
         before = host.keep_alive(source)

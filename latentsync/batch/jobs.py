@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import parse_json
-from ..media.writer import FORMATS
+from ..media.encoding import ENDINGS
 from ..settings import Settings
 
 FILES = ("video", "audio", "out")
@@ -144,10 +144,10 @@ def _faults(jobs: Sequence[Job], out: Path | None) -> Iterator[tuple[int, str]]:
         if place in writers:
             yield job.line, f"{job.out} is the output of line {writers[place]} too; name another out."
         writers.setdefault(place, job.line)
-        if job.out.suffix.lower() not in FORMATS:
+        if job.out.suffix.lower() not in ENDINGS:
             yield (
                 job.line,
-                f"{job.out.name} ends in {job.out.suffix!r}; a video can be written as {', '.join(FORMATS)}.",
+                f"{job.out.name} ends in {job.out.suffix!r}; a video can be written as {', '.join(ENDINGS)}.",
             )
         elif job.out.is_dir():
             yield job.line, f"{job.out} is a folder; name a file."

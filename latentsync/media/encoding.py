@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import av
@@ -24,6 +25,8 @@ WITH_ALPHA = {"webm": ("vp9",), "mov": ("prores",), "matroska": ("vp9", "prores"
 CHROMA = {(1, 1): "420", (1, 0): "422", (0, 0): "444", (2, 0): "422", (0, 1): "444", (2, 2): "420"}
 """By how many halvings of width and height; rare ones by the next finer."""
 DEPTHS = (8, 10, 12)
+ENDINGS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+"""File name endings that can be written, and their containers."""
 
 X264 = {"preset": "veryfast", "rc-lookahead": "10"}
 X265 = {"preset": "veryfast", "x265-params": "log-level=error:rc-lookahead=10"}
@@ -61,6 +64,13 @@ def kind_of(codec: str, form: Any, alpha: bool) -> Kind:
     halved = (form.chroma_width(1024), form.chroma_height(1024))
     steps = tuple((1024 // max(1, side)).bit_length() - 1 for side in halved)
     return Kind(FAMILIES.get(codec, ""), depth, CHROMA.get(steps, "444"), alpha)  # type: ignore[arg-type]
+
+
+def ending_for(codec: str, source: Path) -> str:
+    """What the name of a file ends in that suits a codec of Settings best."""
+    if codec == LIKE_SOURCE:
+        return ending if (ending := source.suffix.lower()) in ENDINGS else ".mp4"
+    return {"vp9": ".webm", "prores": ".mov"}.get(codec, ".mp4")
 
 
 def choose_encoding(container: str, size: tuple[int, int], kind: Kind, settings: Settings, crf: int = 0) -> Encoding:

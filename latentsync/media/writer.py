@@ -17,14 +17,11 @@ from ..files import partial_path
 from ..settings import Settings
 from .audio_track import AudioTrack, open_soundtrack
 from .color import Color, Scaler
-from .encoding import Encoding, Kind, choose_encoding, with_screen
+from .encoding import ENDINGS, Encoding, Kind, choose_encoding, with_screen
 from .hdr import in_16_bits
 from .opening import file_url, reason
 from .sound import Sound
 from .tags import MOV_LANGUAGES, MP4_FIELDS, Extras, Tags
-
-FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
-"""File name endings that can be written, and their containers."""
 
 
 class VideoWriter(AbstractContextManager["VideoWriter"]):
@@ -65,7 +62,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         self._sound: Any = None
         self._extras: Any = None
         with self._guard():
-            form = FORMATS[self.path.suffix.lower()]
+            form = ENDINGS[self.path.suffix.lower()]
             tags = tags or Tags()
             fields = tags.with_fields(metadata or {})
             own = not set(fields) <= MP4_FIELDS
@@ -194,14 +191,14 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
 def container_of(path: str | Path) -> str:
     """FFmpeg's name of the container; UserError for a name that cannot be written."""
     _checked(Path(path))
-    return FORMATS[Path(path).suffix.lower()]
+    return ENDINGS[Path(path).suffix.lower()]
 
 
 def _checked(path: Path) -> Path:
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of the video file to write.")
-    if path.suffix.lower() not in FORMATS:
-        raise UserError(f"{path.name} ends in {path.suffix!r}; a video can be written as {', '.join(FORMATS)}.")
+    if path.suffix.lower() not in ENDINGS:
+        raise UserError(f"{path.name} ends in {path.suffix!r}; a video can be written as {', '.join(ENDINGS)}.")
     if not path.parent.is_dir():
         raise UserError(f"There is no folder {path.parent} to write {path.name} to; make it first.")
     return partial_path(path)

@@ -71,11 +71,11 @@ def temp_path(suffix: str) -> Path:
 
 
 @contextmanager
-def new_video(prefix: str | None, like: Path) -> Iterator[Path]:
-    """Where to write an .mp4: a numbered name in the output folder (the prefix may hold folders and %date% codes), or
+def new_video(prefix: str | None, like: Path, ending: str) -> Iterator[Path]:
+    """Where to write a video: a numbered name in the output folder (the prefix may hold folders and %date% codes), or
     in the temp folder. like: the video or picture that it is made from, whose size the prefix may name."""
     if prefix is None:
-        yield temp_path(".mp4")
+        yield temp_path(ending)
         return
     if not prefix.isprintable() or not prefix.strip() or len(os.fsencode(Path(prefix).name)) > LONGEST_PREFIX:
         raise UserError(f"filename_prefix is {prefix[:40]!r}; give a name of 1 to {LONGEST_PREFIX} plain characters.")
@@ -87,7 +87,7 @@ def new_video(prefix: str | None, like: Path) -> Iterator[Path]:
         raise UserError(
             f"filename_prefix is {prefix!r}, which is not inside the output folder; give a name like video/LatentSync."
         ) from error
-    yield Path(folder) / f"{name}_{number:05}_.mp4"
+    yield Path(folder) / f"{name}_{number:05}_{ending}"
 
 
 def view_ref(path: Path) -> dict[str, str]:

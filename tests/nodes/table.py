@@ -39,8 +39,8 @@ NODES = {
     "LatentSyncVideo": Promise(
         "Video",
         "video [audio] checkpoint [resolution] fit face steps guidance solver seed [start] [duration] "
-        "[audio_start] [audio_duration] still_fps window_batch [watermark] save_to filename_prefix [model] [vae] "
-        "[audio_encoder]",
+        "[audio_start] [audio_duration] still_fps window_batch [watermark] save_to filename_prefix [codec] [quality] "
+        "[strip_metadata] [audio_track] [model] [vae] [audio_encoder]",
         "VIDEO",
     ),
     "LatentSyncScore": Promise(

@@ -4,10 +4,12 @@ import io
 import time
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
+from latentsync.audio.load import load_audio
 from latentsync.media.audio_track import audio_duration
 from latentsync.media.probe import probe
 
@@ -338,6 +340,59 @@ def trimmed_voice(g, voice, seconds):
 def changed_part(before, after):
     """Share of the pixels that differ by more than an encoder's noise."""
     return (np.abs(before.astype(int) - after.astype(int)).max(-1) > 24).mean()
+
+
+@pytest.mark.parametrize(
+    ("codec", "ending", "decoder"),
+    [
+        ("vp9", ".webm", "vp9"),
+        ("h265", ".mp4", "hevc"),
+        ("prores", ".mov", "prores"),
+        ("copy-like-source", ".mkv", "vp9"),
+    ],
+)
+def test_codecs_and_tracks(comfy, short, codec, ending, decoder):
+    """The file is of the kind that suits its codec, and has the sound track that was asked for."""
+    name = f"two_voices_{codec}.mkv"
+    low, high = two_voices(comfy.input / short, comfy.input / name)
+    for number, pitch in ((0, low), (1, high)):
+        g = Graph()
+        how = {"steps": 1, "save_to": "output", "filename_prefix": f"codec/{codec}", "codec": codec}
+        g.node("PreviewAny", source=streamed(g, g.node("LoadVideo", file=name), audio_track=number, **how))
+        path, _ = kept(comfy, comfy.queue(g).check())
+        with av.open(str(path)) as file:
+            assert (path.suffix, file.streams.video[0].codec_context.name.removeprefix("libvpx-")) == (ending, decoder)
+        sound = load_audio(path).waveform
+        assert abs(pitch_of(sound) - pitch) < 20
+    source, made = frames_of(comfy.input / name), frames_of(path)
+    assert source.shape == made.shape
+    assert np.abs(source.astype(int) - made).mean() < 6
+
+
+def two_voices(clip, path):
+    """The clip as VP9 with two sound tracks, tones; returns their pitches in Hz."""
+    pitches = (200, 700)
+    with av.open(str(clip)) as source, av.open(str(path), "w") as out:
+        picture = source.streams.video[0]
+        stream = out.add_stream("libvpx-vp9", rate=picture.average_rate, options={"crf": "10", "b": "0"})
+        stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
+        tracks = [out.add_stream("pcm_s16le", rate=16000, layout="mono") for _ in pitches]
+        frames = [frame.to_ndarray(format="rgb24") for frame in source.decode(picture)]
+        for pixels in frames:
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        out.mux(stream.encode())
+        times = np.arange(int(len(frames) / picture.average_rate * 16000)) / 16000
+        for pitch, track in zip(pitches, tracks, strict=True):
+            wave = (8000 * np.sin(2 * np.pi * pitch * times)).astype(np.int16)[None]
+            frame = av.AudioFrame.from_ndarray(wave, format="s16", layout="mono")
+            frame.sample_rate = 16000
+            out.mux(track.encode(frame))
+            out.mux(track.encode())
+    return pitches
+
+
+def pitch_of(sound):
+    return float(np.abs(np.fft.rfft(sound)).argmax() * 16000 / len(sound))
 
 
 def test_the_output_folder(comfy, short):
