@@ -33,16 +33,16 @@ def pick_dtype(name: str, device: str) -> torch.dtype:
         return torch.float16 if torch.cuda.get_device_capability(device)[0] >= TENSOR_CORES else torch.float32
     if device == "mps":
         return torch.float16
-    return torch.bfloat16 if _has_matrix_tiles() else torch.float32
+    return torch.bfloat16 if _multiplies_bf16() else torch.float32
 
 
-def _has_matrix_tiles() -> bool:
-    """Whether this CPU multiplies bf16 matrices in hardware (Intel's AMX), several times as fast as fp32 ones.
+def _multiplies_bf16() -> bool:
+    """Whether this CPU multiplies bf16 numbers in hardware (AMX, AVX-512 BF16), some times as fast as fp32 ones.
 
     A torch that cannot tell has no get_capabilities (before 2.10).
     """
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16"))
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def short_name(dtype: torch.dtype) -> str:

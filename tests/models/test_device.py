@@ -9,7 +9,12 @@ from latentsync.models.device import pick_dtype
 
 @pytest.mark.parametrize(
     ("capabilities", "dtype"),
-    [({"amx_bf16": True}, torch.bfloat16), ({"amx_bf16": False, "avx2": True}, torch.float32), ({}, torch.float32)],
+    [
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": False, "avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": False, "avx2": True}, torch.float32),
+        ({}, torch.float32),
+    ],
 )
 def test_a_cpu_takes_bf16_where_it_multiplies_it_in_hardware(monkeypatch, capabilities, dtype):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
