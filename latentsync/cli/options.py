@@ -17,7 +17,7 @@ _OWN: dict[str, Any] = {"show_default": "0: the checkpoint's"}
 # fmt: off
 DEVICE = choice(_MACHINE, "", "auto", "auto, cpu, cuda or mps. auto takes a GPU where there is one.", "NAME")
 DTYPE = choice(
-    _MACHINE, "", "auto", "auto, fp32, fp16 or bf16. auto: fp16 on a GPU, bf16 on a CPU that multiplies it, else fp32.", "NAME"
+    _MACHINE, "", "auto", "auto, fp32, fp16 or bf16. auto: fp16 on a GPU, bf16 on a CPU made for it, else fp32.", "NAME"
 )
 
 
