@@ -134,7 +134,6 @@ def lipsync_file(
     tracks: MutableMapping[int, Tracks] | None = None,
     metadata: Mapping[str, str] | None = None,
     allow_silence: bool = False,
-    audio_track: int | None = None,
     on_step: ProgressCallback | None = None,
 ) -> Report:
     """The same from file to file, streamed: memory does not grow with length. video may be a still image.
@@ -142,15 +141,13 @@ def lipsync_file(
     cut: the part of picture and sound that is used. tracks: the faces found in this part of the video before, by the
     number of frames looked at; what is found now is added. metadata: more fields for the file.
     allow_silence: a speech without a sound is no mistake (a pause between two parts of a film).
-    audio_track: number of the sound track that is heard and written, from 0; None is the default one, if it is heard.
 
     audio None takes the video's own sound. The output appears under its name only when it is complete; the sound is
     the user's own, copied where the container can hold it.
     """
     settings = (settings or models.defaults).resolved(models.defaults)
     timings = Timings()
-    which: Any = {"allow_silence": allow_silence, "audio_track": audio_track}
-    with open_job(video, audio, out, settings, cut, metadata, **which) as job:
+    with open_job(video, audio, out, settings, cut, metadata, allow_silence=allow_silence) as job:
         tracked = track_face(job.source, job.timeline, models.finder, job.face, timings, on_step, tracks)
         renderer = WindowRenderer(job.timeline, tracked.track, job.speech, models, settings, timings, on_step)
         for frame, _ in render(job.source, renderer):
@@ -181,22 +178,22 @@ def open_job(
     metadata: Mapping[str, str] | None = None,
     *,
     allow_silence: bool = False,
-    audio_track: int | None = None,
 ) -> Iterator[Job]:
     """Open and check all inputs and the output before anything is computed. The output is finished on leaving."""
     cut = cut or Cut()
     if audio is None and is_image(video):
         raise UserError(f"{video} is a picture and has no sound; give a speech as well.")
     with open_source(video, settings, cut) as (source, shown):
-        start, length = sound_part(video, audio, shown, cut, audio_track)
-        speech = load_audio(audio or video, start, length, audio_track)
+        number = settings.audio_track if settings.audio_track >= 0 else None
+        start, length = sound_part(video, audio, shown, cut, number)
+        speech = load_audio(audio or video, start, length, number)
         if not allow_silence:
             check_speech(speech.waveform, str(audio or video))
         timeline = fit_timeline(shown.fps, shown.frames, speech.seconds, settings.fit, still=shown.still)
         _log.debug("%s: %s; %.2f s of speech; %s", video, shown, speech.seconds, timeline)
         # silence of less than a frame is not worth a new encoding of the sound
         padding = timeline.duration if timeline.duration - speech.seconds >= 1 / timeline.fps else None
-        track = AudioTrack(audio or video, start, length, padding, speech.seconds, speech.steady, audio_track)
+        track = AudioTrack(audio or video, start, length, padding, speech.seconds, speech.steady, number)
         with open_output(out, video, shown, timeline, settings, track, metadata) as (writer, notes):
             for note in notes:
                 _log.info("%s is %s", video, note)

@@ -48,6 +48,8 @@ class Settings:
     codec: one of CODECS; the usual one is the source's own where the file can hold it and an encoder is here.
     quality: 1 to 100, of the encoding. pixel_format: FFmpeg's name; auto keeps depth and chroma of the source.
     strip_metadata: leave out the source's title, dates, place, chapters, languages and subtitles.
+    audio_track: number of the sound track that is heard and written, from 0; -1 is the default one, or the first that
+    can be heard.
     """
 
     steps: int = 0
@@ -65,6 +67,7 @@ class Settings:
     codec: str = "copy-like-source"
     quality: int = 80
     pixel_format: str = "auto"
+    audio_track: int = -1
 
     def __post_init__(self) -> None:
         _within("steps", self.steps, 0, 1000)
@@ -77,6 +80,7 @@ class Settings:
         _one_of("fit", self.fit, FITS)
         _one_of("watermark", self.watermark, WATERMARKS)
         _within("quality", self.quality, 1, 100)
+        _within("audio_track", self.audio_track, -1, 63)
         _one_of("codec", self.codec, CODECS)
         check_face(self.face)
 

@@ -160,7 +160,7 @@ class LatentSyncVideo(io.ComfyNode):
                 io.Int.Input(
                     "audio_track",
                     optional=True,
-                    default=-1,
+                    default=Settings.audio_track,
                     min=-1,
                     max=63,
                     step=1,
@@ -183,34 +183,26 @@ class LatentSyncVideo(io.ComfyNode):
         duration: float = 0.0,
         audio_start: float = 0.0,
         audio_duration: float = 0.0,
-        audio_track: int = -1,
         **rest: Any,
     ) -> io.NodeOutput:
         own = {name: rest.pop(name, None) for name in ("model", "vae", "audio_encoder")}
         cut = Cut(seconds(start), seconds(duration) or None, seconds(audio_start), seconds(audio_duration) or None)
+        if audio is not None:
+            rest["audio_track"] = Settings.audio_track  # a connected speech has one track
         settings = Settings(**inputs.BROWSERS | rest)
         if any(part is None for part in own.values()):
             graph = host.graph()
             use = {"video": video, "audio": audio, **model_inputs(graph, checkpoint, resolution, **own), **rest}
             place = {"checkpoint": checkpoint, "save_to": save_to, "filename_prefix": filename_prefix}
             spans = {"start": start, "duration": duration, "audio_start": audio_start, "audio_duration": audio_duration}
-            part = {**spans, "audio_track": audio_track}
-            node = graph.node("LatentSyncVideo", resolution=resolution, **place, **part, **use)
+            node = graph.node("LatentSyncVideo", resolution=resolution, **place, **spans, **use)
             return io.NodeOutput(node.out(0), expand=graph.finalize())
         prefix = filename_prefix if save_to == "output" else None
-        number = audio_track if audio_track >= 0 and audio is None else None
-        return _streamed(cls.hidden, video, audio, own, settings, cut, prefix, number)
+        return _streamed(cls.hidden, video, audio, own, settings, cut, prefix)
 
 
 def _streamed(
-    hidden: Any,
-    video: Any,
-    audio: Any,
-    own: dict[str, Any],
-    settings: Settings,
-    cut: Cut,
-    prefix: str | None,
-    audio_track: int | None,
+    hidden: Any, video: Any, audio: Any, own: dict[str, Any], settings: Settings, cut: Cut, prefix: str | None
 ) -> io.NodeOutput:
     """The video, made by these networks. prefix: its name in the output folder; None: a temporary file."""
     known = host.belongings(video)
@@ -232,7 +224,6 @@ def _streamed(
             tracks=known.setdefault(("tracks", cut.start), {}),
             metadata=None if prefix is None else host.workflow_metadata(hidden),
             allow_silence=True,
-            audio_track=audio_track,
             on_step=host.engine_steps(host.Stages(hidden.unique_id), own["model"]),
         )
         before = host.keep_alive(source)

@@ -31,8 +31,8 @@ class InputOptions:
     audio: Path | None = choice(
         _IN, "--audio -a", None, "The speech: any format, or a video with sound. Without it, the video's own.", "FILE"
     )
-    audio_track: int | None = choice(
-        _IN, "", None, "Which sound track of that file, from 0.", "NUMBER", show_default="its default one, if heard"
+    audio_track: int = choice(
+        _IN, "", Settings.audio_track, "Which sound track of that file, from 0. -1: its default one, if heard.", "N"
     )
     json: Path | None = choice(_IN, "", None, "Also write what was done as JSON; - is the screen.", "REPORT")
     sheet: Path | None = choice(_IN, "", None, "Also draw a contact sheet of the result (.png, .jpg).", "PICTURE")

@@ -36,7 +36,7 @@ def run(files: InputOptions, sampling: SamplingOptions, file: FileOptions, machi
     """
     from .console import show_json, show_result, write_json
 
-    settings = Settings(**asdict(sampling), **asdict(file), watermark=files.watermark)
+    settings = Settings(**asdict(sampling), **asdict(file), watermark=files.watermark, audio_track=files.audio_track)
     source = _source(files.video, files.image)
     _check_names(source, files.audio, files.out, files.json, files.sheet)
     _check_media(source, files.audio, still=files.image is not None)
@@ -119,7 +119,6 @@ def _lipsync(source: Path, files: InputOptions, models: "Models", settings: Sett
                 files.out,
                 models=models,
                 settings=settings,
-                audio_track=files.audio_track,
                 on_step=on_step,
             )
     except torch.OutOfMemoryError as error:

@@ -39,7 +39,7 @@ NOT_SETTINGS = {
     "video": None,
     "image": None,
     "audio": None,
-    "audio_track": None,
+    "audio_track": -1,
     "json": None,
     "sheet": None,
     "checkpoint": "nano",
