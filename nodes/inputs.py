@@ -13,7 +13,7 @@ FACE_LANDMARKS, BOUNDING_BOX, BBOX, SEGS = map(io.Custom, ("FACE_LANDMARKS", "BO
 """Sockets of newer ComfyUI and of other packs; see regions.py."""
 
 
-BROWSERS = {"codec": "h264"}
+BROWSERS: dict[str, Any] = {"codec": "h264"}
 """Settings for a file that every browser shows, unlike H.265."""
 OWN = "0 = checkpoint's"
 """Said beside settings that a checkpoint brings along."""
