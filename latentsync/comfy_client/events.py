@@ -1,14 +1,15 @@
 """What one prompt does on a ComfyUI server, from its websocket messages and its history. No network here."""
 
-import json
 import struct
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UserError
+from ..files import parse_json
 from .prompt import Prompt, title
 
 PREVIEW, TEXT, PREVIEW_WITH_METADATA = 1, 3, 4  # ComfyUI's kinds of binary messages
@@ -63,7 +64,7 @@ class RunMonitor:
         """One message of the socket; those of other prompts and unknown ones are ignored."""
         if isinstance(message, bytes):
             return self._receive_bytes(message)
-        content = json.loads(message)
+        content = _object(message)
         data = content.get("data")
         if isinstance(data, Mapping) and data.get("prompt_id") == self.prompt_id:
             self._receive_json(content.get("type"), data)
@@ -124,9 +125,17 @@ class RunMonitor:
             self.emit("preview", self._node, picture=body[4:])
         elif kind == PREVIEW_WITH_METADATA:
             head, picture = _split(body)
-            about = json.loads(head)
+            about = _object(head)
             if about.get("prompt_id", self.prompt_id) == self.prompt_id:
                 self.emit("preview", self._display(str(about.get("node_id", self._node))), picture=picture)
+
+
+def _object(text: str | bytes) -> dict[str, Any]:
+    """A JSON object; empty for anything else, which no ComfyUI sends but what stands before one may."""
+    with suppress(ValueError):
+        found = parse_json(text.decode() if isinstance(text, bytes) else text)
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def _split(body: bytes) -> tuple[bytes, bytes]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
+from ..files import parse_json
 from ..models.syncnet import PUBLISHED, ChungSyncNet, StableSyncNet, SyncNet, SyncNetConfig, config_from_dict
 from ..weights.files import Shape, mismatch, our_metadata, read_tensors, shapes_of, write_safetensors
 
@@ -41,8 +42,8 @@ def _stored_config(path: Path) -> SyncNetConfig | None:
     if not text:
         return None
     try:
-        return config_from_dict(json.loads(text))
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        return config_from_dict(parse_json(text))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} has damaged metadata (config: {text[:60]}); get the file again.") from error
 
 

@@ -1,6 +1,5 @@
 """VAE files in the diffusers and the original layout; those of tiny autoencoders are in `tiny_vae_files`."""
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..files import getting
+from ..files import getting, parse_json
 from ..models.vae import GROUPS, SCALING, VAE, TinyVAE
 from ..weights.files import Shape, file_in, mismatch, our_metadata, read_header, read_tensors, shapes_of
 from ..weights.registry import find, get, is_registered
@@ -70,8 +69,10 @@ def _read(source: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, 
 
 def _folder_facts(path: Path) -> dict[str, str]:
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        return {}
+    if not isinstance(config, dict):
         return {}
     names = (("scaling_factor", "vae_scaling"), ("shift_factor", "vae_shift"), ("norm_num_groups", "vae_groups"))
     return {ours: str(config[theirs]) for theirs, ours in names if config.get(theirs) is not None}

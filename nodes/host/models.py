@@ -1,7 +1,6 @@
 """The engine's networks as ComfyUI's own kinds, so that its memory management, patches and samplers apply."""
 
 import dataclasses
-import json
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from ...latentsync.audio.load import to_mono_16k
 from ...latentsync.audio.whisper_features import encode_audio
 from ...latentsync.errors import UserError
+from ...latentsync.files import parse_json
 from ...latentsync.models.syncnet import StableSyncNet, SyncNet
 from ...latentsync.models.unet_config import UNetConfig
 from ...latentsync.models.vae import VAE, TinyVAE
@@ -145,13 +145,22 @@ class LatentSyncModel(comfy.model_base.BaseModel):
         return super().memory_required(at_once)
 
 
+def _rows(text: str, count: int) -> list[list[float]]:
+    """That many rows of three numbers; none where the text has not these."""
+    try:
+        rows = [[float(number) for number in row] for row in parse_json(text)]
+    except (ValueError, TypeError):
+        return []
+    return rows if len(rows) == count and all(len(row) == 3 for row in rows) else []
+
+
 class _Latents(comfy.latent_formats.LatentFormat):
     """Scale, shift and preview colors of a VAE of ours."""
 
     def __init__(self, vae: VAE, metadata: Any) -> None:
         self.latent_channels = vae.channels
         self.scale_factor, self.shift = vae.stored
-        rows = json.loads(metadata.get("latent_rgb", "[]"))
+        rows = _rows(metadata.get("latent_rgb", "[]"), vae.channels + 1)
         if rows:
             self.latent_rgb_factors, self.latent_rgb_factors_bias = rows[:-1], rows[-1]
 

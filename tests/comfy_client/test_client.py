@@ -103,6 +103,18 @@ def test_seconds_belong_to_the_node_that_a_person_sees(monkeypatch):
     assert monitor.over
 
 
+@pytest.mark.parametrize(
+    "message",
+    ["no JSON", "[]", "7", '{"data": [1]}', '{"type": 7}', "[" * 100_000, b"", b"\xff" * 40],
+)
+def test_messages_that_no_comfyui_sends_are_ignored(message):
+    heard = []
+    monitor = events.RunMonitor(read(PROMPT), "p", heard.append)
+    monitor.receive(message)
+    assert not heard
+    assert not monitor.over
+
+
 def test_a_dropped_socket_costs_nothing_but_progress():
     events = []
 

@@ -181,7 +181,9 @@ def test_files_that_are_none_are_named(tmp_path):
         load_syncnet(tmp_path / "none.pt")
 
 
-@pytest.mark.parametrize("config", ["{", "[]", "{}", '{"audio": 1, "visual": 2}', '{"audio_encoder": {}}'])
+@pytest.mark.parametrize(
+    "config", ["{", "[]", "[" * 100_000, "{}", '{"audio": 1, "visual": 2}', '{"audio_encoder": {}}']
+)
 def test_damaged_metadata_are_one_sentence(tmp_path, config):
     path = save_syncnet(tmp_path / "net.safetensors", small(), {})
     write_safetensors(path, small().state_dict(), our_metadata(path) | {"config": config})

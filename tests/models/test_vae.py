@@ -120,6 +120,9 @@ def test_pt_checkpoints_and_diffusers_folders_load_too(tmp_path):
     (folder / "config.json").write_text(json.dumps(config | {"scaling_factor": 0.5, "shift_factor": 0.25}))
     a, b = load_vae(tmp_path / "vae.ckpt"), load_vae(folder)
     assert (b.scaling, b.shift) == (0.5, 0.25)
+    for text in ("[]", "[" * 100_000, "{"):
+        (folder / "config.json").write_text(text)
+        assert load_vae(folder).scaling == a.scaling
     pixels = torch.rand(1, 3, 32, 32)
     assert torch.allclose(a.encode(pixels) / a.scaling, b.encode(pixels) / b.scaling + b.shift, atol=1e-5)
 
