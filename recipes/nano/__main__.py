@@ -112,6 +112,7 @@ def evaluate(
     import cv2
     import numpy as np
 
+    from latentsync.models.device import pick_dtype
     from latentsync.weights.bundle import load_models
 
     from .data import CLIPS, STRANGERS, clip_paths
@@ -126,7 +127,7 @@ def evaluate(
             write_videos(videos, clip, own)
 
     paths = [path for path in clip_paths(media, STRANGERS if strangers else CLIPS) if path.match(only)]
-    with load_models(checkpoint) as models:
+    with load_models(checkpoint, dtype=pick_dtype("auto", "cpu")) as models:
         defaults = models.defaults
         guidance = defaults.guidance if guidance is None else guidance
         settings = replace(defaults, steps=steps or defaults.steps, guidance=guidance)
@@ -157,13 +158,14 @@ def stills(
     import cv2
     import numpy as np
 
+    from latentsync.models.device import pick_dtype
     from latentsync.weights.bundle import load_models
 
     from .data import load_people
     from .strangers import StillEvaluation, talks
 
     people = load_people(run / "people")
-    with load_models(checkpoint) as models:
+    with load_models(checkpoint, dtype=pick_dtype("auto", "cpu")) as models:
         chosen = models.defaults
         settings = replace(chosen, steps=steps or chosen.steps, guidance=guidance or chosen.guidance)
         evaluation = StillEvaluation(people, talks(media, people), models, settings)
