@@ -25,7 +25,7 @@ help:
 
 demo: $(VENV)/.demo assets
 	@mkdir -p out
-	$(BIN)/latentsync run --image latentsync/assets/portrait.jpg --audio latentsync/assets/voice.flac --checkpoint $(CHECKPOINT) \
+	$(BIN)/latentsync run --image latentsync/assets/astronaut.jpg --audio latentsync/assets/voice.flac --checkpoint $(CHECKPOINT) \
 		--out out/demo.mp4 --sheet out/demo.png --json out/demo.json $(RUN_ARGS)
 	@echo "Look at out/demo.mp4 and out/demo.png; all of it took $$(( $$(date +%s) - $(START) )) s."
 

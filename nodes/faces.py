@@ -52,7 +52,7 @@ class LatentSyncFindFaces(io.ComfyNode):
                         min=0,
                         max=1024,
                         step=8,
-                        tooltip="Side of the crops in pixels. 0: the model's. Only without a model: 160 for nano, 256"
+                        tooltip="Side of the crops in pixels. 0: the model's. Only without a model: 192 for nano, 256"
                         " for LatentSync 1.5, 512 for 1.6.",
                     )
                 ),
@@ -148,7 +148,7 @@ def _crop_side(model: Any, resolution: int) -> int:
         if resolution <= 0:
             raise UserError(
                 "The size of the crops is not known; connect the MODEL of LatentSync: Load Model, or set resolution:"
-                " 160 for nano, 256 for LatentSync 1.5, 512 for 1.6."
+                " 192 for nano, 256 for LatentSync 1.5, 512 for 1.6."
             )
         return resolution
     side = host.resolution_of(model)

@@ -100,7 +100,7 @@ def sampling() -> list[Any]:
             max=20.0,
             step=0.1,
             tooltip="How strongly the mouth follows the speech. 0: the checkpoint's own, which is 1.5 for LatentSync"
-            " 1.5 and 1.6 and 2 for nano. 1 takes half the time; far above 3 lips distort.",
+            " 1.5 and 1.6 and 1 for nano. 1 takes half the time; far above 3 lips distort.",
         ),
         host.advanced(
             io.Combo.Input(

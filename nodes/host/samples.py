@@ -9,7 +9,7 @@ ASSETS = Path(__file__).parents[2] / "latentsync" / "assets"
 SAMPLES = {
     "latentsync_face.mp4": ASSETS / "samples" / "face.mp4",
     "latentsync_two_people.mp4": ASSETS / "samples" / "two_people.mp4",
-    "latentsync_portrait.jpg": ASSETS / "portrait.jpg",
+    "latentsync_portrait.jpg": ASSETS / "astronaut.jpg",
     "latentsync_voice.flac": ASSETS / "voice.flac",
     "latentsync_voice_left.flac": ASSETS / "samples" / "voice_left.flac",
     "latentsync_voice_right.flac": ASSETS / "samples" / "voice_right.flac",

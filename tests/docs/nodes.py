@@ -25,7 +25,7 @@ Seen on ComfyUI 0.33.0 and, where the node exists there, on 0.3.64. The tests th
 
 | with | how | what to know |
 |---|---|---|
-| KSampler, SamplerCustomAdvanced | in place of Sampler | `ddim` with scheduler `ddim_uniform`, or `simple` for nano's one step; cfg is the guidance, 2 for nano and 1.5 for LatentSync 1.5 and 1.6. For SamplerCustomAdvanced use our Noise |
+| KSampler, SamplerCustomAdvanced | in place of Sampler | `ddim` with scheduler `ddim_uniform`, or `simple` for nano's one step; cfg is the guidance, 1 for nano and 1.5 for LatentSync 1.5 and 1.6. For SamplerCustomAdvanced use our Noise |
 | LoraLoaderModelOnly, TorchCompileModel and other MODEL nodes | behind Load Model | the MODEL is an ordinary one |
 | VAE Encode, VAE Decode | crops to LATENT and back | with the VAE of Load Model |
 | Load VAE (`taesd`) | *vae* of Condition, Video and Lip Sync, and VAE Decode | a tiny VAE for drafts with 1.5 and 1.6: softer, quicker |

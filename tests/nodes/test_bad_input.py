@@ -130,14 +130,14 @@ def pictures(comfy, run, node):
 
 def test_pixels_that_are_no_numbers(comfy, clip):
     g = Graph()
-    shown(g, find(g, g.node("OddImage", image=loaded(g, clip)), resolution=160))
+    shown(g, find(g, g.node("OddImage", image=loaded(g, clip)), resolution=192))
     refused(comfy, g, "LatentSyncFindFaces", "Frame 5 of images", "NaN")
 
 
 def test_no_face(comfy):
     g = Graph()
     black = g.node("EmptyImage", width=96, height=96, batch_size=3, color=0)
-    shown(g, find(g, black, resolution=160))
+    shown(g, find(g, black, resolution=192))
     refused(comfy, g, "LatentSyncFindFaces", "No face was found in any of the 3 frames")
     g = Graph()
     black = g.node("EmptyImage", width=96, height=96, batch_size=3, color=0)
@@ -152,12 +152,12 @@ def test_no_face(comfy):
         ({"face": "the tall one"}, ("face is 'the tall one'; it must be", '"largest", "left", "right"')),
         ({"face": "3,3,0"}, ("No face near the point (3, 3) in frame 0",)),
         ({"preview_frame": 6}, ("preview_frame is 6", "0 to 5")),
-        ({"resolution": 0}, ("size of the crops is not known", "160 for nano")),
+        ({"resolution": 0}, ("size of the crops is not known", "192 for nano")),
     ],
 )
 def test_what_is_asked_of_find_faces(comfy, clip, inputs, words):
     g = Graph()
-    shown(g, find(g, loaded(g, clip), **{"resolution": 160} | inputs))
+    shown(g, find(g, loaded(g, clip), **{"resolution": 192} | inputs))
     refused(comfy, g, "LatentSyncFindFaces", *words)
 
 
@@ -247,7 +247,7 @@ COMPOSITES = {
         ("330×280", "the face was found in 320×280", "connect the pictures"),
     ),
     "fewer crops": (lambda g, p, c, t: (p, first(g, c, 3), t), ("3 crops and the FACE_TRACK has 6 frames",)),
-    "crops out of shape": (lambda g, p, c, t: (p, other_size(g, c, 128, 160), t), ("128×160", "must be square")),
+    "crops out of shape": (lambda g, p, c, t: (p, other_size(g, c, 128, 192), t), ("128×192", "must be square")),
     "another pack's": (lambda g, p, c, t: (p, c, g.node("OddTrack")), ("face_track is a list",)),
 }
 
@@ -257,7 +257,7 @@ def test_a_face_track_of_another_clip(comfy, clip, case):
     swap, words = COMPOSITES[case]
     g = Graph()
     source = loaded(g, clip)
-    found = find(g, source, resolution=160)
+    found = find(g, source, resolution=192)
     images, crops, track = swap(g, source, found, found[1])
     made = g.node("LatentSyncComposite", images=images, crops=crops, face_track=track)
     refused(comfy, shown(g, made), "LatentSyncComposite", *words)
@@ -266,7 +266,7 @@ def test_a_face_track_of_another_clip(comfy, clip, case):
 def test_fit_length_wants_both_or_none(comfy, clip):
     g = Graph()
     source = loaded(g, clip)
-    fitted = fit(g, source, source[1], find(g, source, resolution=160))
+    fitted = fit(g, source, source[1], find(g, source, resolution=192))
     del g.prompt["fit"]["inputs"]["face_track"]
     refused(comfy, shown(g, fitted), "LatentSyncFitLength", "crops is connected and face_track is not")
 
@@ -301,7 +301,7 @@ def alien(g, _):
 
 
 CONDITIONS = {
-    "scaled crops": ({"crops": other_size}, ("256×256", "160 px", "connect the crops as Find Faces gives them")),
+    "scaled crops": ({"crops": other_size}, ("256×256", "192 px", "connect the crops as Find Faces gives them")),
     "fewer crops": ({"crops": lambda g, c: first(g, c, 3)}, ("3 crops and the FACE_TRACK has 6 frames",)),
     "another pack's track": ({"track": lambda g, _: g.node("OddTrack")}, ("face_track is a list",)),
     "shorter sound": (
@@ -316,19 +316,19 @@ CONDITIONS = {
 SAMPLERS = {
     "crops for another model": (
         {"find": lambda g, images: find(g, images, resolution=256)},
-        ("crops are 256 px wide and the model takes 160 px", "connect the MODEL to LatentSync: Find Faces"),
+        ("crops are 256 px wide and the model takes 192 px", "connect the MODEL to LatentSync: Find Faces"),
     ),
     "a VAE of other channels": (
         {"vae": lambda g, _: g.node("VAELoader", vae_name="pixel_space")},
-        ("VAE gave latents with 3 channels and the model takes 16",),
+        ("VAE gave latents with 3 channels and the model takes 4",),
     ),
     "another encoder's speech": (
         {"heard": lambda g, _: g.node("OddHearing", layers=25, width=1024, samples=16000)[1]},
         ("1024 numbers per token and the model takes 384", "AUDIO_ENCODER"),
     ),
     "another latent": (
-        {"latent": lambda g, _: g.node("EmptyLatentImage", width=160, height=160, batch_size=6)},
-        ("(6, 4, 20, 20)", "(6, 16, 20, 20)"),
+        {"latent": lambda g, _: g.node("EmptyLatentImage", width=256, height=256, batch_size=6)},
+        ("(6, 4, 32, 32)", "(6, 4, 24, 24)"),
     ),
     "a prompt in words": ({"positive": alien}, ("CONDITIONING was not made for LatentSync",)),
     "a negative prompt in words": ({"negative": alien}, ("CONDITIONING was not made for LatentSync",)),
@@ -372,7 +372,7 @@ def test_conditioning_that_stock_nodes_have_changed(comfy, clip):
 def test_a_size_that_is_not_the_models(comfy, clip):
     g = Graph()
     shown(g, find(g, loaded(g, clip), model=loader(g), resolution=256))
-    refused(comfy, g, "LatentSyncFindFaces", "resolution is 256 and the model takes crops of 160 px")
+    refused(comfy, g, "LatentSyncFindFaces", "resolution is 256 and the model takes crops of 192 px")
 
 
 @pytest.mark.parametrize(
@@ -430,7 +430,7 @@ def test_a_video_that_cannot_be_read(comfy):
     save(g, streamed(g, g.node("LoadVideo", file="broken.mp4")))
     refused(comfy, g, "LatentSyncVideo", "broken.mp4 cannot be read as", "give a file that plays")
     g = Graph()
-    shown(g, find(g, g.node("LoadVideo", file="broken.mp4"), resolution=160))
+    shown(g, find(g, g.node("LoadVideo", file="broken.mp4"), resolution=192))
     refused(comfy, g, "LatentSyncFindFaces", "broken.mp4 cannot be read as a video")
 
 

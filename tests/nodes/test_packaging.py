@@ -64,7 +64,7 @@ def test_metadata_is_what_the_registry_takes(project):
     assert re.fullmatch(r"[a-z]+([-_.][a-z0-9]+)*", said["name"])
     assert "comfyui" not in said["name"].lower()
     assert re.fullmatch(r"\d+\.\d+\.\d+", said["version"])
-    assert said["license"] == "Apache-2.0"
+    assert said["license"] == "Apache-2.0 AND MIT"
     assert all((ROOT / name).is_file() for name in said["license-files"])
     assert len(said["description"]) > 20
     assert said["requires-python"].startswith(">=")

@@ -14,7 +14,7 @@ FACE, PORTRAIT, TWO = "latentsync_face.mp4", "latentsync_portrait.jpg", "latents
 VOICE, LEFT, RIGHT = "latentsync_voice.flac", "latentsync_voice_left.flac", "latentsync_voice_right.flac"
 """The samples that nodes/host/samples.py brings into the input folder."""
 
-NANO = {"steps": 1, "cfg": 2.0}
+NANO = {"steps": 1, "cfg": 1.0}
 """What nano asks for. Our own nodes take it from the checkpoint; KSampler cannot."""
 
 

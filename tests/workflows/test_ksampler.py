@@ -60,7 +60,7 @@ def made_by(comfy, v, sampled):
 
 
 # nano's one step, as the template has it, and the 20 of the published models
-NANO = {"steps": 1, "cfg": 2.0, "scheduler": "simple"}
+NANO = {"steps": 1, "cfg": 1.0, "scheduler": "simple"}
 USUAL = {"steps": STEPS, "cfg": GUIDANCE, "scheduler": "ddim_uniform"}
 
 

@@ -33,7 +33,7 @@ class Studio:
 
     def __init__(self, models: Models) -> None:
         speech = load_audio(VOICE).waveform.numpy()
-        portrait = cv2.cvtColor(cv2.imread(str(ASSETS / "portrait.jpg")), cv2.COLOR_BGR2RGB)
+        portrait = cv2.cvtColor(cv2.imread(str(ASSETS / "astronaut.jpg")), cv2.COLOR_BGR2RGB)
         self.finder: FaceFinder = models.finder
         self.before = frames_of(SAMPLES / "face.mp4")
         self.two = frames_of(SAMPLES / "two_people.mp4")

@@ -92,7 +92,7 @@ composed = run(faces.LatentSyncComposite, images=images, crops=vae.decode(made["
 facts = {
     "latents": apart(inner.process_latent_in(made["samples"]), wanted),
     "pictures": float((composed * 255 - torch.from_numpy(pictures)).abs().max()),
-    "memory": {n: float(inner.memory_required([n, 16, 20, 20])) for n in (16, 32, 320, 3200)},
+    "memory": {n: float(inner.memory_required([n, 4, 24, 24])) for n in (16, 32, 320, 3200)},
     "cast": sum(getattr(m, "comfy_cast_weights", False) for m in inner.diffusion_model.modules()),
 }
 if "lora" in JOB:
