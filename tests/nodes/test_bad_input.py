@@ -379,7 +379,7 @@ def test_a_size_that_is_not_the_models(comfy, clip):
     ("name", "other", "words"),
     [
         ("model", lambda g: g.node("OddModel"), ("MODEL is a BaseModel",)),
-        ("vae", lambda g: g.node("VAELoader", vae_name="pixel_space"), ("VAE has 3 latent channels", "takes 16")),
+        ("vae", lambda g: g.node("VAELoader", vae_name="pixel_space"), ("VAE has 3 latent channels", "takes 4")),
         (
             "audio_encoder",
             lambda g: g.node("OddHearing", layers=5, width=384, samples=9),

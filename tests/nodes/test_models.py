@@ -173,13 +173,15 @@ def test_a_tiny_vae_fits_comfyuis_own(comfyui, tmp_path, weights):
         pytest.skip("TAESD's two files are not beside the repository")
     taesd = SHARED / "taesd" if weights == "real" else taesd_files(tmp_path / "taesd", tiny_vae(width=64, seed=3))
     (tmp_path / "assets").mkdir()
+    (tmp_path / "plain").mkdir()
     for path in (tmp_path / "own.safetensors", tmp_path / "assets" / "nano.safetensors"):
         tiny_checkpoint(path, taesd=True)
+    tiny_checkpoint(tmp_path / "plain" / "nano.safetensors")
     picture = cv2.imread(str(ROOT / "latentsync" / "assets" / "portrait.jpg"))[:, :, ::-1]
     faces = [cv2.resize(picture, (128, 128)), cv2.resize(picture[:, ::-1], (128, 128))]
     np.save(tmp_path / "crops.npy", np.stack(faces * 3))
     job = {"folder": str(tmp_path), "checkpoint": "own.safetensors", "taesd": str(taesd)}
-    job["assets"] = str(tmp_path / "assets")
+    job |= {"assets": str(tmp_path / "assets"), "plain": str(tmp_path / "plain")}
     found = inside(comfyui, "tiny_vae.py", **job, crops=str(tmp_path / "crops.npy"))
     for name in ("model", "1.5", "engine encodes", "rows kept", "theirs"):
         assert found[name] < 1e-4, name

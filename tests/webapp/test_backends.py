@@ -191,7 +191,8 @@ def test_all_that_is_sent_is_an_input_of_the_node(queue, material, tmp_path, wat
     request = wish(material, tmp_path / "made.mp4", voice=material / "say.wav", checkpoint="nano", settings=settings)
     sent = prompt_for(request)["3"]["inputs"]
     assert set(sent) <= promised
-    of_the_file = {"background", "codec", "max_side", "pixel_format", "quality", "strip_metadata"}  # no node input
+    # the app has no choice of these
+    of_the_file = {"audio_track", "background", "codec", "max_side", "pixel_format", "quality", "strip_metadata"}
     left_out = {field.name for field in fields(Settings)} - set(sent) - of_the_file
     assert left_out == ({"watermark"} if watermark == "none" else set())
     node = {"checkpoint": ["COMBO", {"options": CHECKPOINTS}], "watermark": ["COMBO", {"options": list(WATERMARKS)}]}

@@ -120,7 +120,7 @@ facts["half"] = apart(sampled(half, conditioned)["samples"], made["samples"])
 facts["half dtype"] = str(half.model.get_dtype())
 
 # a LoRA as trainers write it, on the audio attention
-key = next(k for k in unet.state_dict() if k.endswith("attn2.to_k.weight"))
+key = next(k for k in unet.state_dict() if k.endswith("attn2.to_v.weight"))
 width, heard = unet.state_dict()[key].shape
 name = "diffusion_model." + key.removesuffix(".weight")
 lora = {f"{name}.lora_A.weight": torch.randn(4, heard), f"{name}.lora_B.weight": torch.randn(width, 4)}

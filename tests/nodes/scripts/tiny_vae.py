@@ -60,12 +60,13 @@ known = vae_files.load_vae(JOB["taesd"])
 pictures = known.encode(crops.movedim(-1, 1) * 2 - 1)
 # what previews show is what this VAE makes of its latents, with random weights too
 crops = (known.decode(pictures).movedim(1, -1) / 2 + 0.5).clamp(0, 1)
+registry.ASSETS = registry.Path(JOB["plain"])  # as if the built-in model had no such VAE
 facts["without"] = looks(pictures)
 folder_paths.add_model_folder_path("vae_approx", JOB["taesd"])
 (theirs,) = nodes.VAELoader().load_vae("taesd")
 facts["theirs"] = apart(theirs.decode(SD15.process_out(pictures)), crops)
 facts["with"] = looks(pictures)
-registry.ASSETS = registry.Path(JOB["assets"])  # as if the built-in model had such a VAE, of its own weights
+registry.ASSETS = registry.Path(JOB["assets"])  # and as if it had one of its own weights
 args.preview_method = LatentPreviewMethod.Auto
 crops = (own.decode(scaled).movedim(1, -1) / 2 + 0.5).clamp(0, 1)
 facts["nano"] = look(previews.Previews(SD15), scaled)
