@@ -67,7 +67,7 @@ class RunMonitor:
         content = _object(message)
         data = content.get("data")
         if isinstance(data, Mapping) and data.get("prompt_id") == self.prompt_id:
-            self._receive_json(content.get("type"), data)
+            self._receive_json(str(content.get("type")), data)
 
     def _receive_json(self, kind: str, data: Mapping[str, Any]) -> None:
         match kind:
