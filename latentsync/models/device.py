@@ -37,7 +37,7 @@ def pick_dtype(name: str, device: str) -> torch.dtype:
 
 
 def _multiplies_bf16() -> bool:
-    """Whether this CPU multiplies bf16 numbers in hardware (AMX, AVX-512 BF16), some times as fast as fp32 ones.
+    """Whether this CPU multiplies bf16 numbers in hardware (AMX, AVX-512 BF16), at least twice as fast as fp32 ones.
 
     A torch that cannot tell has no get_capabilities (before 2.10).
     """

@@ -3,15 +3,26 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import print as show
+
+if TYPE_CHECKING:
+    from latentsync.models.vae import VAE
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 Media = Annotated[Path, typer.Argument(help="Folder with clips/ and portraits/ (docs/nano.md lists them).")]
 Run = Annotated[Path, typer.Argument(help="Folder of the run: prepared people, scenes, checkpoints, logs.")]
 Taesd = Annotated[str, typer.Option(help="TAESD: a registered name, or a folder with its two files.")]
+
+
+def _original(taesd: str, **options: Any) -> "VAE":
+    """TAESD as it is published; its name alone stands for the built-in model's, whose decoder is tuned already."""
+    from latentsync.weights.registry import find
+    from latentsync.weights.vae_files import load_vae
+
+    return load_vae(find(taesd) if taesd == "taesd" else taesd, **options)
 
 
 @app.command()
@@ -29,12 +40,10 @@ def scenes(
     """Make puppets and encode them, 16 scenes a file. --first, --stride: share the work among several processes."""
     import torch
 
-    from latentsync.weights.vae_files import load_vae
-
     from .data import load_people
     from .scenes import write_scenes
 
-    vae, people = load_vae(taesd, dtype=torch.bfloat16), load_people(run / "people")
+    vae, people = _original(taesd, dtype=torch.bfloat16), load_people(run / "people")
     encode = torch.inference_mode()(vae.encode)
     for number in write_scenes(people, encode, run / "scenes", first=first, last=files, stride=stride, seed=seed):
         show(f"scenes/{number:05d} written")
@@ -43,25 +52,23 @@ def scenes(
 @app.command()
 def decoder(run: Run, taesd: Taesd = "taesd", steps: int | None = None) -> None:
     """Tune the autoencoder's decoder on the scenes, or resume."""
-    from latentsync.weights.vae_files import load_vae
 
     from .decoder import DecoderTraining, train_decoder
 
     settings = DecoderTraining() if steps is None else DecoderTraining(steps=steps)
-    train_decoder(run / "scenes", run, settings, load_vae(taesd), on_report=show)
+    train_decoder(run / "scenes", run, settings, _original(taesd), on_report=show)
 
 
 @app.command()
 def unet(run: Run, taesd: Taesd = "taesd", steps: int | None = None) -> None:
     """Train the U-Net, which is told shapes of lips, and the autoencoder's decoder on the scenes, or resume."""
-    from latentsync.weights.vae_files import load_vae
 
     from .data import load_people
     from .decoder import with_tuned_decoder
     from .unet import UNetTraining, train_unet
 
     settings = UNetTraining() if steps is None else UNetTraining(steps=steps)
-    vae = with_tuned_decoder(load_vae(taesd), run)
+    vae = with_tuned_decoder(_original(taesd), run)
     train_unet(run / "scenes", load_people(run / "people"), run, settings, vae, on_report=show)
 
 
@@ -84,12 +91,11 @@ def hearing(run: Run, steps: int | None = None) -> None:
 @app.command()
 def export(run: Run, out: Path, taesd: Taesd = "taesd") -> None:
     """Write the U-Net that hears and the autoencoder as one fp16 file."""
-    from latentsync.weights.vae_files import load_vae
 
     from .data import load_people
     from .export import export
 
-    show(f"wrote {export(load_vae(taesd), run / 'heard.pt', out, load_people(run / 'people'))}")
+    show(f"wrote {export(_original(taesd), run / 'heard.pt', out, load_people(run / 'people'))}")
 
 
 @app.command()

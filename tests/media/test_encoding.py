@@ -1,6 +1,7 @@
 """Depth, chroma, HDR and transparency of a source come through; what cannot, is said. Codecs can be chosen."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -10,7 +11,7 @@ from latentsync.errors import UserError
 from latentsync.media import encoding
 from latentsync.media.audio_track import AudioTrack
 from latentsync.media.color import Color, Scaler
-from latentsync.media.encoding import Kind, choose_encoding
+from latentsync.media.encoding import Kind, choose_encoding, ending_for
 from latentsync.media.hdr import HLG, PQ, curve, in_16_bits, tone_mapped
 from latentsync.media.output import open_output
 from latentsync.media.probe import probe
@@ -291,3 +292,20 @@ def test_wrong_choices_are_one_sentence(monkeypatch):
         choose_encoding("mp4", (64, 48), Kind(), Settings(codec="av1"))
     with pytest.raises(UserError, match="codec"):
         Settings(codec="mpeg2")
+
+
+@pytest.mark.parametrize(
+    ("codec", "source", "ending"),
+    [
+        ("copy-like-source", "a.MOV", ".mov"),
+        ("copy-like-source", "a.webm", ".webm"),
+        ("copy-like-source", "a.avi", ".mp4"),
+        ("copy-like-source", "a.png", ".mp4"),
+        ("h264", "a.webm", ".mp4"),
+        ("av1", "a.mov", ".mp4"),
+        ("vp9", "a.mp4", ".webm"),
+        ("prores", "a.mp4", ".mov"),
+    ],
+)
+def test_the_ending_that_suits_a_codec(codec, source, ending):
+    assert ending_for(codec, Path(source)) == ending

@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 import av
+import cv2
 import numpy as np
 import pytest
 from av.stream import Disposition
@@ -12,6 +13,8 @@ from latentsync.errors import UserError
 from latentsync.media.audio_track import AudioTrack
 from latentsync.media.probe import probe
 from latentsync.media.writer import VideoWriter
+from latentsync.pipeline import open_job
+from latentsync.settings import Settings
 
 from .clicks import click_times, click_wave, heard_in, picture_start, write_clicks
 
@@ -71,6 +74,18 @@ def test_which_track_is_heard_and_written(tmp_path, caplog, first, second, defau
     told = [record.getMessage() for record in caplog.records if "sound track 1 is used" in record.getMessage()]
     assert len(told) == (1 if number is None and wanted == SECOND else 0)
     assert all("0: aac, 2 channels" in line and "1: aac, 2 channels" in line for line in told)
+
+
+@pytest.mark.parametrize(("number", "wanted"), [(-1, FIRST), (0, FIRST), (1, SECOND)])
+def test_a_run_hears_the_track_of_its_settings(tmp_path, number, wanted):
+    voices = two_tracks(tmp_path, FIRST, SECOND)
+    cv2.imwrite(str(tmp_path / "face.png"), np.zeros((64, 64, 3), np.uint8))
+    out = tmp_path / "out.mp4"
+    with open_job(tmp_path / "face.png", voices, out, Settings(audio_track=number)) as job:
+        assert click_times(job.speech, 16000) == pytest.approx(wanted, abs=0.03)
+        for frame in job.source.read(job.timeline.source_indices()):
+            job.writer.write(frame)
+    assert click_times(load_audio(out).waveform, 16000) == pytest.approx(wanted, abs=0.03)
 
 
 def test_a_track_that_is_not_there(tmp_path):
