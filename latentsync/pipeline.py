@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .audio.load import check_speech, from_waveform, load_audio
 from .audio.mel import SAMPLE_RATE
+from .audio.pauses import hush, rest_weights
 from .audio.whisper_features import SpeechFeatures
 from .conditions import ConditionEncoder
 from .errors import UserError
@@ -25,13 +26,16 @@ from .face.aligned import AlignedFace, shown_segments
 from .face.choose import choose
 from .face.composite import first_row_read
 from .face.detect import FaceFinder
+from .face.rest import rested
+from .face.saved import load_tracks, save_tracks
 from .face.track import FaceTrack, Tracks, find_tracks
 from .media.audio_track import AudioTrack
 from .media.image import is_image
+from .media.journal import Journal, fingerprint, open_journal
 from .media.output import open_output
 from .media.source import ArraySource, Source, open_source, sound_part
 from .media.watermark import draw_watermark
-from .media.writer import VideoWriter
+from .media.writer import VideoWriter, container_of
 from .sampling import denoise_window, shared_noise
 from .settings import WINDOW, Progress, ProgressCallback, Settings, scaled_place
 from .timeline import Cut, Timeline, Window, exact_rate, fit_timeline, windows
@@ -134,26 +138,59 @@ def lipsync_file(
     tracks: MutableMapping[int, Tracks] | None = None,
     metadata: Mapping[str, str] | None = None,
     allow_silence: bool = False,
+    resume: bool = False,
     on_step: ProgressCallback | None = None,
 ) -> Report:
     """The same from file to file, streamed: memory does not grow with length. video may be a still image.
 
     cut: the part of picture and sound that is used. tracks: the faces found in this part of the video before, by the
     number of frames looked at; what is found now is added. metadata: more fields for the file.
-    allow_silence: a speech without a sound is no mistake (a pause between two parts of a film).
+    allow_silence: a speech without a sound is no mistake (a pause between two parts of a film). resume: keep what is
+    finished in a hidden folder beside the output until it is complete; the same call goes on there after a crash.
 
     audio None takes the video's own sound. The output appears under its name only when it is complete; the sound is
     the user's own, copied where the container can hold it.
     """
     settings = (settings or models.defaults).resolved(models.defaults)
     timings = Timings()
-    with open_job(video, audio, out, settings, cut, metadata, allow_silence=allow_silence) as job:
+    with (
+        _journal(resume, video, audio, out, models, settings, cut) as journal,
+        open_job(video, audio, out, settings, cut, metadata, journal, allow_silence=allow_silence) as job,
+    ):
+        tracks = _known_tracks(journal, job, tracks)
         tracked = track_face(job.source, job.timeline, models.finder, job.face, timings, on_step, tracks)
+        if journal is not None:
+            save_tracks(journal.path("tracks.npz"), *tracks.values())
         renderer = WindowRenderer(job.timeline, tracked.track, job.speech, models, settings, timings, on_step)
-        for frame, _ in render(job.source, renderer):
+        for frame, _ in render(job.source, renderer, job.writer.frames):
             with timings.measure("write"):
                 job.writer.write(frame)
     return make_report(job.timeline, tracked, models.name, settings, timings, out, job.notes)
+
+
+@contextmanager
+def _journal(
+    wanted: bool, video: Any, audio: Any, out: str | Path, models: Models, settings: Settings, cut: Cut | None
+) -> Iterator[Journal | None]:
+    container_of(out)  # a name that cannot be written is said before anything is made beside it
+    if not wanted or not Path(video).exists() or not Path(audio or video).exists():
+        yield None
+        return
+    facts = {"settings": asdict(settings), "cut": cut, "models": models.fingerprint(), "dtype": models.dtype}
+    with open_journal(out, fingerprint(facts, video, audio)) as journal:
+        yield journal
+
+
+def _known_tracks(
+    journal: Journal | None, job: "Job", tracks: MutableMapping[int, Tracks] | None
+) -> MutableMapping[int, Tracks]:
+    """The faces that an earlier run of the journal found, beside those that are known."""
+    tracks = {} if tracks is None else tracks
+    if journal is not None and journal.path("tracks.npz").exists():
+        tracks[_used(job.timeline)] = load_tracks(journal.path("tracks.npz"))
+        if journal.frames:
+            _log.info("%s: going on at frame %d", job.writer.path, journal.frames)
+    return tracks
 
 
 @dataclass(frozen=True)
@@ -176,6 +213,7 @@ def open_job(
     settings: Settings,
     cut: Cut | None = None,
     metadata: Mapping[str, str] | None = None,
+    journal: Journal | None = None,
     *,
     allow_silence: bool = False,
 ) -> Iterator[Job]:
@@ -194,7 +232,7 @@ def open_job(
         # silence of less than a frame is not worth a new encoding of the sound
         padding = timeline.duration if timeline.duration - speech.seconds >= 1 / timeline.fps else None
         track = AudioTrack(audio or video, start, length, padding, speech.seconds, speech.steady, number)
-        with open_output(out, video, shown, timeline, settings, track, metadata) as (writer, notes):
+        with open_output(out, video, shown, timeline, settings, track, metadata, journal) as (writer, notes):
             for note in notes:
                 _log.info("%s is %s", video, note)
             face = scaled_place(settings.face, shown.scale)
@@ -245,7 +283,7 @@ def track_face(
 ) -> TrackedFace:
     """Follow the faces through the source frames that the timeline shows, read once unless `tracks` has them."""
     tracks = {} if tracks is None else tracks
-    used = min(timeline.source_frames, timeline.frames)
+    used = _used(timeline)
 
     def report(frames: int) -> None:
         if on_progress:
@@ -259,19 +297,36 @@ def track_face(
     return tracked
 
 
+def _used(timeline: Timeline) -> int:
+    """Source frames that are shown."""
+    return min(timeline.source_frames, timeline.frames)
+
+
 @torch.inference_mode()
-def render(source: Source, renderer: "WindowRenderer") -> Iterator[RenderedFrame]:
-    """Every output frame with its mask, in order: those with the face repainted, the others as they are."""
+def render(source: Source, renderer: "WindowRenderer", first: int = 0) -> Iterator[RenderedFrame]:
+    """Every output frame from `first` on with its mask, in order: those with the face repainted, the others as they
+    are."""
     timeline, settings = renderer.timeline, renderer.settings
-    frames = source.read(timeline.source_indices())
+    begin, reference = first, None
+    for start, stop in renderer.face.segments:
+        if start < first < stop:  # in the midst of what is rendered together: from windows on that need none before
+            groups = grouped(start, stop, settings.window_batch)
+            begin = max(g[0].start for g in groups if g[0].start == g[0].keep <= first)
+            head = next(iter(source.read(timeline.source_indices(start, start + 1))))
+            reference = renderer.encode_reference(renderer.crop([head], start)[0])
+    frames = source.read(timeline.source_indices(begin))
     empty = np.zeros(renderer.face.size[::-1], np.float32)
-    position = 0
+    position = begin
     for start, stop in (*renderer.face.segments, (timeline.frames, timeline.frames)):
-        for frame in islice(frames, start - position):
+        if stop <= first < timeline.frames:
+            continue
+        for frame in islice(frames, max(0, start - position)):
             yield marked(frame, settings), empty
-        for frame, mask in renderer.render_segment(frames, start, stop):
-            yield marked(frame, settings), mask
-        position = stop
+        at = max(start, begin)
+        for i, (frame, mask) in enumerate(renderer.render_segment(frames, start, stop, at, reference), at):
+            if i >= first:
+                yield marked(frame, settings), mask
+        position, reference = stop, None
 
 
 def marked(frame: np.ndarray, settings: Settings) -> np.ndarray:
@@ -310,6 +365,9 @@ class WindowRenderer:
         # sound that ends before the picture is followed by silence, not by its last sound held
         short = int(timeline.duration * SAMPLE_RATE) - len(speech)
         padded = F.pad(speech, (0, max(0, short)))
+        self.rest = rest_weights(padded, timeline) if settings.silence == "close" else None
+        if settings.silence != "keep":
+            padded = hush(padded)
         self.features = SpeechFeatures(padded, SAMPLE_RATE, models.whisper, exact=reference)
         self.encoder = ConditionEncoder(models.vae, models.resolution, device=models.device, dtype=models.dtype)
         noise = shared_noise(settings.seed, models.vae.channels, *self.encoder.mask.shape)
@@ -317,11 +375,21 @@ class WindowRenderer:
         self.done = 0
         self.total = settings.steps * sum(len(windows(*segment)) for segment in self.face.segments)
 
-    def render_segment(self, frames: Iterator[np.ndarray], start: int, stop: int) -> Iterator[RenderedFrame]:
-        """The frames start … stop-1 with their masks; takes as many from `frames`."""
-        reference: Tensor | None = None
+    def render_segment(
+        self,
+        frames: Iterator[np.ndarray],
+        start: int,
+        stop: int,
+        at: int | None = None,
+        reference: Tensor | None = None,
+    ) -> Iterator[RenderedFrame]:
+        """The frames start … stop-1 with their masks; takes as many from `frames`. at: begin with the windows that
+        start there instead; reference: encode_reference of the segment's first crop then."""
+        at = start if at is None else at
         crops: deque[np.ndarray] = deque(maxlen=WINDOW)  # the last window is shifted back over its neighbor
         for group in grouped(start, stop, self.settings.window_batch):
+            if group[0].keep < at:
+                continue
             with self.timings.measure("read"):
                 new = list(islice(frames, group[-1].stop - group[0].keep))
             cropped = self.crop(new, group[0].keep)
@@ -367,7 +435,10 @@ class WindowRenderer:
         pixels = self._sample(group, torch.stack(conditions)).numpy()
         for i, frame in enumerate(frames):
             with self.timings.measure("paste"):
-                result = self.face.paste(frame, pixels[i], first + i, reference=self.reference)
+                crop = pixels[i]
+                if self.rest is not None and self.rest[first + i] > 0:
+                    crop = rested(crop, self.models.finder, float(self.rest[first + i]))
+                result = self.face.paste(frame, crop, first + i, reference=self.reference)
             yield result
 
     def _sample(self, group: Sequence[Window], conditions: Tensor) -> Tensor:

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
 
 Fit = Literal["trim", "loop", "pingpong", "hold", "silence"]
 Solver = Literal["ddim", "dpm++", "unipc", "deis"]
+Silence = Literal["keep", "relax", "close"]
 Watermark = Literal["none", "metadata", "visible"]
 
 LIKE_SOURCE = "copy-like-source"
 CODECS = (LIKE_SOURCE, "h264", "h265", "av1", "vp9", "prores")
 FITS: tuple[str, ...] = get_args(Fit)
+SILENCES: tuple[str, ...] = get_args(Silence)
 SOLVERS: tuple[str, ...] = get_args(Solver)
 WATERMARKS: tuple[str, ...] = get_args(Watermark)
 
@@ -48,6 +50,9 @@ class Settings:
     codec: one of CODECS; the usual one is the source's own where the file can hold it and an encoder is here.
     quality: 1 to 100, of the encoding. pixel_format: FFmpeg's name; auto keeps depth and chroma of the source.
     strip_metadata: leave out the source's title, dates, place, chapters, languages and subtitles.
+    silence: what a mouth does in pauses of the speech. "keep": what the network makes of the sound there; "relax": what
+    it makes of true silence, so that breath, hum and music move no lips; "close": the same, with the lips closed in the
+    picture.
     audio_track: number of the sound track that is heard and written, from 0; -1 is the default one, or the first that
     can be heard.
     """
@@ -68,6 +73,7 @@ class Settings:
     quality: int = 80
     pixel_format: str = "auto"
     audio_track: int = -1
+    silence: str = "keep"
 
     def __post_init__(self) -> None:
         _within("steps", self.steps, 0, 1000)
@@ -81,6 +87,7 @@ class Settings:
         _one_of("watermark", self.watermark, WATERMARKS)
         _within("quality", self.quality, 1, 100)
         _within("audio_track", self.audio_track, -1, 63)
+        _one_of("silence", self.silence, SILENCES)
         _one_of("codec", self.codec, CODECS)
         check_face(self.face)
 

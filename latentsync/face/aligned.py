@@ -12,6 +12,7 @@ from .align import align_matrices, crop_face
 from .composite import Layer, Look, layer, paste
 from .detect import three_points
 from .mask import mouth_mask
+from .smooth import low_pass
 from .track import FaceTrack, fade
 
 UNTIMED = Fraction(25)  # the rate of a clip that nobody has given one yet; where the face lies does not depend on it
@@ -74,6 +75,11 @@ class AlignedFace:
         """(F,) float32: how strongly each frame is repainted, 0 without the face, rising over a few frames."""
         return fade(self.track.segments, self.track.frames, cuts=self.track.cuts)[self.source_indices]
 
+    @cached_property
+    def outlines(self) -> np.ndarray:
+        """(source frames, 68, 2): the landmarks, steadied a little, so that the edge of what is repainted is calm."""
+        return low_pass(self.track.landmarks, self.track.segments)
+
     def matrices(self, side: int | None = None) -> np.ndarray:
         """(F, 2, 3): what takes each frame to a crop of this side; see align_matrices. Held where there is no face."""
         side = side or self.resolution
@@ -105,14 +111,17 @@ class AlignedFace:
             keep = mouth_mask(side)[..., None] > 0.5
             crop = np.where(keep, self.crop(frame, i, side), crop)
         weight = 1.0 if reference else float(self.opacity[i])
-        return paste(frame, crop, self.matrix(i, side), resolution=side, weight=weight, reference=reference)
+        points = None if reference else self.outlines[self.source_indices[i]]
+        matrix = self.matrix(i, side)
+        return paste(frame, crop, matrix, resolution=side, weight=weight, reference=reference, points68=points)
 
     def layer(self, frame: np.ndarray, crop: np.ndarray, i: int, look: Look) -> Layer | None:
         """What `paste` would lay over frame i, not blended yet; see composite.layer."""
         if self.segment_index[i] < 0:
             return None
         side = len(crop)
-        return layer(frame, crop, self.matrix(i, side), resolution=side, weight=float(self.opacity[i]), look=look)
+        points, weight = self.outlines[self.source_indices[i]], float(self.opacity[i])
+        return layer(frame, crop, self.matrix(i, side), resolution=side, weight=weight, look=look, points68=points)
 
     def retimed(self, timeline: Timeline) -> "AlignedFace":
         """These frames in another order: timeline.source_frames are its own."""

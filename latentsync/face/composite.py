@@ -16,10 +16,20 @@ MATCH_RING = 12 / 256
 MATCH_REACH = 0.15  # how far (share of the crop, one sigma) a difference on the ring is carried inwards
 MATCH_LIMIT = 24.0
 """Larger differences (of 255) are another thing in the picture, not another color, and count as this much."""
-MATCH_GRID = 32
+MATCH_NEAR = 0.04
+"""As MATCH_REACH, for what the first pass leaves: along the edge, too, the difference varies."""
+MATCH_GRID = 64
 READ_ABOVE = 8 / 256
 """How far above the mask `paste` reads, as a share of the crop: a cell of MATCH_GRID, and what the kernels that shrink
 a crop reach, for faces down to some 60 pixels of the frame. Smaller ones see a little of the row repeated upwards."""
+BESIDE_FACE, BELOW_CHIN = 0.015, 0.06
+"""How far beyond the outline by landmarks is painted, as shares of the crop: beside a face lie hair, earrings and
+background, while below it a chin needs room that says another word than the source's."""
+MOUTH_REACH = (0.65, 0.35, 0.6)
+"""Half width of the mouth's area, its height above and below the lips' center, in widths of the mouth. There no texture
+of the source is taken over: its lips are elsewhere."""
+TEXTURE_SIGMA = 1.5  # pixels of the frame: what is finer is texture and grain
+TEXTURE_CLIP = 3.0  # stronger than so many times the usual detail is an edge of the old picture, not texture
 
 
 @dataclass(frozen=True)
@@ -51,11 +61,14 @@ def paste(
     weight: float = 1.0,
     reference: bool = False,
     match: bool = True,
+    points68: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Put the repainted part of a crop back into its frame.
 
     frame: (H, W, 3) uint8. crop: (R, R, 3) RGB, uint8 or float in 0..255. matrix: (2, 3) from align_matrices.
     weight: 0..1, the strength of the whole (fades). match: take away the slow color difference along the mask's edge.
+    points68: (68, 2) landmarks in pixels of the frame; with them only the face itself is repainted, and its skin gets
+    the source's texture.
     Returns the new frame and the mask (H, W) float32 of what was mixed in; where it is 0 the frame is bit-identical.
     reference: the public implementation's blend of the whole face box instead (no color match).
     """
@@ -63,7 +76,7 @@ def paste(
         return _paste_reference(frame, crop, matrix, resolution, weight)
     mask = np.zeros(frame.shape[:2], np.float32)
     out = frame.copy()
-    over = layer(frame, crop, matrix, resolution=resolution, weight=weight, look=Look(match))
+    over = layer(frame, crop, matrix, resolution=resolution, weight=weight, look=Look(match), points68=points68)
     if over is not None:
         mask[over.box] = over.alpha
         mixed = frame[over.box] + over.alpha[..., None] * (over.pixels - frame[over.box])
@@ -79,6 +92,7 @@ def layer(
     resolution: int,
     weight: float = 1.0,
     look: Look = Look(),
+    points68: np.ndarray | None = None,
 ) -> Layer | None:
     """What `paste` blends into a frame, for those who blend it themselves; None where nothing is changed."""
     to_crop = crop_matrix(matrix, resolution)
@@ -87,13 +101,72 @@ def layer(
     area = frame[box]
     if weight <= 0 or not area.size:
         return None
+    soft = feather(resolution, look.grow * scale, look.feather * scale)
+    seen = None if points68 is None else points68 @ to_crop[:, :2].T + to_crop[:, 2]
+    if seen is not None:
+        soft = soft * face_outline(seen, resolution)
     if look.match:
-        crop = match_color(crop, frame, to_crop)
+        crop = match_color(crop, frame, to_crop, soft)
     local = to_crop.copy()
     local[:, 2] += to_crop[:, :2] @ (box[1].start, box[0].start)
-    soft = feather(resolution, look.grow * scale, look.feather * scale)
-    alpha = _to_frame(soft, local, area).clip(0, 1) * np.float32(weight)  # interpolation rounds
-    return Layer(box, _to_frame(crop, local, area).astype(np.float32), alpha)
+    alpha = _to_frame(soft, local, area).clip(0, 1)  # interpolation rounds
+    pixels = _to_frame(crop, local, area).astype(np.float32)
+    if look.match and seen is not None:
+        skin = alpha * (1 - _to_frame(_mouth_area(seen, resolution), local, area))
+        pixels = match_texture(pixels, area, skin)
+    return Layer(box, pixels, alpha * np.float32(weight))
+
+
+def face_outline(points68: np.ndarray, resolution: int) -> np.ndarray:
+    """(R, R) float32: 1 in the face, falling to 0 a little beyond its outline. points68: (68, 2) pixels of the crop.
+
+    The network's mask reaches beyond narrow faces; what is painted there (hair, collar, background) is made up.
+    """
+    jaw, center = points68[:17].astype(np.float64), points68[27:36].mean(0)
+    away = jaw - center
+    away /= np.linalg.norm(away, axis=1, keepdims=True) + 1e-6
+    jaw += away * (BESIDE_FACE + (BELOW_CHIN - BESIDE_FACE) * away[:, 1:].clip(0) ** 2) * resolution
+    # upwards as far as the crop goes: the mask ends below the eyes
+    outline = np.concatenate([jaw, [(jaw[16, 0], -resolution), (jaw[0, 0], -resolution)]])
+    inside = np.zeros((resolution, resolution), np.float32)
+    cv2.fillPoly(inside, [(outline * 16).round().astype(np.int32)], 1.0, cv2.LINE_AA, 4)
+    edge = FEATHER * resolution
+    alpha = (2 * cv2.GaussianBlur(inside, (0, 0), edge / 2, borderType=cv2.BORDER_REPLICATE) - 1).clip(0, 1)
+    return alpha * alpha * (3 - 2 * alpha)
+
+
+def _mouth_area(points68: np.ndarray, resolution: int) -> np.ndarray:
+    """(R, R) float32: 1 where lips are or may come to lie."""
+    left, right = points68[48], points68[54]
+    x, y = points68[48:60].mean(0)
+    wide, above, below = np.array(MOUTH_REACH) * max(1.0, float(np.linalg.norm(right - left)))
+    rows, columns = np.mgrid[:resolution, :resolution].astype(np.float32)
+    high = np.where(rows < y, above, below)
+    far = ((columns - x) / wide) ** 2 + ((rows - y) / high) ** 2
+    return (1 - 3 * (far - 1)).clip(0, 1).astype(np.float32)
+
+
+def match_texture(pixels: np.ndarray, area: np.ndarray, skin: np.ndarray) -> np.ndarray:
+    """Fine detail of the skin made as strong as the source's, by adding the source's own: pores, stubble, grain.
+
+    pixels: what is pasted, area: what it is pasted on, both (h, w, 3) in 0..255. skin: (h, w) float32, how much of each
+    pixel is repainted skin.
+    """
+    measured = skin > 0.5
+    if np.count_nonzero(measured) < 64:
+        return pixels
+    made, own = (_detail(picture) for picture in (pixels, area))
+    strength = lambda detail: float(np.median(np.abs(detail[measured].mean(-1)))) + 1e-3  # noqa: E731
+    wanted, there = strength(own), strength(made)
+    added = np.sqrt(max(0.0, wanted**2 - there**2)) / wanted
+    limit = TEXTURE_CLIP * 1.5 * wanted  # of a normal distribution the median is 0.67 of the standard deviation
+    change = own.clip(-limit, limit) * added + made * (min(1.0, wanted / there) - 1)
+    return pixels + change * skin[..., None]
+
+
+def _detail(picture: np.ndarray) -> np.ndarray:
+    picture = picture.astype(np.float32)
+    return picture - cv2.GaussianBlur(picture, (0, 0), TEXTURE_SIGMA)
 
 
 @lru_cache(maxsize=8)
@@ -123,20 +196,25 @@ def _depth(resolution: int, grow: float = 0.0) -> np.ndarray:
     return depth + grow if grow < 0 else depth
 
 
-def match_color(crop: np.ndarray, frame: np.ndarray, to_crop: np.ndarray) -> np.ndarray:
+def match_color(crop: np.ndarray, frame: np.ndarray, to_crop: np.ndarray, soft: np.ndarray | None = None) -> np.ndarray:
     """The crop without its slow color difference from the frame, as measured on a ring inside the mask's edge. There
     generated and original show the same skin, so what differs smoothly is the network's and the VAE's doing. to_crop:
-    (2, 3) frame -> crop. Returns float32 (R, R, 3), not clipped."""
+    (2, 3) frame -> crop. soft: (R, R), the mask with its soft edge; the network's where None. Returns float32
+    (R, R, 3), not clipped."""
     side = len(crop)
     original = resample(frame, rescaled(to_crop, MATCH_GRID / side, MATCH_GRID / side), MATCH_GRID)
     generated = cv2.resize(crop, (MATCH_GRID, MATCH_GRID), interpolation=cv2.INTER_AREA)
     difference = (original.astype(np.float32) - generated).clip(-MATCH_LIMIT, MATCH_LIMIT)
-    ring = _ring()
-    sigma = MATCH_REACH * MATCH_GRID
-    carried = cv2.GaussianBlur(difference * ring[..., None], (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
-    weight = cv2.GaussianBlur(ring, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT) + 1e-6
-    offset = cv2.resize(carried / weight[..., None], (side, side), interpolation=cv2.INTER_LINEAR)
-    return crop + offset
+    edge = ((soft > 0) & (soft < 0.97)).astype(np.float32) if soft is not None else None
+    ring = _ring() if edge is None else cv2.resize(edge, (MATCH_GRID, MATCH_GRID), interpolation=cv2.INTER_AREA)
+    offset = np.zeros_like(difference)
+    for reach in (MATCH_REACH, MATCH_NEAR):
+        left = (difference - offset) * ring[..., None]
+        carried = cv2.GaussianBlur(left, (0, 0), reach * MATCH_GRID, borderType=cv2.BORDER_CONSTANT)
+        weight = cv2.GaussianBlur(ring, (0, 0), reach * MATCH_GRID, borderType=cv2.BORDER_CONSTANT)
+        least = 1e-6 if reach == MATCH_REACH else 0.05  # near the ring only
+        offset += carried / (weight[..., None] + least)
+    return crop + cv2.resize(offset, (side, side), interpolation=cv2.INTER_LINEAR)
 
 
 @lru_cache

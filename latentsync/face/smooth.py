@@ -22,6 +22,15 @@ def smooth(points: np.ndarray, segments: Iterable[tuple[int, int]]) -> np.ndarra
     return out
 
 
+def low_pass(points: np.ndarray, segments: Iterable[tuple[int, int]], sigma: float = AGILE) -> np.ndarray:
+    """Points (F, N, 2) with a Gaussian along time (sigma: frames), each segment on its own; float32."""
+    out = points.astype(np.float32)
+    for start, stop in segments:
+        part = points[start:stop].astype(np.float64)
+        out[start:stop] = _gaussian(part.reshape(len(part), -1), sigma).reshape(part.shape)
+    return out
+
+
 def _low_pass(part: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian, then once more on what it missed: slow motion passes unchanged, noise does not."""
     flat = part.reshape(len(part), -1)

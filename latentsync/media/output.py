@@ -14,6 +14,7 @@ from .color import Color
 from .encoding import Encoding, choose_encoding
 from .hdr import HLG, PQ
 from .image import flattened, is_image, read_picture, within
+from .journal import Journal
 from .reader import VideoReader
 from .source import Shown
 from .watermark import COMMENT
@@ -29,13 +30,18 @@ def open_output(
     settings: Settings,
     audio: AudioTrack,
     metadata: Mapping[str, str] | None = None,
+    journal: Journal | None = None,
 ) -> Iterator[tuple[VideoWriter, tuple[str, ...]]]:
-    """The writer, and what of the source could not stay as it was."""
+    """The writer, and what of the source could not stay as it was. journal: see VideoWriter."""
     encoding, color, notes = encoding_for(container_of(out), shown, settings)
     comment = {} if settings.watermark == "none" else {"comment": COMMENT}
     look: Any = {"color": color, "aspect": shown.aspect, "metadata": comment | dict(metadata or {})}
     look |= {"tags": shown.tags(timeline.duration, settings), "encoding": encoding, "screen": shown.screen}
-    deep = deep_frames(video, settings, shown, timeline.source_indices()) if encoding.deep else None
+    if encoding.keeps_alpha and encoding.encoder == "libvpx-vp9":
+        journal = None  # its packets carry the transparency beside them, where PyAV does not reach it
+    first = 0 if journal is None else journal.frames
+    deep = deep_frames(video, settings, shown, timeline.source_indices(first)) if encoding.deep else None
+    look["journal"] = journal
     try:
         with VideoWriter(out, shown.width, shown.height, shown.fps, audio=audio, deep=deep, **look) as writer:
             yield writer, notes

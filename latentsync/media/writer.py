@@ -1,7 +1,7 @@
 """Writing a video file: exact size, rate, color and sound, and never half a file under the final name."""
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from fractions import Fraction
 from math import ceil, lcm
@@ -19,6 +19,7 @@ from .audio_track import AudioTrack, open_soundtrack
 from .color import Color, Scaler
 from .encoding import ENDINGS, Encoding, Kind, choose_encoding, with_screen
 from .hdr import in_16_bits
+from .journal import CHUNK, EncodedPacket, Journal
 from .opening import file_url, reason
 from .sound import Sound
 from .tags import MOV_LANGUAGES, MP4_FIELDS, Extras, Tags
@@ -34,7 +35,8 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
     metadata: fields for the container, such as comment. tags: what is taken over from a source.
     encoding: from choose_encoding; else by its ending, crf the strength. deep: for an encoding that is deep, each frame
     as it was seen and as the source has it (VideoReader.read_deep): where write() gets what was seen, the source's own
-    numbers are written. screen: VideoInfo.screen.
+    numbers are written. screen: VideoInfo.screen. journal: of an earlier run of the same file; its frames are there
+    already, see `frames`, and deep goes on behind them.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         encoding: Encoding | None = None,
         deep: Iterator[tuple[np.ndarray, np.ndarray]] | None = None,
         screen: Mapping[str, str] | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.path, self.fps, self.frames = Path(path), Fraction(fps), 0
         self._shape = (height, width, 3)
@@ -61,6 +64,9 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         self._container: Any = None
         self._sound: Any = None
         self._extras: Any = None
+        self._journal = journal
+        self._encoder: Any = None
+        self._chunk: list[EncodedPacket] = []
         with self._guard():
             form = ENDINGS[self.path.suffix.lower()]
             tags = tags or Tags()
@@ -79,6 +85,10 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
             self._name_languages(tags, source)
             self._container.start_encoding()
             self._extras.write()
+            if journal is not None:
+                for packets in journal.packets():
+                    self._mux(packets)
+                    self._advance(CHUNK)
 
     def _options(self, form: str, sound: Any, own: bool) -> dict[str, str]:
         if form not in ("mp4", "mov"):
@@ -93,14 +103,19 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
     def _add_picture(self, encoding: Encoding, aspect: Fraction, screen: Mapping[str, str]) -> Any:
         height, width, _ = self._shape
         stream = self._container.add_stream(encoding.encoder, rate=self.fps)
-        context = stream.codec_context
-        context.width, context.height, context.time_base = width, height, 1 / self.fps
-        context.pix_fmt, context.sample_aspect_ratio = encoding.pix_fmt, aspect
-        context.colorspace, context.color_range = self._color.matrix, self._color.range
-        context.color_primaries, context.color_trc = self._color.primaries, self._color.transfer
-        context.options = with_screen(encoding, screen)
-        if encoding.encoder == "libx265" and self._container.format.name in ("mp4", "mov"):
-            context.codec_tag = "hvc1"  # the only one that Apple's players take
+
+        def prepared(context: Any) -> Any:
+            context.width, context.height, context.time_base = width, height, 1 / self.fps
+            context.pix_fmt, context.sample_aspect_ratio = encoding.pix_fmt, aspect
+            context.colorspace, context.color_range = self._color.matrix, self._color.range
+            context.color_primaries, context.color_trc = self._color.primaries, self._color.transfer
+            context.options = with_screen(encoding, screen)
+            if encoding.encoder == "libx265" and self._container.format.name in ("mp4", "mov"):
+                context.codec_tag = "hvc1"  # the only one that Apple's players take
+            return context
+
+        context = prepared(stream.codec_context)
+        self._another_encoder = lambda: _like(context, prepared(av.CodecContext.create(encoding.encoder, "w")))
         if encoding.keeps_alpha and encoding.encoder == "libvpx-vp9":
             stream.metadata["alpha_mode"] = "1"
         context.open()
@@ -128,10 +143,36 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
             picture.pts, picture.time_base = self.frames, 1 / self.fps
             picture = self._scaler(picture)
             picture.pts, picture.time_base = self.frames, 1 / self.fps
+            self._encode(picture)
+            self._advance(1)
+
+    def _encode(self, picture: Any) -> None:
+        if self._journal is None:
             self._container.mux(self._stream.encode(picture))
-            self.frames += 1
-            if self._sound is not None:
-                self._sound.advance(self.frames / self.fps)
+            return
+        if self._encoder is None:
+            self._encoder = self._another_encoder()
+        self._chunk += map(EncodedPacket.of, self._encoder.encode(picture))
+        if (self.frames + 1) % CHUNK == 0:
+            self._end_chunk(self._journal)
+
+    def _end_chunk(self, journal: Journal | None) -> None:
+        """All packets of the encoder into the file, and into the journal, if one is given."""
+        if self._encoder is not None:
+            self._chunk += map(EncodedPacket.of, self._encoder.encode(None))
+        if journal is not None:
+            journal.save_chunk(self._chunk)
+        self._mux(self._chunk)
+        self._encoder, self._chunk = None, []
+
+    def _mux(self, packets: Iterable[EncodedPacket]) -> None:
+        for one in packets:
+            self._container.mux(one.packet(self._stream, 1 / self.fps))
+
+    def _advance(self, frames: int) -> None:
+        self.frames += frames
+        if self._sound is not None:
+            self._sound.advance(self.frames / self.fps)
 
     def _picture(self, frame: np.ndarray) -> Any:
         if self._deep is None:
@@ -153,7 +194,10 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         with self._guard():
             if not self.frames:
                 raise UserError(f"No frame was made for {self.path}; nothing was written.")
-            self._container.mux(self._stream.encode(None))
+            if self._journal is None:
+                self._container.mux(self._stream.encode(None))
+            else:
+                self._end_chunk(None)
             if self._sound is not None:
                 self._sound.finish(self.frames / self.fps)
                 self._sound.close()
@@ -186,6 +230,13 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         except BaseException:
             self.abort()
             raise
+
+
+def _like(context: Any, other: Any) -> Any:
+    """The other encoder, opened to make packets that fit into one stream with those of the first."""
+    other.framerate, other.flags = context.framerate, context.flags
+    other.open()
+    return other
 
 
 def container_of(path: str | Path) -> str:

@@ -1,0 +1,143 @@
+"""What a run has finished, kept beside its output: after a crash the same run goes on there, not from the start.
+
+The picture is encoded in chunks of CHUNK frames, each by an encoder of its own that begins with a key frame. Packets of
+a finished chunk are written down; a run that goes on puts them into the file as they are. So the frames are those of an
+uninterrupted run, and nothing is computed twice but the last chunk.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+from filelock import FileLock, Timeout
+
+from ..files import atomic_path, parse_json, remove_partial_files
+
+CHUNK = 240
+"""Frames: about 10 s, a usual distance of key frames; a crash loses at most so many."""
+_HEAD = struct.Struct("<qqqBQ")
+
+
+@dataclass(frozen=True)
+class EncodedPacket:
+    """pts, dts and duration in frames."""
+
+    pts: int
+    dts: int
+    duration: int
+    key: bool
+    data: bytes
+
+    @classmethod
+    def of(cls, packet: Any) -> "EncodedPacket":
+        return cls(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, bytes(packet))
+
+    def packet(self, stream: Any, frame: Fraction) -> Any:
+        """An av.Packet of this stream. frame: seconds that a frame lasts."""
+        made = av.Packet(self.data)
+        made.pts, made.dts, made.duration, made.time_base = self.pts, self.dts, self.duration, frame
+        made.is_keyframe, made.stream = self.key, stream
+        return made
+
+
+class Journal:
+    """A folder beside the output. It is for one run at a time; `finished` counts its complete chunks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.finished = 0
+        while self._chunk(self.finished).exists():
+            self.finished += 1
+
+    @property
+    def frames(self) -> int:
+        """Finished frames."""
+        return self.finished * CHUNK
+
+    def _chunk(self, number: int) -> Path:
+        return self.folder / f"chunk{number:06d}"
+
+    def save_chunk(self, packets: Iterable[EncodedPacket]) -> None:
+        with atomic_path(self._chunk(self.finished)) as part, part.open("wb") as file:
+            for one in packets:
+                file.write(_HEAD.pack(one.pts, one.dts, one.duration, one.key, len(one.data)))
+                file.write(one.data)
+        self.finished += 1
+
+    def packets(self) -> Iterator[list[EncodedPacket]]:
+        """Of every finished chunk."""
+        for number in range(self.finished):
+            data, at, found = self._chunk(number).read_bytes(), 0, []
+            while at < len(data):
+                pts, dts, duration, key, size = _HEAD.unpack_from(data, at)
+                at += _HEAD.size
+                found.append(EncodedPacket(pts, dts, duration, bool(key), data[at : at + size]))
+                at += size
+            yield found
+
+    def path(self, name: str) -> Path:
+        """Of something else that is kept."""
+        return self.folder / name
+
+
+def fingerprint(facts: Mapping[str, Any], *files: str | os.PathLike[str] | None) -> str:
+    """One string for a run: another setting, model or file (by size and time of change) makes another."""
+    stats = [(str(Path(f).resolve()), (s := Path(f).stat()).st_size, s.st_mtime_ns) for f in files if f is not None]
+    text = json.dumps([stats, facts], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()
+
+
+def journal_folder(out: Path) -> Path:
+    return out.with_name(f".{out.name}.unfinished")
+
+
+@contextmanager
+def open_journal(out: str | Path, key: str) -> Iterator[Journal | None]:
+    """The journal of a run, with what an earlier one of the same key has finished. It goes when the run is complete,
+    and where it holds nothing. None while another process uses it."""
+    out = Path(out)
+    folder = journal_folder(out)
+    folder.mkdir(exist_ok=True)
+    lock = FileLock(folder / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield None
+        return
+    keep = False
+    try:
+        _take_over(folder, key, out)
+        journal = Journal(folder)
+        try:
+            yield journal
+        except BaseException:
+            keep = {path.name for path in folder.iterdir()} > {"lock", "run.json"}
+            raise
+    finally:
+        lock.release()
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _take_over(folder: Path, key: str, out: Path) -> None:
+    """What an earlier run left goes, unless it is of this very run."""
+    state: Any = {}
+    with suppress(OSError, ValueError):
+        state = parse_json((folder / "run.json").read_text())
+    known = state if isinstance(state, dict) else {}
+    if isinstance(known.get("pid"), int):
+        remove_partial_files(out, known["pid"])
+    for path in folder.iterdir():
+        if path.name != "lock" and (known.get("key") != key or path.suffix == ".part"):
+            path.unlink()
+    with atomic_path(folder / "run.json") as part:
+        part.write_text(json.dumps({"key": key, "pid": os.getpid()}))
