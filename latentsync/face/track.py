@@ -34,8 +34,8 @@ SUDDEN = 0.8
 IN_SHOT = -0.08
 """What two faces of one shot may be less alike than faces of two shots, and still be one person's."""
 STILL_THERE, STILL_LIT = 0.5, 0.2
-"""A face is to be seen in a bridged frame when its picture is found there, with at least this correlation and this share
-of its contrast."""
+"""A face is to be seen in a bridged frame when its picture is found there, with at least this correlation and this
+share of its contrast."""
 THUMB = (32, 18)
 CUT_LEVEL, CUT_SHAPE = 12.0, 0.3
 """A cut changes gray by this much on average (of 255) and the picture's shape (1 - correlation) by this much."""
