@@ -27,6 +27,7 @@ NEAR = 0.6  # a lost face found again within BRIDGE frames lies at most this man
 TOUCHING = 0.02  # overlap with another face's box from which it is asked in every frame who is who
 MIN_FRAMES = 5  # faces seen in fewer frames than this are dropped, unless there are no others
 CHECK_EVERY, VIEW_EVERY = 4, 12  # frames between looks at who a followed face is, and between looks that are kept
+SURELY = 0.1  # more alike than needed: views that are kept, lest a dissolve teaches another person little by little
 DOUBTS = 2  # checks in a row that a face must fail to be somebody else
 GLIMPSE = 24
 SUDDEN = 0.8
@@ -149,7 +150,6 @@ class Tracklet:
     checked: int = -CHECK_EVERY
     doubts: int = 0
     glimpse: np.ndarray = field(default_factory=lambda: np.zeros((GLIMPSE, GLIMPSE), np.float32))
-    gap: list[np.ndarray] = field(default_factory=list)  # what is at its place in the frames since it was lost
     patience: int = LOST_FOR
 
     @property
@@ -216,14 +216,12 @@ class _Follower:
         if changed or due or not followed or soon:
             self._search(i, frame, followed, thorough=changed or (due and not followed))
         for tracklet in self._recent:
-            if tracklet.end == i:
-                tracklet.gap.clear()
-            elif tracklet.last and len(tracklet.gap) < BRIDGE:
-                tracklet.gap.append(_patch(frame, tracklet.last.box, 2, 2 * GLIMPSE))
+            if 0 < i - tracklet.end <= BRIDGE and not _shows(tracklet, frame):
+                tracklet.hidden.append(i)
         return any(_steady(before[id(t)], t.last) for t in followed)
 
     def _follow(self, i: int, frame: np.ndarray, changed: bool) -> list[Tracklet]:
-        found: list[tuple[float, Tracklet, Face, np.ndarray | None]] = []
+        found: list[tuple[float, Tracklet, Face, np.ndarray, np.ndarray | None]] = []
         for tracklet in self._recent:
             if tracklet.end != i - 1 or not tracklet.last:
                 continue
@@ -235,21 +233,23 @@ class _Follower:
             glimpse = _patch(frame, face.box, 1, GLIMPSE)
             sudden = _correlation(tracklet.glimpse, glimpse) < SUDDEN
             due = i - tracklet.checked >= CHECK_EVERY
-            tracklet.glimpse = glimpse
             if not (changed or crowded or sudden or due or tracklet.doubts):
-                found.append((1.0, tracklet, face, None))
+                found.append((1.0, tracklet, face, glimpse, None))
                 continue
             tracklet.checked = i
             view = embed(frame, face.points68)
             likeness = float(view @ tracklet.looks.mean) if view.any() and tracklet.looks.count else 1.0
             tracklet.doubts = tracklet.doubts + 1 if likeness < tracklet.looks.limit else 0
             if tracklet.doubts < (1 if changed or crowded else DOUBTS):
-                found.append((likeness, tracklet, face, view))
+                found.append(
+                    (likeness, tracklet, face, glimpse, view if likeness >= tracklet.looks.limit + SURELY else None)
+                )
         followed: list[Tracklet] = []
-        for _, tracklet, face, view in sorted(found, key=lambda one: -one[0]):
+        for _, tracklet, face, glimpse, view in sorted(found, key=lambda one: -one[0]):
             if not any(overlap(face.box, t.last.box) > 0.5 for t in followed if t.last):
                 _extend(tracklet, i, face)
                 _keep_view(tracklet, i, view)
+                tracklet.glimpse = glimpse
                 followed.append(tracklet)
         return followed
 
@@ -262,9 +262,6 @@ class _Follower:
             if not lost:
                 self.tracklets.append(tracklet)
                 self._recent.append(tracklet)
-            elif tracklet.gap:
-                hidden = (n for n, place in enumerate(tracklet.gap, tracklet.end + 1) if not _shows(place, tracklet))
-                tracklet.hidden.extend(hidden)
             _extend(tracklet, i, face)
             _keep_view(tracklet, i, view)
             tracklet.glimpse, tracklet.checked, tracklet.doubts = _patch(frame, face.box, 1, GLIMPSE), i, 0
@@ -277,7 +274,7 @@ def _extend(tracklet: Tracklet, i: int, face: Face) -> None:
 
 
 def _keep_view(tracklet: Tracklet, i: int, view: np.ndarray | None) -> None:
-    if view is not None and not tracklet.doubts and i - tracklet.viewed >= VIEW_EVERY:
+    if view is not None and i - tracklet.viewed >= VIEW_EVERY:
         tracklet.looks.add(view)
         tracklet.viewed = i
 
@@ -322,9 +319,11 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float((a * b).sum()) / (float(np.linalg.norm(a)) * float(np.linalg.norm(b)) + 1e-6)
 
 
-def _shows(place: np.ndarray, tracklet: Tracklet) -> bool:
-    """Whether a face can be seen at the place, twice as large, where it was before."""
-    face = tracklet.glimpse
+def _shows(tracklet: Tracklet, frame: np.ndarray) -> bool:
+    """Whether a face that is lost can be seen all the same, at most half its size from where it was."""
+    if not tracklet.last:
+        return False
+    place, face = _patch(frame, tracklet.last.box, 2, 2 * GLIMPSE), tracklet.glimpse
     if place.std() < STILL_LIT * face.std():
         return False
     return float(cv2.matchTemplate(place, face, cv2.TM_CCOEFF_NORMED).max()) >= STILL_THERE
@@ -451,6 +450,7 @@ def _track(index: int, tracklet: Tracklet, count: int, cuts: tuple[int, ...], si
     _hold(points, present)
     shown = present.copy()
     shown[tracklet.hidden] = False
+    shown[seen] = True
     return FaceTrack(index, points, landmarks, present, segments, size, tuple(breaks), shown)
 
 
