@@ -4,31 +4,44 @@ Frames are read once. An unbroken run of one face (tracklet) ends at a cut or a 
 appearance are merged into one track.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, pairwise
+from itertools import pairwise
 from typing import Protocol
 
 import cv2
 import numpy as np
 
 from ..errors import UserError
-from .align import align_matrices, crop_face
 from .detect import Box, Face, overlap, three_points
+from .identity import Looks, embed
 from .smooth import smooth
 
 SEARCH_EVERY = 12  # frames between full searches while every known face is being followed
+SOON, LOST_FOR = 2, 50  # frames between searches for a face lost within the last LOST_FOR frames
 BRIDGE = 5  # gaps of up to this many frames without a cut are interpolated
 MIN_IOU = 0.35  # box overlap from frame to frame below which a face counts as lost
 NEAR = 0.6  # a lost face found again within BRIDGE frames lies at most this many face heights away
+TOUCHING = 0.02  # overlap with another face's box from which it is asked in every frame who is who
 MIN_FRAMES = 5  # faces seen in fewer frames than this are dropped, unless there are no others
-APPEARANCE_SIDE, APPEARANCES = 16, 16
-SAME_FACE, SAME_FACE_IN_SHOT = 0.75, 0.55
-"""Similarity (correlation) of aligned thumbnails from which two tracklets are one person: across cuts, in one shot."""
+CHECK_EVERY, VIEW_EVERY = 4, 12  # frames between looks at who a followed face is, and between looks that are kept
+SURELY = 0.1  # more alike than needed: views that are kept, lest a dissolve teaches another person little by little
+DOUBTS = 2  # checks in a row that a face must fail to be somebody else
+GLIMPSE = 24
+SUDDEN = 0.8
+"""Correlation of two frames' pictures of a face below which it is asked who that is."""
+IN_SHOT = -0.08
+"""What two faces of one shot may be less alike than faces of two shots, and still be one person's."""
+STILL_THERE, STILL_LIT = 0.5, 0.2
+"""A face is to be seen in a bridged frame when its picture is found there, with at least this correlation and this
+share of its contrast."""
 THUMB = (32, 18)
 CUT_LEVEL, CUT_SHAPE = 12.0, 0.3
 """A cut changes gray by this much on average (of 255) and the picture's shape (1 - correlation) by this much."""
 FLASH = 3  # a picture that is back after at most this many frames was interrupted by a flash, not by cuts
+STEP = 0.15  # face heights, and share of its size, by which a face moves at most from frame to frame within a shot
 JUMP = 0.12
 """Face heights in one frame, against a calm neighbourhood, that betray a cut which leaves the background alike."""
 
@@ -41,6 +54,8 @@ class FaceTrack:
     landmarks: (F, 68, 2) float32, as measured (interpolated in bridged gaps, held where absent).
     present: (F,) bool. segments: half-open runs (start, stop) with the face, ended by gaps and by cuts.
     size: width, height of the frames. cuts: frames that start a new shot.
+    seen: (F,) bool, present and to be seen: False in bridged frames that show something else, as a flash does. All that
+    is present where it is not given.
     """
 
     index: int
@@ -50,6 +65,11 @@ class FaceTrack:
     segments: tuple[tuple[int, int], ...]
     size: tuple[int, int]
     cuts: tuple[int, ...] = ()
+    seen: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
+
+    def __post_init__(self) -> None:
+        if len(self.seen) != len(self.present):
+            object.__setattr__(self, "seen", self.present)
 
     @property
     def frames(self) -> int:
@@ -77,18 +97,64 @@ class Tracks:
     cuts: tuple[int, ...] = ()
 
 
+class Trail:
+    """Landmarks by frame, as compact as they are exact: 552 bytes each."""
+
+    BLOCK = 32
+
+    def __init__(self, items: Iterable[tuple[int, np.ndarray]] = ()) -> None:
+        self._blocks: list[tuple[array[int], np.ndarray]] = []
+        for i, points in items:
+            self.add(i, points)
+
+    def add(self, i: int, points: np.ndarray) -> None:
+        """Landmarks (68, 2) of frame i; frames are added in order."""
+        if not self._blocks or len(self._blocks[-1][0]) == self.BLOCK:
+            self._blocks.append((array("i"), np.empty((self.BLOCK, *points.shape), np.float32)))
+        frames, rows = self._blocks[-1]
+        rows[len(frames)] = points
+        frames.append(i)
+
+    def joined(self, other: "Trail") -> "Trail":
+        both = Trail()
+        both._blocks = sorted(self._blocks + other._blocks, key=lambda block: block[0][0])
+        return both
+
+    @property
+    def frames(self) -> np.ndarray:
+        """(N,) int, those that have landmarks, in order."""
+        return np.sort(np.concatenate([np.asarray(frames) for frames, _ in self._blocks]))
+
+    def items(self) -> Iterator[tuple[int, np.ndarray]]:
+        for frames, rows in self._blocks:
+            yield from zip(frames, rows, strict=False)
+
+    def __len__(self) -> int:
+        return sum(len(frames) for frames, _ in self._blocks)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return next(points for frame, points in self.items() if frame == i)
+
+
 @dataclass
 class Tracklet:
-    """One unbroken following of a face: frame -> landmarks, and a few thumbnails of it. end: last frame seen."""
+    """One unbroken following of a face. last: where it was at last, in frame `end`; looks: who it is; hidden: frames
+    that were bridged over and show something else."""
 
-    seen: dict[int, np.ndarray] = field(default_factory=dict)
+    seen: Trail = field(default_factory=Trail)
+    looks: Looks = field(default_factory=Looks.none)
+    hidden: list[int] = field(default_factory=list)
     last: Face | None = None
-    appearance: list[np.ndarray] = field(default_factory=list)
     end: int = -1
+    viewed: int = -VIEW_EVERY  # the frame of the last view in `looks`
+    checked: int = -CHECK_EVERY
+    doubts: int = 0
+    glimpse: np.ndarray = field(default_factory=lambda: np.zeros((GLIMPSE, GLIMPSE), np.float32))
+    patience: int = LOST_FOR
 
     @property
     def start(self) -> int:
-        return min(self.seen)
+        return int(self.seen.frames[0])
 
 
 class Finder(Protocol):
@@ -104,24 +170,28 @@ def find_tracks(
 ) -> Tracks:
     """Follow every face through the frames ((H, W, 3) uint8 RGB), which are read once and not kept. on_step(n) is
     called after frame n - 1. Raises UserError where there is no face in any frame."""
-    follower, thumbs, size = _Follower(finder), [], (0, 0)
+    follower, cuts, count, size = _Follower(finder), _CutFinder(), 0, (0, 0)
     for i, frame in enumerate(frames):
-        size = (frame.shape[1], frame.shape[0])
-        thumbs.append(_thumbnail(frame))
-        follower.step(i, frame, fresh=i == 0 or _differ(thumbs[i - 1], thumbs[i]))
+        count, size = i + 1, (frame.shape[1], frame.shape[0])
+        changed = cuts.changed(_thumbnail(frame))
+        if follower.step(i, frame, changed=changed or i == 0):
+            cuts.withdraw(i)
         if on_step:
             on_step(i + 1)
-    if not thumbs:
+    if not count:
         raise UserError("The video has no frames; give one that can be played.")
     if not follower.tracklets:
         wanted = "give a picture or video with a face in it"
-        raise UserError(f"No face was found in any of the {len(thumbs)} frames; {wanted}.")
-    cuts = find_cuts(thumbs)
-    merged = _merge_tracklets(follower.tracklets, cuts)
+        raise UserError(f"No face was found in any of the {count} frames; {wanted}.")
+    merged = _merge_tracklets(follower.tracklets, cuts.cuts)
+    del follower
     people = [tracklet for tracklet in merged if len(tracklet.seen) >= MIN_FRAMES] or merged
     people.sort(key=lambda tracklet: (tracklet.start, tracklet.seen[tracklet.start][:, 0].mean()))
-    tracks = tuple(_track(n, tracklet, len(thumbs), cuts, size) for n, tracklet in enumerate(people))
-    return Tracks(tracks, len(thumbs), size, cuts)
+    del merged
+    tracks: list[FaceTrack] = []
+    while people:  # each is let go when it is done: landmarks of a long clip are not held twice
+        tracks.append(_track(len(tracks), people.pop(0), count, cuts.cuts, size))
+    return Tracks(tuple(tracks), count, size, cuts.cuts)
 
 
 class _Follower:
@@ -130,46 +200,91 @@ class _Follower:
     def __init__(self, finder: Finder) -> None:
         self.finder = finder
         self.tracklets: list[Tracklet] = []
-        self._recent: list[Tracklet] = []  # of this shot, seen within the last BRIDGE frames
+        self._recent: list[Tracklet] = []  # followed, or lost a short while ago
 
-    def step(self, i: int, frame: np.ndarray, fresh: bool) -> None:
-        self._recent = [] if fresh else [t for t in self._recent if i - t.end <= BRIDGE + 1]
-        followed = self._follow(i, frame)
-        due = i % SEARCH_EVERY == 0
-        if fresh or due or not followed or len(followed) < len(self._recent):
-            self._search(i, frame, followed, thorough=fresh or (due and not followed))
-        if due or fresh:
-            for tracklet in self._recent:
-                _add_appearance(tracklet, i, frame)
+    def step(self, i: int, frame: np.ndarray, *, changed: bool) -> bool:
+        """Take in frame i. changed: the picture is another than the one before. Says whether a face goes on in it just
+        as it was, so that a change of picture is no cut."""
+        self._recent = [t for t in self._recent if i - t.end <= t.patience]
+        for tracklet in self._recent:
+            if changed and tracklet.end == i - 1:
+                tracklet.patience = BRIDGE + 1
+        before = {id(t): t.last for t in self._recent if t.end == i - 1}
+        followed = self._follow(i, frame, changed)
+        lost = [i - t.end for t in self._recent if t.end < i]
+        due, soon = i % SEARCH_EVERY == 0, any(age <= BRIDGE + 1 or i % SOON == 0 for age in lost)
+        if changed or due or not followed or soon:
+            self._search(i, frame, followed, thorough=changed or (due and not followed))
+        for tracklet in self._recent:
+            if 0 < i - tracklet.end <= BRIDGE and not _shows(tracklet, frame):
+                tracklet.hidden.append(i)
+        return any(_steady(before[id(t)], t.last) for t in followed)
 
-    def _follow(self, i: int, frame: np.ndarray) -> list[Tracklet]:
-        followed: list[Tracklet] = []
+    def _follow(self, i: int, frame: np.ndarray, changed: bool) -> list[Tracklet]:
+        found: list[tuple[float, Tracklet, Face, np.ndarray, np.ndarray | None]] = []
         for tracklet in self._recent:
             if tracklet.end != i - 1 or not tracklet.last:
                 continue
             face = self.finder.refine(frame, tracklet.last.box)
-            taken = [t.last.box for t in followed if t.last]
-            if face and face.score >= MIN_IOU and not any(overlap(face.box, box) > 0.5 for box in taken):
+            if not face or face.score < MIN_IOU:
+                continue
+            others = [t.last.box for t in self._recent if t is not tracklet and t.last]
+            crowded = any(overlap(face.box, box) > TOUCHING for box in others)
+            glimpse = _patch(frame, face.box, 1, GLIMPSE)
+            sudden = _correlation(tracklet.glimpse, glimpse) < SUDDEN
+            due = i - tracklet.checked >= CHECK_EVERY
+            if not (changed or crowded or sudden or due or tracklet.doubts):
+                found.append((1.0, tracklet, face, glimpse, None))
+                continue
+            tracklet.checked = i
+            view = embed(frame, face.points68)
+            likeness = float(view @ tracklet.looks.mean) if view.any() and tracklet.looks.count else 1.0
+            tracklet.doubts = tracklet.doubts + 1 if likeness < tracklet.looks.limit else 0
+            if tracklet.doubts < (1 if changed or crowded else DOUBTS):
+                found.append(
+                    (likeness, tracklet, face, glimpse, view if likeness >= tracklet.looks.limit + SURELY else None)
+                )
+        followed: list[Tracklet] = []
+        for _, tracklet, face, glimpse, view in sorted(found, key=lambda one: -one[0]):
+            if not any(overlap(face.box, t.last.box) > 0.5 for t in followed if t.last):
                 _extend(tracklet, i, face)
+                _keep_view(tracklet, i, view)
+                tracklet.glimpse = glimpse
                 followed.append(tracklet)
         return followed
 
     def _search(self, i: int, frame: np.ndarray, followed: list[Tracklet], thorough: bool) -> None:
         known = [t.last.box for t in followed if t.last]
         for face in self.finder.detect(frame, known=known, thorough=thorough):
-            lost = [t for t in self._recent if t.end < i and t.last and _near(face, t.last)]
-            if lost:
-                tracklet = max(lost, key=lambda t: t.end)
-            else:
-                tracklet = Tracklet()
+            view = embed(frame, face.points68)
+            lost = [t for t in self._recent if t.end < i and i - t.end <= BRIDGE + 1 and _may_be(t, face, view)]
+            tracklet = max(lost, key=lambda t: t.end) if lost else Tracklet()
+            if not lost:
                 self.tracklets.append(tracklet)
                 self._recent.append(tracklet)
             _extend(tracklet, i, face)
-            _add_appearance(tracklet, i, frame)
+            _keep_view(tracklet, i, view)
+            tracklet.glimpse, tracklet.checked, tracklet.doubts = _patch(frame, face.box, 1, GLIMPSE), i, 0
+            tracklet.patience = LOST_FOR
 
 
 def _extend(tracklet: Tracklet, i: int, face: Face) -> None:
-    tracklet.seen[i], tracklet.last, tracklet.end = face.points68, face, i
+    tracklet.seen.add(i, face.points68)
+    tracklet.last, tracklet.end = face, i
+
+
+def _keep_view(tracklet: Tracklet, i: int, view: np.ndarray | None) -> None:
+    if view is not None and i - tracklet.viewed >= VIEW_EVERY:
+        tracklet.looks.add(view)
+        tracklet.viewed = i
+
+
+def _may_be(tracklet: Tracklet, face: Face, view: np.ndarray) -> bool:
+    """Whether a face that is found is one that was just lost: near by, and as far as can be told the same person."""
+    if not tracklet.last or not _near(face, tracklet.last):
+        return False
+    known = view.any() and tracklet.looks.count > 0
+    return not known or float(view @ tracklet.looks.mean) >= tracklet.looks.limit
 
 
 def _near(face: Face, last: Face) -> bool:
@@ -177,45 +292,89 @@ def _near(face: Face, last: Face) -> bool:
     return distance < NEAR * last.height and 0.6 < face.height / last.height < 1.6
 
 
-def _add_appearance(tracklet: Tracklet, i: int, frame: np.ndarray) -> None:
-    """Keep a thumbnail of the aligned face; when there are many, every second one is forgotten."""
-    if i not in tracklet.seen:
-        return
-    matrix = align_matrices(three_points(tracklet.seen[i])[None], APPEARANCE_SIDE)[0]
-    thumbnail = crop_face(frame, matrix, APPEARANCE_SIDE).reshape(-1, 3).astype(np.float32)
-    thumbnail -= thumbnail.mean(0)  # neither the light's color nor its strength says who it is
-    tracklet.appearance.append(thumbnail.ravel() / (np.linalg.norm(thumbnail) + 1e-6))
-    if len(tracklet.appearance) > APPEARANCES:
-        tracklet.appearance = tracklet.appearance[::2]
+def _steady(before: Face | None, after: Face | None) -> bool:
+    """Whether a face moved on as faces do from one frame to the next, not as over a cut."""
+    if not before or not after:
+        return False
+    distance = float(np.hypot(*np.subtract(after.center, before.center)))
+    return distance < STEP * before.height and abs(after.height / before.height - 1) < STEP
+
+
+def _patch(frame: np.ndarray, box: Box, around: float, side: int) -> np.ndarray:
+    """(side, side) float32 gray: what is in this many boxes around a box, at a pinch what of it is in the frame."""
+    (x0, y0, x1, y1), (height, width) = box, frame.shape[:2]
+    x, y, reach = (x0 + x1) / 2, (y0 + y1) / 2, around / 2
+    left, right = (int(np.clip(x + k * reach * (x1 - x0), 0, width)) for k in (-1, 1))
+    top, bottom = (int(np.clip(y + k * reach * (y1 - y0), 0, height)) for k in (-1, 1))
+    part = frame[top:bottom, left:right]
+    if not part.size:
+        return np.zeros((side, side), np.float32)
+    thin = part[:: max(1, part.shape[0] // (4 * side)), :: max(1, part.shape[1] // (4 * side))]
+    small = cv2.resize(thin, (side, side), interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    return float((a * b).sum()) / (float(np.linalg.norm(a)) * float(np.linalg.norm(b)) + 1e-6)
+
+
+def _shows(tracklet: Tracklet, frame: np.ndarray) -> bool:
+    """Whether a face that is lost can be seen all the same, at most half its size from where it was."""
+    if not tracklet.last:
+        return False
+    place, face = _patch(frame, tracklet.last.box, 2, 2 * GLIMPSE), tracklet.glimpse
+    if place.std() < STILL_LIT * face.std():
+        return False
+    return float(cv2.matchTemplate(place, face, cv2.TM_CCOEFF_NORMED).max()) >= STILL_THERE
 
 
 def _merge_tracklets(tracklets: Sequence[Tracklet], cuts: Sequence[int]) -> list[Tracklet]:
-    """Trails of the same thumbnail that are never seen together become one, the most alike first."""
+    """Tracklets of one person that are never seen together become one, the most alike first."""
     people = dict(enumerate(tracklets))
-    alike = {pair: _margin(people[pair[0]], people[pair[1]], cuts) for pair in combinations(people, 2)}
-    while alike:
-        kept, gone = max(alike, key=lambda pair: alike[pair])
+    means = np.stack([t.looks.mean for t in tracklets])
+    limits = np.array([t.looks.limit for t in tracklets])
+    first, last = (np.searchsorted(cuts, [end(t) for t in tracklets], "right") for end in (_start, _end))
+    in_shot = (last[:, None] == first[None]) | (first[:, None] == last[None])
+    apart = _seen_together(tracklets)
+    alike = means @ means.T - np.minimum(limits[:, None], limits[None]) - IN_SHOT * in_shot
+    alike[apart] = -np.inf
+    while len(people) > 1:
+        kept, gone = divmod(int(alike.argmax()), len(tracklets))
         if alike[kept, gone] < 0:
             break
-        a, b = people[kept], people.pop(gone)
-        appearance = (a.appearance + b.appearance)[-2 * APPEARANCES :]
-        people[kept] = Tracklet(a.seen | b.seen, None, appearance, max(a.end, b.end))
-        alike = {pair: value for pair, value in alike.items() if gone not in pair}
-        for other in people.keys() - {kept}:
-            pair = (min(kept, other), max(kept, other))
-            alike[pair] = _margin(people[pair[0]], people[pair[1]], cuts)
+        people[kept] = person = _joined(people[kept], people.pop(gone))
+        means[kept], limits[kept] = person.looks.mean, person.looks.limit
+        for table in (apart, in_shot):
+            table[kept] |= table[gone]
+            table[:, kept] |= table[:, gone]
+        apart[gone] = apart[:, gone] = True
+        row = means @ means[kept] - np.minimum(limits, limits[kept]) - IN_SHOT * in_shot[kept]
+        row[apart[kept]] = -np.inf
+        alike[gone] = alike[:, gone] = -np.inf
+        alike[kept] = alike[:, kept] = row
     return list(people.values())
 
 
-def _margin(a: Tracklet, b: Tracklet, cuts: Sequence[int]) -> float:
-    """How much more alike than needed two tracklets are; below 0 they are two people, or were seen together."""
-    if not a.seen.keys().isdisjoint(b.seen):
-        return -np.inf
-    first, second = (a, b) if a.start < b.start else (b, a)
-    cut = any(first.end < c <= second.start for c in cuts)
-    table = np.stack(a.appearance) @ np.stack(b.appearance).T
-    best = table.max(1) if len(table) <= table.shape[1] else table.max(0)
-    return float(best.mean()) - (SAME_FACE if cut else SAME_FACE_IN_SHOT)
+def _joined(a: Tracklet, b: Tracklet) -> Tracklet:
+    return Tracklet(a.seen.joined(b.seen), a.looks.joined(b.looks), a.hidden + b.hidden, end=max(a.end, b.end))
+
+
+def _start(tracklet: Tracklet) -> int:
+    return tracklet.start
+
+
+def _end(tracklet: Tracklet) -> int:
+    return tracklet.end
+
+
+def _seen_together(tracklets: Sequence[Tracklet]) -> np.ndarray:
+    """(N, N) bool: which tracklets have a frame in common, each with itself."""
+    starts, ends = (np.array([end(t) for t in tracklets]) for end in (_start, _end))
+    apart = (starts[:, None] <= ends[None]) & (starts[None] <= ends[:, None])
+    for a, b in np.argwhere(np.triu(apart, 1)).tolist():
+        apart[a, b] = apart[b, a] = len(np.intersect1d(tracklets[a].seen.frames, tracklets[b].seen.frames)) > 0
+    return apart
 
 
 def _thumbnail(frame: np.ndarray) -> np.ndarray:
@@ -234,32 +393,65 @@ def _differ(before: np.ndarray, after: np.ndarray) -> bool:
     return 1 - float(a @ b) / float(norms) > CUT_SHAPE
 
 
-def find_cuts(thumbs: Sequence[np.ndarray]) -> tuple[int, ...]:
-    """Frames that start a new shot; a flash of up to FLASH frames between two alike pictures is none."""
-    cuts: list[int] = []
-    quiet_until = 0
-    for i in range(1, len(thumbs)):
-        if i < quiet_until or not _differ(thumbs[i - 1], thumbs[i]):
-            continue
-        back = [j for j in range(i + 1, min(i + FLASH + 1, len(thumbs))) if not _differ(thumbs[i - 1], thumbs[j])]
-        if back:
-            quiet_until = back[0] + 1
+class _CutFinder:
+    """Frames that start a new shot, from thumbnails in order, of which only the last few are kept."""
+
+    def __init__(self) -> None:
+        self._found: list[int] = []
+        self._thumbs: deque[np.ndarray] = deque(maxlen=FLASH + 2)
+        self._count = 0
+
+    def changed(self, thumb: np.ndarray) -> bool:
+        """Take in the next frame; whether it is another picture than the last one. When it is the picture of before a
+        flash, the cuts that the flash was taken for are withdrawn."""
+        i, self._count = self._count, self._count + 1
+        self._thumbs.append(thumb)
+        if i == 0 or not _differ(self._thumbs[-2], thumb):
+            return False
+        flash = next((c for c in self._found if c >= i - FLASH and not _differ(self._thumbs[c - 2 - i], thumb)), None)
+        if flash is None:
+            self._found.append(i)
         else:
-            cuts.append(i)
-    return tuple(cuts)
+            self._found = [c for c in self._found if c < flash]
+        return True
+
+    def withdraw(self, i: int) -> None:
+        """Frame i is no cut after all: a face goes on in it."""
+        self._found = [c for c in self._found if c != i]
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        return tuple(self._found)
+
+
+def find_cuts(thumbs: Iterable[np.ndarray]) -> tuple[int, ...]:
+    """Frames that start a new shot; a flash of up to FLASH frames between two alike pictures is none."""
+    finder = _CutFinder()
+    for thumb in thumbs:
+        finder.changed(thumb)
+    return finder.cuts
 
 
 def _track(index: int, tracklet: Tracklet, count: int, cuts: tuple[int, ...], size: tuple[int, int]) -> FaceTrack:
-    seen = np.array(sorted(tracklet.seen))
-    measured = np.stack([tracklet.seen[i] for i in seen])
-    breaks = sorted({*cuts, *_jumps(seen, measured)})
+    landmarks = np.zeros((count, 68, 2), np.float32)
+    for i, points in tracklet.seen.items():
+        landmarks[i] = points
+    seen = tracklet.seen.frames
+    tracklet.seen = Trail()
+    breaks = sorted({*cuts, *_jumps(seen, landmarks)})
     present = _bridge_gaps(seen, count, breaks)
-    columns = measured.reshape(len(seen), -1).T
-    filled = np.stack([np.interp(np.arange(count), seen, column) for column in columns], 1)
-    landmarks = filled.reshape(count, *measured.shape[1:]).astype(np.float32)
+    for a, b in pairwise(seen.tolist()):
+        if b - a > 1 and present[a + 1]:
+            share = (np.arange(1, b - a, dtype=np.float32) / (b - a))[:, None, None]
+            landmarks[a + 1 : b] = landmarks[a] + share * (landmarks[b] - landmarks[a])
+    _hold(landmarks, present)
     segments = _segments(present, breaks)
-    points = _hold(smooth(three_points(landmarks), segments), present)
-    return FaceTrack(index, points, _hold(landmarks, present), present, segments, size, tuple(breaks))
+    points = smooth(three_points(landmarks), segments)
+    _hold(points, present)
+    shown = present.copy()
+    shown[tracklet.hidden] = False
+    shown[seen] = True
+    return FaceTrack(index, points, landmarks, present, segments, size, tuple(breaks), shown)
 
 
 def _bridge_gaps(seen: np.ndarray, count: int, breaks: Sequence[int]) -> np.ndarray:
@@ -271,17 +463,16 @@ def _bridge_gaps(seen: np.ndarray, count: int, breaks: Sequence[int]) -> np.ndar
     return present
 
 
-def _hold(values: np.ndarray, present: np.ndarray) -> np.ndarray:
+def _hold(values: np.ndarray, present: np.ndarray) -> None:
     """Absent frames repeat the last present one before them (the first one, at the start)."""
-    where = np.where(present, np.arange(len(present)), -1)
-    last = np.maximum.accumulate(where)
-    return values[np.where(last < 0, np.argmax(present), last)]
+    for a, b in _segments(~present, ()):
+        values[a:b] = values[a - 1] if a else values[np.argmax(present)]
 
 
-def _jumps(seen: np.ndarray, measured: np.ndarray) -> list[int]:
+def _jumps(seen: np.ndarray, landmarks: np.ndarray) -> list[int]:
     """Frames at which a face is suddenly elsewhere although its neighbourhood in time is calm."""
-    centers = three_points(measured).mean(1)
-    heights = np.ptp(measured[..., 1], axis=1)
+    centers = three_points(landmarks)[seen].mean(1)
+    heights = np.ptp(landmarks[..., 1], axis=1)[seen]
     steps = np.linalg.norm(np.diff(centers, axis=0), axis=1) / heights[1:]
     found = []
     for n in np.flatnonzero((steps > JUMP) & (np.diff(seen) == 1)):

@@ -223,3 +223,63 @@ def test_progress_is_told_after_every_frame(media, finder):
     told = []
     find_tracks(frames(media / "edge/five_frames.mp4"), finder, on_step=told.append)
     assert told == [1, 2, 3, 4, 5]
+
+
+def test_two_people_who_cross_stay_who_they_are_and_their_crossing_is_no_cut(media, finder):
+    tracks = find_tracks(frames(media / "reports/two_people_cross_false_cut.mp4"), finder)
+    assert tracks.cuts == ()
+    woman, man = tracks.faces
+    assert woman.present.all()
+    assert woman.landmarks[0, :, 0].mean() < 320 < woman.landmarks[75, :, 0].mean()
+    assert man.landmarks[75, :, 0].mean() < 320 < man.landmarks[0, :, 0].mean()
+    assert man.present.sum() > 55
+
+
+def two_people(media, count):
+    """The same number of frames of each, faces about alike in size and place."""
+    names = ("hdtf_wda_katiehill.mp4", "hdtf_wda_bobmenendez.mp4")
+    return [list(frames(media / "clips" / name, stop=count)) for name in names]
+
+
+def test_shots_and_reverse_shots_show_two_people(media, finder):
+    woman, man = two_people(media, 72)
+    tracks = find_tracks([*woman[:24], *man[:24], *woman[48:], *man[48:]], finder)
+    assert tracks.cuts == (24, 48, 72)
+    assert [track.segments for track in tracks.faces] == [((0, 24), (48, 72)), ((24, 48), (72, 96))]
+
+
+def test_a_dissolve_to_another_person_ends_a_track(media, finder):
+    woman, man = two_people(media, 60)
+    shares = np.clip((np.arange(60) - 20) / 20, 0, 1)
+    mixed = [((1 - w) * a + w * b).astype(np.uint8) for a, b, w in zip(woman, man, shares, strict=True)]
+    before, after = find_tracks(mixed, finder).faces
+    assert before.present[:23].all()
+    assert not before.present[38:].any()
+    assert after.present[38:].all()
+    assert not after.present[:23].any()
+
+
+@pytest.mark.parametrize(("color", "count"), [(0, 1), (0, 3), (255, 2)])
+def test_a_flash_is_bridged_and_the_face_is_not_seen_in_it(media, finder, color, count):
+    clip = list(frames(media / "clips/hdtf_wda_aoc.mp4", stop=30))
+    flash = range(12, 12 + count)
+    for i in flash:
+        clip[i] = np.full_like(clip[i], color)
+    (track,) = find_tracks(clip, finder).faces
+    assert (track.cuts, track.segments) == ((), ((0, 30),))
+    assert np.flatnonzero(~track.seen).tolist() == list(flash)
+
+
+def test_a_face_that_is_only_blurred_is_seen(media, finder):
+    clip = list(frames(media / "clips/hdtf_wda_aoc.mp4", stop=30))
+    for i in (12, 13):
+        clip[i] = cv2.blur(clip[i], (61, 9))
+    (track,) = find_tracks(clip, finder).faces
+    assert track.seen.all()
+
+
+def test_a_man_who_is_gone_for_a_while_is_the_same_man_nearer_and_darker(media, finder):
+    clip = list(frames(media / "clips/hdtf_wda_bobmenendez.mp4", stop=100, step=2))
+    near = [cv2.resize(frame[60:400, 90:430], (512, 512)) // 2 for frame in clip[25:]]
+    (track,) = find_tracks([*clip[:25], *[np.zeros_like(clip[0])] * 38, *near], finder).faces
+    assert track.segments == ((0, 25), (63, 88))

@@ -9,14 +9,18 @@ from latentsync.errors import UserError
 from latentsync.face.choose import choose
 from latentsync.face.detect import mouth_opening, overlap, three_points
 from latentsync.face.smooth import smooth
-from latentsync.face.track import BRIDGE, FaceTrack, Tracklet, Tracks, _track, fade, find_cuts
+from latentsync.face.track import BRIDGE, FaceTrack, Tracklet, Tracks, Trail, _track, fade, find_cuts
 
 FACE = np.random.default_rng(0).uniform(-1, 1, (68, 2)).astype(np.float32)
 """68 points in a square of 2 x 2: enough for arithmetic."""
 
 
+def trail_of(landmarks):
+    return Tracklet(Trail(landmarks.items()))
+
+
 def made_up(index, x, y, size, frames=range(50), count=50):
-    trail = Tracklet({i: (FACE * size / 2 + (x, y)).astype(np.float32) for i in frames})
+    trail = trail_of({i: (FACE * size / 2 + (x, y)).astype(np.float32) for i in frames})
     return _track(index, trail, count, (), (1000, 600))
 
 
@@ -89,7 +93,7 @@ def test_short_gaps_are_bridged_and_long_ones_are_not():
 
 
 def test_a_bridged_gap_lies_on_the_line_between_and_absent_frames_hold_the_last_place():
-    trail = Tracklet({i: (FACE * 20 + (100 + 2 * i, 100)).astype(np.float32) for i in [*range(5), *range(8, 20)]})
+    trail = trail_of({i: (FACE * 20 + (100 + 2 * i, 100)).astype(np.float32) for i in [*range(5), *range(8, 20)]})
     track = _track(0, trail, 30, (), (640, 480))
     assert np.allclose(track.landmarks[6], FACE * 20 + (112, 100), atol=1e-3)
     assert np.array_equal(track.landmarks[29], track.landmarks[19])
@@ -97,14 +101,14 @@ def test_a_bridged_gap_lies_on_the_line_between_and_absent_frames_hold_the_last_
 
 
 def test_a_gap_with_a_cut_inside_is_not_bridged():
-    trail = Tracklet(dict.fromkeys([*range(10), *range(12, 20)], FACE * 20 + 100))
+    trail = trail_of(dict.fromkeys([*range(10), *range(12, 20)], FACE * 20 + 100))
     assert _track(0, trail, 20, (11,), (640, 480)).segments == ((0, 10), (12, 20))
 
 
 def test_a_sudden_jump_ends_a_segment_and_quick_motion_does_not():
-    jump = Tracklet({i: FACE * 50 + (100 if i < 15 else 130) for i in range(30)})
+    jump = trail_of({i: FACE * 50 + (100 if i < 15 else 130) for i in range(30)})
     assert _track(0, jump, 30, (), (640, 480)).segments == ((0, 15), (15, 30))
-    quick = Tracklet({i: FACE * 50 + 100 + 20 * i for i in range(30)})
+    quick = trail_of({i: FACE * 50 + 100 + 20 * i for i in range(30)})
     assert _track(0, quick, 30, (), (2000, 2000)).segments == ((0, 30),)
 
 
