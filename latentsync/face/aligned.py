@@ -153,6 +153,6 @@ def _as_shown(clip: AlignedFace) -> FaceTrack:
     track, shown = clip.track, clip.source_indices
     cut = np.isin(np.maximum(shown[1:], shown[:-1]), track.cuts) & (shown[1:] != shown[:-1])
     jump = np.abs(np.diff(shown)) > 1
-    per_frame = {name: getattr(track, name)[shown] for name in ("points", "landmarks", "present")}
+    per_frame = {name: getattr(track, name)[shown] for name in ("points", "landmarks", "present", "seen")}
     cuts = tuple((np.flatnonzero(cut | jump) + 1).tolist())
     return replace(track, **per_frame, segments=tuple(clip.segments), cuts=cuts)
