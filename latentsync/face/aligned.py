@@ -12,8 +12,8 @@ from .align import align_matrices, crop_face
 from .composite import Layer, Look, layer, paste
 from .detect import three_points
 from .mask import mouth_mask
-from .smooth import low_pass
-from .track import FaceTrack, fade
+from .smooth import low_pass_at
+from .track import FaceTrack, facing, fade
 
 UNTIMED = Fraction(25)  # the rate of a clip that nobody has given one yet; where the face lies does not depend on it
 
@@ -72,13 +72,17 @@ class AlignedFace:
 
     @cached_property
     def opacity(self) -> np.ndarray:
-        """(F,) float32: how strongly each frame is repainted, 0 without the face, rising over a few frames."""
-        return fade(self.track.segments, self.track.frames, cuts=self.track.cuts)[self.source_indices]
+        """(F,) float32: how strongly each frame is repainted, 0 without the face, rising over a few frames; less where
+        it is turned away, nothing where a flash or a black frame hides it."""
+        track = self.track
+        weights = fade(track.segments, track.frames, cuts=track.cuts) * facing(track) * track.seen
+        return weights[self.source_indices].astype(np.float32)
 
-    @cached_property
-    def outlines(self) -> np.ndarray:
-        """(source frames, 68, 2): the landmarks, steadied a little, so that the edge of what is repainted is calm."""
-        return low_pass(self.track.landmarks, self.track.segments)
+    def outline(self, i: int) -> np.ndarray:
+        """(68, 2): the landmarks of frame i, steadied a little, so that the edge of what is repainted is calm."""
+        shown = int(self.source_indices[i])
+        start, stop = next((a, b) for a, b in self.track.segments if a <= shown < b)
+        return low_pass_at(self.track.landmarks[start:stop], shown - start)
 
     def matrices(self, side: int | None = None) -> np.ndarray:
         """(F, 2, 3): what takes each frame to a crop of this side; see align_matrices. Held where there is no face."""
@@ -111,7 +115,7 @@ class AlignedFace:
             keep = mouth_mask(side)[..., None] > 0.5
             crop = np.where(keep, self.crop(frame, i, side), crop)
         weight = 1.0 if reference else float(self.opacity[i])
-        points = None if reference else self.outlines[self.source_indices[i]]
+        points = None if reference else self.outline(i)
         matrix = self.matrix(i, side)
         return paste(frame, crop, matrix, resolution=side, weight=weight, reference=reference, points68=points)
 
@@ -120,7 +124,7 @@ class AlignedFace:
         if self.segment_index[i] < 0:
             return None
         side = len(crop)
-        points, weight = self.outlines[self.source_indices[i]], float(self.opacity[i])
+        points, weight = self.outline(i), float(self.opacity[i])
         return layer(frame, crop, self.matrix(i, side), resolution=side, weight=weight, look=look, points68=points)
 
     def retimed(self, timeline: Timeline) -> "AlignedFace":
