@@ -96,7 +96,7 @@ class Finder(Protocol):
 
     def detect(self, frame: np.ndarray, *, known: Iterable[Box] = (), thorough: bool = True) -> list[Face]: ...
 
-    def refine(self, frame: np.ndarray, box: Box) -> Face | None: ...
+    def refine(self, frame: np.ndarray, box: Box, tilt: float = 0.0) -> Face | None: ...
 
 
 def find_tracks(
@@ -147,7 +147,7 @@ class _Follower:
         for tracklet in self._recent:
             if tracklet.end != i - 1 or not tracklet.last:
                 continue
-            face = self.finder.refine(frame, tracklet.last.box)
+            face = self.finder.refine(frame, tracklet.last.box, tracklet.last.tilt)
             taken = [t.last.box for t in followed if t.last]
             if face and face.score >= MIN_IOU and not any(overlap(face.box, box) > 0.5 for box in taken):
                 _extend(tracklet, i, face)
