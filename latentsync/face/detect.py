@@ -43,18 +43,19 @@ CROP_MARGIN = 1.7  # landmarks are measured on a square of this many face sizes,
 TILE, MIN_TILE = 0.6, 0.15
 """Side of the largest tiles of a thorough search: share of the picture's shorter side, but at least this of the longer.
 Each further level halves it."""
-SMALLEST_TILE = 240  # pixels; the detector finds faces from about a seventh of its view on
-TILE_STRIDE = 0.6
-"""Largest way from tile to tile, as a share of a tile: a face of up to 0.4 tiles lies whole in one of them."""
+SMALL_TILE = 360  # pixels from which on tiles are not halved further; the detector finds faces of an eighth of its view
+TILE_STRIDE, SMALL_STRIDE = 0.6, 0.72
+"""Largest way from tile to tile, as a share of a tile: a face of up to 0.4 tiles lies whole in one of the large ones;
+of smaller tiles 0.28 is enough, as what is larger was seen in those before."""
 MAX_FACES = 6
 MIN_IOU = 0.5  # minimum IoU of two successive detections for a face to count
 DETECTOR_SIDE = 128  # pixels: what the detector looks at
 DETECTED = 1.1  # size of a face's mesh in detected squares: median of 90 faces, 5 % to 95 %: 0.8 to 1.16
 SQUARE = 2**0.5  # how much wider a square is from which a turned one is cut
 UPRIGHT = 30.0  # tilt in degrees up to which the landmarker measures as well without turning the picture
-SURE = 0.65
-"""Least detector score of an upright face that was found by the detector alone. 268 faces of all clips, stills and
-portraits: 0.75 to 0.96, turned by 180 degrees 0.07 to 0.78 and always less than upright."""
+LIKELY, SURE = 0.6, 0.8
+"""Least detector scores of a face that the detector alone found, about upright and once it is quite upright. 268 faces
+of clips, stills and portraits, upright: 1 % below 0.84, least 0.75; letters of a title, lying: up to 0.77."""
 
 
 @dataclass(frozen=True)
@@ -155,11 +156,10 @@ class FaceFinder(AbstractContextManager["FaceFinder"]):
         for level, (side, corners) in enumerate(_tiles(frame) if thorough else ()):
             if level and any(box[3] - box[1] > side for box in taken):
                 return  # what is this much smaller than another face stays in the background
-            turns = range(1 if level or taken else 4)
             for x, y in corners:
                 if level and len(taken) >= MAX_FACES:
                     return
-                yield from self._detected(frame[y : y + side, x : x + side], (x, y), taken, turns)
+                yield from self._detected(frame[y : y + side, x : x + side], (x, y), taken, (0,))
 
     def _detected(
         self, picture: np.ndarray, corner: tuple[int, int], taken: list[Box], turns: Iterable[int]
@@ -174,7 +174,7 @@ class FaceFinder(AbstractContextManager["FaceFinder"]):
                 x, y, half = corner[0] + place.real, corner[1] + place.imag, DETECTED * size / scale / 2
                 box = (x - half, y - half, x + half, y + half)
                 if not any(b[0] < x < b[2] and b[1] < y < b[3] for b in taken):
-                    yield box, float(np.degrees(np.angle(eyes * 1j**turn))), SURE
+                    yield box, float(np.degrees(np.angle(eyes * 1j**turn))), LIKELY
 
     def _detections(self, picture: np.ndarray) -> list[tuple[float, complex, float, complex]]:
         """Score, center, side and way from eye to eye of each square that may hold a face, in x + iy pixels."""
@@ -196,7 +196,11 @@ class FaceFinder(AbstractContextManager["FaceFinder"]):
             return None
         first = self.refine(frame, box, tilt)
         second = self.refine(frame, first.box, first.tilt) if first else None
-        return second if second and second.score >= MIN_IOU else None
+        if not second or second.score < MIN_IOU:
+            return None
+        if least and self._turned(frame, second.box, second.tilt)[0] < SURE:
+            return None  # letters and wheels, for one
+        return second
 
     def _turned(self, frame: np.ndarray, box: Box, tilt: float) -> tuple[float, float]:
         """The best detector score of this face turned by quarters, and the tilt there. Landmarks are found in an
@@ -306,18 +310,19 @@ def _shift(face: Face, scale: float, origin: tuple[float, float]) -> Face:
 def _tiles(frame: np.ndarray) -> Iterator[tuple[int, list[tuple[int, int]]]]:
     """Overlapping tiles of a picture, in levels from large to small: their side and their corners (x, y)."""
     height, width = frame.shape[:2]
-    side = round(max(TILE * min(height, width), MIN_TILE * max(height, width)))
+    side, stride = round(max(TILE * min(height, width), MIN_TILE * max(height, width))), TILE_STRIDE
     while True:
-        yield side, [(x, y) for y in _starts(height, side) for x in _starts(width, side)]
-        if side <= SMALLEST_TILE:
+        way = stride * side
+        yield side, [(x, y) for y in _starts(height, side, way) for x in _starts(width, side, way)]
+        if side <= SMALL_TILE:
             return
-        side = max(SMALLEST_TILE, side // 2)
+        side, stride = side // 2, SMALL_STRIDE
 
 
-def _starts(length: int, side: int) -> list[int]:
-    """First pixels of equally spaced tiles that cover a length."""
+def _starts(length: int, side: int, way: float) -> list[int]:
+    """First pixels of equally spaced tiles that cover a length, at most this far apart."""
     rest = max(0, length - side)
-    return np.linspace(0, rest, int(np.ceil(rest / (TILE_STRIDE * side))) + 1).round().astype(int).tolist()
+    return np.linspace(0, rest, int(np.ceil(rest / way)) + 1).round().astype(int).tolist()
 
 
 def _resize(picture: np.ndarray, longest: int) -> tuple[np.ndarray, float]:
