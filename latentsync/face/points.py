@@ -216,8 +216,12 @@ class _Follower:
         corners = self._corners
         if len(corners) < FEWEST:
             return None, 0.0
-        there, found, _ = cv2.calcOpticalFlowPyrLK(self._key, picture, corners, None, winSize=(21, 21), maxLevel=3)
-        back, returned, _ = cv2.calcOpticalFlowPyrLK(picture, self._key, there, None, winSize=(21, 21), maxLevel=3)
+        there, found, _ = cv2.calcOpticalFlowPyrLK(
+            self._key, picture, corners, corners.copy(), winSize=(21, 21), maxLevel=3
+        )
+        back, returned, _ = cv2.calcOpticalFlowPyrLK(
+            picture, self._key, there, there.copy(), winSize=(21, 21), maxLevel=3
+        )
         good = (found & returned).ravel().astype(bool) & (np.linalg.norm(back - corners, axis=-1).ravel() < BACK)
         if good.sum() < FEWEST:
             return None, 0.0
