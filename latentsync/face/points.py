@@ -222,7 +222,8 @@ class _Follower:
         back, returned, _ = cv2.calcOpticalFlowPyrLK(
             picture, self._key, there, there.copy(), winSize=(21, 21), maxLevel=3
         )
-        good = (found & returned).ravel().astype(bool) & (np.linalg.norm(back - corners, axis=-1).ravel() < BACK)
+        good = found.ravel().astype(bool) & returned.ravel().astype(bool)
+        good &= np.linalg.norm(back - corners, axis=-1).ravel() < BACK
         if good.sum() < FEWEST:
             return None, 0.0
         motion, inliers = cv2.estimateAffinePartial2D(corners[good], there[good], ransacReprojThreshold=FIT)
