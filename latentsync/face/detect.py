@@ -54,6 +54,7 @@ DETECTED = 1.1  # size of a face's mesh in detected squares: median of 90 faces,
 SQUARE = 2**0.5  # how much wider a square is from which a turned one is cut
 UPRIGHT = 30.0  # tilt in degrees up to which the landmarker measures as well without turning the picture
 MAYBE = 0.3  # detector score of what is looked at closer: nine faces of 40 pixels in tiles of 324 had 0.49 to 0.84
+AGREE = 0.93  # IoU of two successive detections of a face that the detector alone found; letters: 0.79 to 0.92
 LIKELY, SURE = 0.6, 0.8
 """Least detector scores of a face that the detector alone found, about upright and once it is quite upright. 268 faces
 of clips, stills and portraits, upright: 1 % below 0.84, least 0.75; nine of 40 to 80 pixels: at least 0.89; letters of
@@ -154,7 +155,7 @@ class FaceFinder(AbstractContextManager["FaceFinder"]):
         for face in (_shift(face, scale, (0.0, 0.0)) for face in self._landmarks(whole)):
             if not _claimed(face.box, taken):
                 yield face.box, face.tilt, 0.0
-        yield from self._detected(frame, (0, 0), taken, turns=(1, 2, 3))
+        yield from self._detected(whole, (0, 0), taken, turns=(1, 2, 3), shrunk=scale)
         for level, (side, corners) in enumerate(_tiles(frame) if thorough else ()):
             if level and any(box[3] - box[1] > side for box in taken):
                 return  # what is this much smaller than another face stays in the background
@@ -164,10 +165,17 @@ class FaceFinder(AbstractContextManager["FaceFinder"]):
                 yield from self._detected(frame[y : y + side, x : x + side], (x, y), taken, (0,))
 
     def _detected(
-        self, picture: np.ndarray, corner: tuple[int, int], taken: list[Box], turns: Iterable[int]
+        self,
+        picture: np.ndarray,
+        corner: tuple[int, int],
+        taken: list[Box],
+        turns: Iterable[int],
+        shrunk: float = 1.0,
     ) -> Iterator[tuple[Box, float, float]]:
-        """What the detector finds in a picture turned by quarters, left out where a face is known."""
+        """What the detector finds in a picture turned by quarters, left out where a face is known. corner: of the
+        picture in the frame, shrunk: its scale."""
         small, scale = _resize(picture, DETECTOR_SIDE)
+        scale *= shrunk
         middle = _middle(small)
         for turn in turns:
             view = np.rot90(small, turn)
@@ -200,8 +208,8 @@ class FaceFinder(AbstractContextManager["FaceFinder"]):
         second = self.refine(frame, first.box, first.tilt) if first else None
         if not second or second.score < MIN_IOU:
             return None
-        if least and self._turned(frame, second.box, second.tilt)[0] < SURE:
-            return None  # letters and wheels, for one
+        if least and (second.score < AGREE or self._turned(frame, second.box, second.tilt)[0] < SURE):
+            return None
         return second
 
     def _turned(self, frame: np.ndarray, box: Box, tilt: float) -> tuple[float, float]:
