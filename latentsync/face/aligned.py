@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -75,8 +76,13 @@ class AlignedFace:
         """(F,) float32: how strongly each frame is repainted, 0 without the face, rising over a few frames; less where
         it is turned away, nothing where a flash or a black frame hides it."""
         track = self.track
-        weights = fade(track.segments, track.frames, cuts=track.cuts) * facing(track) * track.seen
+        weights = fade(track.segments, track.frames, cuts=track.cuts) * self.facing * track.seen
         return weights[self.source_indices].astype(np.float32)
+
+    @cached_property
+    def facing(self) -> np.ndarray:
+        """(source frames,) how much the face is painted by the head's turn; see track.facing."""
+        return facing(self.track)
 
     def outline(self, i: int) -> np.ndarray:
         """(68, 2): the landmarks of frame i, steadied a little, so that the edge of what is repainted is calm."""
@@ -117,15 +123,18 @@ class AlignedFace:
         weight = 1.0 if reference else float(self.opacity[i])
         points = None if reference else self.outline(i)
         matrix = self.matrix(i, side)
-        return paste(frame, crop, matrix, resolution=side, weight=weight, reference=reference, points68=points)
+        covered = None if reference else self.track.covers.get(int(self.source_indices[i]))
+        at: Any = {"points68": points, "covered": covered}
+        return paste(frame, crop, matrix, resolution=side, weight=weight, reference=reference, **at)
 
     def layer(self, frame: np.ndarray, crop: np.ndarray, i: int, look: Look) -> Layer | None:
         """What `paste` would lay over frame i, not blended yet; see composite.layer."""
         if self.segment_index[i] < 0:
             return None
         side = len(crop)
-        points, weight = self.outline(i), float(self.opacity[i])
-        return layer(frame, crop, self.matrix(i, side), resolution=side, weight=weight, look=look, points68=points)
+        at: Any = {"points68": self.outline(i), "covered": self.track.covers.get(int(self.source_indices[i]))}
+        matrix, weight = self.matrix(i, side), float(self.opacity[i])
+        return layer(frame, crop, matrix, resolution=side, weight=weight, look=look, **at)
 
     def retimed(self, timeline: Timeline) -> "AlignedFace":
         """These frames in another order: timeline.source_frames are its own."""
@@ -157,6 +166,10 @@ def _as_shown(clip: AlignedFace) -> FaceTrack:
     track, shown = clip.track, clip.source_indices
     cut = np.isin(np.maximum(shown[1:], shown[:-1]), track.cuts) & (shown[1:] != shown[:-1])
     jump = np.abs(np.diff(shown)) > 1
-    per_frame = {name: getattr(track, name)[shown] for name in ("points", "landmarks", "present", "seen")}
+    names = ("points", "landmarks", "present", "seen", "measured")
+    per_frame: dict[str, Any] = {name: getattr(track, name)[shown] for name in names}
+    masks = {i: track.covers[i] for i in set(shown.tolist()) if i in track.covers}
+    per_frame["covers"] = {i: masks[s] for i, s in enumerate(shown.tolist()) if s in masks}
+    per_frame["hidden"] = frozenset(i for i, s in enumerate(shown.tolist()) if s in track.hidden)
     cuts = tuple((np.flatnonzero(cut | jump) + 1).tolist())
     return replace(track, **per_frame, segments=tuple(clip.segments), cuts=cuts)

@@ -124,6 +124,18 @@ class Covers:
         if len(self._waiting) == BATCH:
             self._look()
 
+    def joined(self, other: "Covers") -> "Covers":
+        """Of two followings of one face, never in the same frame."""
+        both = Covers()
+        for one in (self, other):
+            if one._waiting:
+                one._look()
+            both._points |= one._points
+            both._likely |= one._likely
+            both._share |= one._share
+            both._watched += one._watched
+        return both
+
     def finish(self, points: np.ndarray | None = None) -> "CoverMasks":
         """The masks of all frames with a cover. points: (F, 3, 2), FaceTrack.points: the masks then lie in the crops of
         these steadied points, not in those of the points as measured."""

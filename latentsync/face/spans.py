@@ -5,8 +5,6 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
-
 from .aligned import AlignedFace
 
 SYNCED, BRIDGED, FADED, COVERED, PASSED = "synced", "bridged", "faded", "covered", "passed through"
@@ -52,9 +50,9 @@ def _state(face: AlignedFace, i: int, shown: int, opacity: float) -> tuple[str, 
         return PASSED, "the face is not in the picture"
     if not track.seen[shown]:
         return PASSED, "the picture hides the face for a moment (black frame or flash)"
-    if shown in track.covers.hidden:
+    if shown in track.hidden:
         return PASSED, "something covers the mouth"
-    turned = bool(face.turned[shown] < 0.999)
+    turned = bool(face.facing[shown] < 0.999)
     if opacity <= 0:
         return PASSED, "the head is turned away"
     if shown in track.covers:

@@ -6,7 +6,7 @@ appearance are merged into one track.
 
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import UserError
 from .detect import Box, Face, overlap, three_points
 from .identity import Looks, embed
+from .occlusion import Covers
 from .smooth import smooth
 
 SEARCH_EVERY = 12  # frames between full searches while every known face is being followed
@@ -59,7 +60,9 @@ class FaceTrack:
     present: (F,) bool. segments: half-open runs (start, stop) with the face, ended by gaps and by cuts.
     size: width, height of the frames. cuts: frames that start a new shot.
     seen: (F,) bool, present and to be seen: False in bridged frames that show something else, as a flash does. All that
-    is present where it is not given.
+    is present where it is not given. measured: (F,) bool, the face was found in this very frame.
+    covers: what lies over the face, by frame: (M, M) uint8 in the aligned crop, 255 = covered. hidden: frames in which
+    most of the mouth is covered.
     """
 
     index: int
@@ -70,10 +73,14 @@ class FaceTrack:
     size: tuple[int, int]
     cuts: tuple[int, ...] = ()
     seen: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
+    measured: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
+    covers: Mapping[int, np.ndarray] = field(default_factory=dict)
+    hidden: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        if len(self.seen) != len(self.present):
-            object.__setattr__(self, "seen", self.present)
+        for name in ("seen", "measured"):
+            if len(getattr(self, name)) != len(self.present):
+                object.__setattr__(self, name, self.present)
 
     @property
     def frames(self) -> int:
@@ -148,6 +155,7 @@ class Tracklet:
     seen: Trail = field(default_factory=Trail)
     looks: Looks = field(default_factory=Looks.none)
     hidden: list[int] = field(default_factory=list)
+    covers: Covers = field(default_factory=Covers)
     last: Face | None = None
     end: int = -1
     viewed: int = -VIEW_EVERY  # the frame of the last view in `looks`
@@ -166,7 +174,7 @@ class Finder(Protocol):
 
     def detect(self, frame: np.ndarray, *, known: Iterable[Box] = (), thorough: bool = True) -> list[Face]: ...
 
-    def refine(self, frame: np.ndarray, box: Box) -> Face | None: ...
+    def refine(self, frame: np.ndarray, box: Box, tilt: float = 0.0) -> Face | None: ...
 
 
 def find_tracks(
@@ -229,7 +237,7 @@ class _Follower:
         for tracklet in self._recent:
             if tracklet.end != i - 1 or not tracklet.last:
                 continue
-            face = self.finder.refine(frame, tracklet.last.box)
+            face = self.finder.refine(frame, tracklet.last.box, tracklet.last.tilt)
             if not face or face.score < MIN_IOU:
                 continue
             others = [t.last.box for t in self._recent if t is not tracklet and t.last]
@@ -251,7 +259,7 @@ class _Follower:
         followed: list[Tracklet] = []
         for _, tracklet, face, glimpse, view in sorted(found, key=lambda one: -one[0]):
             if not any(overlap(face.box, t.last.box) > 0.5 for t in followed if t.last):
-                _extend(tracklet, i, face)
+                _extend(tracklet, i, face, frame)
                 _keep_view(tracklet, i, view)
                 tracklet.glimpse = glimpse
                 followed.append(tracklet)
@@ -266,14 +274,15 @@ class _Follower:
             if not lost:
                 self.tracklets.append(tracklet)
                 self._recent.append(tracklet)
-            _extend(tracklet, i, face)
+            _extend(tracklet, i, face, frame)
             _keep_view(tracklet, i, view)
             tracklet.glimpse, tracklet.checked, tracklet.doubts = _patch(frame, face.box, 1, GLIMPSE), i, 0
             tracklet.patience = LOST_FOR
 
 
-def _extend(tracklet: Tracklet, i: int, face: Face) -> None:
+def _extend(tracklet: Tracklet, i: int, face: Face, frame: np.ndarray) -> None:
     tracklet.seen.add(i, face.points68)
+    tracklet.covers.watch(i, frame, face.points68)
     tracklet.last, tracklet.end = face, i
 
 
@@ -361,7 +370,8 @@ def _merge_tracklets(tracklets: Sequence[Tracklet], cuts: Sequence[int]) -> list
 
 
 def _joined(a: Tracklet, b: Tracklet) -> Tracklet:
-    return Tracklet(a.seen.joined(b.seen), a.looks.joined(b.looks), a.hidden + b.hidden, end=max(a.end, b.end))
+    covers = a.covers.joined(b.covers)
+    return Tracklet(a.seen.joined(b.seen), a.looks.joined(b.looks), a.hidden + b.hidden, covers, end=max(a.end, b.end))
 
 
 def _start(tracklet: Tracklet) -> int:
@@ -455,7 +465,12 @@ def _track(index: int, tracklet: Tracklet, count: int, cuts: tuple[int, ...], si
     shown = present.copy()
     shown[tracklet.hidden] = False
     shown[seen] = True
-    return FaceTrack(index, points, landmarks, present, segments, size, tuple(breaks), shown)
+    measured = np.zeros(count, bool)
+    measured[seen] = True
+    covers = tracklet.covers.finish(points)
+    return FaceTrack(
+        index, points, landmarks, present, segments, size, tuple(breaks), shown, measured, covers, covers.hidden
+    )
 
 
 def _bridge_gaps(seen: np.ndarray, count: int, breaks: Sequence[int]) -> np.ndarray:
