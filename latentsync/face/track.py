@@ -138,7 +138,7 @@ class Trail:
 
 @dataclass
 class Tracklet:
-    """One unbroken following of a face. seen: landmarks by frame (a dict will do, too); looks: who it is; hidden: frames
+    """One unbroken following of a face. seen: landmarks by frame (a dict will do too); looks: who it is; hidden: frames
     just after it was lost that show something else; last: where it was at last, in frame `end`."""
 
     seen: Trail = field(default_factory=Trail)
