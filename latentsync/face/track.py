@@ -149,8 +149,8 @@ class Trail:
 
 @dataclass
 class Tracklet:
-    """One unbroken following of a face. last: where it was at last, in frame `end`; looks: who it is; hidden: frames
-    that were bridged over and show something else."""
+    """One unbroken following of a face. seen: landmarks by frame (a dict will do too); looks: who it is; hidden: frames
+    just after it was lost that show something else; last: where it was at last, in frame `end`."""
 
     seen: Trail = field(default_factory=Trail)
     looks: Looks = field(default_factory=Looks.none)
@@ -163,6 +163,10 @@ class Tracklet:
     doubts: int = 0
     glimpse: np.ndarray = field(default_factory=lambda: np.zeros((GLIMPSE, GLIMPSE), np.float32))
     patience: int = LOST_FOR
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seen, Mapping):
+            self.seen = Trail(sorted(self.seen.items()))
 
     @property
     def start(self) -> int:
