@@ -225,14 +225,14 @@ class Drawn:
         self.now, self.mesh = 0, np.random.default_rng(0).uniform(40, 80, (478, 2))
 
     def frames(self, count):
-        picture = np.random.default_rng(1).integers(0, 255, (120, 160, 3), dtype=np.uint8)
+        picture = np.full((120, 160, 3), 130, np.uint8)
         for self.now in range(count):
             yield picture
 
     def detect(self, frame, *, known=(), thorough=True):
         return [] if list(known) else [self.refine(frame, None)]
 
-    def refine(self, frame, box):
+    def refine(self, frame, box, tilt=0.0):
         return face_of_mesh(self.mesh + 3 * np.sin(self.now / 9))
 
 
