@@ -24,6 +24,7 @@ class AlignedFace:
     """A face followed through source frames (track) and the order in which they show (timeline).
 
     resolution: side of the crops. reference: align as the public code does, by unsteadied points in whole pixels.
+    only: half-open runs of frames outside which nothing is repainted; None: everywhere.
     Frame numbers are the timeline's; what is per frame has F = timeline.frames rows.
     """
 
@@ -31,6 +32,7 @@ class AlignedFace:
     timeline: Timeline
     resolution: int
     reference: bool = False
+    only: tuple[tuple[int, int], ...] | None = None
     _known: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
@@ -55,7 +57,11 @@ class AlignedFace:
     @cached_property
     def segments(self) -> list[tuple[int, int]]:
         """Half-open runs of output frames that are rendered together."""
-        return shown_segments(self.timeline, self.track)
+        runs = shown_segments(self.timeline, self.track)
+        if self.only is None:
+            return runs
+        cut = ((max(a, c), min(b, d)) for a, b in runs for c, d in self.only)
+        return [(start, stop) for start, stop in cut if start < stop]
 
     @cached_property
     def segment_index(self) -> np.ndarray:
@@ -77,7 +83,8 @@ class AlignedFace:
         it is turned away, nothing where a flash or a black frame hides it."""
         track = self.track
         weights = fade(track.segments, track.frames, cuts=track.cuts) * self.facing * track.seen
-        return weights[self.source_indices].astype(np.float32)
+        shown = weights[self.source_indices].astype(np.float32)
+        return shown if self.only is None else shown * fade(self.only, self.frames)
 
     @cached_property
     def facing(self) -> np.ndarray:

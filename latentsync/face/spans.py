@@ -46,6 +46,8 @@ def spans(face: AlignedFace) -> list[Span]:
 
 def _state(face: AlignedFace, i: int, shown: int, opacity: float) -> tuple[str, str]:
     track = face.track
+    if face.only is not None and not any(a <= i < b for a, b in face.only):
+        return PASSED, "not asked for, or nothing is said"
     if face.segment_index[i] < 0:
         return PASSED, "the face is not in the picture"
     if not track.seen[shown]:
@@ -58,7 +60,7 @@ def _state(face: AlignedFace, i: int, shown: int, opacity: float) -> tuple[str, 
     if shown in track.covers:
         return COVERED, "something lies over the face; it stays on top"
     if opacity < 0.999:
-        return FADED, "the head turns away" if turned else "the face comes or goes"
+        return FADED, "the head turns away" if turned else "it begins or ends here"
     if not track.measured[shown]:
         return BRIDGED, "the face was not found here, but just before and after"
     return SYNCED, ""
