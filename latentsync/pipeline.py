@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .audio.clues import clues_for
 from .audio.load import check_speech, from_waveform, load_audio
 from .audio.mel import SAMPLE_RATE
 from .audio.pauses import hush, rest_weights
@@ -120,7 +121,7 @@ def lipsync(
     check_speech(speech.waveform)
     timeline = fit_timeline(exact_rate(fps), len(frames), speech.seconds, settings.fit, still=len(frames) == 1)
     source, timings = ArraySource(frames), Timings()
-    tracked = track_face(source, timeline, models.finder, settings.face, timings, on_step)
+    tracked = track_face(source, timeline, models.finder, settings.face, timings, on_step, speech=speech.waveform)
     renderer = WindowRenderer(timeline, tracked.track, speech.waveform, models, settings, timings, on_step)
     rendered = list(render(source, renderer))
     report = make_report(timeline, tracked, models.name, settings, timings)
@@ -158,7 +159,7 @@ def lipsync_file(
         open_job(video, audio, out, settings, cut, metadata, journal, allow_silence=allow_silence) as job,
     ):
         tracks = _known_tracks(journal, job, tracks)
-        tracked = track_face(job.source, job.timeline, models.finder, job.face, timings, on_step, tracks)
+        tracked = track_face(job.source, job.timeline, models.finder, job.face, timings, on_step, tracks, job.speech)
         if journal is not None:
             save_tracks(journal.path("tracks.npz"), *tracks.values())
         renderer = WindowRenderer(job.timeline, tracked.track, job.speech, models, settings, timings, on_step)
@@ -280,8 +281,10 @@ def track_face(
     timings: Timings,
     on_progress: ProgressCallback | None = None,
     tracks: MutableMapping[int, Tracks] | None = None,
+    speech: Tensor | None = None,
 ) -> TrackedFace:
-    """Follow the faces through the source frames that the timeline shows, read once unless `tracks` has them."""
+    """Follow the faces through the source frames that the timeline shows, read once unless `tracks` has them. speech:
+    tells who speaks where the source has no sound of its own."""
     tracks = {} if tracks is None else tracks
     used = _used(timeline)
 
@@ -290,9 +293,10 @@ def track_face(
             on_progress(Progress("track", frames, used))
 
     with timings.measure("track"):
+        clues = clues_for(face, source, used, timeline.fps, lambda: finder, speech)
         if used not in tracks:
             tracks[used] = find_tracks(source.read(range(used)), finder, on_step=report)
-        tracked = TrackedFace(choose(tracks[used], face), len(tracks[used].faces))
+        tracked = TrackedFace(choose(tracks[used], face, clues), len(tracks[used].faces))
     _log.debug("%d faces in %d frames; the chosen one is %d", tracked.faces, used, tracked.track.index)
     return tracked
 

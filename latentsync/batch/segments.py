@@ -182,7 +182,7 @@ def lipsync_segments(
     settings = settings.resolved(Settings(steps=facts["default_steps"], guidance=facts["default_guidance"]))
     with open_job(video, audio, out, settings) as job:
         with closing(FaceFinder(find("face_landmarker.task"))) as finder:
-            tracked = track_face(job.source, job.timeline, finder, job.face, timings, on_step)
+            tracked = track_face(job.source, job.timeline, finder, job.face, timings, on_step, speech=job.speech)
         merger = SegmentMerger(Path(video), pool, seconds, retries, settings, timings, on_step)
         with closing(merger):
             for frame in merger.frames(job, tracked):
