@@ -1,7 +1,6 @@
 """`latentsync faces`: who is in a clip, under which number."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +8,7 @@ import typer
 
 from ..errors import UserError
 from ..settings import Progress, Settings
-from .parameters import expand_options, option
+from .parameters import option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +23,6 @@ AROUND = 2.2
 """How much of a frame is shown around one face, in face heights, brows to chin."""
 
 
-@expand_options
 def faces(
     clip: Annotated[Path, typer.Argument(help="A video or a picture.")],
     out: Annotated[
@@ -56,7 +54,10 @@ def faces(
         FaceFinder(find("face_landmarker.task")) as finder,
         stages((), title=clip.name, keep=False) as on_step,
     ):
-        report = partial(_report, on_step, shown.frames)
+
+        def report(done: int) -> None:
+            on_step(Progress("track", done, shown.frames))
+
         tracks = find_tracks(source.read(range(shown.frames)), finder, on_step=report)
         clues = clues_for("auto", source, tracks.frames, shown.fps, lambda: finder)
         speaker = choose(tracks, "auto", clues)
@@ -75,10 +76,6 @@ def faces(
     show_table([_row(face)[: len(titles)] for face in facts["faces"]], titles)
     if json is not None:
         write_json(json, facts)
-
-
-def _report(on_step: Any, frames: int, done: int) -> None:
-    on_step(Progress("track", done, frames))
 
 
 def _check_names(clip: Path, out: Path | None, json: Path | None) -> None:

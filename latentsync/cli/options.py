@@ -93,8 +93,8 @@ class SamplingOptions:
         " shorter of the two; silence keeps all of the picture.", "NAME",
     )
     face: str = choice(
-        _FIT, "", Settings.face, "largest, left, right, a number (0 appears first), or x,y,frame: a point on the face,"
-        " in pixels.", "WHICH",
+        _FIT, "", Settings.face, "auto: who speaks in the video; largest, left, right; a number of `latentsync faces`;"
+        " x,y,frame: a point on the face, in pixels; or a photo of the person.", "WHICH",
     )
     still_fps: int = choice(_FIT, "", Settings.still_fps, "Frames per second that a still picture gets.")
     window_batch: int = choice(

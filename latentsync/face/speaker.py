@@ -36,6 +36,8 @@ def openness(speech: np.ndarray, fps: float, frames: int) -> np.ndarray:
     the first frame on."""
     known = min(frames, int(np.ceil(len(speech) / RATE * fps)))
     total = np.full(frames, np.nan)
+    if not known:
+        return total
     total[:known] = 0
     for level, (_, _, weight) in zip(_levels(speech, fps, known), BANDS, strict=True):
         rhythm = _syllables(_clamped(level), [(0, known)], fps)
@@ -57,8 +59,6 @@ def _levels(speech: np.ndarray, fps: float, frames: int) -> np.ndarray:
 
 
 def _clamped(level: np.ndarray) -> np.ndarray:
-    if not len(level):
-        return level
     # the loud parts of what is near the peak: the clip may be silent for the most part
     return np.maximum(level, np.percentile(level[level >= level.max() - 2 * RANGE], 95) - RANGE)
 
