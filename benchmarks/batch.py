@@ -26,7 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from latentsync import pipeline
+from latentsync import rendering
 from latentsync.audio.load import load_audio
 from latentsync.audio.mel import SAMPLE_RATE
 from latentsync.audio.whisper_features import SpeechFeatures
@@ -56,12 +56,12 @@ def cpu(work: Callable[[], Any]) -> tuple[float, Any]:
 @contextmanager
 def cpu_clock() -> Iterator[None]:
     """The engine's stages in CPU seconds instead of those on the wall."""
-    known = pipeline.time
-    pipeline.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
+    known = rendering.time
+    rendering.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
     try:
         yield
     finally:
-        pipeline.time = known
+        rendering.time = known
 
 
 def measure(clip: Path, count: int, settings: Settings, folder: Path) -> dict[str, Any]:

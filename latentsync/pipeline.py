@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from .audio.clues import clues_for
 from .audio.load import check_speech, from_waveform, load_audio
 from .audio.pauses import spoken
 from .audio.speakers import Speaker as Speaker
@@ -112,7 +113,7 @@ def lipsync(
     check_speech(speech.waveform)
     timeline = fit_timeline(exact_rate(fps), len(frames), speech.seconds, settings.fit, still=len(frames) == 1)
     source, timings = ArraySource(frames), Timings()
-    tracked = track_face(source, timeline, models.finder, settings.face, timings, on_step)
+    tracked = track_face(source, timeline, models.finder, settings.face, timings, on_step, speech=speech.waveform)
     renderer = WindowRenderer(timeline, tracked.track, speech.waveform, models, settings, timings, on_step)
     rendered = list(render(source, renderer))
     report = make_report([renderer.face], tracked.faces, models.name, settings, timings)
@@ -155,11 +156,10 @@ def lipsync_file(
         renderers: list[WindowRenderer] = []
         for speaker in speakers:
             face = job.face if speaker is None else scaled_place(speaker.face, job.scale)
-            tracked = face_asked_for(job, face, models.finder, settings, timings, on_step, tracks)
+            speech, only = (job.speech if speaker is None else speaker.heard()), None
+            tracked = face_asked_for(job, face, models.finder, settings, timings, on_step, tracks, speech)
             _check_other_face(tracked, renderers)
-            speech, only = job.speech, None
             if speaker is not None:
-                speech = speaker.heard()
                 only = frames_of_spans(spoken(speech), job.timeline.fps, job.timeline.frames)
             renderers.append(
                 WindowRenderer(job.timeline, tracked.track, speech, models, settings, timings, on_step, only=only)
@@ -315,8 +315,10 @@ def track_face(
     timings: Timings,
     on_progress: ProgressCallback | None = None,
     tracks: MutableMapping[int, Tracks] | None = None,
+    speech: Tensor | None = None,
 ) -> TrackedFace:
-    """Follow the faces through the source frames that the timeline shows, read once unless `tracks` has them."""
+    """Follow the faces through the source frames that the timeline shows, read once unless `tracks` has them. speech:
+    tells who speaks where the source has no sound of its own."""
     tracks = {} if tracks is None else tracks
     used = _used(timeline)
 
@@ -325,9 +327,10 @@ def track_face(
             on_progress(Progress("track", frames, used))
 
     with timings.measure("track"):
+        clues = clues_for(face, source, used, timeline.fps, lambda: finder, speech)
         if used not in tracks:
             tracks[used] = find_tracks(source.read(range(used)), finder, on_step=report)
-        tracked = TrackedFace(choose(tracks[used], face), len(tracks[used].faces))
+        tracked = TrackedFace(choose(tracks[used], face, clues), len(tracks[used].faces))
     _log.debug("%d faces in %d frames; the chosen one is %d", tracked.faces, used, tracked.track.index)
     return tracked
 
@@ -340,6 +343,7 @@ def face_asked_for(
     timings: Timings,
     on_progress: ProgressCallback | None,
     tracks: MutableMapping[int, Tracks],
+    speech: Tensor,
 ) -> TrackedFace:
     """track_face for a face that may also be pointed out by hand, or be absent, as the settings say."""
     used = _used(job.timeline)
@@ -349,7 +353,7 @@ def face_asked_for(
             found = track_points(job.source.read, used, points)
         tracks[used] = Tracks((found,), used, found.size)
     try:
-        return track_face(job.source, job.timeline, finder, face, timings, on_progress, tracks)
+        return track_face(job.source, job.timeline, finder, face, timings, on_progress, tracks, speech)
     except NoFaceError:
         if settings.no_face == "error":
             raise

@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from .errors import UserError
@@ -23,7 +25,7 @@ NO_FACES = ("error", "pass")
 SOLVERS: tuple[str, ...] = get_args(Solver)
 WATERMARKS: tuple[str, ...] = get_args(Watermark)
 
-FACE_RULES = ("largest", "left", "right")
+FACE_RULES = ("auto", "largest", "left", "right")
 FACE_PLACE = re.compile(r"\s*\d+\s*|\s*-?\d+(\.\d*)?\s*,\s*-?\d+(\.\d*)?\s*,\s*\d+\s*")
 """A face's number, or a point x,y,frame."""
 
@@ -41,7 +43,8 @@ class Settings:
     steps: solver steps, up to 1000. guidance: 1 = follow the audio as trained, larger = more strongly (up to 20).
     0 for either is the checkpoint's own, see `resolved`.
     solver: one of SOLVERS. seed: 0 to 2**63 - 1. fit: what to do when sound and picture differ in length, one of FITS.
-    face: "largest", "left", "right", a track index ("0", "1", …) or a point "x,y,frame" in pixels of the source.
+    face: "auto" (who speaks in the source), "largest", "left", "right", a track index ("0", "1", …), a point
+    "x,y,frame" in pixels of the source, or the path of a photo of the person.
     window_batch: windows of 16 frames computed together; changes speed and memory, not the result.
     still_fps: frames per second of the video that a still image becomes.
     watermark: "metadata" states in the file that the lips are generated, "visible" also in a corner of every frame.
@@ -107,16 +110,23 @@ class Settings:
 
 def check_face(face: str) -> None:
     """UserError for what can be no face, whatever the clip; choose() finds the others once the faces are known."""
-    if face not in FACE_RULES and not FACE_PLACE.fullmatch(face):
+    if face not in FACE_RULES and not FACE_PLACE.fullmatch(face) and not is_photo(face):
         raise UserError(
-            f'face is {face!r}; it must be "largest", "left", "right", the number of a face, or a point "x,y,frame" in'
-            " pixels."
+            f'face is {face!r}; it must be "auto", "largest", "left", "right", the number of a face, a point'
+            ' "x,y,frame" in pixels, or the file of a photo.'
         )
+
+
+def is_photo(face: str, folder: Path = Path()) -> bool:
+    """Whether a face is said by a file (where its path is relative, in the folder), not by a word, number or point."""
+    with suppress(OSError, ValueError):
+        return face not in ("", *FACE_RULES) and not FACE_PLACE.fullmatch(face) and (folder / face).is_file()
+    return False
 
 
 def scaled_place(face: str, scale: float) -> str:
     """A point on a face in pixels of a picture that was made smaller; all else as it is."""
-    if scale == 1 or "," not in face:
+    if scale == 1 or "," not in face or not FACE_PLACE.fullmatch(face):
         return face
     x, y, frame = face.split(",")
     return f"{float(x) * scale:.3f},{float(y) * scale:.3f},{frame.strip()}"

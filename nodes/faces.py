@@ -9,6 +9,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..latentsync.audio.clues import clues_for
 from ..latentsync.errors import UserError
 from ..latentsync.face.aligned import UNTIMED, AlignedFace
 from ..latentsync.face.choose import choose
@@ -17,12 +18,10 @@ from ..latentsync.face.preview import boxes_at, numbered
 from ..latentsync.face.track import Tracks, find_tracks
 from ..latentsync.media.probe import probe
 from ..latentsync.media.reader import VideoReader
-from ..latentsync.settings import FACE_RULES, check_face
+from ..latentsync.settings import FACE_PLACE, check_face
 from . import host, inputs
 from .images import Frames, check_crops, check_frames, check_track, fitted_mask, frames_of, lay
 from .regions import GivenFaces, as_boxes, as_masks, held, within
-
-"""Choices of a face that a region limits; a number or a point says it all."""
 
 
 class LatentSyncFindFaces(io.ComfyNode):
@@ -116,9 +115,10 @@ class LatentSyncFindFaces(io.ComfyNode):
                 raise UserError(
                     f"preview_frame is {preview_frame} and the frames are 0 to {count - 1}; choose one of those."
                 )
+            clues = clues_for(face, source, count, fps, host.face_finder)
             tracks = _tracks(images, source, count, landmarks, stages)
-            wanted = tracks if region is None or face not in FACE_RULES else within(tracks, region)
-            clip = AlignedFace.from_track(choose(wanted, face), side, fps)
+            wanted = tracks if region is None or FACE_PLACE.fullmatch(face) else within(tracks, region)
+            clip = AlignedFace.from_track(choose(wanted, face, clues), side, fps)
             crops = _cut_out(source, clip, stages)
             shown = next(iter(source.read([preview_frame])))
         boxes = boxes_at(tracks, preview_frame)

@@ -50,8 +50,9 @@ def face() -> Any:
     return io.String.Input(
         "face",
         default=Settings.face,
-        tooltip='Whose mouth: "largest", "left", "right", a number from the preview, or "x,y,frame", a point on the'
-        " face in pixels of the picture, in that frame (from 0).",
+        tooltip='Whose mouth: "auto" (who speaks in a VIDEO with sound, else whose mouth moves most), "largest",'
+        ' "left", "right", a number from the preview, or "x,y,frame", a point on the face in pixels of the picture, in'
+        " that frame (from 0).",
     )
 
 

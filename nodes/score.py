@@ -11,6 +11,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..latentsync.audio.clues import clues_for
 from ..latentsync.errors import UserError
 from ..latentsync.evaluation.charts import draw_chart, draw_sync
 from ..latentsync.evaluation.clips import Read, sync_track, track_clip
@@ -166,8 +167,9 @@ def _of_images(
     images: Tensor, audio: Any, fps: float, face: str, finder: FaceFinder, on_progress: ProgressCallback
 ) -> Iterator[_Speaker]:
     rate, frames, speech = rate_of(fps), frames_of(images), checked_speech(*speech_of(audio))
+    clues = clues_for(face, frames, len(frames), rate, lambda: finder, speech)
     tracks = find_tracks(frames, finder, on_step=lambda done: on_progress(Progress("track", done, len(frames))))
-    yield _Speaker(choose(tracks, face), frames.read, speech, rate)
+    yield _Speaker(choose(tracks, face, clues), frames.read, speech, rate)
 
 
 def _sync(net: SyncNet | None, speaker: _Speaker, stages: host.Stages) -> SyncScore | None:

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import UserError
 from ..files import parse_json
 from ..media.encoding import ENDINGS
-from ..settings import Settings
+from ..settings import Settings, is_photo
 
 FILES = ("video", "audio", "out")
 SETTINGS = {field.name: type(field.default) for field in fields(Settings)}
@@ -116,6 +116,8 @@ def _job(line: int, row: Mapping[str, Any], folder: Path, out: Path, defaults: S
         raise UserError("there is no video; name a video or a picture.")
     video, audio = folder / given["video"], folder / given["audio"] if "audio" in given else None
     settings = {name: _setting(name, given[name]) for name in SETTINGS if name in given}
+    if is_photo(settings.get("face", ""), folder):
+        settings["face"] = str((folder / settings["face"]).absolute())  # workers may stand in another folder
     resolved = dataclasses.replace(defaults, **settings).resolved(defaults)
     return Job(line, video, audio, out / given.get("out", f"{video.stem}.mp4"), resolved)
 

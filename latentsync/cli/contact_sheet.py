@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from ..audio.clues import clues_for
 from ..audio.load import load_audio, loudness
 from ..audio.mel import SAMPLE_RATE
 from ..errors import UserError
@@ -76,7 +77,11 @@ def _track(reader: VideoReader, measured: range, finder: FaceFinder, face: str) 
     with suppress(UserError):
         tracks = find_tracks(reader.read(measured), finder)
         with suppress(UserError):  # the point may be in a frame that is not measured
-            return choose(tracks, face)
+            clues = clues_for(face, reader, reader.info.frames, reader.info.fps, lambda: finder)
+            fps = clues.fps / measured.step
+            return choose(
+                tracks, face, replace(clues, fps=fps, read=lambda some: reader.read(measured[i] for i in some))
+            )
         return choose(tracks, "largest")
     return None
 

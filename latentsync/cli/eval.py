@@ -89,7 +89,9 @@ class OutputOptions:
             check_writable(path)
 
 
-Face = Annotated[str, option(None, "--face", "largest, left, right, a number, or x,y,frame in pixels.", "WHICH")]
+Face = Annotated[
+    str, option(None, "--face", "auto, largest, left, right, a number, x,y,frame in pixels, or a photo.", "WHICH")
+]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ..errors import UserError, is_out_of_memory
 from . import eval as cli_eval
 from .app import app as web_app
 from .batch import batch
+from .faces import faces
 from .prepare import filelist, prepare
 from .queue import queue
 from .run import run
@@ -103,6 +104,7 @@ def common(
 
 
 app.command()(run)
+app.command()(faces)
 
 
 @app.command()

@@ -99,8 +99,8 @@ class SamplingOptions:
         " shorter of the two; silence keeps all of the picture.", "NAME",
     )
     face: str = choice(
-        _FIT, "", Settings.face, "largest, left, right, a number (0 appears first), or x,y,frame: a point on the face,"
-        " in pixels.", "WHICH",
+        _FIT, "", Settings.face, "auto: who speaks in the video; largest, left, right; a number of `latentsync faces`;"
+        " x,y,frame: a point on the face, in pixels; or a photo of the person.", "WHICH",
     )
     silence: str = choice(
         _LOOK, "", Settings.silence, f"What the mouth does in pauses of the speech ({', '.join(SILENCES)}). keep: what"

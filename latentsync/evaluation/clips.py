@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from ..audio.clues import clues_for
 from ..audio.load import load_audio
 from ..audio.mel import SAMPLE_RATE
 from ..dataset import FPS, ClipFile, find_videos
@@ -88,8 +89,10 @@ def _track(info: VideoInfo, finder: FaceFinder, face: str, on_progress: Progress
             on_progress(Progress("track", done, info.frames))
 
     with VideoReader(info) as reader:
+        clues = clues_for(face, reader, info.frames, info.fps, lambda: finder)
         tracks = find_tracks(reader.read(range(info.frames)), finder, on_step=count)
-    return TrackedClip(info, choose(tracks, face), range(info.frames), info.fps)
+        track = choose(tracks, face, clues)
+    return TrackedClip(info, track, range(info.frames), info.fps)
 
 
 def score_file(
