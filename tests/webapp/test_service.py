@@ -102,7 +102,7 @@ def test_a_second_run_takes_the_place_of_the_first(hall, material):
         assert ended(anna.run).state == DONE
         ended(anna.score)
         files.append(set(anna.folder.iterdir()))
-    assert len(files[1]) == len(files[0]) == 3, "the clip, its copy for browsers, the result"
+    assert len(files[1]) == len(files[0]) == 4, "clip and result, and a copy of each for browsers"
     assert files[0] & files[1] == {anna.face.path}
 
 
