@@ -35,7 +35,7 @@ WATERMARK_LABELS = {
     "metadata": "In the file's metadata, where players and other programs can read it",
     "visible": "In the metadata, and visible in a corner of the picture",
 }
-USUAL_TRACK = (Settings.audio_track, "The usual one")
+USUAL_TRACK = {Settings.audio_track: "The usual one"}
 
 
 class MoreSettings:
@@ -62,7 +62,7 @@ class MoreSettings:
         cut = Cut() if face is None or face.kind == "picture" else used_cut(face, part)
         return Settings(**settings), cut
 
-    def _choose(self, label: str, options: Any, labels: dict[str, str], key: str, **rest: Any) -> str:
+    def _choose(self, label: str, options: Any, labels: dict[Any, str], key: str, **rest: Any) -> Any:
         return self.st.selectbox(
             label, list(options), key=key, format_func=labels.__getitem__, disabled=self.session.busy, **rest
         )
@@ -108,12 +108,10 @@ class MoreSettings:
         heard = self.session.face if own_sound else self.session.voice
         if heard is None or len(heard.tracks) < 2:
             return {"fit": fit}
-        (number, _) = self.st.selectbox(
-            "Sound track", [USUAL_TRACK, *heard.tracks], key=f"track-{heard.path.stem}", disabled=self.session.busy,
-            format_func=lambda track: track[1],
-            help="The usual one is the track that players take, or the first that is not silent.",
-        )  # fmt: skip
-        return {"fit": fit, "audio_track": number}
+        tracks = USUAL_TRACK | dict(heard.tracks)
+        usual = "The usual one is the track that players take, or the first that is not silent."
+        track = self._choose("Sound track", tracks, tracks, f"track-{heard.path.stem}", help=usual)
+        return {"fit": fit, "audio_track": track}
 
     def _file(self) -> dict[str, Any]:
         st, busy = self.st, self.session.busy
