@@ -18,7 +18,7 @@ FIT_LABELS = {
     "silence": "Keep the whole video, silent after the voice",
 }
 SILENCE_LABELS = {
-    "keep": "As the model hears them",
+    "keep": "Whatever the model makes of the sound there",
     "relax": "At rest: breath, hum and music move no lips",
     "close": "At rest, with the lips closed",
 }

@@ -76,9 +76,10 @@ class ResultView:
                 " a copy in H.264; the download is the file itself."
             )
         settings = request.settings
+        steps = f"{settings.steps} step" + "s" * (settings.steps != 1)
         model, time = model_label(request.checkpoint).split(":")[0], clock(result.elapsed_s)
         st.caption(
-            f"{model}, {settings.steps} steps, guidance {settings.guidance:g}, seed {settings.seed}; {time} min on"
+            f"{model}, {steps}, guidance {settings.guidance:g}, seed {settings.seed}; {time} min on"
             f" {result.backend}. Another seed gives another take."
         )
         for note in () if result.report is None else result.report.notes:
