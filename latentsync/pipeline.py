@@ -18,16 +18,19 @@ from torch import Tensor
 
 from .audio.load import check_speech, from_waveform, load_audio
 from .audio.mel import SAMPLE_RATE
-from .audio.pauses import hush, rest_weights
+from .audio.pauses import hush, rest_weights, spoken
+from .audio.speakers import Speaker as Speaker
+from .audio.speakers import mixed
 from .audio.whisper_features import SpeechFeatures
 from .conditions import ConditionEncoder
 from .errors import UserError
-from .face.aligned import AlignedFace, shown_segments
+from .face.aligned import AlignedFace
 from .face.choose import choose
 from .face.composite import first_row_read
 from .face.detect import FaceFinder
 from .face.rest import rested
 from .face.saved import load_tracks, save_tracks
+from .face.spans import Span, spans
 from .face.track import FaceTrack, Tracks, find_tracks
 from .media.audio_track import AudioTrack
 from .media.image import is_image
@@ -38,7 +41,17 @@ from .media.watermark import draw_watermark
 from .media.writer import VideoWriter, container_of
 from .sampling import denoise_window, shared_noise
 from .settings import WINDOW, Progress, ProgressCallback, Settings, scaled_place
-from .timeline import Cut, Timeline, Window, exact_rate, fit_timeline, windows
+from .timeline import (
+    Cut,
+    Timeline,
+    Window,
+    exact_rate,
+    fit_timeline,
+    frames_of_spans,
+    joined_runs,
+    parse_spans,
+    windows,
+)
 from .weights.bundle import Models as Models
 from .weights.bundle import load_models as load_models
 
@@ -61,7 +74,8 @@ class Timings(dict[str, float]):
 
 @dataclass(frozen=True)
 class Report:
-    """What was done; `as_dict` is the command line's --json. notes: what of the source could not stay as it was."""
+    """What was done; `as_dict` is the command line's --json. spans: what became of every frame, for each face that was
+    asked for. notes: what of the source could not stay as it was."""
 
     frames: int
     fps: Fraction
@@ -69,6 +83,7 @@ class Report:
     source_frames: int
     faces: int
     segments: list[tuple[int, int]]
+    spans: tuple[Span, ...]
     checkpoint: str
     settings: Settings
     timings: Mapping[str, float]
@@ -77,11 +92,18 @@ class Report:
 
     @property
     def repainted(self) -> int:
-        return sum(stop - start for start, stop in self.segments)
+        """Frames in which a mouth was made."""
+        return sum(stop - start for start, stop in joined_runs(self.segments))
 
     def as_dict(self) -> dict[str, Any]:
         timings = {stage: round(seconds, 3) for stage, seconds in self.timings.items()}
-        return asdict(self) | {"fps": str(self.fps), "repainted": self.repainted, "timings": timings}
+        spans = [span.as_dict(self.fps) for span in self.spans]
+        return asdict(self) | {
+            "fps": str(self.fps),
+            "repainted": self.repainted,
+            "timings": timings,
+            "spans": spans,
+        }
 
 
 _log = logging.getLogger(__name__)
@@ -123,13 +145,13 @@ def lipsync(
     tracked = track_face(source, timeline, models.finder, settings.face, timings, on_step)
     renderer = WindowRenderer(timeline, tracked.track, speech.waveform, models, settings, timings, on_step)
     rendered = list(render(source, renderer))
-    report = make_report(timeline, tracked, models.name, settings, timings)
+    report = make_report([renderer.face], tracked.faces, models.name, settings, timings)
     return Result(np.stack([frame for frame, _ in rendered]), np.stack([mask for _, mask in rendered]), report)
 
 
 def lipsync_file(
     video: str | Path,
-    audio: str | Path | None,
+    audio: str | Path | Sequence[Speaker] | None,
     out: str | Path,
     *,
     models: Models,
@@ -148,24 +170,54 @@ def lipsync_file(
     allow_silence: a speech without a sound is no mistake (a pause between two parts of a film). resume: keep what is
     finished in a hidden folder beside the output until it is complete; the same call goes on there after a crash.
 
-    audio None takes the video's own sound. The output appears under its name only when it is complete; the sound is
-    the user's own, copied where the container can hold it.
+    audio None takes the video's own sound; several speakers each move their own face (settings.face is not used), keep
+    its mouth where their voice pauses, and are mixed. The output appears under its name only when it is complete; the
+    sound is the user's own, copied where the container can hold it.
     """
     settings = (settings or models.defaults).resolved(models.defaults)
     timings = Timings()
     with (
+        _voices(audio) as (sound, speakers),
         _journal(resume, video, audio, out, models, settings, cut) as journal,
-        open_job(video, audio, out, settings, cut, metadata, journal, allow_silence=allow_silence) as job,
+        open_job(video, sound, out, settings, cut, metadata, journal, allow_silence=allow_silence) as job,
     ):
         tracks = _known_tracks(journal, job, tracks)
-        tracked = track_face(job.source, job.timeline, models.finder, job.face, timings, on_step, tracks)
+        renderers: list[WindowRenderer] = []
+        for speaker in speakers:
+            face = job.face if speaker is None else scaled_place(speaker.face, job.scale)
+            tracked = track_face(job.source, job.timeline, models.finder, face, timings, on_step, tracks)
+            _check_other_face(tracked, renderers)
+            speech, only = job.speech, None
+            if speaker is not None:
+                speech = speaker.heard()
+                only = frames_of_spans(spoken(speech), job.timeline.fps, job.timeline.frames)
+            renderers.append(
+                WindowRenderer(job.timeline, tracked.track, speech, models, settings, timings, on_step, only=only)
+            )
         if journal is not None:
             save_tracks(journal.path("tracks.npz"), *tracks.values())
-        renderer = WindowRenderer(job.timeline, tracked.track, job.speech, models, settings, timings, on_step)
-        for frame, _ in render(job.source, renderer, job.writer.frames):
+        for frame, _ in render(job.source, renderers, job.writer.frames):
             with timings.measure("write"):
                 job.writer.write(frame)
-    return make_report(job.timeline, tracked, models.name, settings, timings, out, job.notes)
+    faces, found = [renderer.face for renderer in renderers], len(tracks[_used(job.timeline)].faces)
+    return make_report(faces, found, models.name, settings, timings, out, job.notes)
+
+
+@contextmanager
+def _voices(
+    audio: str | Path | Sequence[Speaker] | None,
+) -> Iterator[tuple[str | Path | None, tuple[Speaker | None, ...]]]:
+    """The sound to write, and who speaks; None is whom the settings name, with that sound."""
+    if audio is None or isinstance(audio, str | Path):
+        yield audio, (None,)
+        return
+    with mixed(audio) as mix:
+        yield mix, tuple(audio)
+
+
+def _check_other_face(tracked: "TrackedFace", renderers: Sequence["WindowRenderer"]) -> None:
+    if any(renderer.face.track.index == tracked.track.index for renderer in renderers):
+        raise UserError(f"Two speakers are the same face, number {tracked.track.index}; name another face for one.")
 
 
 @contextmanager
@@ -173,11 +225,14 @@ def _journal(
     wanted: bool, video: Any, audio: Any, out: str | Path, models: Models, settings: Settings, cut: Cut | None
 ) -> Iterator[Journal | None]:
     container_of(out)  # a name that cannot be written is said before anything is made beside it
-    if not wanted or not Path(video).exists() or not Path(audio or video).exists():
+    if not wanted or not Path(video).exists():
         yield None
         return
-    facts = {"settings": asdict(settings), "cut": cut, "models": models.fingerprint(), "dtype": models.dtype}
-    with open_journal(out, fingerprint(facts, video, audio)) as journal:
+    speakers = () if audio is None or isinstance(audio, str | Path) else tuple(audio)
+    facts = {"settings": asdict(settings), "cut": cut, "speakers": speakers, "dtype": models.dtype}
+    files = [speaker.voice for speaker in speakers] or [audio]
+    facts["models"] = models.fingerprint()
+    with open_journal(out, fingerprint(facts, video, *files)) as journal:
         yield journal
 
 
@@ -202,6 +257,7 @@ class Job:
     speech: Tensor
     writer: VideoWriter
     face: str
+    scale: float
     notes: tuple[str, ...]
 
 
@@ -236,21 +292,25 @@ def open_job(
             for note in notes:
                 _log.info("%s is %s", video, note)
             face = scaled_place(settings.face, shown.scale)
-            yield Job(source, timeline, speech.waveform, writer, face, notes)
+            yield Job(source, timeline, speech.waveform, writer, face, shown.scale, notes)
 
 
 def make_report(
-    timeline: Timeline,
-    tracked: "TrackedFace",
+    faces: Sequence[AlignedFace],
+    found: int,
     checkpoint: str,
     settings: Settings,
     timings: Timings,
     out: Any = None,
     notes: tuple[str, ...] = (),
 ) -> Report:
-    segments, out = shown_segments(timeline, tracked.track), None if out is None else str(out)
-    size, faces, of, fps = tracked.track.size, tracked.faces, timeline.source_frames, timeline.fps
-    return Report(timeline.frames, fps, size, of, faces, segments, checkpoint, settings, timings, out, notes)
+    """faces: those that were asked for; found: how many there are."""
+    timeline, out = faces[0].timeline, None if out is None else str(out)
+    runs = sorted({segment for face in faces for segment in face.segments})
+    said = tuple(span for face in faces for span in spans(face))
+    frames, size, fps = timeline.frames, faces[0].size, timeline.fps
+    of = timeline.source_frames
+    return Report(frames, fps, size, of, found, runs, said, checkpoint, settings, timings, out, notes)
 
 
 def _check_frames(frames: Sequence[np.ndarray] | np.ndarray) -> None:
@@ -303,34 +363,67 @@ def _used(timeline: Timeline) -> int:
 
 
 @torch.inference_mode()
-def render(source: Source, renderer: "WindowRenderer", first: int = 0) -> Iterator[RenderedFrame]:
+def render(
+    source: Source, renderers: "WindowRenderer | Sequence[WindowRenderer]", first: int = 0
+) -> Iterator[RenderedFrame]:
     """Every output frame from `first` on with its mask, in order: those with the face repainted, the others as they
-    are."""
-    timeline, settings = renderer.timeline, renderer.settings
+    are. Several renderers of one timeline paint one after the other."""
+    every = [renderers] if isinstance(renderers, WindowRenderer) else list(renderers)
+    settings = every[0].settings
+    for frame, mask in _painted(source, every, first):
+        yield marked(frame, settings), mask
+
+
+def _painted(source: Source, renderers: Sequence["WindowRenderer"], first: int) -> Iterator[RenderedFrame]:
+    *before, renderer = renderers
+    timeline, window_batch = renderer.timeline, renderer.settings.window_batch
     begin, reference = first, None
     for start, stop in renderer.face.segments:
         if start < first < stop:  # in the midst of what is rendered together: from windows on that need none before
-            groups = grouped(start, stop, settings.window_batch)
+            groups = grouped(start, stop, window_batch)
             begin = max(g[0].start for g in groups if g[0].start == g[0].keep <= first)
             head = next(iter(source.read(timeline.source_indices(start, start + 1))))
             reference = renderer.encode_reference(renderer.crop([head], start)[0])
-    frames = source.read(timeline.source_indices(begin))
-    empty = np.zeros(renderer.face.size[::-1], np.float32)
-    position = begin
+    if before:
+        rendered = _painted(source, before, begin)
+    else:
+        empty = np.zeros(renderer.face.size[::-1], np.float32)
+        rendered = ((frame, empty) for frame in source.read(timeline.source_indices(begin)))
+    masks: deque[np.ndarray] = deque()
+
+    def frames() -> Iterator[np.ndarray]:
+        for frame, mask in rendered:
+            masks.append(mask)
+            yield frame
+
+    given, position = frames(), begin
     for start, stop in (*renderer.face.segments, (timeline.frames, timeline.frames)):
         if stop <= first < timeline.frames:
             continue
-        for frame in islice(frames, max(0, start - position)):
-            yield marked(frame, settings), empty
+        for frame in islice(given, max(0, start - position)):
+            yield frame, masks.popleft()
         at = max(start, begin)
-        for i, (frame, mask) in enumerate(renderer.render_segment(frames, start, stop, at, reference), at):
+        for i, (frame, mask) in enumerate(renderer.render_segment(given, start, stop, at, reference), at):
+            under = masks.popleft()
             if i >= first:
-                yield marked(frame, settings), mask
+                yield frame, np.maximum(under, mask)
         position, reference = stop, None
 
 
 def marked(frame: np.ndarray, settings: Settings) -> np.ndarray:
     return draw_watermark(frame) if settings.watermark == "visible" else frame
+
+
+def only_in(
+    settings: Settings, timeline: Timeline, only: tuple[tuple[int, int], ...] | None = None
+) -> tuple[tuple[int, int], ...] | None:
+    """Frames in which lips are made anew: those of settings.spans, and of only."""
+    if not settings.spans:
+        return only
+    asked = frames_of_spans(parse_spans(settings.spans), timeline.fps, timeline.frames)
+    if only is None:
+        return asked
+    return tuple((max(a, c), min(b, d)) for a, b in asked for c, d in only if max(a, c) < min(b, d))
 
 
 def grouped(start: int, stop: int, size: int) -> list[list[Window]]:
@@ -342,7 +435,7 @@ def grouped(start: int, stop: int, size: int) -> list[list[Window]]:
 class WindowRenderer:
     """Repaints windows of output frames. A window depends on its own frames, the segment's first one and the speech.
 
-    reference: align, hear and paste as the public code does, to compare with it.
+    reference: align, hear and paste as the public code does, to compare with it. only: see AlignedFace.
     """
 
     @torch.inference_mode()
@@ -357,11 +450,13 @@ class WindowRenderer:
         on_progress: ProgressCallback | None = None,
         *,
         reference: bool = False,
+        only: tuple[tuple[int, int], ...] | None = None,
     ) -> None:
         self.timeline, self.models, self.settings = timeline, models, settings
         self.timings, self.on_progress, self.reference = timings, on_progress, reference
         # the public code neither steadies the points nor lets Whisper's blocks overlap
-        self.face = AlignedFace(track, timeline, models.resolution, reference=reference)
+        asked = only_in(settings, timeline, only)
+        self.face = AlignedFace(track, timeline, models.resolution, reference=reference, only=asked)
         # sound that ends before the picture is followed by silence, not by its last sound held
         short = int(timeline.duration * SAMPLE_RATE) - len(speech)
         padded = F.pad(speech, (0, max(0, short)))

@@ -19,6 +19,7 @@ LIKE_SOURCE = "copy-like-source"
 CODECS = (LIKE_SOURCE, "h264", "h265", "av1", "vp9", "prores")
 FITS: tuple[str, ...] = get_args(Fit)
 SILENCES: tuple[str, ...] = get_args(Silence)
+NO_FACES = ("error", "pass")
 SOLVERS: tuple[str, ...] = get_args(Solver)
 WATERMARKS: tuple[str, ...] = get_args(Watermark)
 
@@ -53,6 +54,10 @@ class Settings:
     silence: what a mouth does in pauses of the speech. "keep": what the network makes of the sound there; "relax": what
     it makes of true silence, so that breath, hum and music move no lips; "close": the same, with the lips closed in the
     picture.
+    spans: parts of the clip whose lips are made anew, as "1.5-4, 1:20-" (seconds or minutes:seconds); empty is all.
+    points: a face that no finder knows (a drawing, an animal), pointed out by hand as "x1,y1,x2,y2,x3,y3,frame": left
+    brow, right brow and nose tip in pixels of the source, as seen, and the frame they are in. Empty: faces are found.
+    no_face: what to do with a clip in which the face asked for is nowhere: "error", or "pass" it through as it is.
     audio_track: number of the sound track that is heard and written, from 0; -1 is the default one, or the first that
     can be heard.
     """
@@ -74,6 +79,9 @@ class Settings:
     pixel_format: str = "auto"
     audio_track: int = -1
     silence: str = "keep"
+    spans: str = ""
+    points: str = ""
+    no_face: str = "error"
 
     def __post_init__(self) -> None:
         _within("steps", self.steps, 0, 1000)
@@ -87,6 +95,7 @@ class Settings:
         _one_of("watermark", self.watermark, WATERMARKS)
         _within("quality", self.quality, 1, 100)
         _within("audio_track", self.audio_track, -1, 63)
+        _one_of("no_face", self.no_face, NO_FACES)
         _one_of("silence", self.silence, SILENCES)
         _one_of("codec", self.codec, CODECS)
         check_face(self.face)

@@ -1,6 +1,7 @@
 """Frames, frame rates and windows: exact arithmetic on fractions, no media."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, isfinite
@@ -87,6 +88,58 @@ class Window:
     start: int
     stop: int
     keep: int
+
+
+def parse_spans(text: str) -> tuple[tuple[Fraction, Fraction | None], ...]:
+    """Parts of a clip as "1.5-4, 10-12.5, 1:20-": start and end in seconds or minutes:seconds; None is the clip's end.
+
+    UserError where it is not that, or a part has no length.
+    """
+    found = []
+    for part in filter(None, (one.strip() for one in re.split(r"[,;]", text))):
+        match = re.fullmatch(r"([\d:.]+)\s*-\s*([\d:.]*)", part)
+        start, stop = (_seconds(time) if time else None for time in match.groups()) if match else (None, None)
+        if match is None or start is None or (match[2] and stop is None) or (stop is not None and stop <= start):
+            raise UserError(
+                f'spans has {part!r}; give parts as start-end in seconds or minutes:seconds, such as "1.5-4, 1:20-".'
+            )
+        found.append((start, stop))
+    return tuple(sorted(found, key=lambda span: span[0]))
+
+
+def _seconds(time: str) -> Fraction | None:
+    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)", time)
+    if match is None:
+        return None
+    hours, minutes, seconds = match.groups()
+    return Fraction(int(hours or 0) * 3600 + int(minutes or 0) * 60) + Fraction(seconds)
+
+
+def frames_of_spans(
+    spans: Iterable[tuple[Fraction, Fraction | None]], fps: Fraction, frames: int
+) -> tuple[tuple[int, int], ...]:
+    """Half-open runs of frames that lie in these parts, in order, where they meet joined."""
+    ends = ((round(start * fps), frames if stop is None else round(stop * fps)) for start, stop in spans)
+    runs = ((min(frames, start), min(frames, stop)) for start, stop in ends)
+    return tuple(joined_runs((start, stop) for start, stop in runs if start < stop))
+
+
+def joined_runs(runs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Half-open runs in order, without overlaps."""
+    joined: list[tuple[int, int]] = []
+    for start, stop in sorted(runs):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
+        else:
+            joined.append((start, stop))
+    return joined
+
+
+def typed_seconds(value: float) -> Fraction:
+    """A time as it was typed: 0.1 is a tenth. UserError where it is no number."""
+    if not isfinite(value):
+        raise UserError(f"A time is {value}; give seconds as a number.")
+    return Fraction(str(value))
 
 
 def exact_rate(fps: Fraction | float) -> Fraction:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -198,13 +197,6 @@ def rate_of(fps: float | Fraction | None) -> Fraction:
     if not fps or not 0.001 <= fps <= FASTEST:
         raise UserError(f"The frame rate is {float(fps or 0):g} and must be above 0, at most {FASTEST}; {FPS_HINT}.")
     return exact_rate(fps)
-
-
-def seconds(value: float) -> Fraction:
-    """A time as it was typed: 0.1 is a tenth."""
-    if not isfinite(value):
-        raise UserError(f"A time is {value}; give seconds as a number.")
-    return Fraction(str(value))
 
 
 def in_order(images: Tensor, timeline: Timeline) -> Tensor:

@@ -8,9 +8,9 @@ from comfy_api.latest import io
 from ..latentsync.media.encoding import ending_for
 from ..latentsync.pipeline import lipsync_file
 from ..latentsync.settings import Settings
-from ..latentsync.timeline import Cut
+from ..latentsync.timeline import Cut, typed_seconds
 from . import host, inputs
-from .images import rate_of, seconds
+from .images import rate_of
 from .media import check_sound
 
 RAW = {"rawLink": True}
@@ -186,7 +186,7 @@ class LatentSyncVideo(io.ComfyNode):
         **rest: Any,
     ) -> io.NodeOutput:
         own = {name: rest.pop(name, None) for name in ("model", "vae", "audio_encoder")}
-        cut = Cut(seconds(start), seconds(duration) or None, seconds(audio_start), seconds(audio_duration) or None)
+        cut = Cut(*_times(start, duration), *_times(audio_start, audio_duration))
         if audio is not None:
             rest["audio_track"] = Settings.audio_track  # a connected speech has one track
         settings = Settings(**inputs.BROWSERS | rest)
@@ -232,3 +232,7 @@ def _streamed(
     compare = {"before": host.view_ref(before), "after": host.view_ref(path), **part}
     made = host.video_of(path, host.hold(hidden.unique_id, temporary))
     return io.NodeOutput(made, ui={"latentsync_compare": [compare]})
+
+
+def _times(start: float, duration: float) -> tuple[Any, Any]:
+    return typed_seconds(start), typed_seconds(duration) or None

@@ -58,7 +58,7 @@ class GivenFaces:
         found = [face for face in self._frames[self._now] if not any(overlap(face.box, box) > FOUND for box in taken)]
         return sorted(found, key=lambda face: -face.height)
 
-    def refine(self, frame: np.ndarray, box: Box) -> Face | None:
+    def refine(self, frame: np.ndarray, box: Box, tilt: float = 0.0) -> Face | None:
         scored = [replace(face, score=overlap(face.box, box)) for face in self._frames[self._now]]
         return max((face for face in scored if face.score > FOUND), key=lambda face: face.score, default=None)
 

@@ -1,5 +1,7 @@
 """Pauses in speech, and how strongly a mouth rests in them."""
 
+from fractions import Fraction
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -33,6 +35,17 @@ def pauses(waveform: Tensor) -> list[tuple[float, float]]:
             start = found.pop()[0]
         found.append((start, stop))
     return [(a / 100, b / 100) for a, b in found if b - a >= SHORTEST * 100]
+
+
+def spoken(waveform: Tensor) -> list[tuple[Fraction, Fraction | None]]:
+    """Start and end in seconds of all between the pauses, with the time that lips need before and after."""
+    end, edges = len(waveform) / SAMPLE_RATE, [0.0]
+    for start, stop in pauses(waveform):
+        rest = start + AFTER + RELEASE if start > 0 else 0.0, stop - BEFORE - ATTACK if stop < end - SHORTEST else end
+        edges += rest if rest[0] < rest[1] else ()
+    edges.append(end)
+    spoken_parts = ((a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b > a)
+    return [(Fraction(a).limit_denominator(1000), Fraction(b).limit_denominator(1000)) for a, b in spoken_parts]
 
 
 def _runs(flags: np.ndarray) -> list[tuple[int, int]]:

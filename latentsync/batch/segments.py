@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..face.aligned import shown_segments
+from ..face.aligned import AlignedFace
 from ..face.detect import FaceFinder
 from ..face.track import FaceTrack
 from ..media.probe import VideoInfo
@@ -35,6 +35,7 @@ from ..pipeline import (
     grouped,
     make_report,
     marked,
+    only_in,
     open_job,
     track_face,
 )
@@ -44,6 +45,8 @@ from ..weights.bundle import Models
 from ..weights.registry import find
 from .parallel.dispatch import Pool, map_calls
 from .parallel.worker import Call
+
+UNSIZED = 256  # of crops that are never made here
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +191,9 @@ def lipsync_segments(
             for frame in merger.frames(job, tracked):
                 with timings.measure("write"):
                     job.writer.write(marked(frame, settings))
-    return make_report(job.timeline, tracked, facts["checkpoint"], settings, timings, out, job.notes)
+    return make_report(
+        [merger.face(job, tracked)], tracked.faces, facts["checkpoint"], settings, timings, out, job.notes
+    )
 
 
 def _describe(pool: Pool, retries: int) -> dict[str, Any]:
@@ -219,10 +224,13 @@ class SegmentMerger:
             self.patches.close()
             self.pool.release(self.handle)
 
+    def face(self, job: Job, tracked: TrackedFace) -> AlignedFace:
+        return AlignedFace(tracked.track, job.timeline, UNSIZED, only=only_in(self.settings, job.timeline))
+
     def frames(self, job: Job, tracked: TrackedFace) -> Iterator[np.ndarray]:
         timeline = job.timeline
         place = job.source.info if isinstance(job.source, VideoReader) else self.video
-        shown = shown_segments(timeline, tracked.track)
+        shown = self.face(job, tracked).segments
         self.handle = self.pool.share(Plan(place, timeline, tracked.track, job.speech.numpy(), self.settings))
         self.patches = self._rendered(plan_segments(shown, timeline.fps, self.seconds, self.settings.window_batch))
         repainted = {i for start, stop in shown for i in range(start, stop)}

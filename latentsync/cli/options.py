@@ -4,7 +4,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..settings import CODECS, FITS, SOLVERS, WATERMARKS, Settings
+from ..settings import CODECS, FITS, NO_FACES, SILENCES, SOLVERS, WATERMARKS, Settings
 from .parameters import choice
 
 _IN = "What goes in and out"
@@ -31,6 +31,12 @@ class InputOptions:
     audio: Path | None = choice(
         _IN, "--audio -a", None, "The speech: any format, or a video with sound. Without it, the video's own.", "FILE"
     )
+    speaker: tuple[str, ...] = choice(
+        _IN, "--speaker", (), "Instead of --audio, for each who speaks: a face and its voice, such as left=anna.wav or"
+        " 1=ben.wav@3.5 (begins at 3.5 s). Who is silent keeps their mouth. May be given several times.", "FACE=VOICE",
+    )
+    start: float = choice(_IN, "", 0.0, "Seconds of the video to skip at its beginning; its own sound goes with it.")
+    duration: float = choice(_IN, "", 0.0, "Seconds of the video to use from there on. 0: all the rest.")
     audio_track: int = choice(
         _IN, "", Settings.audio_track, "Which sound track of that file, from 0. -1: its default one, if heard.", "N"
     )
@@ -95,6 +101,23 @@ class SamplingOptions:
     face: str = choice(
         _FIT, "", Settings.face, "largest, left, right, a number (0 appears first), or x,y,frame: a point on the face,"
         " in pixels.", "WHICH",
+    )
+    silence: str = choice(
+        _LOOK, "", Settings.silence, f"What the mouth does in pauses of the speech ({', '.join(SILENCES)}). keep: what"
+        " the network makes of the sound there; relax: of true silence; close: the same, and the lips are closed.",
+        "NAME",
+    )
+    spans: str = choice(
+        _FIT, "", Settings.spans, "Only these parts get new lips, in seconds or minutes:seconds: \"1.5-4, 1:20-\". All"
+        " else stays as it is.", "PARTS", show_default="all",
+    )
+    points: str = choice(
+        _FIT, "", Settings.points, "For a face that is not found, a drawing or an animal: x1,y1,x2,y2,x3,y3,frame: left"
+        " brow, right brow and nose tip in pixels, as seen, and the frame.", "POINTS",
+    )
+    no_face: str = choice(
+        _FIT, "", Settings.no_face, f"What to do where the face is nowhere in the clip ({', '.join(NO_FACES)}). pass:"
+        " write it as it is.", "NAME",
     )
     still_fps: int = choice(_FIT, "", Settings.still_fps, "Frames per second that a still picture gets.")
     window_batch: int = choice(

@@ -37,9 +37,10 @@ def run(files: InputOptions, sampling: SamplingOptions, file: FileOptions, machi
     from .console import show_json, show_result, write_json
 
     settings = Settings(**asdict(sampling), **asdict(file), watermark=files.watermark, audio_track=files.audio_track)
-    source = _source(files.video, files.image)
-    _check_names(source, files.audio, files.out, files.json, files.sheet)
-    _check_media(source, files.audio, still=files.image is not None)
+    source, voices = _source(files.video, files.image), _voices(files)
+    for sound in voices:
+        _check_names(source, sound, files.out, files.json, files.sheet)
+        _check_media(source, sound, still=files.image is not None)
     start = time.perf_counter()
     with _models(machine) as models:
         loading = time.perf_counter() - start
@@ -58,6 +59,17 @@ def _source(video: Path | None, image: Path | None) -> Path:
     if source is None or (video and image):
         raise UserError("Give one face that shall speak: either --video or --image.")
     return source
+
+
+def _voices(files: InputOptions) -> list[Path | None]:
+    """All files with a voice; None is the video's own sound."""
+    from ..audio.speakers import Speaker
+
+    if not files.speaker:
+        return [files.audio]
+    if files.audio is not None:
+        raise UserError("Give either --audio or --speaker: with speakers, each names a voice.")
+    return [Path(Speaker.parse(text).voice) for text in files.speaker]
 
 
 def _check_names(source: Path, audio: Path | None, out: Path, report: Path | None, sheet: Path | None) -> None:
@@ -108,17 +120,21 @@ def _models(options: ModelOptions) -> Iterator["Models"]:
 def _lipsync(source: Path, files: InputOptions, models: "Models", settings: Settings) -> "Report":
     import torch
 
+    from ..audio.speakers import Speaker
     from ..pipeline import lipsync_file
+    from ..timeline import Cut, typed_seconds
     from .console import stages
 
     try:
         with stages() as on_step:
             return lipsync_file(
                 source,
-                files.audio,
+                [Speaker.parse(text) for text in files.speaker] or files.audio,
                 files.out,
                 models=models,
                 settings=settings,
+                cut=Cut(typed_seconds(files.start), typed_seconds(files.duration) or None),
+                resume=True,
                 on_step=on_step,
             )
     except torch.OutOfMemoryError as error:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -12,8 +13,8 @@ from .align import align_matrices, crop_face
 from .composite import Layer, Look, layer, paste
 from .detect import three_points
 from .mask import mouth_mask
-from .smooth import low_pass
-from .track import FaceTrack, fade
+from .smooth import low_pass_at
+from .track import FaceTrack, facing, fade
 
 UNTIMED = Fraction(25)  # the rate of a clip that nobody has given one yet; where the face lies does not depend on it
 
@@ -23,6 +24,7 @@ class AlignedFace:
     """A face followed through source frames (track) and the order in which they show (timeline).
 
     resolution: side of the crops. reference: align as the public code does, by unsteadied points in whole pixels.
+    only: half-open runs of frames outside which nothing is repainted; None: everywhere.
     Frame numbers are the timeline's; what is per frame has F = timeline.frames rows.
     """
 
@@ -30,6 +32,7 @@ class AlignedFace:
     timeline: Timeline
     resolution: int
     reference: bool = False
+    only: tuple[tuple[int, int], ...] | None = None
     _known: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
@@ -54,7 +57,11 @@ class AlignedFace:
     @cached_property
     def segments(self) -> list[tuple[int, int]]:
         """Half-open runs of output frames that are rendered together."""
-        return shown_segments(self.timeline, self.track)
+        runs = shown_segments(self.timeline, self.track)
+        if self.only is None:
+            return runs
+        cut = ((max(a, c), min(b, d)) for a, b in runs for c, d in self.only)
+        return [(start, stop) for start, stop in cut if start < stop]
 
     @cached_property
     def segment_index(self) -> np.ndarray:
@@ -72,13 +79,23 @@ class AlignedFace:
 
     @cached_property
     def opacity(self) -> np.ndarray:
-        """(F,) float32: how strongly each frame is repainted, 0 without the face, rising over a few frames."""
-        return fade(self.track.segments, self.track.frames, cuts=self.track.cuts)[self.source_indices]
+        """(F,) float32: how strongly each frame is repainted, 0 without the face, rising over a few frames; less where
+        it is turned away, nothing where a flash or a black frame hides it."""
+        track = self.track
+        weights = fade(track.segments, track.frames, cuts=track.cuts) * self.facing * track.seen
+        shown = weights[self.source_indices].astype(np.float32)
+        return shown if self.only is None else shown * fade(self.only, self.frames)
 
     @cached_property
-    def outlines(self) -> np.ndarray:
-        """(source frames, 68, 2): the landmarks, steadied a little, so that the edge of what is repainted is calm."""
-        return low_pass(self.track.landmarks, self.track.segments)
+    def facing(self) -> np.ndarray:
+        """(source frames,) how much the face is painted by the head's turn; see track.facing."""
+        return facing(self.track)
+
+    def outline(self, i: int) -> np.ndarray:
+        """(68, 2): the landmarks of frame i, steadied a little, so that the edge of what is repainted is calm."""
+        shown = int(self.source_indices[i])
+        start, stop = next((a, b) for a, b in self.track.segments if a <= shown < b)
+        return low_pass_at(self.track.landmarks[start:stop], shown - start)
 
     def matrices(self, side: int | None = None) -> np.ndarray:
         """(F, 2, 3): what takes each frame to a crop of this side; see align_matrices. Held where there is no face."""
@@ -111,17 +128,20 @@ class AlignedFace:
             keep = mouth_mask(side)[..., None] > 0.5
             crop = np.where(keep, self.crop(frame, i, side), crop)
         weight = 1.0 if reference else float(self.opacity[i])
-        points = None if reference else self.outlines[self.source_indices[i]]
+        points = None if reference else self.outline(i)
         matrix = self.matrix(i, side)
-        return paste(frame, crop, matrix, resolution=side, weight=weight, reference=reference, points68=points)
+        covered = None if reference else self.track.covers.get(int(self.source_indices[i]))
+        at: Any = {"points68": points, "covered": covered}
+        return paste(frame, crop, matrix, resolution=side, weight=weight, reference=reference, **at)
 
     def layer(self, frame: np.ndarray, crop: np.ndarray, i: int, look: Look) -> Layer | None:
         """What `paste` would lay over frame i, not blended yet; see composite.layer."""
         if self.segment_index[i] < 0:
             return None
         side = len(crop)
-        points, weight = self.outlines[self.source_indices[i]], float(self.opacity[i])
-        return layer(frame, crop, self.matrix(i, side), resolution=side, weight=weight, look=look, points68=points)
+        at: Any = {"points68": self.outline(i), "covered": self.track.covers.get(int(self.source_indices[i]))}
+        matrix, weight = self.matrix(i, side), float(self.opacity[i])
+        return layer(frame, crop, matrix, resolution=side, weight=weight, look=look, **at)
 
     def retimed(self, timeline: Timeline) -> "AlignedFace":
         """These frames in another order: timeline.source_frames are its own."""
@@ -153,6 +173,10 @@ def _as_shown(clip: AlignedFace) -> FaceTrack:
     track, shown = clip.track, clip.source_indices
     cut = np.isin(np.maximum(shown[1:], shown[:-1]), track.cuts) & (shown[1:] != shown[:-1])
     jump = np.abs(np.diff(shown)) > 1
-    per_frame = {name: getattr(track, name)[shown] for name in ("points", "landmarks", "present", "seen")}
+    names = ("points", "landmarks", "present", "seen", "measured")
+    per_frame: dict[str, Any] = {name: getattr(track, name)[shown] for name in names}
+    masks = {i: track.covers[i] for i in set(shown.tolist()) if i in track.covers}
+    per_frame["covers"] = {i: masks[s] for i, s in enumerate(shown.tolist()) if s in masks}
+    per_frame["hidden"] = frozenset(i for i, s in enumerate(shown.tolist()) if s in track.hidden)
     cuts = tuple((np.flatnonzero(cut | jump) + 1).tolist())
     return replace(track, **per_frame, segments=tuple(clip.segments), cuts=cuts)

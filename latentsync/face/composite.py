@@ -62,13 +62,14 @@ def paste(
     reference: bool = False,
     match: bool = True,
     points68: np.ndarray | None = None,
+    covered: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Put the repainted part of a crop back into its frame.
 
     frame: (H, W, 3) uint8. crop: (R, R, 3) RGB, uint8 or float in 0..255. matrix: (2, 3) from align_matrices.
     weight: 0..1, the strength of the whole (fades). match: take away the slow color difference along the mask's edge.
     points68: (68, 2) landmarks in pixels of the frame; with them only the face itself is repainted, and its skin gets
-    the source's texture.
+    the source's texture. covered: (M, M) uint8 in the crop, 255 = something lies over the face and stays.
     Returns the new frame and the mask (H, W) float32 of what was mixed in; where it is 0 the frame is bit-identical.
     reference: the public implementation's blend of the whole face box instead (no color match).
     """
@@ -76,7 +77,9 @@ def paste(
         return _paste_reference(frame, crop, matrix, resolution, weight)
     mask = np.zeros(frame.shape[:2], np.float32)
     out = frame.copy()
-    over = layer(frame, crop, matrix, resolution=resolution, weight=weight, look=Look(match), points68=points68)
+    over = layer(
+        frame, crop, matrix, resolution=resolution, weight=weight, look=Look(match), points68=points68, covered=covered
+    )
     if over is not None:
         mask[over.box] = over.alpha
         mixed = frame[over.box] + over.alpha[..., None] * (over.pixels - frame[over.box])
@@ -93,6 +96,7 @@ def layer(
     weight: float = 1.0,
     look: Look = Look(),
     points68: np.ndarray | None = None,
+    covered: np.ndarray | None = None,
 ) -> Layer | None:
     """What `paste` blends into a frame, for those who blend it themselves; None where nothing is changed."""
     to_crop = crop_matrix(matrix, resolution)
@@ -105,6 +109,9 @@ def layer(
     seen = None if points68 is None else points68 @ to_crop[:, :2].T + to_crop[:, 2]
     if seen is not None:
         soft = soft * face_outline(seen, resolution)
+    if covered is not None:
+        mask = cv2.resize(covered, (resolution, resolution), interpolation=cv2.INTER_LINEAR)
+        soft = soft * (1 - mask.astype(np.float32) / 255)
     if look.match:
         crop = match_color(crop, frame, to_crop, soft)
     local = to_crop.copy()

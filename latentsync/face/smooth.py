@@ -22,13 +22,12 @@ def smooth(points: np.ndarray, segments: Iterable[tuple[int, int]]) -> np.ndarra
     return out
 
 
-def low_pass(points: np.ndarray, segments: Iterable[tuple[int, int]], sigma: float = AGILE) -> np.ndarray:
-    """Points (F, N, 2) with a Gaussian along time (sigma: frames), each segment on its own; float32."""
-    out = points.astype(np.float32)
-    for start, stop in segments:
-        part = points[start:stop].astype(np.float64)
-        out[start:stop] = _gaussian(part.reshape(len(part), -1), sigma).reshape(part.shape)
-    return out
+def low_pass_at(points: np.ndarray, i: int, sigma: float = AGILE) -> np.ndarray:
+    """Row i of points (F, N, 2) after a Gaussian along time (sigma: frames), float32."""
+    reach = min(int(np.ceil(3 * sigma)), i, len(points) - 1 - i)  # the same on both sides, or a moving face would lag
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    near = points[i - reach : i + reach + 1].astype(np.float64)
+    return np.tensordot(weights / weights.sum(), near, 1).astype(np.float32)
 
 
 def _low_pass(part: np.ndarray, sigma: float) -> np.ndarray:

@@ -12,6 +12,7 @@ from latentsync.face.aligned import AlignedFace
 from latentsync.face.composite import paste
 from latentsync.face.detect import LEFT_BROW, NOSE, RIGHT_BROW
 from latentsync.face.mask import mouth_mask
+from latentsync.face.points import CANONICAL
 from latentsync.face.track import Tracklet, _segments, _track
 from latentsync.settings import FITS
 from latentsync.timeline import Timeline, fit_timeline
@@ -21,9 +22,9 @@ WIDTH, HEIGHT = 320, 260
 
 
 def landmarks(x, y, size):
-    """68 points whose brows and nose lie as in the template, size times as large, the rest down to the chin."""
+    """The mean face with brows and nose as in the template, size times as large."""
     three = template(256) * size + (x, y)
-    points = np.linspace((x, y), (x + 60 * size, y + 90 * size), 68)
+    points = CANONICAL * (three[1, 0] - three[0, 0]) + (three[0] + three[1]) / 2
     for part, place in zip((LEFT_BROW, RIGHT_BROW, NOSE), three, strict=True):
         points[part] = place
     return points.astype(np.float32)
@@ -141,7 +142,8 @@ def test_paste_follows_the_weights():
     new = np.zeros((64, 64, 3), np.uint8)
     for i in (3, 9, 10, 20):
         out, mask = clip.paste(frame, new, i)
-        wanted = paste(frame, new, align_matrices(GAP.points, 64)[i], resolution=64, weight=clip.opacity[i])
+        points, weight = clip.outline(i), clip.opacity[i]
+        wanted = paste(frame, new, align_matrices(GAP.points, 64)[i], resolution=64, weight=weight, points68=points)
         assert np.array_equal(out, wanted[0])
         assert np.array_equal(mask, wanted[1])
         assert mask.max() == pytest.approx(clip.opacity[i], abs=0.02)

@@ -1,5 +1,7 @@
 """The arithmetic of tracks: cuts, gaps, steadying, fades and the choice of a face, on made-up numbers."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,20 +9,16 @@ from hypothesis import strategies as st
 
 from latentsync.errors import UserError
 from latentsync.face.choose import choose
-from latentsync.face.detect import mouth_opening, overlap, three_points
+from latentsync.face.detect import face_of_mesh, mouth_opening, overlap, three_points
 from latentsync.face.smooth import smooth
-from latentsync.face.track import BRIDGE, FaceTrack, Tracklet, Tracks, Trail, _track, fade, find_cuts
+from latentsync.face.track import BRIDGE, FaceTrack, Tracklet, Tracks, Trail, _track, fade, find_cuts, find_tracks
 
 FACE = np.random.default_rng(0).uniform(-1, 1, (68, 2)).astype(np.float32)
 """68 points in a square of 2 x 2: enough for arithmetic."""
 
 
-def trail_of(landmarks):
-    return Tracklet(Trail(landmarks.items()))
-
-
 def made_up(index, x, y, size, frames=range(50), count=50):
-    trail = trail_of({i: (FACE * size / 2 + (x, y)).astype(np.float32) for i in frames})
+    trail = Tracklet({i: (FACE * size / 2 + (x, y)).astype(np.float32) for i in frames})
     return _track(index, trail, count, (), (1000, 600))
 
 
@@ -93,7 +91,7 @@ def test_short_gaps_are_bridged_and_long_ones_are_not():
 
 
 def test_a_bridged_gap_lies_on_the_line_between_and_absent_frames_hold_the_last_place():
-    trail = trail_of({i: (FACE * 20 + (100 + 2 * i, 100)).astype(np.float32) for i in [*range(5), *range(8, 20)]})
+    trail = Tracklet({i: (FACE * 20 + (100 + 2 * i, 100)).astype(np.float32) for i in [*range(5), *range(8, 20)]})
     track = _track(0, trail, 30, (), (640, 480))
     assert np.allclose(track.landmarks[6], FACE * 20 + (112, 100), atol=1e-3)
     assert np.array_equal(track.landmarks[29], track.landmarks[19])
@@ -101,14 +99,14 @@ def test_a_bridged_gap_lies_on_the_line_between_and_absent_frames_hold_the_last_
 
 
 def test_a_gap_with_a_cut_inside_is_not_bridged():
-    trail = trail_of(dict.fromkeys([*range(10), *range(12, 20)], FACE * 20 + 100))
+    trail = Tracklet(dict.fromkeys([*range(10), *range(12, 20)], FACE * 20 + 100))
     assert _track(0, trail, 20, (11,), (640, 480)).segments == ((0, 10), (12, 20))
 
 
 def test_a_sudden_jump_ends_a_segment_and_quick_motion_does_not():
-    jump = trail_of({i: FACE * 50 + (100 if i < 15 else 130) for i in range(30)})
+    jump = Tracklet({i: FACE * 50 + (100 if i < 15 else 130) for i in range(30)})
     assert _track(0, jump, 30, (), (640, 480)).segments == ((0, 15), (15, 30))
-    quick = trail_of({i: FACE * 50 + 100 + 20 * i for i in range(30)})
+    quick = Tracklet({i: FACE * 50 + 100 + 20 * i for i in range(30)})
     assert _track(0, quick, 30, (), (2000, 2000)).segments == ((0, 30),)
 
 
@@ -201,3 +199,50 @@ def test_a_track_says_its_size():
     assert isinstance(LARGE, FaceTrack)
     assert LARGE.frames == 50
     assert LARGE.height == pytest.approx(200, rel=0.1)
+
+
+def test_what_is_not_said_to_be_hidden_is_seen_where_it_is_present():
+    assert np.array_equal(BRIEF.seen, BRIEF.present)
+    hidden = Tracklet(dict.fromkeys([*range(10), *range(12, 20)], FACE * 20 + 100), hidden=[10])
+    track = _track(0, hidden, 20, (), (640, 480))
+    assert track.present.all()
+    assert np.flatnonzero(~track.seen).tolist() == [10]
+
+
+def test_a_trail_gives_back_what_was_added_and_joins_in_order_of_time():
+    points = {i: (FACE + i).astype(np.float32) for i in range(100)}
+    early, late = (Trail((i, points[i]) for i in part) for part in (range(40), range(40, 100)))
+    both = late.joined(early)
+    assert len(both) == 100
+    assert both.frames.tolist() == list(range(100))
+    assert all(np.array_equal(found, points[i]) for i, found in both.items())
+
+
+class Drawn:
+    """A finder of one face that sways, in place of MediaPipe."""
+
+    def __init__(self):
+        self.now, self.mesh = 0, np.random.default_rng(0).uniform(40, 80, (478, 2))
+
+    def frames(self, count):
+        picture = np.full((120, 160, 3), 130, np.uint8)
+        for self.now in range(count):
+            yield picture
+
+    def detect(self, frame, *, known=(), thorough=True):
+        return [] if list(known) else [self.refine(frame, None)]
+
+    def refine(self, frame, box, tilt=0.0):
+        return face_of_mesh(self.mesh + 3 * np.sin(self.now / 9))
+
+
+def test_following_keeps_at_most_600_bytes_a_frame():
+    finder, kept, count = Drawn(), {}, 1200
+    tracemalloc.start()
+    try:
+        find_tracks(
+            finder.frames(count), finder, on_step=lambda n: kept.update({n: tracemalloc.get_traced_memory()[0]})
+        )
+    finally:
+        tracemalloc.stop()
+    assert (kept[count] - kept[count - 1000]) / 1000 < 700  # this test's own notes are about 100
