@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .backends import LipSyncResult
 from .components import play_together
 from .queue import DONE, WAITING, Job
 from .sessions import Session
+
+if TYPE_CHECKING:
+    from ..face.spans import Span
 
 MODELS = {
     "nano": "nano: small, built in; mouths are soft",
@@ -85,7 +88,7 @@ class ResultView:
         for note in () if result.report is None else result.report.notes:
             st.caption(f"What you gave is {plain(note)}.")
         if result.report is not None:
-            self._spans(getattr(result.report, "spans", ()), result.report.fps)
+            self._spans(result.report.spans, result.report.fps)
         if self.session.score is not None:
             with st.expander("Do the lips follow the sound?", expanded=True):
                 if self.session.score.over:
@@ -93,16 +96,16 @@ class ResultView:
                 else:
                     st.fragment(self._score_progress, run_every=POLL)()
 
-    def _spans(self, spans: Sequence[Any], fps: Fraction) -> None:
-        """What was synced, what was not, and why; nothing where it was all the same. start, stop: frames."""
+    def _spans(self, spans: "Sequence[Span]", fps: Fraction) -> None:
+        """What was synced, what was not, and why; nothing where all was synced."""
         if len(spans) < 2 and not any(span.reason for span in spans):
             return
         lengths: dict[str, Fraction] = {}
         rows = ["| from | to | | why |", "|---|---|---|---|"]
         for span in spans:
-            state, start, stop = _words(span.state), span.start / fps, span.stop / fps
-            lengths[state] = lengths.get(state, Fraction(0)) + stop - start
-            rows.append(f"| {moment(start)} | {moment(stop)} | {plain(state)} | {plain(_words(span.reason))} |")
+            start, stop = span.start / fps, span.stop / fps
+            lengths[span.state] = lengths.get(span.state, Fraction(0)) + stop - start
+            rows.append(f"| {moment(start)} | {moment(stop)} | {plain(span.state)} | {plain(span.reason)} |")
         most = MOST_SPANS + 2
         more = [f"| … | | {len(rows) - most} more | |"] if len(rows) > most else []
         sums = ", ".join(f"{plain(state)} {float(length):.1f} s" for state, length in lengths.items())
@@ -151,10 +154,6 @@ def moment(seconds: Fraction) -> str:
     """1:05.20."""
     minutes, hundredths = divmod(round(seconds * 100), 6000)
     return f"{minutes}:{hundredths / 100:05.2f}"
-
-
-def _words(name: Any) -> str:
-    return " ".join(str(getattr(name, "value", name) or "").replace("_", " ").split())
 
 
 def plain(text: str) -> str:

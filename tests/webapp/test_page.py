@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from latentsync.face.spans import Span
 from latentsync.settings import CODECS, FITS, SILENCES, WATERMARKS, Settings
 from latentsync.timeline import Cut
 from latentsync.webapp import streamlit_session
@@ -239,14 +240,6 @@ def test_a_sound_track_is_chosen_only_where_there_are_several(screen, service, m
 
 
 @dataclasses.dataclass(frozen=True)
-class Span:
-    start: int
-    stop: int
-    state: str
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
 class Told:
     """What the page takes from a Report."""
 
@@ -279,7 +272,7 @@ def test_a_table_says_what_was_synced_and_why_not(screen, service, material):
     anna = give(service, material, "clip.mp4")
     spans = (
         Span(0, 30, "synced", ""),
-        Span(30, 45, "passed_through", "no face | turned away"),
+        Span(30, 45, "passed through", "no face | turned away"),
         Span(45, 1545, "synced", ""),
     )
     finished(service, anna, material, report=Told(spans=spans))

@@ -127,6 +127,7 @@ def test_a_part_is_what_the_engine_makes_of_it_beside_the_same_part(hall, materi
     difference = np.abs(frames_of(result.before).astype(int) - frames_of(anna.face.path)[10:24].astype(int))
     assert difference.mean() < 4, "and no other part"
     assert result.report.frames == 14
+    assert (result.report.spans[0].start, result.report.spans[-1].stop) == (0, 14)
     ended(anna.score)
 
 
