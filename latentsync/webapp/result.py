@@ -101,15 +101,15 @@ class ResultView:
         if len(spans) < 2 and not any(span.reason for span in spans):
             return
         lengths: dict[str, Fraction] = {}
-        rows = ["| from | to | | why |", "|---|---|---|---|"]
+        rows = ["| from | to | what | why |", "|---|---|---|---|"]
         for span in spans:
             start, stop = span.start / fps, span.stop / fps
             lengths[span.state] = lengths.get(span.state, Fraction(0)) + stop - start
             rows.append(f"| {moment(start)} | {moment(stop)} | {plain(span.state)} | {plain(span.reason)} |")
         most = MOST_SPANS + 2
         more = [f"| … | | {len(rows) - most} more | |"] if len(rows) > most else []
-        sums = ", ".join(f"{plain(state)} {float(length):.1f} s" for state, length in lengths.items())
-        with self.st.expander(f"What was synced: {sums}"):
+        sums = ", ".join(f"{float(length):.1f} s {plain(state)}" for state, length in lengths.items())
+        with self.st.expander(f"What was done: {sums}"):
             self.st.markdown("\n".join([*rows[:most], *more]))
 
     def _score_progress(self) -> None:

@@ -277,8 +277,8 @@ def test_a_table_says_what_was_synced_and_why_not(screen, service, material):
     )
     finished(service, anna, material, report=Told(spans=spans))
     shown(screen)
-    (one,) = [box for box in screen.expander if box.label.startswith("What was synced")]
-    assert one.label == "What was synced: synced 61.2 s, passed through 0.6 s"
+    (one,) = [box for box in screen.expander if box.label.startswith("What was done")]
+    assert one.label == "What was done: 61.2 s synced, 0.6 s passed through"
     assert one.markdown[0].value.splitlines()[2:] == [
         "| 0:00.00 | 0:01.20 | synced |  |",
         r"| 0:01.20 | 0:01.80 | passed through | no face \| turned away |",
@@ -291,12 +291,12 @@ def test_the_table_stays_short_and_is_left_out_where_all_was_synced(screen, serv
     spans = tuple(Span(i, i + 1, "passed" if i % 2 else "synced", "blurred" if i % 2 else "") for i in range(30))
     finished(service, anna, material, report=Told(spans=spans))
     shown(screen)
-    (one,) = [box for box in screen.expander if box.label.startswith("What was synced")]
+    (one,) = [box for box in screen.expander if box.label.startswith("What was done")]
     lines = one.markdown[0].value.splitlines()
     assert (len(lines), lines[-1]) == (2 + 12 + 1, "| … | | 18 more | |")
     for report in (Told(spans=(Span(0, 30, "synced", ""),)), Told(), None):
         finished(service, anna, material, report=report)
-        assert not [box for box in shown(screen).expander if box.label.startswith("What was synced")]
+        assert not [box for box in shown(screen).expander if box.label.startswith("What was done")]
 
 
 def test_what_browsers_do_not_play_is_shown_as_a_copy_and_downloaded_as_it_is(screen, service, material, monkeypatch):
