@@ -8,6 +8,12 @@ class UserError(Exception):
     __module__ = "latentsync.errors"
 
 
+class NoFaceError(UserError):
+    """The face that was asked for is nowhere in the clip."""
+
+    __module__ = "latentsync.errors"
+
+
 _MEMORY_SIGNS = (
     "can't allocate memory",
     "cannot allocate memory",

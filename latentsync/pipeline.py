@@ -1,75 +1,48 @@
 """Lip-sync a video or image to speech, one 16-frame window at a time."""
 
 import logging
-import time
-from collections import deque
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .audio.load import check_speech, from_waveform, load_audio
-from .audio.mel import SAMPLE_RATE
-from .audio.pauses import hush, rest_weights, spoken
+from .audio.pauses import spoken
 from .audio.speakers import Speaker as Speaker
 from .audio.speakers import mixed
-from .audio.whisper_features import SpeechFeatures
-from .conditions import ConditionEncoder
-from .errors import UserError
+from .errors import NoFaceError, UserError
 from .face.aligned import AlignedFace
 from .face.choose import choose
-from .face.composite import first_row_read
 from .face.detect import FaceFinder
-from .face.rest import rested
+from .face.points import Points, track_points
 from .face.saved import load_tracks, save_tracks
 from .face.spans import Span, spans
-from .face.track import FaceTrack, Tracks, find_tracks
+from .face.track import FaceTrack, Tracks, absent, find_tracks
 from .media.audio_track import AudioTrack
 from .media.image import is_image
 from .media.journal import Journal, fingerprint, open_journal
 from .media.output import open_output
 from .media.source import ArraySource, Source, open_source, sound_part
-from .media.watermark import draw_watermark
 from .media.writer import VideoWriter, container_of
-from .sampling import denoise_window, shared_noise
-from .settings import WINDOW, Progress, ProgressCallback, Settings, scaled_place
+from .rendering import RenderedFrame as RenderedFrame
+from .rendering import Timings, WindowRenderer, render
+from .settings import Progress, ProgressCallback, Settings, scaled_place
 from .timeline import (
     Cut,
     Timeline,
-    Window,
     exact_rate,
     fit_timeline,
     frames_of_spans,
     joined_runs,
     parse_spans,
-    windows,
 )
 from .weights.bundle import Models as Models
 from .weights.bundle import load_models as load_models
-
-
-class Timings(dict[str, float]):
-    """Seconds by stage."""
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add({stage: time.perf_counter() - start})
-
-    def add(self, other: Mapping[str, float]) -> None:
-        for stage, seconds in other.items():
-            self[stage] = self.get(stage, 0.0) + seconds
 
 
 @dataclass(frozen=True)
@@ -107,9 +80,6 @@ class Report:
 
 
 _log = logging.getLogger(__name__)
-
-RenderedFrame = tuple[np.ndarray, np.ndarray]
-"""An output frame (H, W, 3) uint8 and how much of each pixel was repainted, (H, W) float32."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +155,7 @@ def lipsync_file(
         renderers: list[WindowRenderer] = []
         for speaker in speakers:
             face = job.face if speaker is None else scaled_place(speaker.face, job.scale)
-            tracked = track_face(job.source, job.timeline, models.finder, face, timings, on_step, tracks)
+            tracked = face_asked_for(job, face, models.finder, settings, timings, on_step, tracks)
             _check_other_face(tracked, renderers)
             speech, only = job.speech, None
             if speaker is not None:
@@ -194,12 +164,13 @@ def lipsync_file(
             renderers.append(
                 WindowRenderer(job.timeline, tracked.track, speech, models, settings, timings, on_step, only=only)
             )
-        if journal is not None:
-            save_tracks(journal.path("tracks.npz"), *tracks.values())
+        if journal is not None and tracks:
+            with suppress(OSError):  # a run that cannot be gone on with is still a run
+                save_tracks(journal.path("tracks.npz"), *tracks.values())
         for frame, _ in render(job.source, renderers, job.writer.frames):
             with timings.measure("write"):
                 job.writer.write(frame)
-    faces, found = [renderer.face for renderer in renderers], len(tracks[_used(job.timeline)].faces)
+    faces, found = [renderer.face for renderer in renderers], sum(len(known.faces) for known in tracks.values())
     return make_report(faces, found, models.name, settings, timings, out, job.notes)
 
 
@@ -216,7 +187,7 @@ def _voices(
 
 
 def _check_other_face(tracked: "TrackedFace", renderers: Sequence["WindowRenderer"]) -> None:
-    if any(renderer.face.track.index == tracked.track.index for renderer in renderers):
+    if tracked.faces and any(renderer.face.track.index == tracked.track.index for renderer in renderers):
         raise UserError(f"Two speakers are the same face, number {tracked.track.index}; name another face for one.")
 
 
@@ -258,6 +229,7 @@ class Job:
     writer: VideoWriter
     face: str
     scale: float
+    size: tuple[int, int]
     notes: tuple[str, ...]
 
 
@@ -275,6 +247,9 @@ def open_job(
 ) -> Iterator[Job]:
     """Open and check all inputs and the output before anything is computed. The output is finished on leaving."""
     cut = cut or Cut()
+    parse_spans(settings.spans)  # known to be wrong before anything is looked at
+    if settings.points:
+        Points.parse(settings.points)
     if audio is None and is_image(video):
         raise UserError(f"{video} is a picture and has no sound; give a speech as well.")
     with open_source(video, settings, cut) as (source, shown):
@@ -292,7 +267,7 @@ def open_job(
             for note in notes:
                 _log.info("%s is %s", video, note)
             face = scaled_place(settings.face, shown.scale)
-            yield Job(source, timeline, speech.waveform, writer, face, shown.scale, notes)
+            yield Job(source, timeline, speech.waveform, writer, face, shown.scale, (shown.width, shown.height), notes)
 
 
 def make_report(
@@ -357,206 +332,30 @@ def track_face(
     return tracked
 
 
+def face_asked_for(
+    job: "Job",
+    face: str,
+    finder: FaceFinder,
+    settings: Settings,
+    timings: Timings,
+    on_progress: ProgressCallback | None,
+    tracks: MutableMapping[int, Tracks],
+) -> TrackedFace:
+    """track_face for a face that may also be pointed out by hand, or be absent, as the settings say."""
+    used = _used(job.timeline)
+    if settings.points and used not in tracks:
+        with timings.measure("track"):
+            points = Points.parse(settings.points).scaled(job.scale)
+            found = track_points(job.source.read, used, points)
+        tracks[used] = Tracks((found,), used, found.size)
+    try:
+        return track_face(job.source, job.timeline, finder, face, timings, on_progress, tracks)
+    except NoFaceError:
+        if settings.no_face == "error":
+            raise
+        return TrackedFace(absent(used, job.size), 0)
+
+
 def _used(timeline: Timeline) -> int:
     """Source frames that are shown."""
     return min(timeline.source_frames, timeline.frames)
-
-
-@torch.inference_mode()
-def render(
-    source: Source, renderers: "WindowRenderer | Sequence[WindowRenderer]", first: int = 0
-) -> Iterator[RenderedFrame]:
-    """Every output frame from `first` on with its mask, in order: those with the face repainted, the others as they
-    are. Several renderers of one timeline paint one after the other."""
-    every = [renderers] if isinstance(renderers, WindowRenderer) else list(renderers)
-    settings = every[0].settings
-    for frame, mask in _painted(source, every, first):
-        yield marked(frame, settings), mask
-
-
-def _painted(source: Source, renderers: Sequence["WindowRenderer"], first: int) -> Iterator[RenderedFrame]:
-    *before, renderer = renderers
-    timeline, window_batch = renderer.timeline, renderer.settings.window_batch
-    begin, reference = first, None
-    for start, stop in renderer.face.segments:
-        if start < first < stop:  # in the midst of what is rendered together: from windows on that need none before
-            groups = grouped(start, stop, window_batch)
-            begin = max(g[0].start for g in groups if g[0].start == g[0].keep <= first)
-            head = next(iter(source.read(timeline.source_indices(start, start + 1))))
-            reference = renderer.encode_reference(renderer.crop([head], start)[0])
-    if before:
-        rendered = _painted(source, before, begin)
-    else:
-        empty = np.zeros(renderer.face.size[::-1], np.float32)
-        rendered = ((frame, empty) for frame in source.read(timeline.source_indices(begin)))
-    masks: deque[np.ndarray] = deque()
-
-    def frames() -> Iterator[np.ndarray]:
-        for frame, mask in rendered:
-            masks.append(mask)
-            yield frame
-
-    given, position = frames(), begin
-    for start, stop in (*renderer.face.segments, (timeline.frames, timeline.frames)):
-        if stop <= first < timeline.frames:
-            continue
-        for frame in islice(given, max(0, start - position)):
-            yield frame, masks.popleft()
-        at = max(start, begin)
-        for i, (frame, mask) in enumerate(renderer.render_segment(given, start, stop, at, reference), at):
-            under = masks.popleft()
-            if i >= first:
-                yield frame, np.maximum(under, mask)
-        position, reference = stop, None
-
-
-def marked(frame: np.ndarray, settings: Settings) -> np.ndarray:
-    return draw_watermark(frame) if settings.watermark == "visible" else frame
-
-
-def only_in(
-    settings: Settings, timeline: Timeline, only: tuple[tuple[int, int], ...] | None = None
-) -> tuple[tuple[int, int], ...] | None:
-    """Frames in which lips are made anew: those of settings.spans, and of only."""
-    if not settings.spans:
-        return only
-    asked = frames_of_spans(parse_spans(settings.spans), timeline.fps, timeline.frames)
-    if only is None:
-        return asked
-    return tuple((max(a, c), min(b, d)) for a, b in asked for c, d in only if max(a, c) < min(b, d))
-
-
-def grouped(start: int, stop: int, size: int) -> list[list[Window]]:
-    """The windows of a segment, in the groups that are computed together."""
-    plan = windows(start, stop)
-    return [plan[i : i + size] for i in range(0, len(plan), size)]
-
-
-class WindowRenderer:
-    """Repaints windows of output frames. A window depends on its own frames, the segment's first one and the speech.
-
-    reference: align, hear and paste as the public code does, to compare with it. only: see AlignedFace.
-    """
-
-    @torch.inference_mode()
-    def __init__(
-        self,
-        timeline: Timeline,
-        track: FaceTrack,
-        speech: Tensor,
-        models: Models,
-        settings: Settings,
-        timings: Timings,
-        on_progress: ProgressCallback | None = None,
-        *,
-        reference: bool = False,
-        only: tuple[tuple[int, int], ...] | None = None,
-    ) -> None:
-        self.timeline, self.models, self.settings = timeline, models, settings
-        self.timings, self.on_progress, self.reference = timings, on_progress, reference
-        # the public code neither steadies the points nor lets Whisper's blocks overlap
-        asked = only_in(settings, timeline, only)
-        self.face = AlignedFace(track, timeline, models.resolution, reference=reference, only=asked)
-        # sound that ends before the picture is followed by silence, not by its last sound held
-        short = int(timeline.duration * SAMPLE_RATE) - len(speech)
-        padded = F.pad(speech, (0, max(0, short)))
-        self.rest = rest_weights(padded, timeline) if settings.silence == "close" else None
-        if settings.silence != "keep":
-            padded = hush(padded)
-        self.features = SpeechFeatures(padded, SAMPLE_RATE, models.whisper, exact=reference)
-        self.encoder = ConditionEncoder(models.vae, models.resolution, device=models.device, dtype=models.dtype)
-        noise = shared_noise(settings.seed, models.vae.channels, *self.encoder.mask.shape)
-        self.noise = noise.to(models.device)
-        self.done = 0
-        self.total = settings.steps * sum(len(windows(*segment)) for segment in self.face.segments)
-
-    def render_segment(
-        self,
-        frames: Iterator[np.ndarray],
-        start: int,
-        stop: int,
-        at: int | None = None,
-        reference: Tensor | None = None,
-    ) -> Iterator[RenderedFrame]:
-        """The frames start … stop-1 with their masks; takes as many from `frames`. at: begin with the windows that
-        start there instead; reference: encode_reference of the segment's first crop then."""
-        at = start if at is None else at
-        crops: deque[np.ndarray] = deque(maxlen=WINDOW)  # the last window is shifted back over its neighbor
-        for group in grouped(start, stop, self.settings.window_batch):
-            if group[0].keep < at:
-                continue
-            with self.timings.measure("read"):
-                new = list(islice(frames, group[-1].stop - group[0].keep))
-            cropped = self.crop(new, group[0].keep)
-            if group[0].keep == start:
-                reference = self.encode_reference(cropped[0])
-            shared = [*crops][len(crops) - (group[0].keep - group[0].start) :]
-            yield from self.render_windows(group, new, [*shared, *cropped], reference)
-            crops.extend(cropped)
-
-    def crop(self, frames: Sequence[np.ndarray], first: int) -> list[np.ndarray]:
-        """The faces of the output frames first, first + 1, …"""
-        with self.timings.measure("crop"):
-            return list(self.face.crops(frames, first))
-
-    def encode_reference(self, crop: np.ndarray) -> Tensor | None:
-        """Latents of a segment's first crop, for a network that takes one reference for all of a segment."""
-        if self.models.unet.config.reference_mode != "first_frame":
-            return None
-        with self.timings.measure("encode"):
-            return self.encoder.encode_reference(crop)
-
-    def render_windows(
-        self,
-        group: Sequence[Window],
-        frames: Sequence[np.ndarray],
-        crops: Sequence[np.ndarray],
-        reference: Tensor | None = None,
-    ) -> Iterator[RenderedFrame]:
-        """The frames that these windows keep, with their masks. frames: just these; crops: from the first window's
-        start on. ValueError where they are too few or too many."""
-        origin, first, stop = group[0].start, group[0].keep, group[-1].stop
-        if len(frames) != stop - first or len(crops) != stop - origin:
-            raise ValueError(f"{len(frames)} frames and {len(crops)} crops for the windows {group}")
-        with self.timings.measure("encode"):
-            conditions = [
-                self.encoder.window(
-                    crops[w.start - origin : w.stop - origin],
-                    list(self.timeline.source_indices(w.start, w.stop)),
-                    reference,
-                )
-                for w in group
-            ]
-        pixels = self._sample(group, torch.stack(conditions)).numpy()
-        for i, frame in enumerate(frames):
-            with self.timings.measure("paste"):
-                crop = pixels[i]
-                if self.rest is not None and self.rest[first + i] > 0:
-                    crop = rested(crop, self.models.finder, float(self.rest[first + i]))
-                result = self.face.paste(frame, crop, first + i, reference=self.reference)
-            yield result
-
-    def _sample(self, group: Sequence[Window], conditions: Tensor) -> Tensor:
-        """Kept frames of all windows of a group as pixels (N, R, R, 3), 0..255."""
-        audio = torch.stack([self.features.windows(self.timeline.fps, w.start, w.stop) for w in group])
-        with self.timings.measure("sample"):
-            latents = denoise_window(
-                self.models.unet,
-                self.noise.expand(len(group), -1, group[0].stop - group[0].start, -1, -1),
-                conditions,
-                audio.to(conditions),
-                steps=self.settings.steps,
-                guidance=self.settings.guidance,
-                solver=self.settings.solver,
-                on_step=lambda done, steps, clean: self._report(len(group), clean),
-            )
-        kept = [frames[:, w.keep - w.start :] for frames, w in zip(latents, group, strict=True)]
-        # window by window, as they are encoded: rounding then never depends on the group
-        with self.timings.measure("decode"):
-            top = first_row_read(self.models.resolution)
-            return torch.cat([self.encoder.decode(frames, top) for frames in kept])
-
-    def _report(self, steps: int, clean: Tensor) -> None:
-        self.done += steps
-        if self.on_progress:
-            self.on_progress(Progress("sample", self.done, self.total, clean))

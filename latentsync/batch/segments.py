@@ -26,19 +26,8 @@ from ..face.track import FaceTrack
 from ..media.probe import VideoInfo
 from ..media.reader import VideoReader
 from ..media.source import ArraySource, Source, read_still
-from ..pipeline import (
-    Job,
-    Report,
-    Timings,
-    TrackedFace,
-    WindowRenderer,
-    grouped,
-    make_report,
-    marked,
-    only_in,
-    open_job,
-    track_face,
-)
+from ..pipeline import Job, Report, TrackedFace, face_asked_for, make_report, open_job
+from ..rendering import Timings, WindowRenderer, grouped, marked, only_in
 from ..settings import Progress, ProgressCallback, Settings
 from ..timeline import Timeline, Window
 from ..weights.bundle import Models
@@ -185,7 +174,7 @@ def lipsync_segments(
     settings = settings.resolved(Settings(steps=facts["default_steps"], guidance=facts["default_guidance"]))
     with open_job(video, audio, out, settings) as job:
         with closing(FaceFinder(find("face_landmarker.task"))) as finder:
-            tracked = track_face(job.source, job.timeline, finder, job.face, timings, on_step)
+            tracked = face_asked_for(job, job.face, finder, settings, timings, on_step, {})
         merger = SegmentMerger(Path(video), pool, seconds, retries, settings, timings, on_step)
         with closing(merger):
             for frame in merger.frames(job, tracked):

@@ -13,8 +13,9 @@ from .align import align_matrices, crop_face
 from .composite import Layer, Look, layer, paste
 from .detect import three_points
 from .mask import mouth_mask
+from .opacity import facing, fade
 from .smooth import low_pass_at
-from .track import FaceTrack, facing, fade
+from .track import FaceTrack
 
 UNTIMED = Fraction(25)  # the rate of a clip that nobody has given one yet; where the face lies does not depend on it
 

@@ -69,6 +69,10 @@ class Points:
         x1, y1, x2, y2, x3, y3 = numbers[:6]
         return cls(((x1, y1), (x2, y2), (x3, y3)), int(frame))
 
+    def scaled(self, scale: float) -> "Points":
+        """In pixels of pictures that were made smaller."""
+        return Points(tuple((x * scale, y * scale) for x, y in self.places), self.frame)
+
     @property
     def landmarks(self) -> np.ndarray:
         """(68, 2) float32: the mean face laid on the points. Raises UserError where they are (almost) one line."""

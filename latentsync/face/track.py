@@ -4,9 +4,7 @@ Frames are read once. An unbroken run of one face (tracklet) ends at a cut or a 
 appearance are merged into one track.
 """
 
-from array import array
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
@@ -14,39 +12,28 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from ..errors import UserError
+from ..errors import NoFaceError, UserError
+from .cuts import CutFinder, thumbnail
 from .detect import Box, Face, overlap, three_points
-from .identity import Looks, embed
-from .occlusion import Covers
+from .identity import embed
 from .smooth import smooth
+from .tracklet import CHECK_EVERY, GLIMPSE, LOST_FOR, VIEW_EVERY, Tracklet, Trail, merge_tracklets
 
 SEARCH_EVERY = 12  # frames between full searches while every known face is being followed
-SOON, LOST_FOR = 2, 50  # frames between searches for a face lost within the last LOST_FOR frames
+SOON = 2  # frames between searches for a face lost within the last LOST_FOR frames
 BRIDGE = 5  # gaps of up to this many frames without a cut are interpolated
 MIN_IOU = 0.35  # box overlap from frame to frame below which a face counts as lost
 NEAR = 0.6  # a lost face found again within BRIDGE frames lies at most this many face heights away
 TOUCHING = 0.02  # overlap with another face's box from which it is asked in every frame who is who
 MIN_FRAMES = 5  # faces seen in fewer frames than this are dropped, unless there are no others
-CHECK_EVERY, VIEW_EVERY = 4, 12  # frames between looks at who a followed face is, and between looks that are kept
 SURELY = 0.1  # more alike than needed: views that are kept, lest a dissolve teaches another person little by little
 DOUBTS = 2  # checks in a row that a face must fail to be somebody else
-GLIMPSE = 24
 SUDDEN = 0.8
 """Correlation of two frames' pictures of a face below which it is asked who that is."""
-IN_SHOT = -0.08
-"""What two faces of one shot may be less alike than faces of two shots, and still be one person's."""
 STILL_THERE, STILL_LIT = 0.5, 0.2
 """A face is to be seen in a bridged frame when its picture is found there, with at least this correlation and this
 share of its contrast."""
-THUMB = (32, 18)
-CUT_LEVEL, CUT_SHAPE = 12.0, 0.3
-"""A cut changes gray by this much on average (of 255) and the picture's shape (1 - correlation) by this much."""
-FLASH = 3  # a picture that is back after at most this many frames was interrupted by a flash, not by cuts
 STEP = 0.15  # face heights, and share of its size, by which a face moves at most from frame to frame within a shot
-NOSE = 1.5
-"""How far a nose stands out, in halves of the jaw's width; fits MediaPipe's own angle within 5 degrees up to 45."""
-PROFILE = (42.0, 58.0)
-"""Degrees of a head's turn between which the new mouth fades out: beyond, networks paint a mouth on the cheek."""
 JUMP = 0.12
 """Face heights in one frame, against a calm neighbourhood, that betray a cut which leaves the background alike."""
 
@@ -98,6 +85,12 @@ class FaceTrack:
         return float(x), float(y)
 
 
+def absent(frames: int, size: tuple[int, int]) -> FaceTrack:
+    """The track of a face that is in none of the frames."""
+    nowhere = np.zeros((frames, 68, 2), np.float32)
+    return FaceTrack(0, three_points(nowhere), nowhere, np.zeros(frames, bool), (), size)
+
+
 @dataclass(frozen=True)
 class Tracks:
     """All faces of a clip, in order of appearance, then from left to right. cuts: frames that start a new shot."""
@@ -106,71 +99,6 @@ class Tracks:
     frames: int
     size: tuple[int, int]
     cuts: tuple[int, ...] = ()
-
-
-class Trail:
-    """Landmarks by frame, as compact as they are exact: 552 bytes each."""
-
-    BLOCK = 32
-
-    def __init__(self, items: Iterable[tuple[int, np.ndarray]] = ()) -> None:
-        self._blocks: list[tuple[array[int], np.ndarray]] = []
-        for i, points in items:
-            self.add(i, points)
-
-    def add(self, i: int, points: np.ndarray) -> None:
-        """Landmarks (68, 2) of frame i; frames are added in order."""
-        if not self._blocks or len(self._blocks[-1][0]) == self.BLOCK:
-            self._blocks.append((array("i"), np.empty((self.BLOCK, *points.shape), np.float32)))
-        frames, rows = self._blocks[-1]
-        rows[len(frames)] = points
-        frames.append(i)
-
-    def joined(self, other: "Trail") -> "Trail":
-        both = Trail()
-        both._blocks = sorted(self._blocks + other._blocks, key=lambda block: block[0][0])
-        return both
-
-    @property
-    def frames(self) -> np.ndarray:
-        """(N,) int, those that have landmarks, in order."""
-        return np.sort(np.concatenate([np.asarray(frames) for frames, _ in self._blocks]))
-
-    def items(self) -> Iterator[tuple[int, np.ndarray]]:
-        for frames, rows in self._blocks:
-            yield from zip(frames, rows, strict=False)
-
-    def __len__(self) -> int:
-        return sum(len(frames) for frames, _ in self._blocks)
-
-    def __getitem__(self, i: int) -> np.ndarray:
-        return next(points for frame, points in self.items() if frame == i)
-
-
-@dataclass
-class Tracklet:
-    """One unbroken following of a face. seen: landmarks by frame (a dict will do too); looks: who it is; hidden: frames
-    just after it was lost that show something else; last: where it was at last, in frame `end`."""
-
-    seen: Trail = field(default_factory=Trail)
-    looks: Looks = field(default_factory=Looks.none)
-    hidden: list[int] = field(default_factory=list)
-    covers: Covers = field(default_factory=Covers)
-    last: Face | None = None
-    end: int = -1
-    viewed: int = -VIEW_EVERY  # the frame of the last view in `looks`
-    checked: int = -CHECK_EVERY
-    doubts: int = 0
-    glimpse: np.ndarray = field(default_factory=lambda: np.zeros((GLIMPSE, GLIMPSE), np.float32))
-    patience: int = LOST_FOR
-
-    def __post_init__(self) -> None:
-        if isinstance(self.seen, Mapping):
-            self.seen = Trail(sorted(self.seen.items()))
-
-    @property
-    def start(self) -> int:
-        return int(self.seen.frames[0])
 
 
 class Finder(Protocol):
@@ -186,10 +114,10 @@ def find_tracks(
 ) -> Tracks:
     """Follow every face through the frames ((H, W, 3) uint8 RGB), which are read once and not kept. on_step(n) is
     called after frame n - 1. Raises UserError where there is no face in any frame."""
-    follower, cuts, count, size = _Follower(finder), _CutFinder(), 0, (0, 0)
+    follower, cuts, count, size = _Follower(finder), CutFinder(), 0, (0, 0)
     for i, frame in enumerate(frames):
         count, size = i + 1, (frame.shape[1], frame.shape[0])
-        changed = cuts.changed(_thumbnail(frame))
+        changed = cuts.changed(thumbnail(frame))
         if follower.step(i, frame, changed=changed or i == 0):
             cuts.withdraw(i)
         if on_step:
@@ -198,8 +126,8 @@ def find_tracks(
         raise UserError("The video has no frames; give one that can be played.")
     if not follower.tracklets:
         wanted = "give a picture or video with a face in it"
-        raise UserError(f"No face was found in any of the {count} frames; {wanted}.")
-    merged = _merge_tracklets(follower.tracklets, cuts.cuts)
+        raise NoFaceError(f"No face was found in any of the {count} frames; {wanted}.")
+    merged = merge_tracklets(follower.tracklets, cuts.cuts)
     del follower
     people = [tracklet for tracklet in merged if len(tracklet.seen) >= MIN_FRAMES] or merged
     people.sort(key=lambda tracklet: (tracklet.start, tracklet.seen[tracklet.start][:, 0].mean()))
@@ -346,110 +274,6 @@ def _shows(tracklet: Tracklet, frame: np.ndarray) -> bool:
     return float(cv2.matchTemplate(place, face, cv2.TM_CCOEFF_NORMED).max()) >= STILL_THERE
 
 
-def _merge_tracklets(tracklets: Sequence[Tracklet], cuts: Sequence[int]) -> list[Tracklet]:
-    """Tracklets of one person that are never seen together become one, the most alike first."""
-    people = dict(enumerate(tracklets))
-    means = np.stack([t.looks.mean for t in tracklets])
-    limits = np.array([t.looks.limit for t in tracklets])
-    first, last = (np.searchsorted(cuts, [end(t) for t in tracklets], "right") for end in (_start, _end))
-    in_shot = (last[:, None] == first[None]) | (first[:, None] == last[None])
-    apart = _seen_together(tracklets)
-    alike = means @ means.T - np.minimum(limits[:, None], limits[None]) - IN_SHOT * in_shot
-    alike[apart] = -np.inf
-    while len(people) > 1:
-        kept, gone = divmod(int(alike.argmax()), len(tracklets))
-        if alike[kept, gone] < 0:
-            break
-        people[kept] = person = _joined(people[kept], people.pop(gone))
-        means[kept], limits[kept] = person.looks.mean, person.looks.limit
-        for table in (apart, in_shot):
-            table[kept] |= table[gone]
-            table[:, kept] |= table[:, gone]
-        apart[gone] = apart[:, gone] = True
-        row = means @ means[kept] - np.minimum(limits, limits[kept]) - IN_SHOT * in_shot[kept]
-        row[apart[kept]] = -np.inf
-        alike[gone] = alike[:, gone] = -np.inf
-        alike[kept] = alike[:, kept] = row
-    return list(people.values())
-
-
-def _joined(a: Tracklet, b: Tracklet) -> Tracklet:
-    covers = a.covers.joined(b.covers)
-    return Tracklet(a.seen.joined(b.seen), a.looks.joined(b.looks), a.hidden + b.hidden, covers, end=max(a.end, b.end))
-
-
-def _start(tracklet: Tracklet) -> int:
-    return tracklet.start
-
-
-def _end(tracklet: Tracklet) -> int:
-    return tracklet.end
-
-
-def _seen_together(tracklets: Sequence[Tracklet]) -> np.ndarray:
-    """(N, N) bool: which tracklets have a frame in common, each with itself."""
-    starts, ends = (np.array([end(t) for t in tracklets]) for end in (_start, _end))
-    apart = (starts[:, None] <= ends[None]) & (starts[None] <= ends[:, None])
-    for a, b in np.argwhere(np.triu(apart, 1)).tolist():
-        apart[a, b] = apart[b, a] = len(np.intersect1d(tracklets[a].seen.frames, tracklets[b].seen.frames)) > 0
-    return apart
-
-
-def _thumbnail(frame: np.ndarray) -> np.ndarray:
-    """A tiny gray picture (18, 32) uint8; large frames are thinned first, which is enough for this and fast."""
-    thin = frame[:: max(1, frame.shape[0] // 180), :: max(1, frame.shape[1] // 320)]
-    return cv2.cvtColor(cv2.resize(thin, THUMB, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-
-
-def _differ(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether two thumbnails show different pictures, not one picture moved a little or lit otherwise."""
-    a, b = (thumb.astype(np.float32).ravel() for thumb in (before, after))
-    if float(np.abs(a - b).mean()) < CUT_LEVEL:
-        return False
-    a, b = a - a.mean(), b - b.mean()
-    norms = (np.linalg.norm(a) + 20) * (np.linalg.norm(b) + 20)  # 20: plain pictures have no shape to compare
-    return 1 - float(a @ b) / float(norms) > CUT_SHAPE
-
-
-class _CutFinder:
-    """Frames that start a new shot, from thumbnails in order, of which only the last few are kept."""
-
-    def __init__(self) -> None:
-        self._found: list[int] = []
-        self._thumbs: deque[np.ndarray] = deque(maxlen=FLASH + 2)
-        self._count = 0
-
-    def changed(self, thumb: np.ndarray) -> bool:
-        """Take in the next frame; whether it is another picture than the last one. When it is the picture of before a
-        flash, the cuts that the flash was taken for are withdrawn."""
-        i, self._count = self._count, self._count + 1
-        self._thumbs.append(thumb)
-        if i == 0 or not _differ(self._thumbs[-2], thumb):
-            return False
-        flash = next((c for c in self._found if c >= i - FLASH and not _differ(self._thumbs[c - 2 - i], thumb)), None)
-        if flash is None:
-            self._found.append(i)
-        else:
-            self._found = [c for c in self._found if c < flash]
-        return True
-
-    def withdraw(self, i: int) -> None:
-        """Frame i is no cut after all: a face goes on in it."""
-        self._found = [c for c in self._found if c != i]
-
-    @property
-    def cuts(self) -> tuple[int, ...]:
-        return tuple(self._found)
-
-
-def find_cuts(thumbs: Iterable[np.ndarray]) -> tuple[int, ...]:
-    """Frames that start a new shot; a flash of up to FLASH frames between two alike pictures is none."""
-    finder = _CutFinder()
-    for thumb in thumbs:
-        finder.changed(thumb)
-    return finder.cuts
-
-
 def _track(index: int, tracklet: Tracklet, count: int, cuts: tuple[int, ...], size: tuple[int, int]) -> FaceTrack:
     landmarks = np.zeros((count, 68, 2), np.float32)
     for i, points in tracklet.seen.items():
@@ -509,41 +333,3 @@ def _segments(present: np.ndarray, breaks: Iterable[int]) -> tuple[tuple[int, in
     edges = set(np.flatnonzero(np.diff(present.astype(np.int8), prepend=0, append=0)).tolist())
     edges |= {c for c in breaks if 0 < c < len(present) and present[c] and present[c - 1]}
     return tuple((a, b) for a, b in pairwise(sorted(edges)) if present[a])
-
-
-def turned_away(landmarks: np.ndarray) -> np.ndarray:
-    """(F, 68, 2) landmarks to (F,) degrees by which the head is turned to a side.
-
-    By the nose's way from the middle between the jaw's ends, in halves of their distance: tan(angle) = way / NOSE.
-    """
-    right, left, nose = landmarks[:, 0], landmarks[:, 16], landmarks[:, 30]
-    half = (left - right).astype(np.float64) / 2
-    way = ((nose - (left + right) / 2) * half).sum(-1) / np.maximum((half * half).sum(-1), 1e-6)
-    return np.degrees(np.arctan(np.abs(way) / NOSE))
-
-
-def facing(track: FaceTrack) -> np.ndarray:
-    """(F,) how much a face is painted by its turn: 1 up to PROFILE[0] degrees, 0 from PROFILE[1] on."""
-    turned = np.empty(track.frames, np.float64)
-    for start in range(0, track.frames, 4096):  # in parts: a long clip's landmarks are large
-        turned[start : start + 4096] = turned_away(track.landmarks[start : start + 4096])
-    weights = ((PROFILE[1] - turned) / (PROFILE[1] - PROFILE[0])).clip(0, 1)
-    kernel = np.ones(5) / 5  # landmarks of a profile jump
-    for start, stop in track.segments:
-        padded = np.pad(weights[start:stop], 2, mode="edge")
-        weights[start:stop] = np.convolve(padded, kernel, "valid")
-    return weights
-
-
-def fade(segments: Iterable[tuple[int, int]], frames: int, *, cuts: Iterable[int] = (), length: int = 3) -> np.ndarray:
-    """How strongly to repaint each frame, (F,) float32: 0 without the face, 1 with it, a ramp of length frames between.
-    At cuts and at the clip's ends there is no ramp, nor where one segment follows another at once."""
-    weights = np.zeros(frames, np.float32)
-    segments = list(segments)
-    hard = {0, frames, *cuts} | ({a for a, _ in segments} & {b for _, b in segments})
-    for start, stop in segments:
-        since = np.arange(1, stop - start + 1) / (length + 1)
-        rise = np.ones_like(since) if start in hard else since
-        fall = np.ones_like(since) if stop in hard else since[::-1]
-        weights[start:stop] = np.minimum(np.minimum(rise, fall), 1)
-    return weights

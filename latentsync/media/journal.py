@@ -106,16 +106,17 @@ def open_journal(out: str | Path, key: str) -> Iterator[Journal | None]:
     and where it holds nothing. None while another process uses it."""
     out = Path(out)
     folder = journal_folder(out)
-    folder.mkdir(exist_ok=True)
     lock = FileLock(folder / "lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        yield None
-        return
     keep = False
     try:
+        folder.mkdir(exist_ok=True)
+        lock.acquire()
         _take_over(folder, key, out)
+    except (OSError, Timeout):  # no place for it, or another run's: the output itself may still be written
+        lock.release()
+        yield None
+        return
+    try:
         journal = Journal(folder)
         try:
             yield journal

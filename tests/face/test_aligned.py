@@ -13,7 +13,8 @@ from latentsync.face.composite import paste
 from latentsync.face.detect import LEFT_BROW, NOSE, RIGHT_BROW
 from latentsync.face.mask import mouth_mask
 from latentsync.face.points import CANONICAL
-from latentsync.face.track import Tracklet, _segments, _track
+from latentsync.face.track import _segments, _track
+from latentsync.face.tracklet import Tracklet
 from latentsync.settings import FITS
 from latentsync.timeline import Timeline, fit_timeline
 

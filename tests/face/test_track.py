@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 
 from latentsync.errors import UserError
 from latentsync.face.choose import choose
+from latentsync.face.cuts import find_cuts
 from latentsync.face.detect import face_of_mesh, mouth_opening, overlap, three_points
+from latentsync.face.opacity import fade
 from latentsync.face.smooth import smooth
-from latentsync.face.track import BRIDGE, FaceTrack, Tracklet, Tracks, Trail, _track, fade, find_cuts, find_tracks
+from latentsync.face.track import BRIDGE, FaceTrack, Tracks, _track, find_tracks
+from latentsync.face.tracklet import Tracklet, Trail
 
 FACE = np.random.default_rng(0).uniform(-1, 1, (68, 2)).astype(np.float32)
 """68 points in a square of 2 x 2: enough for arithmetic."""
