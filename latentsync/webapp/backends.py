@@ -7,23 +7,38 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import UserError
 from ..settings import Settings
+from ..timeline import Cut
 from .queue import CancelledError, Job
 
 if TYPE_CHECKING:
     from ..comfy_client.client import ComfyClient
     from ..comfy_client.events import Event
     from ..comfy_client.prompt import Prompt
+    from ..pipeline import Report
     from ..weights.bundle import Models
 
 PUBLISHED = ("1.5", "1.6")
-VIDEO_NODE = "LatentSyncVideo"
+VIDEO_NODE, RESULT = "LatentSyncVideo", "Result"
+NEWER = {
+    "watermark": "add a watermark",
+    "start": "use a part of a video",
+    "duration": "use a part of a video",
+    "codec": "choose how the video is stored",
+    "quality": "choose how the video is stored",
+    "strip_metadata": "leave out what the source says of itself",
+    "audio_track": "choose a sound track",
+    "silence": "rest the mouth in pauses",
+}
+"""Inputs that not every version of the node has, and what for. Sent only where they differ from UNSAID."""
+UNSAID = Settings(codec="h264")
+"""What the node does of itself."""
 CANCEL_POLL, TIMEOUT, MAX_AGE = 0.2, 10.0, 30.0
 """Seconds between checks whether a run on the server is still wanted, in which a server must list its checkpoints, and
 after which it is asked for them again."""
@@ -31,7 +46,8 @@ after which it is asked for them again."""
 
 @dataclass(frozen=True)
 class LipSyncRequest:
-    """voice None: the clip's own sound. is_image: face is a still image. out: the .mp4 to write."""
+    """voice None: the clip's own sound. is_image: face is a still image. out: the file to write, its ending as
+    ending_for(settings.codec, face) has it. cut: what is used of a clip."""
 
     face: Path
     voice: Path | None
@@ -39,11 +55,14 @@ class LipSyncRequest:
     checkpoint: str
     settings: Settings
     is_image: bool = False
+    cut: Cut = field(default_factory=Cut)
 
 
 @dataclass(frozen=True)
 class LipSyncResult:
-    """video: the result; before: the face as browsers can play it. name: what its owner calls the face."""
+    """video: the result; before: the face as browsers can play it, of the same time. name: what its owner calls the
+    face. preview: a copy of the result for browsers, which do not play it; None: they do. report: None from a server.
+    """
 
     video: Path
     request: LipSyncRequest
@@ -51,6 +70,8 @@ class LipSyncResult:
     before: Path
     backend: str
     name: str
+    preview: Path | None = None
+    report: "Report | None" = None
 
 
 class NotReadyError(UserError):
@@ -67,8 +88,8 @@ class Backend(Protocol):
         """What can be chosen, without waiting. UserError when the backend cannot be used."""
         ...
 
-    def run(self, request: LipSyncRequest, job: Job[Any]) -> None:
-        """Write request.out, reporting progress to the job."""
+    def run(self, request: LipSyncRequest, job: Job[Any]) -> "Report | None":
+        """Write request.out, reporting progress to the job. None: nothing is known of how it went."""
         ...
 
     def close(self) -> None: ...
@@ -87,7 +108,7 @@ class LocalEngine:
     def checkpoints(self) -> list[str]:
         return ["nano", *filter(_is_downloaded, PUBLISHED), *self._extra_checkpoints]
 
-    def run(self, request: LipSyncRequest, job: Job[Any]) -> None:
+    def run(self, request: LipSyncRequest, job: Job[Any]) -> "Report":
         import torch
 
         from ..pipeline import lipsync_file
@@ -95,10 +116,10 @@ class LocalEngine:
         with self._lock:
             job.report("loading")
             models = self._models(request.checkpoint)
-            options: dict[str, Any] = {"models": models, "settings": request.settings}
+            options: dict[str, Any] = {"models": models, "settings": request.settings, "cut": request.cut}
             options["on_step"] = lambda progress: job.report(progress.stage, progress.done, progress.total)
             try:
-                lipsync_file(request.face, request.voice, request.out, **options)
+                return lipsync_file(request.face, request.voice, request.out, **options)
             except torch.OutOfMemoryError as error:
                 raise UserError("The GPU ran out of memory; a smaller checkpoint may fit.") from error
 
@@ -173,16 +194,19 @@ class ComfyServer:
         files = {"Face.image" if request.is_image else "Face.file": request.face}
         if request.voice is not None:
             files["Voice.audio"] = request.voice
+            if request.settings.audio_track > 0:
+                raise UserError("ComfyUI hears only a voice's first sound track; choose that, or run on this computer.")
 
         async with self._client() as client:
-            if request.settings.watermark != "none" and "watermark" not in await _video_inputs(client):
-                advice = "update them there, choose no watermark, or run on this computer"
+            prompt = prompt_for(request)
+            if lacking := set(prompt["3"]["inputs"]).intersection(NEWER) - set(await _video_inputs(client)):
+                cannot = dict.fromkeys(NEWER[name] for name in NEWER if name in lacking)
+                advice = "update them there, go without, or run on this computer"
                 raise UserError(
-                    f"The LatentSync nodes at {client.display_url} are too old to add a watermark; {advice}."
+                    f"The LatentSync nodes at {client.display_url} are too old to {' and to '.join(cannot)}; {advice}."
                 )
-            on_event = partial(report_event, job)
-            result = await client.run(prompt_for(request), inputs=files, on_event=on_event)
-            video = next((one for one in result.files if one.title == "Result"), None)
+            result = await client.run(prompt, inputs=files, on_event=partial(report_event, job))
+            video = next((one for one in result.files if one.title == RESULT and one.type == "output"), None)
             if video is None:
                 raise UserError("ComfyUI ended the run without a video; see its log.")
             job.report("fetching")
@@ -237,15 +261,24 @@ def prompt_for(request: LipSyncRequest) -> "Prompt":
     inputs: dict[str, Any] = {"video": ["1", 0], "checkpoint": request.checkpoint}
     inputs |= {name: getattr(settings, name) for name in names}
     inputs |= {"save_to": "temp", "filename_prefix": "video/LatentSync"}
-    if settings.watermark != "none":
-        inputs["watermark"] = settings.watermark
-    save = {"video": ["3", 0], "filename_prefix": "video/LatentSync", "format": "auto", "codec": "auto"}
+    changed = [name for name in NEWER if getattr(settings, name, None) != getattr(UNSAID, name, None)]
+    inputs |= {name: getattr(settings, name) for name in changed}
+    if request.cut.start:
+        inputs["start"] = float(request.cut.start)
+    if request.cut.duration is not None:
+        inputs["duration"] = float(request.cut.duration)
     prompt: Prompt = {
         "1": {"class_type": loader, "inputs": {file_input: ""}, "_meta": {"title": "Face"}},
         "3": {"class_type": VIDEO_NODE, "inputs": inputs, "_meta": {"title": "Lip sync"}},
-        "4": {"class_type": "SaveVideo", "inputs": save, "_meta": {"title": "Result"}},
     }
+    if settings.codec == UNSAID.codec:
+        save = {"video": ["3", 0], "filename_prefix": "video/LatentSync", "format": "auto", "codec": "auto"}
+        prompt["4"] = {"class_type": "SaveVideo", "inputs": save, "_meta": {"title": RESULT}}
+    else:  # Save Video would put it into an .mp4, which does not hold all of these
+        inputs["save_to"] = "output"
+        prompt["3"]["_meta"] = {"title": RESULT}
     if request.voice is not None:
+        inputs.pop("audio_track", None)
         inputs["audio"] = ["2", 0]
         prompt["2"] = {"class_type": "LoadAudio", "inputs": {"audio": ""}, "_meta": {"title": "Voice"}}
     return prompt

@@ -37,10 +37,10 @@ class Shot:
         sizes = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in self.boxes]
         return sizes.index(max(sizes)) if sizes else 0
 
-    def point(self, face: int) -> str:
-        """The face as Settings.face: "x,y,frame"."""
+    def point(self, face: int, first: int = 0) -> str:
+        """The face as Settings.face: "x,y,frame". first: the frame that is counted as 0."""
         x0, y0, x1, y1 = self.boxes[face]
-        return f"{round((x0 + x1) / 2)},{round((y0 + y1) / 2)},{self.frame}"
+        return f"{round((x0 + x1) / 2)},{round((y0 + y1) / 2)},{self.frame - first}"
 
     def percentages(self) -> list[list[float]]:
         """The boxes as left, top, width, height in percent of the frame."""
@@ -59,18 +59,20 @@ def look(media: Media, frame: int = 0) -> Shot:
     return Shot(frame, _jpeg(picture), picture.shape[1], picture.shape[0], tuple(face.box for face in faces))
 
 
-def first_look(media: Media, frames: int) -> Shot:
-    """The earliest of some of the first so many frames that shows a face; the very first where none does."""
-    shots = (look(media, i) for i in dict.fromkeys(int(share * (frames - 1)) for share in SEARCH_POSITIONS))
-    first = next(shots)
-    return first if first.boxes else next((shot for shot in shots if shot.boxes), first)
+def first_look(media: Media, frames: int, first: int = 0) -> Shot:
+    """The earliest of some of the so many frames from `first` on that shows a face; the first where none does."""
+    positions = dict.fromkeys(first + int(share * (frames - 1)) for share in SEARCH_POSITIONS)
+    shots = (look(media, i) for i in positions)
+    start = next(shots)
+    return start if start.boxes else next((shot for shot in shots if shot.boxes), start)
 
 
-def shown_frames(media: Media, voice_seconds: Fraction | None, fit: str) -> int:
-    """How many frames of a clip appear in the result; a face must be picked in one of these."""
+def shown_frames(media: Media, voice_seconds: Fraction | None, fit: str, used: int | None = None) -> int:
+    """How many frames of a clip appear in the result; a face must be picked in one of these. used: so many are used."""
+    frames = media.frames if used is None else used
     if media.kind == "picture" or voice_seconds is None:
-        return media.frames
-    return min(media.frames, fit_timeline(media.fps, media.frames, voice_seconds, fit).frames)
+        return frames
+    return min(frames, fit_timeline(media.fps, frames, voice_seconds, fit).frames)
 
 
 def _frame(media: Media, frame: int) -> np.ndarray:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..settings import FITS, SOLVERS, WATERMARKS, Settings
+from ..settings import Settings
 from ..weights.load import default_settings
 from ..weights.registry import ASSETS
+from .advanced import MoreSettings, used_part
 from .backends import NotReadyError
 from .components import face_names, face_picker
 from .config import GOOD, qualities
@@ -27,18 +28,6 @@ STYLE = """<style>
 </style>"""
 """The last two: Streamlit itself refuses a file that is too large, and says so only in a tooltip."""
 UPLOAD, RECORD, SAMPLE, OWN_SOUND = "Upload", "Record", "Example", "The video's own sound"
-FIT_LABELS = {
-    "pingpong": "Play the video back and forth until the voice ends",
-    "loop": "Restart the video until the voice ends",
-    "hold": "Hold the last frame until the voice ends",
-    "trim": "End with the shorter of the two",
-    "silence": "Keep the whole video, silent after the voice",
-}
-WATERMARK_LABELS = {
-    "none": "None",
-    "metadata": "In the file's metadata, where players and other programs can read it",
-    "visible": "In the metadata, and visible in a corner of the picture",
-}
 
 
 class Page:
@@ -84,13 +73,14 @@ class Page:
         """The face that is to speak: one to click, in a frame to choose."""
         st, session = self.st, self.session
         own_sound = st.session_state.get("voice-from") == OWN_SOUND and session.voice is None
-        voice = face if own_sound else session.voice
-        seconds = None if voice is None else voice.seconds
-        frames = shown_frames(face, seconds, st.session_state.get("fit", Settings.fit))
+        seconds = None if own_sound or session.voice is None else session.voice.seconds
+        used = used_part(st, face)
+        frames = shown_frames(face, seconds, st.session_state.get("fit", Settings.fit), len(used))
+        shown = used[:frames]
         try:
-            if session.shot is None or session.shot.frame >= frames:
+            if session.shot is None or session.shot.frame not in shown:
                 with st.spinner("Looking for faces …"):
-                    session.shot = first_look(face, frames)
+                    session.shot = first_look(face, frames, used.start)
                 session.picked = session.shot.largest
             shot, count = session.shot, len(session.shot.boxes)
         except UserError as error:
@@ -106,7 +96,7 @@ class Page:
         elif count > 1:
             self._buttons(face_names(count))
         if face.kind == "video" and frames > 1:
-            self._moment(face, frames)
+            self._moment(face, shown)
 
     def _buttons(self, names: Sequence[str]) -> None:
         """The same choice without the boxes: for keyboards, and browsers that cannot show them."""
@@ -119,15 +109,16 @@ class Page:
                     session.picked = i
                     st.rerun()
 
-    def _moment(self, face: Media, frames: int) -> None:
+    def _moment(self, face: Media, frames: range) -> None:
+        """frames: of the clip, that appear in the result."""
         st, session = self.st, self.session
-        now = 0 if session.shot is None else session.shot.frame
-        last, shown, step = (float(number / face.fps) for number in (frames - 1, now, 1))
+        now = frames.start if session.shot is None else session.shot.frame
+        first, last, shown, step = (float(number / face.fps) for number in (frames.start, frames.stop - 1, now, 1))
         second = st.slider(
-            "Moment of the video in which the face is picked", 0.0, last, shown, step, format="%.2f s",
-            key=f"moment-{face.path.stem}-{frames}", disabled=session.busy,
+            "Moment of the video in which the face is picked", first, last, shown, step, format="%.2f s",
+            key=f"moment-{face.path.stem}-{frames.start}-{frames.stop}", disabled=session.busy,
         )  # fmt: skip
-        frame = min(frames - 1, round(second * face.fps))
+        frame = max(frames.start, min(frames.stop - 1, round(second * face.fps)))
         if frame != now:
             session.shot = look(face, frame)
             session.picked = session.shot.largest
@@ -140,7 +131,7 @@ class Page:
         st, session = self.st, self.session
         st.subheader("2 · The voice", anchor=False)
         if session.voice is not None:
-            if session.voice.path.suffix in (".wav", ".mp3", ".ogg", ".flac", ".mp4", ".aac"):
+            if session.voice.path.suffix in (".wav", ".mp3", ".ogg", ".flac", ".mp4", ".mov", ".webm", ".aac"):
                 st.audio(str(session.voice.path))
             self._given("voice", session.voice)
             return False
@@ -234,9 +225,9 @@ class Page:
             "Quality", list(steps), index=list(steps).index(GOOD), horizontal=True, captions=captions, disabled=busy,
             key="quality", help="More steps are finer and take longer in proportion.",
         )  # fmt: skip
-        with st.expander("More settings"):
-            settings = self._settings(defaults, steps[quality], busy)
-        return None if checkpoint is None else FormValues(backend, checkpoint, settings, own_sound)
+        more = MoreSettings(st, self.session, self.limits, self.service.settings.watermark)
+        settings, cut = more.show(defaults, steps[quality], own_sound)
+        return None if checkpoint is None else FormValues(backend, checkpoint, settings, own_sound, cut)
 
     def _backend(self, busy: bool) -> tuple[str, str | None]:
         st, backends = self.st, self.service.backends
@@ -263,41 +254,6 @@ class Page:
             if str(error) == shown:
                 return
         self.st.rerun()
-
-    def _settings(self, defaults: Settings, steps: int, busy: bool) -> Settings:
-        """defaults: the checkpoint's. steps: the quality's, which the user can change."""
-        st, session = self.st, self.session
-        one, two, three = st.columns(3)
-        steps = one.number_input(
-            "Steps", 1, self.limits.steps, steps, key=f"steps-{steps}",
-            disabled=busy, help="Solver steps. Time grows in proportion.",
-        )  # fmt: skip
-        guidance = two.slider(
-            "Guidance", 1.0, 3.0, defaults.guidance, 0.1, disabled=busy,
-            help="How strongly the mouth follows the voice: more opens it wider. 1 is twice as fast.",
-        )  # fmt: skip
-        seed = three.number_input(
-            "Seed", 0, 2**31 - 1, defaults.seed, disabled=busy,
-            help="Another number gives another take; the same number the same video.",
-        )  # fmt: skip
-        fit = st.selectbox(
-            "When voice and video differ in length", list(FITS), index=list(FITS).index(defaults.fit), key="fit",
-            format_func=FIT_LABELS.__getitem__, disabled=busy,
-        )  # fmt: skip
-        solver = st.selectbox(
-            "Solver", list(SOLVERS), disabled=busy,
-            help="How noise is removed. ddim is the default; the others need fewer steps.",
-        )  # fmt: skip
-        watermark = self.service.settings.watermark
-        if watermark == "none":
-            watermark = st.selectbox(
-                "Watermark: state that the lips are generated", list(WATERMARKS), key="watermark",
-                format_func=WATERMARK_LABELS.__getitem__, disabled=busy,
-            )  # fmt: skip
-        shot = session.shot
-        face = shot.point(session.picked) if shot is not None and shot.boxes else defaults.face
-        chosen = {"watermark": watermark, "codec": "h264"}  # the browser shows the result, and few play H.265
-        return Settings(int(steps), float(guidance), solver, int(seed), fit, face, **chosen)
 
     # 4 · the run
 

@@ -1,12 +1,17 @@
 """What the page shows of a run: progress, the result, and how well mouth and sound agree."""
 
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .backends import LipSyncResult
 from .components import play_together
 from .queue import DONE, WAITING, Job
 from .sessions import Session
+
+if TYPE_CHECKING:
+    from ..face.spans import Span
 
 MODELS = {
     "nano": "nano: small, built in; mouths are soft",
@@ -21,6 +26,7 @@ STAGES = {
     "sample": "Step 2 of 2: sampling the mouth",
     "sampling": "Step 2 of 2: sampling the mouth",
     "before": "Making a copy of your video that browsers can play",
+    "after": "Making a copy of the result that browsers can play",
     "sending": "Sending the files to ComfyUI",
     "queued": "Queued in ComfyUI",
     "started": "ComfyUI is running",
@@ -29,6 +35,10 @@ STAGES = {
 }
 """Texts for the stages of the engine, the backends and the nodes."""
 POLL = 0.5  # seconds between updates of the progress
+TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime", ".webm": "video/webm",
+         ".mkv": "video/x-matroska"}  # fmt: skip
+MOST_SPANS = 12
+"""Rows of the table of what was synced and what was not."""
 
 
 def model_label(checkpoint: str) -> str:
@@ -45,31 +55,62 @@ class ResultView:
         left, right = st.columns(2, gap="large")
         with left, st.container(key="before"):
             st.markdown("**Before**")
-            (st.image if request.is_image else st.video)(str(result.before))
+            if request.is_image:
+                st.image(str(result.before))
+            else:
+                st.video(str(result.before), TYPES.get(result.before.suffix, "video/mp4"))
         with right, st.container(key="after"):
             st.markdown("**After**")
-            st.video(str(result.video))
+            played = result.preview or result.video
+            st.video(str(played), TYPES.get(played.suffix, "video/mp4"))
         if not request.is_image:
             with left:
                 play_together(st)
 
-        name = f"{Path(result.name).stem}_latentsync.mp4"
+        ending = result.video.suffix
+        name = f"{Path(result.name).stem}_latentsync{ending}"
         right.download_button(  # the file is opened when the button is clicked
-            "Download the video", lambda: result.video.open("rb"), name, "video/mp4", type="primary", on_click="ignore",
-            width="stretch",
+            "Download the video", lambda: result.video.open("rb"), name, TYPES[ending], type="primary",
+            on_click="ignore", width="stretch",
         )  # fmt: skip
+        if result.preview is not None:
+            right.caption(
+                f"Not every browser plays this {ending} file as it is stored; players on a computer do. Shown above is"
+                " a copy in H.264; the download is the file itself."
+            )
         settings = request.settings
+        steps = f"{settings.steps} step" + "s" * (settings.steps != 1)
         model, time = model_label(request.checkpoint).split(":")[0], clock(result.elapsed_s)
         st.caption(
-            f"{model}, {settings.steps} steps, guidance {settings.guidance:g}, seed {settings.seed}; {time} min on"
+            f"{model}, {steps}, guidance {settings.guidance:g}, seed {settings.seed}; {time} min on"
             f" {result.backend}. Another seed gives another take."
         )
+        for note in () if result.report is None else result.report.notes:
+            st.caption(f"What you gave is {plain(note)}.")
+        if result.report is not None:
+            self._spans(result.report.spans, result.report.fps)
         if self.session.score is not None:
             with st.expander("Do the lips follow the sound?", expanded=True):
                 if self.session.score.over:
                     self._chart(self.session.score)
                 else:
                     st.fragment(self._score_progress, run_every=POLL)()
+
+    def _spans(self, spans: "Sequence[Span]", fps: Fraction) -> None:
+        """What was synced, what was not, and why; nothing where all was synced."""
+        if len(spans) < 2 and not any(span.reason for span in spans):
+            return
+        lengths: dict[str, Fraction] = {}
+        rows = ["| from | to | what | why |", "|---|---|---|---|"]
+        for span in spans:
+            start, stop = span.start / fps, span.stop / fps
+            lengths[span.state] = lengths.get(span.state, Fraction(0)) + stop - start
+            rows.append(f"| {moment(start)} | {moment(stop)} | {plain(span.state)} | {plain(span.reason)} |")
+        most = MOST_SPANS + 2
+        more = [f"| … | | {len(rows) - most} more | |"] if len(rows) > most else []
+        sums = ", ".join(f"{float(length):.1f} s {plain(state)}" for state, length in lengths.items())
+        with self.st.expander(f"What was done: {sums}"):
+            self.st.markdown("\n".join([*rows[:most], *more]))
 
     def _score_progress(self) -> None:
         if (job := self.session.score) is None or job.over:
@@ -107,6 +148,12 @@ def progress_text(job: Job[Any]) -> str:
 def clock(seconds: float) -> str:
     """1:05."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+def moment(seconds: Fraction) -> str:
+    """1:05.20."""
+    minutes, hundredths = divmod(round(seconds * 100), 6000)
+    return f"{minutes}:{hundredths / 100:05.2f}"
 
 
 def plain(text: str) -> str:

@@ -6,17 +6,19 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..media.encoding import ending_for
 from ..settings import Settings
+from ..timeline import Cut
 from .backends import Backend, ComfyServer, LipSyncRequest, LipSyncResult, LocalEngine
 from .config import NO_BACKEND, AppSettings
 from .queue import Job, Queue
 from .sessions import Session, Sessions
-from .uploads import Media, browser_copy
+from .uploads import Media, browser_copy, plays_in_browsers, small_copy
 
 if TYPE_CHECKING:
     from ..evaluation.landmark_sync import Score
@@ -24,12 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FormValues:
-    """What the form says. own_sound: the clip's own sound is the voice."""
+    """What the form says. own_sound: the clip's own sound is the voice. cut: what is used of a clip."""
 
     backend: str
     checkpoint: str
     settings: Settings
     own_sound: bool = False
+    cut: Cut = field(default_factory=Cut)
 
 
 class AppService:
@@ -85,8 +88,11 @@ class AppService:
         if self.settings.watermark not in ("none", form.settings.watermark):
             raise UserError("Every result gets a watermark here; load the page again.")
         sound = None if form.own_sound or voice is None else voice.path
-        out = session.folder / f"{uuid.uuid4().hex}.mp4"
-        return LipSyncRequest(face.path, sound, out, form.checkpoint, form.settings, face.kind == "picture")
+        out = session.folder / (uuid.uuid4().hex + ending_for(form.settings.codec, face.path))
+        still = face.kind == "picture"
+        cut = Cut() if still else form.cut
+        cut.frames(face.fps, face.frames)  # says what is wrong with it
+        return LipSyncRequest(face.path, sound, out, form.checkpoint, form.settings, still, cut)
 
     def ahead(self, job: Job[Any]) -> int:
         """How many runs come before it, here or on the server."""
@@ -119,15 +125,25 @@ def _backends(settings: AppSettings) -> dict[str, Backend]:
 def _run(backend: Backend, request: LipSyncRequest, uploads: Sequence[Media], job: Job[LipSyncResult]) -> LipSyncResult:
     """uploads: the face, then the voice if there is one. Errors name files as their owner does."""
     try:
-        backend.run(request, job)
-        before = request.face if request.is_image else browser_copy(uploads[0], request.out.parent, job.report)
+        report = backend.run(request, job)
+        folder, before = request.out.parent, request.face
+        if not request.is_image:
+            before = browser_copy(uploads[0], folder, job.report, _part(request, uploads[0]))
+        preview = None if plays_in_browsers(request.out) else small_copy(request.out, folder, job.report, "after")
     except UserError as error:
         message = str(error)
         for media in uploads:
             message = message.replace(str(media.path), media.name).replace(media.path.name, media.name)
         message = message.replace(str(request.out), "The result").replace(str(request.out.parent), "")
         raise UserError(message) from error
-    return LipSyncResult(request.out, request, job.elapsed_s, before, backend.title, uploads[0].name)
+    title, name = backend.title, uploads[0].name
+    return LipSyncResult(request.out, request, job.elapsed_s, before, title, name, preview, report)
+
+
+def _part(request: LipSyncRequest, face: Media) -> range | None:
+    """The frames that are used of a clip; None: all."""
+    first, count = request.cut.frames(face.fps, face.frames)
+    return range(first, first + count) if count < face.frames else None
 
 
 def _score(result: LipSyncResult, job: Job["Score"]) -> "Score":

@@ -30,13 +30,19 @@ VOICE_ENDINGS: Sequence[str] = "wav mp3 m4a aac flac ogg oga opus aiff wma amr m
 """What a file dialog offers; whether a file is accepted depends on its content."""
 
 CHUNK = 1 << 20
+NEW_CODECS = ("vp9", "libvpx-vp9", "av1", "libdav1d")
+"""FFmpeg's decoders of what browsers play from an .mp4 as well as from a .webm."""
+WEB_SOUNDS = ("opus", "libopus", "vorbis")
+MP4_SOUNDS = ("aac", "mp3", "mp3float", "opus", "libopus", "flac")
+"""The same of sound. Safari alone plays ALAC, AC-3 and PCM."""
 PREVIEW_SIDE = 720  # longest side of the copy for browsers that cannot play the original
 
 
 @dataclass(frozen=True)
 class Media:
     """An accepted file. kind: "video", "picture" or "sound"; name: its owner's, for display only. seconds, frames: 0
-    and 1 for a picture. playable: by browsers, as it is."""
+    and 1 for a picture. playable: by browsers, as it is. tracks: number and name of each sound track.
+    """
 
     path: Path
     name: str
@@ -48,6 +54,7 @@ class Media:
     height: int = 0
     has_sound: bool = False
     playable: bool = True
+    tracks: tuple[tuple[int, str], ...] = ()
 
     @property
     def summary(self) -> str:
@@ -78,7 +85,7 @@ def take_voice(stream: BinaryIO, name: str, folder: Path, limits: Limits) -> Med
         from ..audio.load import check_speech, load_audio
 
         check_speech(load_audio(path).waveform, str(path))
-        return Media(path, safe_name(name), "sound", seconds, has_sound=True)
+        return Media(path, safe_name(name), "sound", seconds, has_sound=True, tracks=_sound_tracks(path))
 
 
 @contextmanager
@@ -143,9 +150,17 @@ def _container_ending(path: Path, wanted: str) -> str:
     options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
     try:
         with av.open(file_url(path), options=options, metadata_errors="replace") as container:
-            return CONTAINERS[container.format.name.split(",")[0]]
+            return _own_ending(container, path) or CONTAINERS[container.format.name.split(",")[0]]
     except (FFmpegError, OSError, KeyError, ValueError):
         raise UserError(f"{path} is not {wanted} that can be read; its content is something else.") from None
+
+
+def _own_ending(container: Any, path: Path) -> str:
+    """FFmpeg has one name for each of these pairs, but a result that is like its source has to tell them apart."""
+    if container.metadata.get("major_brand", "").strip() == "qt":
+        return ".mov"
+    with path.open("rb") as file:
+        return ".webm" if container.format.name.startswith("matroska") and b"webm" in file.read(64) else ""
 
 
 def _video(path: Path, name: str, limits: Limits) -> Media:
@@ -161,8 +176,25 @@ def _video(path: Path, name: str, limits: Limits) -> Media:
         raise UserError(f"The video has {float(info.fps):.4g} frames per second; {most}.")
     return Media(
         path, safe_name(name), "video", info.duration, info.frames, info.fps, info.width, info.height, info.has_audio,
-        _plays_in_browsers(path),
+        plays_in_browsers(path), _sound_tracks(path),
     )  # fmt: skip
+
+
+def _sound_tracks(path: Path) -> tuple[tuple[int, str], ...]:
+    """Those that can be decoded."""
+    from ..media.opening import open_media
+    from ..media.tracks import decodable
+
+    with open_media(path, "a video or a recording") as container:
+        return tuple((i, _track_name(i, one)) for i, one in enumerate(container.streams.audio) if decodable(one))
+
+
+def _track_name(number: int, stream: Any) -> str:
+    """Counted from 0, as everywhere else."""
+    count = stream.codec_context.layout.nb_channels
+    said = (stream.metadata.get(key, "")[:40] for key in ("title", "language"))
+    known = [text for text in said if text not in ("", "und")]
+    return f"Track {number}: {', '.join([*known, {1: 'mono', 2: 'stereo'}.get(count, f'{count} channels')])}"
 
 
 def _sound_seconds(path: Path, limits: Limits) -> Fraction:
@@ -181,21 +213,29 @@ def _sound_seconds(path: Path, limits: Limits) -> Fraction:
     return seconds
 
 
-def _plays_in_browsers(path: Path) -> bool:
+def plays_in_browsers(path: Path) -> bool:
+    """Picture and sound, in all common ones."""
     from ..media.opening import open_media
 
     with open_media(path, "a video") as container:
         stream: Any = container.streams.video[0]
         form, codec, pixels = container.format.name, stream.codec_context.name, stream.codec_context.pix_fmt
-    if "mp4" in form.split(","):
-        return codec == "h264" and pixels in ("yuv420p", "yuvj420p")
-    return form.startswith("matroska") and codec in ("vp8", "vp9", "libvpx", "libvpx-vp9", "av1", "libdav1d")
+        sound = next((one.codec_context.name for one in container.streams.audio if one.codec_context), "")
+    if form.startswith("matroska"):
+        return codec in ("vp8", "libvpx", *NEW_CODECS) and sound in ("", *WEB_SOUNDS)
+    plain = codec == "h264" and pixels in ("yuv420p", "yuvj420p")
+    return "mp4" in form.split(",") and (plain or codec in NEW_CODECS) and sound in ("", *MP4_SOUNDS)
 
 
-def browser_copy(media: Media, folder: Path, report: ReportFn) -> Path:
-    """A video that browsers can play: the file itself, or a smaller copy."""
-    if media.playable:
+def browser_copy(media: Media, folder: Path, report: ReportFn, part: range | None = None) -> Path:
+    """A video that browsers can play: the file itself, or a smaller copy. part: these of its frames alone."""
+    if media.playable and part is None:
         return media.path
+    return small_copy(media.path, folder, report, "before", part)
+
+
+def small_copy(path: Path, folder: Path, report: ReportFn, stage: str, part: range | None = None) -> Path:
+    """A video, or some of its frames, as every browser plays it. stage: what to report."""
     import cv2
 
     from ..media.audio_track import AudioTrack
@@ -203,17 +243,19 @@ def browser_copy(media: Media, folder: Path, report: ReportFn) -> Path:
     from ..media.reader import VideoReader
     from ..media.writer import VideoWriter
 
-    info = probe(media.path)
+    info = probe(path)
+    part = part or range(info.frames)
     scale = min(1.0, PREVIEW_SIDE / max(info.width, info.height))
     width, height = (max(2, 2 * round(side * scale / 2)) for side in (info.width, info.height))
-    sound = AudioTrack(media.path, info.start) if info.has_audio else None
+    # not steady: encoded as AAC, whatever it was
+    sound = AudioTrack(path, info.start + part.start / info.fps, steady=False) if info.has_audio else None
     out = folder / f"{uuid.uuid4().hex}.mp4"
     with (
         VideoReader(info) as reader,
         VideoWriter(out, width, height, info.fps, audio=sound, aspect=info.aspect) as writer,
     ):
-        for i, frame in enumerate(reader.read(range(info.frames))):
-            report("before", i, info.frames)
+        for i, frame in enumerate(reader.read(part)):
+            report(stage, i, len(part))
             writer.write(cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA))
     return out
 

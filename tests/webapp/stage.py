@@ -187,6 +187,13 @@ class Visitor:
         field.press("Enter")
         self.settle()
 
+    def more(self, tab: str) -> None:
+        """Open a part of the settings that most people leave alone."""
+        if not self.page.get_by_role("tab", name=tab).is_visible():
+            self.page.get_by_text("More settings").click()
+        self.page.get_by_role("tab", name=tab).click()
+        self.settle()
+
     def start(self) -> None:
         self.settle()
         self.page.get_by_role("button", name="Make the video").click()

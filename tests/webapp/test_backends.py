@@ -3,7 +3,8 @@
 import asyncio
 import threading
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
+from fractions import Fraction
 
 import pytest
 from aiohttp import web
@@ -11,6 +12,7 @@ from aiohttp import web
 from latentsync.errors import UserError
 from latentsync.pipeline import lipsync_file
 from latentsync.settings import WATERMARKS, Settings
+from latentsync.timeline import Cut
 from latentsync.webapp.backends import ComfyServer, LipSyncRequest, LocalEngine, NotReadyError, prompt_for
 from latentsync.webapp.queue import CANCELLED, DONE, FAILED, Queue
 from latentsync.weights.bundle import load_models
@@ -20,7 +22,7 @@ from ..nodes.table import NODES
 from .parts import alike
 from .test_queue import wait_until
 
-QUICK = Settings(steps=2, guidance=1.0, seed=5)
+QUICK = Settings(steps=2, guidance=1.0, seed=5, codec="h264")
 RESULT = {"4": {"images": [{"filename": "x.mp4", "subfolder": "video", "type": "output"}], "animated": [True]}}
 CHECKPOINTS = ["nano", "1.6"]
 UPLOAD = {"video_upload": True}
@@ -109,7 +111,7 @@ def test_models_are_loaded_once_for_all_runs(engine, queue, material, tmp_path, 
 
 
 def test_cancelling_leaves_no_file(engine, queue, material, tmp_path):
-    many = Settings(steps=50, guidance=1.0)
+    many = Settings(steps=50, guidance=1.0, codec="h264")
     job = queue.submit(lambda job: engine.run(wish(material, tmp_path / "made.mp4", settings=many), job))
     assert wait_until(lambda: job.stage == "sample" and job.done, 120)
     job.cancel()
@@ -173,7 +175,7 @@ def test_a_run_on_the_server_is_withdrawn(queue, material, tmp_path):
 
 
 def test_a_watermark_that_the_server_does_not_know_is_not_left_out(queue, material, tmp_path):
-    marked = wish(material, tmp_path / "made.mp4", checkpoint="nano", settings=Settings(watermark="metadata"))
+    marked = wish(material, tmp_path / "made.mp4", checkpoint="nano", settings=replace(QUICK, watermark="metadata"))
     with FakeComfy(answers=ANSWERS) as server:
         job = ended(queue.submit(lambda job: ComfyServer(server.url).run(marked, job)))
         assert "too old to add a watermark" in job.error
@@ -187,14 +189,14 @@ def test_a_watermark_that_the_server_does_not_know_is_not_left_out(queue, materi
 def test_all_that_is_sent_is_an_input_of_the_node(queue, material, tmp_path, watermark):
     """The inputs of LatentSync: Video as saved workflows rely on them; every setting and the watermark get there."""
     promised = {name.strip("[]") for name in NODES["LatentSyncVideo"].inputs.split()}
-    settings = Settings(steps=1, guidance=1.0, watermark=watermark)
+    settings = replace(QUICK, watermark=watermark)
     request = wish(material, tmp_path / "made.mp4", voice=material / "say.wav", checkpoint="nano", settings=settings)
     sent = prompt_for(request)["3"]["inputs"]
     assert set(sent) <= promised
-    # the app has no choice of these
-    of_the_file = {"audio_track", "background", "codec", "max_side", "pixel_format", "quality", "strip_metadata"}
-    left_out = {field.name for field in fields(Settings)} - set(sent) - of_the_file
-    assert left_out == ({"watermark"} if watermark == "none" else set())
+    no_choice = {"background", "max_side", "no_face", "pixel_format", "points", "spans"}
+    left_out = {field.name for field in fields(Settings)} - set(sent) - no_choice
+    usual = {"audio_track", "codec", "quality", "silence", "strip_metadata"}
+    assert left_out == usual | ({"watermark"} if watermark == "none" else set())
     node = {"checkpoint": ["COMBO", {"options": CHECKPOINTS}], "watermark": ["COMBO", {"options": list(WATERMARKS)}]}
 
     about = reply({"LatentSyncVideo": {"input": {"required": node}}})
@@ -202,6 +204,108 @@ def test_all_that_is_sent_is_an_input_of_the_node(queue, material, tmp_path, wat
         job = ended(queue.submit(lambda job: ComfyServer(server.url).run(request, job)))
         assert (job.state, job.error) == (DONE, "")
         assert server.posted["prompt"]["3"]["inputs"].get("watermark", "none") == watermark
+
+
+CHOSEN = {
+    "codec": ("vp9", "store"), "quality": (40, "store"), "strip_metadata": (True, "says of itself"),
+    "silence": ("close", "rest the mouth in pauses"), "audio_track": (1, "a sound track"),
+}  # fmt: skip
+PART = Cut(Fraction(1, 25), Fraction(2, 3))
+
+
+def server_with(*inputs):
+    """Its node has these inputs and the checkpoint; its result, whatever it is asked for."""
+    node = {"checkpoint": ["COMBO", {"options": CHECKPOINTS}], **{name: ["STRING", {}] for name in inputs}}
+    about = reply({"LatentSyncVideo": {"input": {"required": node}, "output_node": True}})
+    return FakeComfy(finish, answers=ANSWERS | {("GET", "/object_info/LatentSyncVideo"): about})
+
+
+def run_on(server, queue, request):
+    return ended(queue.submit(lambda job: ComfyServer(server.url).run(request, job)))
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_a_setting_gets_to_a_server_that_has_it_and_no_other(queue, material, tmp_path, name):
+    value, words = CHOSEN[name]
+    request = wish(material, tmp_path / "made.mp4", checkpoint="nano", settings=replace(QUICK, **{name: value}))
+    assert name not in prompt_for(wish(material, tmp_path / "made.mp4"))["3"]["inputs"]
+    with server_with() as server:
+        said = run_on(server, queue, request).error
+        assert f"{server.url} are too old to" in said
+        assert words in said
+        assert said.count(". ") == 0, "one sentence"
+        assert not server.uploads
+    with server_with(name) as server:
+        assert run_on(server, queue, request).error in ("", "ComfyUI ended the run without a video; see its log.")
+        assert server.posted["prompt"]["3"]["inputs"][name] == value
+
+
+def test_all_that_a_server_lacks_is_said_at_once(queue, material, tmp_path):
+    settings = replace(QUICK, codec="vp9", quality=50, silence="relax")
+    with server_with("codec") as server:
+        request = wish(material, tmp_path / "made.webm", checkpoint="nano", settings=settings, cut=PART)
+        said = run_on(server, queue, request).error
+        wanted = "use a part of a video and to choose how the video is stored and to rest the mouth in pauses; update"
+        assert wanted in said
+
+
+def test_a_part_is_asked_for_in_seconds(queue, material, tmp_path):
+    request = wish(material, tmp_path / "made.mp4", checkpoint="nano", cut=PART)
+    with server_with("start", "duration") as server:
+        assert run_on(server, queue, request).state == DONE
+        sent = server.posted["prompt"]["3"]["inputs"]
+        assert (sent["start"], sent["duration"]) == (0.04, pytest.approx(2 / 3))
+    until = prompt_for(wish(material, tmp_path / "made.mp4", cut=Cut(duration=Fraction(1, 2))))["3"]["inputs"]
+    assert "start" not in until
+    assert until["duration"] == 0.5
+
+
+def test_what_an_mp4_does_not_hold_is_saved_by_the_node_itself(queue, material, tmp_path):
+    """Core's Save Video writes every video into an .mp4."""
+    files = {"x.webm": b"web", "before.mp4": b"old"}
+
+    async def script(server, prompt_id):
+        compare = [{name: {"filename": file, "subfolder": "", "type": kind} for name, file, kind in
+                    (("before", "before.mp4", "temp"), ("after", "x.webm", "output"))}]  # fmt: skip
+        server.files = files
+        server.end(prompt_id, {"3": {"latentsync_compare": compare}})
+        await server.say("executing", node=None, prompt_id=prompt_id)
+
+    settings = replace(QUICK, codec="vp9")
+    request = wish(material, tmp_path / "made.webm", checkpoint="nano", settings=settings)
+    with server_with("codec") as server:
+        server.script = script
+        assert run_on(server, queue, request).error == ""
+        sent = server.posted["prompt"]
+        assert sent["3"]["inputs"]["save_to"] == "output"
+        assert "SaveVideo" not in {node["class_type"] for node in sent.values()}
+    assert (tmp_path / "made.webm").read_bytes() == b"web"
+
+
+def test_a_voice_has_one_track_for_comfyui(queue, material, tmp_path):
+    """Load Audio takes the first, so another one must not be chosen without effect."""
+    spoken = {"voice": material / "say.wav", "checkpoint": "nano"}
+    other, first = (
+        wish(material, tmp_path / "made.mp4", settings=replace(QUICK, audio_track=number), **spoken)
+        for number in (1, 0)
+    )
+    with server_with("audio_track") as server:
+        assert "only a voice's first sound track" in run_on(server, queue, other).error
+        assert run_on(server, queue, first).state == DONE
+        assert "audio_track" not in server.posted["prompt"]["3"]["inputs"]
+
+
+def test_the_local_engine_uses_the_part_and_tells_of_it(engine, queue, material, tmp_path):
+    how = {"settings": replace(QUICK, codec="vp9"), "cut": Cut(Fraction(8, 25), Fraction(12, 25))}
+    reports = []
+    job = ended(
+        queue.submit(lambda job: reports.append(engine.run(wish(material, tmp_path / "made.webm", **how), job)))
+    )
+    assert (job.state, job.error) == (DONE, "")
+    with load_models(material / "tiny.safetensors") as models:
+        lipsync_file(material / "clip.mp4", None, tmp_path / "wanted.webm", models=models, **how)
+    assert alike(tmp_path / "made.webm", tmp_path / "wanted.webm")
+    assert (reports[0].frames, reports[0].settings.codec) == (12, "vp9")
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,30 @@ def test_from_two_files_to_a_video(browser: "Browser", app: App, given: tuple[Pa
         me.screen("narrow")
 
 
+def test_a_part_stored_for_editing(browser: "Browser", app: App, given: tuple[Path, Path], tmp_path: Path) -> None:
+    """The part, as a ProRes file to download; what is played beside the same part is a copy."""
+    with Visitor(browser, app) as me:
+        me.give(given[0], None)
+        me.settle()
+        me.more("Length and sound")
+        me.page.get_by_role("slider", name="Part of the video that is used").first.focus()
+        for _ in range(10):
+            me.page.keyboard.press("ArrowRight")
+        me.settle()
+        me.more("File")
+        me.page.get_by_role("combobox", name="Stored as").click()
+        me.page.get_by_role("option", name="ProRes").click()
+        me.start()
+        me.watch()
+        me.page.get_by_text("Not every browser plays this .mov file").wait_for()
+        me.page.get_by_role("button", name="Play both in sync").click()
+        me.page.wait_for_function(PLAYS, timeout=60_000)
+        lengths = "['before', 'after'].map(place => document.querySelector(`.st-key-${place} video`).duration)"
+        assert me.page.evaluate(lengths) == pytest.approx([0.8, 0.8], abs=0.05)
+        got = probe(me.download(tmp_path / "got.mov"))
+        assert (got.kind.family, got.frames) == ("prores", 20)
+
+
 LATE = """() => {
   const send = WebSocket.prototype.send
   WebSocket.prototype.send = function (data) { setTimeout(() => send.call(this, data), 3000) }

@@ -1,13 +1,23 @@
 """The app in front of a real ComfyUI: what comes out is what the engine here would have made."""
 
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from latentsync.media.probe import probe
+from latentsync.pipeline import lipsync_file
+from latentsync.settings import Settings
+from latentsync.timeline import Cut
+from latentsync.webapp.backends import ComfyServer as Backend
+from latentsync.webapp.backends import LipSyncRequest
+from latentsync.webapp.queue import DONE, Queue
+from latentsync.weights.bundle import load_models
+
 from ..nodes.server import ComfyServer
-from .parts import alike, portrait
+from .parts import alike, clip, portrait
 from .stage import PATIENCE, App, Visitor, chromium, couple_clip, made_by_the_command, point, spoken
 from .test_queue import wait_until
 
@@ -58,6 +68,25 @@ def test_a_picture_made_by_comfyui(browser: "Browser", app: App, tmp_path: Path)
         got = me.download(tmp_path / "got.mp4")
         wanted = made_by_the_command(tmp_path, face, voice, *HOW, "--face", point(face, 0, tmp_path))
         assert alike(got, wanted)
+
+
+@pytest.mark.parametrize(("codec", "ending"), [("vp9", ".webm"), ("prores", ".mov"), ("copy-like-source", ".mp4")])
+def test_a_part_in_another_kind_of_file(comfy: ComfyServer, tmp_path: Path, codec: str, ending: str) -> None:
+    """Save Video of ComfyUI has no kind of file but .mp4; the node's own file comes, with all that was chosen."""
+    video, cut = clip(tmp_path / "clip.mp4", 30), Cut(Fraction(8, 25), Fraction(16, 25))
+    settings = Settings(steps=1, guidance=1.0, codec=codec, quality=60, strip_metadata=True)
+    made, wanted = tmp_path / f"made{ending}", tmp_path / f"wanted{ending}"
+    request = LipSyncRequest(video, None, made, "nano", settings, cut=cut)
+    queue = Queue()
+    job = queue.submit(lambda job: Backend(comfy.url).run(request, job))
+    assert wait_until(lambda: job.over, PATIENCE / 1000)
+    assert (job.state, job.error) == (DONE, "")
+    queue.close()
+    with load_models("nano") as models:
+        lipsync_file(video, None, wanted, models=models, settings=settings, cut=cut)
+    assert alike(made, wanted)
+    assert probe(made).frames == 16
+    assert probe(made).kind.family == probe(wanted).kind.family
 
 
 def test_cancelling_withdraws_the_run(browser: "Browser", app: App, comfy: ComfyServer, tmp_path: Path) -> None:

@@ -2,18 +2,22 @@
 
 import dataclasses
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
-from latentsync.settings import Settings
+from latentsync.face.spans import Span
+from latentsync.settings import CODECS, FITS, SILENCES, WATERMARKS, Settings
+from latentsync.timeline import Cut
 from latentsync.webapp import streamlit_session
+from latentsync.webapp.advanced import CODEC_LABELS, FIT_LABELS, SILENCE_LABELS, WATERMARK_LABELS, used_part
 from latentsync.webapp.backends import LipSyncRequest, LipSyncResult, NotReadyError
 from latentsync.webapp.config import AppSettings, Limits, qualities
 from latentsync.webapp.faces import look
 from latentsync.webapp.queue import CANCELLED, FAILED
 from latentsync.webapp.service import AppService
-from latentsync.webapp.uploads import take_face, take_voice
+from latentsync.webapp.uploads import Media, take_face, take_voice
 from latentsync.weights.load import default_settings
 
 from ..tiny import link
@@ -130,6 +134,185 @@ def test_the_run_gets_what_was_chosen(screen, service, material, monkeypatch):
     assert form.settings.steps == default_settings("nano").steps
     assert (form.settings.fit, form.settings.watermark) == ("hold", "visible")
     assert form.settings.face == look(anna.face).point(1)
+
+
+def by_key(widgets, key):
+    return next(one for one in widgets if one.key == key or (one.key or "").startswith(f"{key}-"))
+
+
+@pytest.fixture
+def forms(service, monkeypatch):
+    """What the page asks the service to start."""
+    forms = []
+    monkeypatch.setattr(service, "start", lambda session, form: forms.append(form))
+    return forms
+
+
+def test_the_file_and_the_pauses_are_chosen_too(screen, service, material, forms):
+    give(service, material, "clip.mp4")
+    shown(screen)
+    button(screen, "Make the video").click().run()
+    by_key(screen.selectbox, "codec").set_value("prores").run()
+    by_key(screen.selectbox, "silence").set_value("close").run()
+    by_key(screen.slider, "encoding-quality").set_value(35).run()
+    by_key(screen.checkbox, "strip").check().run()
+    button(screen, "Make the video").click().run()
+    assert not screen.exception, screen.exception
+    usual, chosen = forms
+    assert usual.settings == dataclasses.replace(
+        default_settings("nano"), codec="h264", face=look(service.sessions.get("anna").face).point(0)
+    )
+    assert chosen.settings == dataclasses.replace(
+        usual.settings, codec="prores", silence="close", quality=35, strip_metadata=True
+    )
+    assert usual.cut == chosen.cut == Cut()
+
+
+def test_every_choice_has_its_words():
+    pairs = [(CODECS, CODEC_LABELS), (SILENCES, SILENCE_LABELS), (FITS, FIT_LABELS), (WATERMARKS, WATERMARK_LABELS)]
+    for names, labels in pairs:
+        assert set(labels) == set(names)
+        assert len(set(labels.values())) == len(labels)
+
+
+def test_a_part_of_a_clip(screen, service, material, forms):
+    """The face is picked within the part, and its frame is counted from the part's beginning, as the engine does."""
+    anna = give(service, material, "clip.mp4")
+    shown(screen)
+    assert anna.shot.frame == 0
+    assert by_key(screen.slider, "part").value == (0.0, 1.2)
+    by_key(screen.slider, "part").set_value((0.4, 0.8)).run()
+    assert not screen.exception, screen.exception
+    assert anna.shot.frame == 10
+    moment = by_key(screen.slider, "moment")
+    assert (moment.min, moment.max) == (pytest.approx(0.4), pytest.approx(0.76))
+    moment.set_value(0.6).run()
+    assert anna.shot.frame == 15
+    button(screen, "Make the video").click().run()
+    by_key(screen.slider, "part").set_value((0.4, 1.2)).run()
+    button(screen, "Make the video").click().run()
+    assert [form.cut for form in forms] == [
+        Cut(Fraction(10, 25), Fraction(10, 25)), Cut(Fraction(10, 25), None),
+    ]  # fmt: skip
+    assert forms[0].settings.face == look(anna.face, 15).point(0, 10)
+    assert forms[0].settings.face.endswith(",5")
+
+
+def test_the_part_of_one_clip_is_not_that_of_another(screen, service, material, forms):
+    anna = give(service, material, "clip.mp4")
+    shown(screen)
+    by_key(screen.slider, "part").set_value((0.4, 0.8)).run()
+    anna.remove("face")
+    give(service, material, "clip.mp4")
+    shown(screen)
+    assert by_key(screen.slider, "part").value == (0.0, 1.2)
+    give(service, material, "face.png")
+    anna.shot = None
+    shown(screen)
+    assert not [one for one in screen.slider if (one.key or "").startswith("part-")]
+    button(screen, "Make the video").click().run()
+    assert forms[-1].cut == Cut()
+
+
+def test_a_part_between_two_frames_has_one():
+    @dataclasses.dataclass
+    class Drawn:
+        session_state: dict
+
+    face = Media(Path("x.mp4"), "x.mp4", "video", Fraction(30, 25), 30)
+    for begin, end, wanted in [(0, 1.2, range(30)), (0.4, 0.4, range(10, 11)), (1.2, 1.2, range(29, 30)),
+                               (0.41, 0.79, range(10, 20))]:  # fmt: skip
+        assert used_part(Drawn({"part-x": (begin, end)}), face) == wanted
+    assert used_part(Drawn({}), face) == range(30)
+
+
+def test_a_sound_track_is_chosen_only_where_there_are_several(screen, service, material, forms):
+    anna = give(service, material, "clip.mp4")
+    shown(screen)
+    assert not [one for one in screen.selectbox if one.label == "Sound track"]
+    anna.voice = dataclasses.replace(anna.voice, tracks=((0, "Track 0: eng, stereo"), (2, "Track 2: fra, mono")))
+    shown(screen)
+    assert by_key(screen.selectbox, "track").options == ["The usual one", "Track 0: eng, stereo", "Track 2: fra, mono"]
+    button(screen, "Make the video").click().run()
+    by_key(screen.selectbox, "track").set_value(2).run()
+    button(screen, "Make the video").click().run()
+    assert [form.settings.audio_track for form in forms] == [-1, 2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What the page takes from a Report."""
+
+    fps: Fraction = Fraction(25)
+    notes: tuple[str, ...] = ()
+    spans: tuple[Span, ...] = ()
+
+
+def finished(service, anna, material, ending=".mp4", **rest):
+    """A run of anna's that made her own clip."""
+    video = anna.folder / f"made{ending}"
+    if not video.exists():
+        link(video, material / "clip.mp4")
+    wish = LipSyncRequest(anna.face.path, anna.voice.path, video, "nano", Settings())
+    made = LipSyncResult(video, wish, 1, anna.face.path, "this computer", "my clip.mp4", **rest)
+    anna.run = service._queues["local"].submit(lambda job: made)
+    assert wait_until(lambda: anna.run.over)
+
+
+def test_what_could_not_stay_as_it_was_is_said(screen, service, material):
+    anna = give(service, material, "clip.mp4")
+    finished(service, anna, material, report=Told(notes=("interlaced; made [whole]", "HDR; written as SDR")))
+    said = text(shown(screen))
+    assert r"What you gave is interlaced; made \[whole\]." in said
+    assert "What you gave is HDR; written as SDR." in said
+    assert "as it is stored" not in said
+
+
+def test_a_table_says_what_was_synced_and_why_not(screen, service, material):
+    anna = give(service, material, "clip.mp4")
+    spans = (
+        Span(0, 30, "synced", ""),
+        Span(30, 45, "passed through", "no face | turned away"),
+        Span(45, 1545, "synced", ""),
+    )
+    finished(service, anna, material, report=Told(spans=spans))
+    shown(screen)
+    (one,) = [box for box in screen.expander if box.label.startswith("What was done")]
+    assert one.label == "What was done: 61.2 s synced, 0.6 s passed through"
+    assert one.markdown[0].value.splitlines()[2:] == [
+        "| 0:00.00 | 0:01.20 | synced |  |",
+        r"| 0:01.20 | 0:01.80 | passed through | no face \| turned away |",
+        "| 0:01.80 | 1:01.80 | synced |  |",
+    ]
+
+
+def test_the_table_stays_short_and_is_left_out_where_all_was_synced(screen, service, material):
+    anna = give(service, material, "clip.mp4")
+    spans = tuple(Span(i, i + 1, "passed" if i % 2 else "synced", "blurred" if i % 2 else "") for i in range(30))
+    finished(service, anna, material, report=Told(spans=spans))
+    shown(screen)
+    (one,) = [box for box in screen.expander if box.label.startswith("What was done")]
+    lines = one.markdown[0].value.splitlines()
+    assert (len(lines), lines[-1]) == (2 + 12 + 1, "| … | | 18 more | |")
+    for report in (Told(spans=(Span(0, 30, "synced", ""),)), Told(), None):
+        finished(service, anna, material, report=report)
+        assert not [box for box in shown(screen).expander if box.label.startswith("What was done")]
+
+
+def test_what_browsers_do_not_play_is_shown_as_a_copy_and_downloaded_as_it_is(screen, service, material, monkeypatch):
+    from streamlit.delta_generator import DeltaGenerator
+
+    offered, download = [], DeltaGenerator.download_button
+    monkeypatch.setattr(DeltaGenerator, "download_button", lambda *a, **k: offered.append(a[1:]) or download(*a, **k))
+    anna = give(service, material, "clip.mp4")
+    copy = anna.folder / "copy.mp4"
+    link(copy, material / "clip.mp4")
+    finished(service, anna, material, ".mov", preview=copy)
+    assert "Not every browser plays this .mov file" in text(shown(screen))
+    ((label, file, name, kind),) = offered
+    assert (label, name, kind) == ("Download the video", "my clip_latentsync.mov", "video/quicktime")
+    with file() as stream:
+        assert Path(stream.name) == anna.folder / "made.mov"
 
 
 def test_the_settings_are_those_that_suit_the_checkpoint(screen, service, material, monkeypatch, tmp_path):

@@ -1,19 +1,24 @@
 """The whole app without its page: two sessions, their files, their runs, what is refused."""
 
 import dataclasses
+from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from latentsync.errors import UserError
+from latentsync.media.probe import probe
 from latentsync.pipeline import lipsync_file
 from latentsync.settings import Settings
+from latentsync.timeline import Cut
 from latentsync.webapp.config import VARIABLE, AppSettings, Limits
 from latentsync.webapp.faces import first_look, look, shown_frames
 from latentsync.webapp.queue import CANCELLED, DONE, FAILED
 from latentsync.webapp.service import AppService, FormValues
-from latentsync.webapp.uploads import take_face, take_voice
+from latentsync.webapp.uploads import plays_in_browsers, take_face, take_voice
 from latentsync.weights.bundle import load_models
 
+from ..nodes.clips import frames_of
 from .parts import FPS, alike, clip
 from .test_queue import Gate, wait_until
 
@@ -102,8 +107,49 @@ def test_a_second_run_takes_the_place_of_the_first(hall, material):
         assert ended(anna.run).state == DONE
         ended(anna.score)
         files.append(set(anna.folder.iterdir()))
-    assert len(files[1]) == len(files[0]) == 3, "the clip, its copy for browsers, the result"
+    assert len(files[1]) == len(files[0]) == 4, "clip and result, and a copy of each for browsers"
     assert files[0] & files[1] == {anna.face.path}
+
+
+def test_a_part_is_what_the_engine_makes_of_it_beside_the_same_part(hall, material, tmp_path):
+    anna, cut = hall.come("anna", material / "clip.mp4"), Cut(Fraction(10, 25), Fraction(14, 25))
+    how = Settings(steps=1, guidance=1.0, codec="prores", strip_metadata=True)
+    form = dataclasses.replace(hall.form(how, own_sound=True), cut=cut)
+    hall.service.start(anna, form)
+    assert (ended(anna.run).state, anna.run.error) == (DONE, "")
+    result, wanted = anna.run.value, tmp_path / "wanted.mov"
+    with load_models(hall.tiny) as models:
+        lipsync_file(anna.face.path, None, wanted, models=models, settings=how, cut=cut)
+    assert result.video.suffix == ".mov"
+    assert alike(result.video, wanted)
+    assert plays_in_browsers(result.preview)
+    assert [probe(path).frames for path in (result.video, result.preview, result.before)] == [14, 14, 14]
+    difference = np.abs(frames_of(result.before).astype(int) - frames_of(anna.face.path)[10:24].astype(int))
+    assert difference.mean() < 4, "and no other part"
+    assert result.report.frames == 14
+    assert (result.report.spans[0].start, result.report.spans[-1].stop) == (0, 14)
+    ended(anna.score)
+
+
+def test_a_result_that_browsers_play_has_no_copy_and_its_notes_are_kept(hall, material, tmp_path):
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "large.png"), cv2.resize(cv2.imread(str(material / "face.png")), (320, 280)))
+    anna = hall.come("anna", tmp_path / "large.png", material / "say.wav")
+    settings = Settings(steps=1, guidance=1.0, codec="h264", max_side=160)
+    form = dataclasses.replace(hall.form(settings), cut=Cut(Fraction(5)))
+    hall.service.start(anna, form)
+    assert (ended(anna.run).state, anna.run.error) == (DONE, "")
+    assert anna.run.value.preview is None
+    assert any("320 × 280" in note for note in anna.run.value.report.notes)
+    assert anna.run.value.request.cut == Cut(), "a picture has no parts"
+
+
+def test_a_part_that_is_not_there_is_refused_at_once(hall, material):
+    anna = hall.come("anna", material / "clip.mp4")
+    with pytest.raises(UserError, match="start earlier"):
+        hall.service.start(anna, dataclasses.replace(hall.form(own_sound=True), cut=Cut(Fraction(3))))
+    assert anna.run is None
 
 
 def test_nobody_waits_for_a_measurement_to_make_another(hall, material):
@@ -193,6 +239,8 @@ def test_the_earliest_moment_with_a_face_is_shown_first(hall, tmp_path):
     assert shot.boxes
     assert shot.frame == 19
     assert not first_look(anna.face, 5).boxes
+    shot = first_look(anna.face, 10, 14)
+    assert (shot.frame, shot.point(0, 14).split(",")[2], shot.point(0).split(",")[2]) == (14, "0", "14")
     with pytest.raises(UserError, match="no frame 40"):
         look(anna.face, 40)
 
@@ -203,6 +251,9 @@ def test_a_face_is_picked_among_the_frames_of_the_result(hall, material):
     assert shown_frames(face, face.seconds / 2, "pingpong") == 15
     assert shown_frames(face, face.seconds / 2, "silence") == 30
     assert shown_frames(face, face.seconds * 3, "loop") == 30
+    assert shown_frames(face, None, "pingpong", 12) == 12
+    assert shown_frames(face, Fraction(8, 25), "pingpong", 12) == 8
+    assert shown_frames(face, face.seconds, "pingpong", 12) == 12
 
 
 def test_settings_travel_as_text(monkeypatch):

@@ -3,18 +3,30 @@
 import io
 import re
 from fractions import Fraction
+from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
 
 from latentsync.errors import UserError
+from latentsync.media.encoding import ENCODERS
 from latentsync.media.probe import probe
 from latentsync.webapp.config import Limits
-from latentsync.webapp.uploads import browser_copy, sample_files, take_face, take_file, take_voice
+from latentsync.webapp.uploads import (
+    browser_copy,
+    plays_in_browsers,
+    sample_files,
+    small_copy,
+    take_face,
+    take_file,
+    take_voice,
+)
 
+from ..nodes.clips import frames_of
 from ..tiny import write_speech
-from .parts import clip, portrait
+from .parts import clip, portrait, sound_of
 
 LIMITS = Limits(megabytes=2, seconds=3, pixels=1000 * 1000)
 
@@ -141,6 +153,95 @@ def test_only_what_browsers_play_is_shown_as_it_is(tmp_path, folder):
     plain = take(take_face, copy, folder)
     assert plain.playable
     assert browser_copy(plain, folder, print) == plain.path
+
+
+def stored(path, family, pixels="yuv420p", *, sound=None):
+    """A second of gray in this codec. sound: the encoder's name."""
+    with av.open(str(path), "w") as out:
+        picture = out.add_stream(ENCODERS[family], rate=25)
+        picture.width = picture.height = 64
+        picture.pix_fmt = pixels
+        heard = out.add_stream(sound, rate=48000, layout="mono") if sound else None
+        for i in range(25):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 90 + i, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = i, Fraction(1, 25)
+            out.mux(picture.encode(frame))
+        out.mux(picture.encode(None))
+        if heard is not None:
+            form = "s16" if sound.startswith("pcm") or sound == "libopus" else "fltp"
+            kind = np.int16 if form == "s16" else np.float32
+            for i in range(48):
+                block = av.AudioFrame.from_ndarray(np.zeros((1, 960), kind), format=form, layout="mono")
+                block.sample_rate, block.pts = 48000, 960 * i
+                out.mux(heard.encode(block))
+            out.mux(heard.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "pixels", "sound", "plays"),
+    [
+        ("a.mp4", "h264", "yuv420p", "aac", True),
+        ("a.mp4", "h264", "yuv420p10le", None, False),
+        ("a.mp4", "h264", "yuv444p", None, False),
+        ("a.mov", "h264", "yuv420p", "aac", True),
+        ("a.mov", "h264", "yuv420p", "pcm_s16le", False),
+        ("a.mp4", "h264", "yuv420p", "ac3", False),
+        ("a.mp4", "h265", "yuv420p", "aac", False),
+        ("a.mov", "prores", "yuv422p10le", None, False),
+        ("a.mp4", "vp9", "yuv420p", None, True),
+        ("a.mp4", "av1", "yuv420p", None, True),
+        ("a.webm", "vp9", "yuv420p", "libopus", True),
+        ("a.mkv", "h264", "yuv420p", "aac", False),
+    ],
+)
+def test_what_plays_in_browsers_is_known(tmp_path, name, family, pixels, sound, plays):
+    path = stored(tmp_path / name, family, pixels, sound=sound)
+    assert plays_in_browsers(path) is plays
+    if not plays:
+        copy = small_copy(path, tmp_path, lambda *said: None, "after")
+        assert plays_in_browsers(copy)
+        assert (probe(copy).frames, probe(copy).has_audio) == (25, sound is not None)
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "pixels"),
+    [("a.mov", "prores", "yuv422p10le"), ("a.mp4", "h264", "yuv420p"), ("a.webm", "vp9", "yuv420p"),
+     ("a.mkv", "vp9", "yuv420p")],
+)  # fmt: skip
+def test_a_file_is_stored_as_what_it_is(tmp_path, folder, name, family, pixels):
+    """A result that is like its source is written into the same kind of file, whatever name the browser gave it."""
+    media = take(take_face, stored(tmp_path / name, family, pixels), folder, name="clip.mp4")
+    assert media.path.suffix == Path(name).suffix
+
+
+def test_a_copy_of_a_part_has_its_frames_and_its_sound(tmp_path, folder):
+    video = take(take_face, clip(tmp_path / "clip.mp4", 30), folder)
+    whole, part = (browser_copy(video, folder, lambda *said: None, cut) for cut in (range(30), range(10, 22)))
+    pictures, wanted = frames_of(part).astype(int), frames_of(whole)[10:22].astype(int)
+    assert len(pictures) == 12
+    assert np.abs(pictures - wanted).mean() < 2 < np.abs(pictures - frames_of(whole)[:12]).mean()
+    heard, all_of_it = sound_of(part), sound_of(whole)
+    first, length = 10 * 640, 12 * 640 - 1500  # samples at 16 kHz, without the blurred end
+    right, early = (np.corrcoef(heard[:length], all_of_it[at : at + length])[0, 1] for at in (first, 0))
+    assert right > 0.9 > early
+
+
+def test_sound_tracks_are_named(tmp_path, folder):
+    path = tmp_path / "tracks.mkv"
+    with av.open(str(path), "w") as out:
+        streams = [out.add_stream("pcm_s16le", rate=16000, layout=layout) for layout in ("stereo", "mono")]
+        streams[0].metadata.update(language="eng", title="Director")
+        streams[1].metadata.update(language="und")
+        for stream, channels in zip(streams, (2, 1), strict=True):
+            loud = np.random.default_rng(1).integers(-9000, 9000, (1, channels * 16000)).astype(np.int16)
+            block = av.AudioFrame.from_ndarray(loud, format="s16", layout=stream.codec_context.layout.name)
+            block.sample_rate, block.pts = 16000, 0
+            out.mux(stream.encode(block))
+            out.mux(stream.encode(None))
+    assert take(take_voice, path, folder).tracks == ((0, "Track 0: Director, eng, stereo"), (1, "Track 1: mono"))
+    assert len(take(take_face, clip(tmp_path / "clip.mp4"), folder).tracks) == 1
+    assert take(take_face, clip(tmp_path / "mute.mp4", sound=False), folder).tracks == ()
 
 
 def test_samples_are_those_of_the_folder(tmp_path, folder):

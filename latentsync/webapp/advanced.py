@@ -1,0 +1,146 @@
+"""The settings that most people leave as they are."""
+
+from typing import Any
+
+from ..settings import FITS, LIKE_SOURCE, SILENCES, SOLVERS, WATERMARKS, Settings
+from ..timeline import Cut
+from .config import Limits
+from .sessions import Session
+from .uploads import Media
+
+USUAL_CODEC = "h264"
+"""The browser shows the result, and few play H.265."""
+FIT_LABELS = {
+    "pingpong": "Play the video back and forth until the voice ends",
+    "loop": "Restart the video until the voice ends",
+    "hold": "Hold the last frame until the voice ends",
+    "trim": "End with the shorter of the two",
+    "silence": "Keep the whole video, silent after the voice",
+}
+SILENCE_LABELS = {
+    "keep": "Whatever the model makes of the sound there",
+    "relax": "At rest: breath, hum and music move no lips",
+    "close": "At rest, with the lips closed",
+}
+CODEC_LABELS = {
+    "h264": "H.264 (.mp4): plays everywhere",
+    LIKE_SOURCE: "As your video, where this can be written",
+    "h265": "H.265 (.mp4): smaller; few browsers play it",
+    "av1": "AV1 (.mp4): smaller still; new players",
+    "vp9": "VP9 (.webm): keeps transparency",
+    "prores": "ProRes (.mov): large, for editing; keeps transparency",
+}
+WATERMARK_LABELS = {
+    "none": "None",
+    "metadata": "In the file's metadata, where players and other programs can read it",
+    "visible": "In the metadata, and visible in a corner of the picture",
+}
+USUAL_TRACK = {Settings.audio_track: "The usual one"}
+
+
+class MoreSettings:
+    """st: Streamlit. watermark: of every result here; "none" leaves the choice to the user."""
+
+    def __init__(self, st: Any, session: Session, limits: Limits, watermark: str) -> None:
+        self.st, self.session, self.limits, self.watermark = st, session, limits, watermark
+
+    def show(self, defaults: Settings, steps: int, own_sound: bool) -> tuple[Settings, Cut]:
+        """defaults: the checkpoint's. steps: the quality's, which the user can change."""
+        with self.st.expander("More settings"):
+            mouth, length, file = self.st.tabs(["Mouth", "Length and sound", "File"])
+            with mouth:
+                settings = self._mouth(defaults, steps)
+            with length:
+                part = self._part()
+                settings |= self._sound(defaults, own_sound)
+            with file:
+                settings |= self._file()
+        shot = self.session.shot
+        if shot is not None and shot.boxes:
+            settings["face"] = shot.point(self.session.picked, part.start)
+        face = self.session.face
+        cut = Cut() if face is None or face.kind == "picture" else used_cut(face, part)
+        return Settings(**settings), cut
+
+    def _choose(self, label: str, options: Any, labels: dict[Any, str], key: str, **rest: Any) -> Any:
+        return self.st.selectbox(
+            label, list(options), key=key, format_func=labels.__getitem__, disabled=self.session.busy, **rest
+        )
+
+    def _mouth(self, defaults: Settings, steps: int) -> dict[str, Any]:
+        st, busy = self.st, self.session.busy
+        one, two, three = st.columns(3)
+        steps = one.number_input(
+            "Steps", 1, self.limits.steps, steps, key=f"steps-{steps}",
+            disabled=busy, help="Solver steps. Time grows in proportion.",
+        )  # fmt: skip
+        guidance = two.slider(
+            "Guidance", 1.0, 3.0, defaults.guidance, 0.1, disabled=busy,
+            help="How strongly the mouth follows the voice: more opens it wider. 1 is twice as fast.",
+        )  # fmt: skip
+        seed = three.number_input(
+            "Seed", 0, 2**31 - 1, defaults.seed, disabled=busy,
+            help="Another number gives another take; the same number the same video.",
+        )  # fmt: skip
+        silence = self._choose("The mouth in pauses of the voice", SILENCES, SILENCE_LABELS, "silence")
+        solver = st.selectbox(
+            "Solver", list(SOLVERS), disabled=busy,
+            help="How noise is removed. ddim is the default; the others need fewer steps.",
+        )  # fmt: skip
+        chosen = {"guidance": float(guidance), "seed": int(seed), "silence": silence, "solver": solver}
+        return {"steps": int(steps), **chosen}
+
+    def _part(self) -> range:
+        """The frames of the clip that are used."""
+        face = self.session.face
+        if face is None or face.frames == 1:
+            return range(1)
+        last = float(face.seconds)
+        self.st.slider(
+            "Part of the video that is used", 0.0, last, (0.0, last), float(1 / face.fps), format="%.2f s",
+            key=_part_key(face), disabled=self.session.busy,
+        )  # fmt: skip
+        return used_part(self.st, face)
+
+    def _sound(self, defaults: Settings, own_sound: bool) -> dict[str, Any]:
+        usual = list(FITS).index(defaults.fit)
+        fit = self._choose("When voice and video differ in length", FITS, FIT_LABELS, "fit", index=usual)
+        heard = self.session.face if own_sound else self.session.voice
+        if heard is None or len(heard.tracks) < 2:
+            return {"fit": fit}
+        tracks = USUAL_TRACK | dict(heard.tracks)
+        usual = "The usual one is the track that players take, or the first that is not silent."
+        track = self._choose("Sound track", tracks, tracks, f"track-{heard.path.stem}", help=usual)
+        return {"fit": fit, "audio_track": track}
+
+    def _file(self) -> dict[str, Any]:
+        st, busy = self.st, self.session.busy
+        codec = self._choose("Stored as", CODEC_LABELS, CODEC_LABELS, "codec")
+        quality = st.slider(
+            "Quality of the encoding", 1, 100, Settings.quality, key="encoding-quality", disabled=busy,
+            help="More makes a larger file. It does not change how the mouth is made.",
+        )  # fmt: skip
+        strip = st.checkbox(
+            "Leave out the source's title, dates, place, chapters and subtitles", key="strip", disabled=busy
+        )
+        watermark = self.watermark
+        if watermark == "none":
+            label = "Watermark: state that the lips are generated"
+            watermark = self._choose(label, WATERMARKS, WATERMARK_LABELS, "watermark")
+        return {"codec": codec, "quality": int(quality), "strip_metadata": bool(strip), "watermark": watermark}
+
+
+def _part_key(face: Media) -> str:
+    return f"part-{face.path.stem}"
+
+
+def used_part(st: Any, face: Media) -> range:
+    """The frames of a clip that its slider leaves; all of them before it was drawn."""
+    begin, end = st.session_state.get(_part_key(face), (0.0, float(face.seconds)))
+    first, stop = (round(second * face.fps) for second in (begin, end))
+    first = min(first, face.frames - 1)
+    return range(first, min(face.frames, max(first + 1, stop)))
+
+
+def used_cut(face: Media, part: range) -> Cut:
+    return Cut(part.start / face.fps, None if part.stop == face.frames else len(part) / face.fps)
