@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import NoFaceError, UserError
 from .detect import FaceFinder
 from .identity import Looks, embed, turned
 from .speaker import openness, speaking
@@ -55,7 +55,7 @@ def choose(tracks: Tracks, face: str, clues: Clues | None = None) -> FaceTrack:
         return faces[int(numbers[0])]
     if len(numbers) == 3:
         return _at_point(tracks, *numbers)
-    raise UserError(
+    raise NoFaceError(
         f'There is no face {face!r}; give "auto", "largest", "left", "right", a point "x,y,frame", a photo '
         f"or the number of one of the faces found: {describe(tracks)}."
     )
@@ -90,7 +90,7 @@ def _most_alike(tracks: Tracks, clues: Clues) -> FaceTrack:
         alike = [float(looks.mean @ wanted) for looks in _seen_looks(tracks.faces, clues.read)]
     best = int(np.argmax(alike))
     if alike[best] < ALIKE:
-        raise UserError(
+        raise NoFaceError(
             f"No face is like the one in {clues.name}: likeness must be {ALIKE:g} and is {describe(tracks, alike)}."
         )
     return tracks.faces[best]
@@ -127,7 +127,9 @@ def _at_point(tracks: Tracks, x: float, y: float, frame: float) -> FaceTrack:
 
     near = [track for track in tracks.faces if track.present[i] and distance(track) <= 1]
     if not near:
-        raise UserError(f"No face near the point ({x:g}, {y:g}) in frame {i}; the faces found are {describe(tracks)}.")
+        raise NoFaceError(
+            f"No face near the point ({x:g}, {y:g}) in frame {i}; the faces found are {describe(tracks)}."
+        )
     return min(near, key=distance)
 
 

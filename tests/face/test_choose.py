@@ -131,7 +131,7 @@ def shown(*seeds):
     width = pictures[0][0].shape[1]
     faces = []
     for n, (_, points) in enumerate(pictures):
-        rows = [(i, (points + (n * width, 0)).astype(np.float32)) for i in range(25)]
+        rows = [(i, (points + np.array([n * width, 0])).astype(np.float32)) for i in range(25)]
         faces.append(_track(n, Tracklet(Trail(rows)), 25, (), frame.shape[1::-1]))
     return [frame] * 25, Tracks(tuple(faces), 25, frame.shape[1::-1])
 
