@@ -1,0 +1,106 @@
+"""What becomes of every frame of real footage, against what a person sees: writes docs/footage.md.
+
+    python -m benchmarks.footage ../shared/media
+
+Faces are followed and nothing is painted. TRUTH says by hand what should become of the hard clips.
+"""
+
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from latentsync.errors import UserError
+from latentsync.face.aligned import AlignedFace
+from latentsync.face.choose import choose
+from latentsync.face.detect import FaceFinder
+from latentsync.face.spans import PASSED, SYNCED, Span, spans
+from latentsync.face.track import find_tracks
+from latentsync.media.source import open_source
+from latentsync.settings import Settings
+from latentsync.timeline import Cut
+from latentsync.weights.registry import find
+
+OUT = Path(__file__).parents[1] / "docs" / "footage.md"
+ENDINGS = (".mp4", ".mov", ".mkv", ".ts", ".webm", ".mpg", ".jpg", ".png", ".mjpeg", ".webp")
+MARGIN = 2  # frames by which a span's ends may differ
+TRUTH: dict[str, list[tuple[int, int, bool]]] = {}
+"""By clip: half-open runs of frames, and whether the largest face is to be painted there. What is in no run is
+not judged."""
+
+
+@dataclass(frozen=True)
+class Found:
+    clip: str
+    frames: int
+    faces: int
+    spans: tuple[Span, ...]
+    fault: str = ""
+
+    @property
+    def painted(self) -> np.ndarray:
+        """(F,) bool"""
+        said = np.zeros(self.frames, bool)
+        for span in self.spans:
+            said[span.start : span.stop] = span.state != PASSED
+        return said
+
+
+def look(clip: Path, root: Path) -> Found:
+    name = clip.relative_to(root).as_posix()
+    try:
+        with FaceFinder(find("face_landmarker.task")) as finder, open_source(clip, Settings(), Cut()) as (source, shown):
+            tracks = find_tracks(source.read(range(shown.frames)), finder)
+            face = AlignedFace.from_track(choose(tracks, "largest"), 256, shown.fps)
+            return Found(name, tracks.frames, len(tracks.faces), tuple(spans(face)))
+    except UserError as error:
+        return Found(name, 0, 0, (), str(error).replace(str(clip), name))
+
+
+def wrong(found: Found) -> tuple[int, int]:
+    """Frames that are judged otherwise than by hand, MARGIN frames at each end of a run left out; frames judged."""
+    bad = judged = 0
+    painted = found.painted
+    for start, stop, wanted in TRUTH.get(found.clip, ()):
+        part = painted[start + (MARGIN if start else 0) : stop - MARGIN if stop < found.frames else stop]
+        bad, judged = bad + int((part != wanted).sum()), judged + len(part)
+    return bad, judged
+
+
+def lines(found: list[Found]) -> Iterator[str]:
+    judged = [wrong(one) for one in found]
+    bad, of = (sum(part) for part in zip(*judged, strict=True))
+    yield "# What becomes of real footage\n"
+    yield "<!-- made by python -m benchmarks.footage; do not edit -->\n"
+    yield f"{len(found)} clips and pictures that others made, each with its largest face. Their origin is in no file of"
+    yield "this repository. States and reasons are those of a run's report.\n"
+    yield f"**Judged by hand: {of - bad} of {of} frames right** ({MARGIN} frames at each end of a part left out), in"
+    yield f"{sum(clip in TRUTH for clip in (one.clip for one in found))} clips.\n"
+    yield "| clip | frames | faces | what becomes of it | by hand |"
+    yield "|---|---|---|---|---|"
+    for one, (bad, of) in zip(found, judged, strict=True):
+        said = [
+            f"{s.start}–{s.stop - 1} {s.state}" + (f" ({s.reason})" if s.reason else "")
+            for s in one.spans
+            if s.state != SYNCED or len(one.spans) > 1
+        ]
+        text = one.fault or "; ".join(said[:12]) + ("; …" if len(said) > 12 else "") or "all synced"
+        yield f"| {one.clip} | {one.frames} | {one.faces} | {text} | {f'{of - bad}/{of}' if of else ''} |"
+
+
+def main(root: Path) -> None:
+    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in ENDINGS and "portraits" not in p.parts)
+    with ProcessPoolExecutor(2) as pool:
+        found = []
+        for one in pool.map(partial(look, root=root), files):
+            found.append(one)
+            print(one.clip, one.faces, one.fault or [(s.start, s.stop, s.state) for s in one.spans][:12], flush=True)
+    OUT.write_text("\n".join(lines(found)) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
