@@ -53,7 +53,10 @@ class Found:
 def look(clip: Path, root: Path) -> Found:
     name = clip.relative_to(root).as_posix()
     try:
-        with FaceFinder(find("face_landmarker.task")) as finder, open_source(clip, Settings(), Cut()) as (source, shown):
+        with (
+            FaceFinder(find("face_landmarker.task")) as finder,
+            open_source(clip, Settings(), Cut()) as (source, shown),
+        ):
             tracks = find_tracks(source.read(range(shown.frames)), finder)
             face = AlignedFace.from_track(choose(tracks, "largest"), 256, shown.fps)
             return Found(name, tracks.frames, len(tracks.faces), tuple(spans(face)))
