@@ -9,7 +9,13 @@ import numpy as np
 from ..face.spans import BRIDGED, COVERED, FADED, PASSED, SYNCED, Span
 from .canvas import GRAY, INK, PAPER
 
-COLORS = {SYNCED: (74, 160, 96), BRIDGED: (150, 190, 80), FADED: (230, 190, 70), COVERED: (90, 140, 210), PASSED: (200, 202, 206)}  # fmt: skip
+COLORS = {
+    SYNCED: (74, 160, 96),
+    BRIDGED: (150, 190, 80),
+    FADED: (230, 190, 70),
+    COVERED: (90, 140, 210),
+    PASSED: (200, 202, 206),
+}
 WIDTH, LEFT, RIGHT, ROW, GAP, TOP = 960, 70, 30, 34, 16, 46
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
