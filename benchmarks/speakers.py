@@ -93,7 +93,7 @@ def pairs(everybody: list[Person], seconds: float) -> Iterator[tuple[tuple[str, 
             third = next(person for person in speakers[n + 1 :] + speakers if person.name != one.name)
             strange = speaker.openness(third.heard(third.seconds - seconds, seconds), RATE, frames)
             for other in everybody:
-                if other.name in (one.name, third.name) or other.seconds < min(seconds, 2):
+                if other.name in (one.name, third.name) or other.seconds < seconds:
                     continue
                 theirs = other.part(max(0, other.seconds - seconds), seconds)
                 kinds = ["all people"] + ["held out"] * (not {one.name, other.name} & FITTED)

@@ -97,7 +97,16 @@ def test_who_speaks_longer_is_the_one():
     mine = syllables(3)
     heard = voice(mine)
     part, whole = person(0, mine, frames=range(40)), person(1, mine)
-    assert speaking(whole, FPS, openness(heard, FPS, FRAMES)) > speaking(part, FPS, openness(heard, FPS, FRAMES)) > 0
+    sound = openness(heard, FPS, FRAMES)
+    assert speaking(whole, FPS, sound) > 1.3 * speaking(part, FPS, sound) > 0
+
+
+def test_neither_a_smile_nor_a_face_at_rest_speaks():
+    sound = openness(voice(syllables(3)), FPS, FRAMES)
+    assert (
+        speaking(person(0, SMILE), FPS) < 2 * speaking(person(1, STILL), FPS) < speaking(person(2, syllables(4)), FPS)
+    )
+    assert max(speaking(person(n, STILL), FPS, sound) for n in range(4)) < 0.3
 
 
 def test_the_end_of_a_short_sound_is_not_known():
