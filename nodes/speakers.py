@@ -17,7 +17,7 @@ from .images import speech_of
 from .lipsync import common_inputs, file_inputs, model_inputs, outputs, streamed, times
 
 FEWEST, MOST = 2, 6
-"""Speakers of one node. LatentSync: Video is for one; two nodes one after the other are for more."""
+"""Speakers of one node; LatentSync: Video is for one."""
 FACES = ("left", "right")
 """Of the first ones. Those after them are numbers of a face, which a user will set."""
 
