@@ -194,8 +194,11 @@ def test_spans_are_read(text, spans):
         "a-b",
         "1e3-",
         ".",
-    ]
-    + [".-1", "1-.", "0-nan", "1:30-1:20"],
+        ".-1",
+        "1-.",
+        "0-nan",
+        "1:30-1:20",
+    ],
 )
 def test_other_spans_are_one_sentence(text):
     with pytest.raises(UserError, match=r"start-end in seconds or minutes:seconds") as caught:
