@@ -299,7 +299,8 @@ def _pasted(
         if clip.segment_index[i] >= 0:
             crop, rest = faces.pixels(i), 0.0 if clip.rest is None else float(clip.rest[i])
             if rest > 0:
-                crop = rested(crop, host.face_finder(), rest)
+                source = clip.crop(frames[i], i, len(crop))
+                crop = rested(crop, host.face_finder(), rest, source)
             over = clip.layer(frames[i], crop, i, look)
             if over is not None:
                 masks[i] = lay(out[i], over, None if kept is None else kept(i))
