@@ -4,6 +4,7 @@ import subprocess
 import sys
 import wave
 from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -48,6 +49,9 @@ def sound(tmp_path_factory):
 
 def start(out, kept, codec="h264", sound=None):
     encoding = choose_encoding(ENDINGS[out.suffix], SIZE, Kind(), Settings(codec=codec))
+    if codec == "h264":  # on a busy machine libx264 with threads makes other packets once in 50 times, journal or not
+        options = encoding.options | {"threads": "1", "x264-params": "threads=1:lookahead-threads=1:sync-lookahead=0"}
+        encoding = replace(encoding, options=options)
     track = None if sound is None else AudioTrack(sound, Fraction(0), None, None, COUNT / FPS, True)
     return VideoWriter(out, *SIZE, FPS, encoding=encoding, audio=track, journal=kept)
 
