@@ -32,9 +32,8 @@ def spans(face: AlignedFace) -> list[Span]:
     """All frames of a clip, in order."""
     found: list[Span] = []
     track, opacity = face.track, face.opacity
-    fully = max(float(opacity.max(initial=0)), 1e-6)
     for i, shown in enumerate(face.source_indices.tolist()):
-        state, reason = _state(face, i, shown, float(opacity[i]) / fully)
+        state, reason = _state(face, i, shown, float(opacity[i]))
         number = None if state == PASSED else track.index
         last = found[-1] if found else None
         if last and (last.state, last.reason, last.face) == (state, reason, number):
