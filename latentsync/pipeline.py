@@ -113,7 +113,8 @@ def lipsync(
     check_speech(speech.waveform)
     timeline = fit_timeline(exact_rate(fps), len(frames), speech.seconds, settings.fit, still=len(frames) == 1)
     source, timings = ArraySource(frames), Timings()
-    tracked = track_face(source, timeline, models.finder, settings.face, timings, on_step, speech=speech.waveform)
+    whose = (source, timeline, models.finder, settings.face, settings)
+    tracked = face_asked_for(*whose, timings, on_step, {}, speech.waveform)
     renderer = WindowRenderer(timeline, tracked.track, speech.waveform, models, settings, timings, on_step)
     rendered = list(render(source, renderer))
     report = make_report([renderer.face], tracked.faces, models.name, settings, timings)
@@ -157,7 +158,8 @@ def lipsync_file(
         for speaker in speakers:
             face = job.face if speaker is None else scaled_place(speaker.face, job.scale)
             speech, only = (job.speech if speaker is None else speaker.heard()), None
-            tracked = face_asked_for(job, face, models.finder, settings, timings, on_step, tracks, speech)
+            whose = (job.source, job.timeline, models.finder, face, settings)
+            tracked = face_asked_for(*whose, timings, on_step, tracks, speech, job.scale)
             _check_other_face(tracked, renderers)
             if speaker is not None:
                 only = frames_of_spans(spoken(speech), job.timeline.fps, job.timeline.frames)
@@ -229,7 +231,6 @@ class Job:
     writer: VideoWriter
     face: str
     scale: float
-    size: tuple[int, int]
     notes: tuple[str, ...]
 
 
@@ -267,7 +268,7 @@ def open_job(
             for note in notes:
                 _log.info("%s is %s", video, note)
             face = scaled_place(settings.face, shown.scale)
-            yield Job(source, timeline, speech.waveform, writer, face, shown.scale, (shown.width, shown.height), notes)
+            yield Job(source, timeline, speech.waveform, writer, face, shown.scale, notes)
 
 
 def make_report(
@@ -336,28 +337,32 @@ def track_face(
 
 
 def face_asked_for(
-    job: "Job",
-    face: str,
+    source: Source,
+    timeline: Timeline,
     finder: FaceFinder,
+    face: str,
     settings: Settings,
     timings: Timings,
     on_progress: ProgressCallback | None,
     tracks: MutableMapping[int, Tracks],
     speech: Tensor,
+    scale: float = 1.0,
 ) -> TrackedFace:
-    """track_face for a face that may also be pointed out by hand, or be absent, as the settings say."""
-    used = _used(job.timeline)
+    """track_face for a face that may also be pointed out by hand, or be absent, as the settings say. scale: of these
+    frames against those in which it was pointed out."""
+    used = _used(timeline)
     if settings.points and used not in tracks:
         with timings.measure("track"):
-            points = Points.parse(settings.points).scaled(job.scale)
-            found = track_points(job.source.read, used, points)
+            points = Points.parse(settings.points).scaled(scale)
+            found = track_points(source.read, used, points)
         tracks[used] = Tracks((found,), used, found.size)
     try:
-        return track_face(job.source, job.timeline, finder, face, timings, on_progress, tracks, speech)
+        return track_face(source, timeline, finder, face, timings, on_progress, tracks, speech)
     except NoFaceError:
         if settings.no_face == "error":
             raise
-        return TrackedFace(absent(used, job.size), 0)
+        height, width = next(iter(source.read([0]))).shape[:2]
+        return TrackedFace(absent(used, (width, height)), 0)
 
 
 def _used(timeline: Timeline) -> int:

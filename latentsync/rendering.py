@@ -264,7 +264,8 @@ class WindowRenderer:
             with self.timings.measure("paste"):
                 crop = pixels[i]
                 if self.rest is not None and self.rest[first + i] > 0:
-                    crop = rested(crop, self.models.finder, float(self.rest[first + i]))
+                    source = crops[first + i - origin]
+                    crop = rested(crop, self.models.finder, float(self.rest[first + i]), source)
                 result = self.face.paste(frame, crop, first + i, reference=self.reference)
             yield result
 

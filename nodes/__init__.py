@@ -11,6 +11,7 @@ from .loaders import LatentSyncDownload, LatentSyncLoader
 from .routes import add_routes
 from .sampling import LatentSyncCondition, LatentSyncNoise, LatentSyncSampler
 from .score import LatentSyncScore
+from .speakers import LatentSyncSpeakers
 
 
 class LatentSyncExtension(ComfyExtension):
@@ -32,6 +33,7 @@ class LatentSyncExtension(ComfyExtension):
             LatentSyncFaceRegions,
             LatentSyncLipSync,
             LatentSyncVideo,
+            LatentSyncSpeakers,
             LatentSyncScore,
         ]
         return [host.with_short_paths(node) for node in nodes]

@@ -4,8 +4,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..latentsync.audio.load import is_silent
-from . import host
+from ..latentsync.audio.load import from_waveform, is_silent
+from ..latentsync.audio.pauses import hush
+from ..latentsync.settings import Settings
+from . import host, inputs
 from .images import speech_of
 
 
@@ -21,6 +23,7 @@ class LatentSyncEncodeAudio(io.ComfyNode):
             inputs=[
                 io.AudioEncoder.Input("audio_encoder", tooltip="From LatentSync: Load Model."),
                 io.Audio.Input("audio", tooltip="The speech that the face shall say; at least 0.15 s."),
+                inputs.silence(" Here relax and close are the same; for close choose it on Fit Length too."),
             ],
             outputs=[
                 io.AudioEncoderOutput.Output(
@@ -31,12 +34,15 @@ class LatentSyncEncodeAudio(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, audio_encoder: Any, audio: dict[str, Any]) -> io.NodeOutput:
+    def execute(cls, audio_encoder: Any, audio: dict[str, Any], silence: str = Settings.silence) -> io.NodeOutput:
         stages = host.Stages(cls.hidden.unique_id)
         waveform, rate = speech_of(audio)
         if is_silent(waveform):
             host.warn("the speech is silent from end to end")
         stages.step("encoding audio", 0, 1)
+        if silence != "keep":
+            speech = from_waveform(waveform, rate)
+            waveform, rate = hush(speech.waveform)[None], speech.sample_rate
         heard = audio_encoder.encode_audio(waveform[None], rate)
         stages.step("encoding audio", 1, 1)
         return io.NodeOutput(heard)

@@ -14,11 +14,13 @@ from ..latentsync.errors import UserError
 from ..latentsync.face.aligned import UNTIMED, AlignedFace
 from ..latentsync.face.choose import choose
 from ..latentsync.face.composite import Look
+from ..latentsync.face.points import Points, track_points
 from ..latentsync.face.preview import boxes_at, numbered
+from ..latentsync.face.rest import rested
 from ..latentsync.face.track import Tracks, find_tracks
 from ..latentsync.media.probe import probe
 from ..latentsync.media.reader import VideoReader
-from ..latentsync.settings import FACE_PLACE, check_face
+from ..latentsync.settings import FACE_PLACE, Settings, check_face
 from . import host, inputs
 from .images import Frames, check_crops, check_frames, check_track, fitted_mask, frames_of, lay
 from .regions import GivenFaces, as_boxes, as_masks, held, within
@@ -79,6 +81,7 @@ class LatentSyncFindFaces(io.ComfyNode):
                     tooltip="Faces that ComfyUI's Detect Face Landmarks (MediaPipe) found in these pictures; they are"
                     " followed instead of being searched for here.",
                 ),
+                inputs.points(),
             ],
             outputs=[
                 io.Image.Output(
@@ -105,8 +108,10 @@ class LatentSyncFindFaces(io.ComfyNode):
         model: Any = None,
         region: Any = None,
         landmarks: Any = None,
+        points: str = Settings.points,
     ) -> io.NodeOutput:
         check_face(face)
+        asked = Points.parse(points) if points else None
         side = _crop_side(model, resolution)
         stages = host.Stages(cls.hidden.unique_id)
         host.belongings(images)["model"] = model
@@ -115,9 +120,10 @@ class LatentSyncFindFaces(io.ComfyNode):
                 raise UserError(
                     f"preview_frame is {preview_frame} and the frames are 0 to {count - 1}; choose one of those."
                 )
+            face = Settings.face if asked else face
             clues = clues_for(face, source, count, fps, host.face_finder)
-            tracks = _tracks(images, source, count, landmarks, stages)
-            wanted = tracks if region is None or FACE_PLACE.fullmatch(face) else within(tracks, region)
+            tracks = _tracks(images, source, count, landmarks, asked, stages)
+            wanted = tracks if asked or region is None or FACE_PLACE.fullmatch(face) else within(tracks, region)
             clip = AlignedFace.from_track(choose(wanted, face, clues), side, fps)
             crops = _cut_out(source, clip, stages)
             shown = next(iter(source.read([preview_frame])))
@@ -127,12 +133,23 @@ class LatentSyncFindFaces(io.ComfyNode):
         return io.NodeOutput(crops, clip, preview, ui=ui)
 
 
-def _tracks(images: Any, source: Frames | VideoReader, count: int, landmarks: Any, stages: host.Stages) -> Tracks:
-    """All faces; those that were searched for in these very pictures before are not searched for again."""
+def _tracks(
+    images: Any,
+    source: Frames | VideoReader,
+    count: int,
+    landmarks: Any,
+    asked: Points | None,
+    stages: host.Stages,
+) -> Tracks:
+    """All faces, or the one that was pointed out; those that were searched for in these very pictures before are not
+    searched for again."""
 
     def on_step(done: int) -> None:
         stages.step("finding faces", done, count)
 
+    if asked is not None:
+        track = track_points(source.read, count, asked, on_step=on_step)
+        return Tracks((track,), count, track.size)
     if landmarks is not None:
         given = GivenFaces(landmarks, count)
         return find_tracks(given.watched(source.read(range(count))), given, on_step=on_step)
@@ -280,7 +297,11 @@ def _pasted(
     masks = torch.zeros(out.shape[:3])
     for i in range(len(frames)):
         if clip.segment_index[i] >= 0:
-            over = clip.layer(frames[i], faces.pixels(i), i, look)
+            crop, rest = faces.pixels(i), 0.0 if clip.rest is None else float(clip.rest[i])
+            if rest > 0:
+                source = clip.crop(frames[i], i, len(crop))
+                crop = rested(crop, host.face_finder(), rest, source)
+            over = clip.layer(frames[i], crop, i, look)
             if over is not None:
                 masks[i] = lay(out[i], over, None if kept is None else kept(i))
         stages.step("pasting", i + 1, len(frames))

@@ -1,15 +1,20 @@
 """One length for picture and sound."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+import torch.nn.functional as F
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..latentsync.audio.load import from_waveform
+from ..latentsync.audio.pauses import rest_weights
 from ..latentsync.errors import UserError
 from ..latentsync.face.aligned import AlignedFace
-from ..latentsync.timeline import fit_timeline
+from ..latentsync.settings import Settings
+from ..latentsync.timeline import Timeline, fit_timeline
 from . import host, inputs
 from .images import check_crops, check_frames, frames_of, in_order, rate_of, sound_for, speech_of
 
@@ -33,6 +38,10 @@ class LatentSyncFitLength(io.ComfyNode):
                 io.Image.Input("crops", optional=True, tooltip="From LatentSync: Find Faces, with face_track."),
                 inputs.FACE_TRACK.Input(
                     "face_track", optional=True, tooltip="From LatentSync: Find Faces, with crops."
+                ),
+                inputs.silence(
+                    " Here only close does something: the face_track tells Composite when. Choose it on Encode Audio"
+                    " too."
                 ),
             ],
             outputs=[
@@ -58,6 +67,7 @@ class LatentSyncFitLength(io.ComfyNode):
         fit: str,
         crops: Tensor | None = None,
         face_track: AlignedFace | None = None,
+        silence: str = Settings.silence,
     ) -> io.NodeOutput:
         _check_faces(images, crops, face_track)
         waveform, sample_rate = speech_of(audio)
@@ -68,8 +78,18 @@ class LatentSyncFitLength(io.ComfyNode):
             in_order(images, timeline),
             sound,
             None if crops is None else in_order(crops, timeline),
-            None if face_track is None else face_track.retimed(timeline),
+            None if face_track is None else _retimed(face_track, timeline, silence, waveform, sample_rate),
         )
+
+
+def _retimed(clip: AlignedFace, timeline: Timeline, silence: str, waveform: Tensor, rate: int) -> AlignedFace:
+    """The face in its new order; for "close" with how much its mouth rests in each frame."""
+    fitted = clip.retimed(timeline)
+    if silence != "close":
+        return fitted
+    speech = from_waveform(waveform, rate)
+    lacking = int(timeline.duration * speech.sample_rate) - len(speech.waveform)
+    return replace(fitted, rest=rest_weights(F.pad(speech.waveform, (0, max(0, lacking))), timeline))
 
 
 def _check_faces(images: Tensor, crops: Tensor | None, face_track: AlignedFace | None) -> None:

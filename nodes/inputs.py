@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..latentsync.settings import CODECS, FITS, SOLVERS, WATERMARKS, Settings
+from ..latentsync.settings import CODECS, FITS, NO_FACES, SILENCES, SOLVERS, WATERMARKS, Settings
 from . import host
 
 FACE_TRACK = io.Custom("FACE_TRACK")
@@ -53,6 +53,56 @@ def face() -> Any:
         tooltip='Whose mouth: "auto" (who speaks in a VIDEO with sound, else whose mouth moves most), "largest",'
         ' "left", "right", a number from the preview, or "x,y,frame", a point on the face in pixels of the picture, in'
         " that frame (from 0).",
+    )
+
+
+def silence(more: str = "", **facts: Any) -> Any:
+    return host.advanced(
+        io.Combo.Input(
+            "silence",
+            optional=True,
+            options=list(SILENCES),
+            default=Settings.silence,
+            **facts,
+            tooltip="The mouth in pauses of the speech. keep: what the network makes of the sound there. relax: of true"
+            f" silence, so that breath, hum and music move no lips. close: the same, and the lips are closed.{more}",
+        )
+    )
+
+
+def spans() -> Any:
+    return host.advanced(
+        io.String.Input(
+            "spans",
+            optional=True,
+            default=Settings.spans,
+            tooltip='Only these parts get new lips, in seconds or minutes and seconds: "1.5-4, 1:20-". All else stays'
+            " as it is. Empty: everything.",
+        )
+    )
+
+
+def points() -> Any:
+    return host.advanced(
+        io.String.Input(
+            "points",
+            optional=True,
+            default=Settings.points,
+            tooltip='For a face that is not found, a drawing or an animal: "x1,y1,x2,y2,x3,y3,frame", which is left'
+            " brow, right brow and nose tip as seen, in pixels, and the frame (from 0). It counts instead of face.",
+        )
+    )
+
+
+def no_face() -> Any:
+    return host.advanced(
+        io.Combo.Input(
+            "no_face",
+            optional=True,
+            options=list(NO_FACES),
+            default=Settings.no_face,
+            tooltip="Where the face is nowhere in the clip. error: stop and say so. pass: give the clip as it is.",
+        )
     )
 
 

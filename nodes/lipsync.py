@@ -1,12 +1,15 @@
 """Everything in one node: for pictures in memory, and streamed from file to file."""
 
+import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..latentsync.media.encoding import ending_for
-from ..latentsync.pipeline import lipsync_file
+from ..latentsync.pipeline import Report, Speaker, lipsync_file
 from ..latentsync.settings import Settings
 from ..latentsync.timeline import Cut, typed_seconds
 from . import host, inputs
@@ -17,14 +20,14 @@ RAW = {"rawLink": True}
 """The wire itself comes in, not what flows through it: it is handed on to the nodes that this one stands for."""
 
 
-def common_inputs(extra: Sequence[Any] = (), facts: dict[str, Any] | None = None) -> list[Any]:
-    """Inputs of both nodes. extra: more of them; facts: of the sockets for models."""
+def common_inputs(who: Sequence[Any] = (), extra: Sequence[Any] = (), facts: dict[str, Any] | None = None) -> list[Any]:
+    """Inputs of all these nodes. who: whose mouth; extra: more of them; facts: of the sockets for models."""
     raw = {"optional": True, "extra_dict": facts}
     return [
         inputs.checkpoint(),
         inputs.resolution(),
         inputs.fit(),
-        inputs.face(),
+        *who,
         *inputs.sampling(),
         *extra,
         io.Model.Input("model", **raw, tooltip="Instead of the checkpoint's U-Net."),
@@ -59,7 +62,9 @@ class LatentSyncLipSync(io.ComfyNode):
                 ),
                 io.Audio.Input("audio", extra_dict=RAW, tooltip="The speech; any sample rate and channels."),
                 inputs.fps("of the pictures, from Get Video Components; for one picture, of the result."),
-                *common_inputs([inputs.keep_out(extra_dict=RAW)], RAW),
+                *common_inputs([inputs.face()], [inputs.keep_out(extra_dict=RAW)], RAW),
+                inputs.silence(),
+                inputs.points(),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The frames with a talking mouth."),
@@ -73,16 +78,16 @@ class LatentSyncLipSync(io.ComfyNode):
     def execute(cls, images: Any, audio: Any, fps: float, checkpoint: str, **rest: Any) -> io.NodeOutput:
         rate_of(fps)  # known to be wrong before any face is looked for
         graph = host.graph()
-        fit, face = rest.pop("fit"), rest.pop("face")
+        fit, face, points = rest.pop("fit"), rest.pop("face"), rest.pop("points", Settings.points)
+        quiet = {"silence": rest.pop("silence", Settings.silence)}
         own = {name: rest.pop(name, None) for name in ("model", "vae", "audio_encoder")}
         use = model_inputs(graph, checkpoint, rest.pop("resolution", 0), **own)
         look = {"grow": 0, "feather": 0, "match_color": True, "keep_out": rest.pop("keep_out", None)}
-        found = graph.node(
-            "LatentSyncFindFaces", images=images, face=face, model=use["model"], resolution=0, preview_frame=0
-        )
+        who = {"face": face, "points": points, "resolution": 0, "preview_frame": 0}
+        found = graph.node("LatentSyncFindFaces", images=images, model=use["model"], **who)
         track = {"crops": found.out(0), "face_track": found.out(1)}
-        fitted = graph.node("LatentSyncFitLength", images=images, audio=audio, fps=fps, fit=fit, **track)
-        heard = graph.node("LatentSyncEncodeAudio", audio_encoder=use["audio_encoder"], audio=fitted.out(1))
+        fitted = graph.node("LatentSyncFitLength", images=images, audio=audio, fps=fps, fit=fit, **track, **quiet)
+        heard = graph.node("LatentSyncEncodeAudio", audio_encoder=use["audio_encoder"], audio=fitted.out(1), **quiet)
         track = {"crops": fitted.out(2), "face_track": fitted.out(3)}
         asked = graph.node("LatentSyncCondition", vae=use["vae"], audio=heard.out(0), fps=fps, **track)
         cond = {"positive": asked.out(0), "negative": asked.out(1), "latent": asked.out(2)}
@@ -93,9 +98,78 @@ class LatentSyncLipSync(io.ComfyNode):
         return io.NodeOutput(done.out(0), fitted.out(1), done.out(1), expand=graph.finalize())
 
 
+def file_inputs(speech: Sequence[Any] = ()) -> list[Any]:
+    """Which part of a file is used, and how the new one is written. speech: the part of a speech."""
+    return [
+        *inputs.part("start", "duration", "picture", "A video's own sound is cut with it."),
+        *speech,
+        host.advanced(
+            io.Int.Input(
+                "still_fps",
+                default=Settings.still_fps,
+                min=1,
+                max=120,
+                step=1,
+                tooltip="Frames per second of the video that a picture becomes.",
+            )
+        ),
+        host.advanced(
+            io.Int.Input(
+                "window_batch",
+                default=Settings.window_batch,
+                min=1,
+                max=64,
+                step=1,
+                tooltip="Windows of 16 frames computed together: more is faster on a large card and takes more"
+                " memory. The result is the same.",
+            )
+        ),
+        inputs.watermark(),
+        io.Combo.Input(
+            "save_to",
+            options=["temp", "output"],
+            default="temp",
+            tooltip="temp: for Save Video or other nodes behind; the file goes when it is no longer needed."
+            " output: kept in the output folder.",
+        ),
+        io.String.Input(
+            "filename_prefix",
+            default="video/LatentSync",
+            tooltip="Name of the file in the output folder, with folders and codes like %date:yyyy-MM-dd%.",
+        ),
+        *inputs.encoding(),
+    ]
+
+
+def outputs() -> list[Any]:
+    return [
+        io.Video.Output(display_name="video", tooltip="The talking video, as a file."),
+        io.String.Output(
+            display_name="report",
+            tooltip="JSON: frames, faces, settings, seconds by stage; in spans what became of every frame, and why.",
+        ),
+    ]
+
+
+def _audio_track() -> Any:
+    return host.advanced(
+        io.Int.Input(
+            "audio_track",
+            optional=True,
+            default=Settings.audio_track,
+            min=-1,
+            max=63,
+            step=1,
+            tooltip="Which sound track of the video is heard, from 0. -1: its default one, or the first that"
+            " can be heard. Not for a speech that is connected.",
+        )
+    )
+
+
 class LatentSyncVideo(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        speech = inputs.part("audio_start", "audio_duration", "speech", "For a speech that is connected.")
         return host.schema(
             node_id="LatentSyncVideo",
             display_name="LatentSync: Video",
@@ -107,68 +181,18 @@ class LatentSyncVideo(io.ComfyNode):
                     "video", [io.Video, io.Image], tooltip="The video, or one picture, which then becomes a video."
                 ),
                 io.Audio.Input("audio", optional=True, tooltip="The speech. Empty: the video's own sound."),
-                *common_inputs(extra=cls._output()),
+                *common_inputs([inputs.face()], [*file_inputs(speech), _audio_track()]),
+                inputs.silence(),
+                inputs.spans(),
+                inputs.points(),
+                inputs.no_face(),
             ],
-            outputs=[io.Video.Output(display_name="video", tooltip="The talking video, as a file.")],
+            outputs=outputs(),
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             enable_expand=True,
             is_output_node=True,
             has_intermediate_output=True,
         )
-
-    @classmethod
-    def _output(cls) -> list[Any]:
-        return [
-            *inputs.part("start", "duration", "picture", "A video's own sound is cut with it."),
-            *inputs.part("audio_start", "audio_duration", "speech", "For a speech that is connected."),
-            host.advanced(
-                io.Int.Input(
-                    "still_fps",
-                    default=Settings.still_fps,
-                    min=1,
-                    max=120,
-                    step=1,
-                    tooltip="Frames per second of the video that a picture becomes.",
-                )
-            ),
-            host.advanced(
-                io.Int.Input(
-                    "window_batch",
-                    default=Settings.window_batch,
-                    min=1,
-                    max=64,
-                    step=1,
-                    tooltip="Windows of 16 frames computed together: more is faster on a large card and takes more"
-                    " memory. The result is the same.",
-                )
-            ),
-            inputs.watermark(),
-            io.Combo.Input(
-                "save_to",
-                options=["temp", "output"],
-                default="temp",
-                tooltip="temp: for Save Video or other nodes behind; the file goes when it is no longer needed."
-                " output: kept in the output folder.",
-            ),
-            io.String.Input(
-                "filename_prefix",
-                default="video/LatentSync",
-                tooltip="Name of the file in the output folder, with folders and codes like %date:yyyy-MM-dd%.",
-            ),
-            *inputs.encoding(),
-            host.advanced(
-                io.Int.Input(
-                    "audio_track",
-                    optional=True,
-                    default=Settings.audio_track,
-                    min=-1,
-                    max=63,
-                    step=1,
-                    tooltip="Which sound track of the video is heard, from 0. -1: its default one, or the first that"
-                    " can be heard. Not for a speech that is connected.",
-                )
-            ),
-        ]
 
     @classmethod
     def execute(
@@ -186,7 +210,7 @@ class LatentSyncVideo(io.ComfyNode):
         **rest: Any,
     ) -> io.NodeOutput:
         own = {name: rest.pop(name, None) for name in ("model", "vae", "audio_encoder")}
-        cut = Cut(*_times(start, duration), *_times(audio_start, audio_duration))
+        cut = Cut(*times(start, duration), *times(audio_start, audio_duration))
         if audio is not None:
             rest["audio_track"] = Settings.audio_track  # a connected speech has one track
         settings = Settings(**inputs.BROWSERS | rest)
@@ -196,13 +220,19 @@ class LatentSyncVideo(io.ComfyNode):
             place = {"checkpoint": checkpoint, "save_to": save_to, "filename_prefix": filename_prefix}
             spans = {"start": start, "duration": duration, "audio_start": audio_start, "audio_duration": audio_duration}
             node = graph.node("LatentSyncVideo", resolution=resolution, **place, **spans, **use)
-            return io.NodeOutput(node.out(0), expand=graph.finalize())
+            return io.NodeOutput(node.out(0), node.out(1), expand=graph.finalize())
         prefix = filename_prefix if save_to == "output" else None
-        return _streamed(cls.hidden, video, audio, own, settings, cut, prefix)
+        return streamed(cls.hidden, video, host.sound_file(audio), own, settings, cut, prefix)
 
 
-def _streamed(
-    hidden: Any, video: Any, audio: Any, own: dict[str, Any], settings: Settings, cut: Cut, prefix: str | None
+def streamed(
+    hidden: Any,
+    video: Any,
+    speech: AbstractContextManager[Path | Sequence[Speaker] | None],
+    own: dict[str, Any],
+    settings: Settings,
+    cut: Cut,
+    prefix: str | None,
 ) -> io.NodeOutput:
     """The video, made by these networks. prefix: its name in the output folder; None: a temporary file."""
     known = host.belongings(video)
@@ -210,18 +240,19 @@ def _streamed(
     models = host.engine_models(*own.values())
     with (
         host.picture_file(video) as source,
-        host.sound_file(audio) as sound,
+        speech as sound,
         host.new_video(prefix, source, ending_for(settings.codec, source)) as path,
     ):
-        check_sound(source, sound)
-        lipsync_file(
+        if sound is None:
+            check_sound(source, sound)
+        report = lipsync_file(
             source,
             sound,
             path,
             models=models,
             settings=settings,
             cut=cut,
-            tracks=known.setdefault(("tracks", cut.start), {}),
+            tracks=known.setdefault(("tracks", cut.start, settings.points), {}),
             metadata=None if prefix is None else host.workflow_metadata(hidden),
             allow_silence=True,
             on_step=host.engine_steps(host.Stages(hidden.unique_id), own["model"]),
@@ -231,8 +262,13 @@ def _streamed(
     part = {"start": float(cut.start), "duration": float(cut.duration or 0)}
     compare = {"before": host.view_ref(before), "after": host.view_ref(path), **part}
     made = host.video_of(path, host.hold(hidden.unique_id, temporary))
-    return io.NodeOutput(made, ui={"latentsync_compare": [compare]})
+    return io.NodeOutput(made, _as_json(report), ui={"latentsync_compare": [compare]})
 
 
-def _times(start: float, duration: float) -> tuple[Any, Any]:
+def _as_json(report: Report) -> str:
+    facts = report.as_dict()
+    return json.dumps(facts | {"out": host.short_text(facts["out"])}, indent=2)
+
+
+def times(start: float, duration: float) -> tuple[Any, Any]:
     return typed_seconds(start), typed_seconds(duration) or None

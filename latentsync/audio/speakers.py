@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..media.opening import file_url
-from ..media.samples import resampled
+from ..media.samples import Piece, resampled
 from ..media.sound import Sound
 from .load import check_speech, load_audio
 from .mel import SAMPLE_RATE
@@ -70,7 +70,7 @@ def _add(speaker: Speaker, raw: Path) -> float:
     peak = 0.0
     with Sound(speaker.voice) as sound, raw.open("r+b") as file:
         at = round(speaker.start * MIX_RATE) * WIDTH
-        for block in resampled(sound.pieces(), MIX_RATE, "stereo", "flt", ":rematrix_maxval=1"):
+        for block in resampled(map(_doubled, sound.pieces()), MIX_RATE, "stereo", "flt", ":rematrix_maxval=1"):
             file.seek(at)
             there = np.frombuffer(file.read(block.nbytes), np.float32)
             total = block.ravel().copy()
@@ -80,6 +80,12 @@ def _add(speaker: Speaker, raw: Path) -> float:
             at += block.nbytes
             peak = max(peak, float(np.abs(total).max(initial=0)))
     return peak
+
+
+def _doubled(piece: Piece) -> Piece:
+    """Mono as stereo: FFmpeg makes it 3 dB quieter than it is."""
+    mono = piece.samples.shape[1] == 1
+    return replace(piece, samples=np.repeat(piece.samples, 2, 1), layout="stereo") if mono else piece
 
 
 def _write_wav(raw: Path, path: Path, gain: float) -> None:

@@ -174,7 +174,9 @@ def lipsync_segments(
     settings = settings.resolved(Settings(steps=facts["default_steps"], guidance=facts["default_guidance"]))
     with open_job(video, audio, out, settings) as job:
         with closing(FaceFinder(find("face_landmarker.task"))) as finder:
-            tracked = face_asked_for(job, job.face, finder, settings, timings, on_step, {}, job.speech)
+            tracked = face_asked_for(
+                job.source, job.timeline, finder, job.face, settings, timings, on_step, {}, job.speech, job.scale
+            )
         merger = SegmentMerger(Path(video), pool, seconds, retries, settings, timings, on_step)
         with closing(merger):
             for frame in merger.frames(job, tracked):

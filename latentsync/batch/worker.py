@@ -103,7 +103,13 @@ class LipSyncWorker(BaseWorker):
         start = time.perf_counter()
         with _memory_errors():
             report = lipsync_file(
-                job.video, job.audio, job.out, models=self.models, settings=job.settings, on_step=self.check_cancelled
+                job.video,
+                job.audio,
+                job.out,
+                models=self.models,
+                settings=job.settings,
+                resume=True,
+                on_step=self.check_cancelled,
             )
         return self.describe() | report.as_dict() | {"elapsed_s": time.perf_counter() - start}
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..settings import ProgressCallback
 
 MARKS = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "missing": "[red]missing[/red]"}
+MOST_PARTS = 8
+"""Parts of a clip that the result names."""
 LARGE = 1_000_000_000
 """Bytes of a file whose transfer is worth a word in a log."""
 
@@ -98,10 +100,22 @@ def show_result(report: "Report", facts: Mapping[str, Any], sheet: Path | None, 
         f" the mouth repainted in {report.repainted} of them ({report.checkpoint}, {facts['device']}, {facts['dtype']})"
     ]
     lines += [f"{facts['video']} is {note}" for note in report.notes]
+    lines += _not_synced(report)
     if sheet is not None:
         lines.append(f"{sheet}: contact sheet")
     lines.append("seconds: " + ", ".join(f"{stage} {value:.1f}" for stage, value in facts["timings"].items()))
     typer.echo("\n".join(lines), err=to_stderr)
+
+
+def _not_synced(report: "Report") -> list[str]:
+    """A line for each part that was not plainly synced, the longest first where there are many."""
+    from ..face.spans import SYNCED
+
+    parts = sorted((s for s in report.spans if s.state != SYNCED), key=lambda s: s.start - s.stop)[:MOST_PARTS]
+    return [
+        f"{float(s.start / report.fps):.2f} to {float(s.stop / report.fps):.2f} s: {s.state}; {s.reason}"
+        for s in sorted(parts, key=lambda s: s.start)
+    ]
 
 
 def show_table(rows: Sequence[Sequence[str]], titles: Sequence[str] = ()) -> None:

@@ -42,6 +42,9 @@ class InputOptions:
     )
     json: Path | None = choice(_IN, "", None, "Also write what was done as JSON; - is the screen.", "REPORT")
     sheet: Path | None = choice(_IN, "", None, "Also draw a contact sheet of the result (.png, .jpg).", "PICTURE")
+    timeline: Path | None = choice(
+        _IN, "", None, "Also draw what became of each second: synced, covered, passed through (.png, .jpg).", "PICTURE"
+    )
     watermark: str = choice(
         _IN, "", Settings.watermark, f"Label the result as generated ({', '.join(WATERMARKS)}): in the file's metadata,"
         " or visibly in a corner too.", "NAME",

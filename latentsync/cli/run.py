@@ -34,12 +34,14 @@ def run(files: InputOptions, sampling: SamplingOptions, file: FileOptions, machi
       latentsync run -v two.mp4 -a speech.wav -o out.mp4 --face left --fit silence \\
           --json out.json --sheet out.png
     """
+    from ..evaluation.span_chart import span_chart
     from .console import show_json, show_result, write_json
+    from .contact_sheet import write_picture
 
     settings = Settings(**asdict(sampling), **asdict(file), watermark=files.watermark, audio_track=files.audio_track)
     source, voices = _source(files.video, files.image), _voices(files)
     for sound in voices:
-        _check_names(source, sound, files.out, files.json, files.sheet)
+        _check_names(source, sound, files)
         _check_media(source, sound, still=files.image is not None)
     start = time.perf_counter()
     with _models(machine) as models:
@@ -47,6 +49,8 @@ def run(files: InputOptions, sampling: SamplingOptions, file: FileOptions, machi
         report = _lipsync(source, files, models, settings)
         if files.sheet is not None:
             _draw_sheet(files.out, files.sheet, models, settings)
+        if files.timeline is not None:
+            write_picture(files.timeline, span_chart(report.spans, report.frames, report.fps))
         facts = _facts(report, source, files.audio, models, loading)
     on_screen = str(files.json) == "-"
     show_result(report, facts, files.sheet, to_stderr=on_screen)
@@ -72,15 +76,17 @@ def _voices(files: InputOptions) -> list[Path | None]:
     return [Path(Speaker.parse(text).voice) for text in files.speaker]
 
 
-def _check_names(source: Path, audio: Path | None, out: Path, report: Path | None, sheet: Path | None) -> None:
+def _check_names(source: Path, audio: Path | None, files: InputOptions) -> None:
     from .console import check_writable
 
+    out = files.out
     for path in (source, audio):
         if path is not None and out.exists() and path.exists() and out.samefile(path):
             raise UserError(f"{out} is both input and output; give --out another name.")
-    if sheet is not None and sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise UserError(f"--sheet is {sheet}; its name must end in .png or .jpg.")
-    for path in (report, sheet):
+    for name, picture in (("--sheet", files.sheet), ("--timeline", files.timeline)):
+        if picture is not None and picture.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+            raise UserError(f"{name} is {picture}; its name must end in .png or .jpg.")
+    for path in (files.json, files.sheet, files.timeline):
         check_writable(path)
 
 

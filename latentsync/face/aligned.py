@@ -25,7 +25,8 @@ class AlignedFace:
     """A face followed through source frames (track) and the order in which they show (timeline).
 
     resolution: side of the crops. reference: align as the public code does, by unsteadied points in whole pixels.
-    only: half-open runs of frames outside which nothing is repainted; None: everywhere.
+    only: half-open runs of frames outside which nothing is repainted; None: everywhere. rest: (F,) float32, how much
+    the mouth rests in each frame, 0 to 1, for whoever repaints it (see pauses.rest_weights); None: not known.
     Frame numbers are the timeline's; what is per frame has F = timeline.frames rows.
     """
 
@@ -34,6 +35,7 @@ class AlignedFace:
     resolution: int
     reference: bool = False
     only: tuple[tuple[int, int], ...] | None = None
+    rest: np.ndarray | None = None
     _known: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
@@ -145,11 +147,11 @@ class AlignedFace:
         return layer(frame, crop, matrix, resolution=side, weight=weight, look=look, **at)
 
     def retimed(self, timeline: Timeline) -> "AlignedFace":
-        """These frames in another order: timeline.source_frames are its own."""
+        """These frames in another order: timeline.source_frames are its own. For another sound: without rest."""
         if timeline.source_frames != self.frames:
             raise ValueError(f"a timeline over {timeline.source_frames} frames for a clip of {self.frames}")
         unchanged = self.frames == self.track.frames and bool((np.diff(self.source_indices) == 1).all())
-        return replace(self, track=self.track if unchanged else _as_shown(self), timeline=timeline)
+        return replace(self, track=self.track if unchanged else _as_shown(self), timeline=timeline, rest=None)
 
 
 def shown_segments(timeline: Timeline, track: FaceTrack) -> list[tuple[int, int]]:

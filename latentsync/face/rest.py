@@ -5,6 +5,7 @@ import numpy as np
 
 from .align import face_size
 from .detect import FaceFinder
+from .mask import mouth_mask
 
 CHIN = 8
 UPPER, LOWER = (60, 61, 62, 63, 64), (60, 67, 66, 65, 64)
@@ -40,11 +41,14 @@ def _line(points: np.ndarray, side: int) -> np.ndarray:
     return cv2.GaussianBlur(line[None], (0, 0), 0.01 * side, borderType=cv2.BORDER_REPLICATE)[0]
 
 
-def rested(crop: np.ndarray, finder: FaceFinder, amount: float) -> np.ndarray:
-    """A repainted crop, (R, R, 3) in 0..255, with its lips closed; as it is where no face is found in it."""
-    side = len(crop)
+def rested(crop: np.ndarray, finder: FaceFinder, amount: float, source: np.ndarray | None = None) -> np.ndarray:
+    """A repainted crop, (R, R, 3) in 0..255, with its lips closed; as it is where no face is found in it. source: the
+    crop it was made of; what it keeps is taken from there to find the face, as it need not be painted."""
+    side, seen = len(crop), crop
+    if source is not None:
+        seen = np.where(mouth_mask(side)[..., None] > 0.5, source, crop)
     width, height = face_size(side)  # the crop is stretched; the finder knows faces as they are
-    face = cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA).clip(0, 255).astype(np.uint8)
+    face = cv2.resize(seen, (width, height), interpolation=cv2.INTER_AREA).clip(0, 255).astype(np.uint8)
     found = finder.refine(face, (0.0, 0.0, float(width), float(height)))
     if found is None or amount <= 0:
         return crop

@@ -13,7 +13,8 @@ RATE = 16000
 """Samples a second of all sound in here."""
 BANDS = ((100, 500, -0.6), (500, 1500, 0.4), (1500, 3000, 1.0), (3000, 4500, 0.3))
 """Hertz from and to, and how an open mouth is heard in it: parted lips let the upper formants out, closed ones leave
-the hum. Canonical correlation with the mouth opening of ten people, rounded: python -m benchmarks.speakers --fit."""
+the hum. Near to what fits ten people best, and to what tells
+pairs of them apart: python -m benchmarks.speakers --fit."""
 WINDOW = 768
 """Samples that are heard around the middle of a frame."""
 RANGE = 30.0

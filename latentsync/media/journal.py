@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import av
 from filelock import FileLock, Timeout
@@ -25,6 +26,7 @@ from ..files import atomic_path, parse_json, remove_partial_files
 CHUNK = 240
 """Frames: about 10 s, a usual distance of key frames; a crash loses at most so many."""
 _HEAD = struct.Struct("<qqqBQ")
+_CHECK = struct.Struct("<I")  # of all that comes before, at a chunk's end
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.finished = 0
-        while self._chunk(self.finished).exists():
+        while _is_whole(self._chunk(self.finished)):
             self.finished += 1
 
     @property
@@ -67,17 +69,20 @@ class Journal:
         return self.folder / f"chunk{number:06d}"
 
     def save_chunk(self, packets: Iterable[EncodedPacket]) -> None:
+        known = 0
         with atomic_path(self._chunk(self.finished)) as part, part.open("wb") as file:
             for one in packets:
-                file.write(_HEAD.pack(one.pts, one.dts, one.duration, one.key, len(one.data)))
-                file.write(one.data)
+                for data in (_HEAD.pack(one.pts, one.dts, one.duration, one.key, len(one.data)), one.data):
+                    file.write(data)
+                    known = crc32(data, known)
+            file.write(_CHECK.pack(known))
         self.finished += 1
 
     def packets(self) -> Iterator[list[EncodedPacket]]:
         """Of every finished chunk."""
         for number in range(self.finished):
             data, at, found = self._chunk(number).read_bytes(), 0, []
-            while at < len(data):
+            while at < len(data) - _CHECK.size:
                 pts, dts, duration, key, size = _HEAD.unpack_from(data, at)
                 at += _HEAD.size
                 found.append(EncodedPacket(pts, dts, duration, bool(key), data[at : at + size]))
@@ -87,6 +92,14 @@ class Journal:
     def path(self, name: str) -> Path:
         """Of something else that is kept."""
         return self.folder / name
+
+
+def _is_whole(chunk: Path) -> bool:
+    """A computer that loses its power may leave part of a file under its name."""
+    with suppress(OSError):
+        data = chunk.read_bytes()
+        return len(data) > _CHECK.size and _CHECK.pack(crc32(data[: -_CHECK.size])) == data[-_CHECK.size :]
+    return False
 
 
 def fingerprint(facts: Mapping[str, Any], *files: str | os.PathLike[str] | None) -> str:

@@ -1,6 +1,6 @@
 """All that the nodes ask of ComfyUI: the one package that imports comfy, folder_paths, server and their like."""
 
-from .features import advanced, schema
+from .features import advanced, growing, grown, schema
 from .files import (
     find_file,
     hold,
@@ -53,6 +53,8 @@ __all__ = [
     "face_finder",
     "find_file",
     "graph",
+    "growing",
+    "grown",
     "hold",
     "input_path",
     "keep_alive",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from comfy_api.latest import io
@@ -16,6 +17,42 @@ def advanced(given: Any) -> Any:
     if _FOLDS:
         given.advanced = True
     return given
+
+
+_GROWS = hasattr(io, "DynamicCombo")
+
+
+def growing(
+    name: str, least: int, most: int, make: Callable[[int], list[Any]], tooltip: str
+) -> tuple[list[Any], list[Any]]:
+    """A count, and as many sets of inputs: make(1), make(2), … The inputs, and more for the end of the list.
+
+    Where this ComfyUI cannot grow, all sets are there; those beyond the least number come last, so that a workflow that
+    was saved with the least number opens anywhere. The names are the same: "name.a" for the input a of a set.
+    """
+    counts = [str(count) for count in range(least, most + 1)]
+    if _GROWS:
+        sets = [[one for n in range(1, int(count) + 1) for one in make(n)] for count in counts]
+        options = list(map(io.DynamicCombo.Option, counts, sets))
+        return [io.DynamicCombo.Input(name, options=options, tooltip=tooltip)], []
+    combo = io.Combo.Input(name, options=counts, default=counts[0], tooltip=tooltip)
+    first, more = (
+        [_below(name, one, optional) for n in numbers for one in make(n)]
+        for numbers, optional in ((range(1, least + 1), False), (range(least + 1, most + 1), True))
+    )
+    return [combo, *first], more
+
+
+def _below(name: str, given: Any, optional: bool) -> Any:
+    given.id, given.optional = f"{name}.{given.id}", optional
+    return given
+
+
+def grown(name: str, value: Any, rest: dict[str, Any]) -> dict[str, Any]:
+    """What came into such inputs as {name: count, "a": …}; taken out of the other values of the node, rest."""
+    if isinstance(value, dict):
+        return value
+    return {name: value, **{key.partition(".")[2]: rest.pop(key) for key in [*rest] if key.startswith(f"{name}.")}}
 
 
 CATEGORY = "LatentSync"

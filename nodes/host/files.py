@@ -143,13 +143,13 @@ def video_file(video: Any) -> Iterator[Path]:
 
 
 @contextmanager
-def sound_file(audio: Any) -> Iterator[Path | None]:
-    """An AUDIO as a temporary file; None stays None."""
+def sound_file(audio: Any, name: str = "The AUDIO") -> Iterator[Path | None]:
+    """An AUDIO as a temporary file; None stays None. name: what error messages call it."""
     if audio is None:
         yield None
         return
     waveform, rate = speech_of(audio)
-    with temporary(".wav", "The AUDIO") as path:
+    with temporary(".wav", name) as path:
         write_sound(path, waveform, rate)
         yield path
 
@@ -163,7 +163,7 @@ def picture_file(video: Any) -> Iterator[Path]:
         return
     if len(video) != 1:
         raise UserError(
-            f"LatentSync: Video got {len(video)} pictures; connect a VIDEO (Create Video makes one) or one picture."
+            f"The input video got {len(video)} pictures; connect a VIDEO (Create Video makes one) or one picture."
         )
     with temporary(".png", "The IMAGE") as path:
         write_picture(path, video)

@@ -151,3 +151,11 @@ def test_the_key_tells_jobs_apart(folder):
     assert key(models={"checkpoint": "1.5"}) != first
     os.utime(folder / "s.wav", (1, 1))
     assert key() != first
+
+
+def test_a_photo_of_the_face_lies_beside_the_list(folder, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (folder / "anna.jpg").write_bytes(b"")
+    jobs = read_jobs(written(folder, "video,out,face\na.mp4,1.mp4,anna.jpg\na.mp4,2.mp4,auto\na.mp4,3.mp4,1\n"))
+    assert [job.settings.face for job in jobs] == [str(folder / "anna.jpg"), "auto", "1"]

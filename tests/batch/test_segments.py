@@ -13,7 +13,8 @@ from latentsync.batch.parallel.processes import InProcessPool
 from latentsync.batch.segments import Segment, lipsync_segments, plan_segments
 from latentsync.batch.worker import LipSyncWorker
 from latentsync.errors import UserError
-from latentsync.pipeline import grouped, lipsync_file
+from latentsync.pipeline import lipsync_file
+from latentsync.rendering import grouped
 from latentsync.settings import FITS, Settings
 from latentsync.timeline import fit_timeline
 

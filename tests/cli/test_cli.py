@@ -45,6 +45,7 @@ NOT_SETTINGS = {
     "duration": None,
     "json": None,
     "sheet": None,
+    "timeline": None,
     "checkpoint": "nano",
     "resolution": None,
     "vae": None,

@@ -74,7 +74,8 @@ def _node(name: str, said: dict[str, Any]) -> str:
 
 def _inputs(said: dict[str, Any]) -> Iterator[tuple[str, list[Any], bool]]:
     for part in ("required", "optional"):
-        yield from ((key, spec, part == "optional") for key, spec in said["input"].get(part, {}).items())
+        known = said["input"].get(part, {}).items()  # without those of a count, which older ComfyUI has beside it
+        yield from ((key, spec, part == "optional") for key, spec in known if "." not in key)
 
 
 def _input(key: str, spec: list[Any], optional: bool) -> str:
@@ -85,7 +86,9 @@ def _input(key: str, spec: list[Any], optional: bool) -> str:
 
 
 def _takes(kind: Any, options: dict[str, Any]) -> str:
-    choices = kind if isinstance(kind, list) else options.get("options", []) if kind == "COMBO" else None
+    choices = kind if isinstance(kind, list) else None
+    if kind in ("COMBO", "COMFY_DYNAMICCOMBO_V3"):
+        choices = [one["key"] if isinstance(one, dict) else one for one in options.get("options", [])]
     if choices is not None:
         known = [f"`{choice}`" for choice in choices if not FILE.search(str(choice))]
         return ", ".join(known)

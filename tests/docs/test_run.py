@@ -31,6 +31,7 @@ RUN = {
     "download": [],
     "compare": [],
     "measure": [],
+    "faces": [],
 }
 """Commands that are run, with what is added to them."""
 NOT_HERE = {

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from latentsync import pipeline
+from latentsync import rendering
 from latentsync.audio.load import load_audio
 from latentsync.errors import UserError
 from latentsync.face.aligned import shown_segments
@@ -652,7 +652,7 @@ def test_a_tiny_vae_paints_only_what_is_pasted(tmp_path, monkeypatch):
 
     part = made()
     assert max(rows) < 64
-    monkeypatch.setattr(pipeline, "first_row_read", lambda resolution: 0)
+    monkeypatch.setattr(rendering, "first_row_read", lambda resolution: 0)
     whole = made()
     assert min(rows) == 64
     assert np.array_equal(part.frames, whole.frames)

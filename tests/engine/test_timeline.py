@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 
 from latentsync.errors import UserError
 from latentsync.settings import FITS
-from latentsync.timeline import Timeline, Window, fit_timeline, windows
+from latentsync.timeline import (
+    Timeline,
+    Window,
+    fit_timeline,
+    frames_of_spans,
+    joined_runs,
+    parse_spans,
+    typed_seconds,
+    windows,
+)
 
 RATES = [Fraction(r) for r in (16, 18, 24, 25, 30, 50, 60)] + [Fraction(24000, 1001), Fraction(30000, 1001)]
 AUDIO_LED = ("loop", "pingpong", "hold")
@@ -139,3 +148,154 @@ def test_windows_cover_once(start, length, size):
         assert all(w.stop - w.start == size for w in found)
     else:
         assert len(found) == 1
+
+
+F = Fraction
+
+
+@pytest.mark.parametrize(
+    ("text", "spans"),
+    [
+        ("", ()),
+        (" , ;", ()),
+        ("1.5-4", ((F(3, 2), F(4)),)),
+        ("0-0.1", ((F(0), F(1, 10)),)),
+        ("10-", ((F(10), None),)),
+        (" 1 - 2 ; 3-4,", ((F(1), F(2)), (F(3), F(4)))),
+        ("3-4, 1-2", ((F(1), F(2)), (F(3), F(4)))),
+        ("1-5, 2-3", ((F(1), F(5)), (F(2), F(3)))),
+        ("1:20-", ((F(80), None),)),
+        ("1:02:03.25-2:00:00", ((F(3723.25), F(7200)),)),
+        (".5-1.", ((F(1, 2), F(1)),)),
+        ("0:5-0:90", ((F(5), F(90)),)),
+        ("1-2, 1-", ((F(1), F(2)), (F(1), None))),
+    ],
+)
+def test_spans_are_read(text, spans):
+    assert parse_spans(text) == spans
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x",
+        "1",
+        "-2",
+        "-",
+        "2-1",
+        "1-1",
+        "1--2",
+        "1-2-3",
+        "1-2 3-4",
+        "1:2:3:4-",
+        "1:-2",
+        "1.5:2-9",
+        "1-2,5",
+        "a-b",
+        "1e3-",
+        ".",
+        ".-1",
+        "1-.",
+        "0-nan",
+        "1:30-1:20",
+    ],
+)
+def test_other_spans_are_one_sentence(text):
+    with pytest.raises(UserError, match=r"start-end in seconds or minutes:seconds") as caught:
+        parse_spans(text)
+    assert "\n" not in str(caught.value)
+
+
+times = st.integers(0, 400_000).map(lambda n: F(n, 1000))
+
+
+def clock(seconds, minutes):
+    whole, rest = divmod(seconds, 60)
+    text = f"{float(rest if minutes else seconds):.3f}"
+    return f"{whole}:{text}" if minutes else text
+
+
+@given(st.lists(st.tuples(times, times, st.booleans(), st.booleans()), max_size=6), st.sampled_from([",", "; ", " , "]))
+def test_spans_that_were_written_are_those_that_are_read(given_spans, between):
+    spans = [(a, None if open_end else a + length + F(1, 1000)) for a, length, open_end, _ in given_spans]
+    parts = [
+        f"{clock(a, minutes)}-{'' if b is None else clock(b, minutes)}"
+        for (a, b), (_, _, _, minutes) in zip(spans, given_spans, strict=True)
+    ]
+    assert parse_spans(between.join(parts)) == tuple(sorted(spans, key=lambda span: span[0]))
+
+
+@pytest.mark.parametrize(
+    ("text", "fps", "frames", "runs"),
+    [
+        ("", 25, 100, ()),
+        ("1-2", 25, 100, ((25, 50),)),
+        ("1-", 25, 100, ((25, 100),)),
+        ("1-9", 25, 100, ((25, 100),)),
+        ("5-9", 25, 100, ()),
+        ("4-", 25, 100, ()),
+        ("0-1, 1-2", 25, 100, ((0, 50),)),
+        ("0-1, 1.04-2", 25, 100, ((0, 25), (26, 50))),
+        ("2-3, 0-1", 25, 100, ((0, 25), (50, 75))),
+        ("0-3, 1-2", 25, 100, ((0, 75),)),
+        ("1-1.01", 25, 100, ()),  # less than half a frame
+        ("1-2", F(30000, 1001), 100, ((30, 60),)),
+        ("1:00-", F(30000, 1001), 2000, ((1798, 2000),)),
+    ],
+)
+def test_frames_of_spans(text, fps, frames, runs):
+    assert frames_of_spans(parse_spans(text), F(fps), frames) == runs
+
+
+@given(st.lists(st.tuples(times, st.none() | times), max_size=6), rates, counts)
+def test_a_frame_belongs_to_a_span_by_the_time_of_its_start(spans, fps, frames):
+    spans = [(a, None if length is None else a + length) for a, length in spans]
+    runs = frames_of_spans(spans, fps, frames)
+    inside = {i for a, b in runs for i in range(a, b)}
+    assert len(inside) == sum(b - a for a, b in runs)  # none twice
+    assert all(b < c for (_, b), (c, _) in pairwise(runs))
+    for i in range(frames):
+        wanted = any(round(a * fps) <= i and (b is None or i < round(b * fps)) for a, b in spans)
+        assert (i in inside) == wanted
+        half = F(1, 2) / fps
+        if any(a + half < i / fps and (b is None or i / fps + half < b) for a, b in spans):
+            assert i in inside
+
+
+@pytest.mark.parametrize(
+    ("runs", "joined"),
+    [
+        ([], []),
+        ([(0, 5)], [(0, 5)]),
+        ([(5, 9), (0, 5)], [(0, 9)]),
+        ([(0, 9), (2, 4)], [(0, 9)]),
+        ([(0, 4), (5, 9)], [(0, 4), (5, 9)]),
+        ([(0, 4), (2, 6), (6, 7), (8, 9)], [(0, 7), (8, 9)]),
+    ],
+)
+def test_joined_runs(runs, joined):
+    assert joined_runs(runs) == joined
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)).map(lambda r: (r[0], r[0] + r[1])), max_size=8))
+def test_joined_runs_hold_the_same_frames(runs):
+    joined = joined_runs(iter(runs))
+    assert {i for a, b in joined for i in range(a, b)} == {i for a, b in runs for i in range(a, b)}
+    assert all(a < b for a, b in joined)
+    assert all(b < c for (_, b), (c, _) in pairwise(joined))
+
+
+@pytest.mark.parametrize(("value", "seconds"), [(0.1, F(1, 10)), (3, F(3)), (2.345, F(2345, 1000)), (1e-3, F(1, 1000))])
+def test_a_time_is_what_was_typed(value, seconds):
+    assert typed_seconds(value) == seconds
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_time_must_be_a_number(value):
+    with pytest.raises(UserError, match="give seconds as a number"):
+        typed_seconds(value)
+
+
+@given(st.integers(-(10**6), 10**6), st.integers(0, 6))
+def test_any_typed_decimal_is_exact(digits, places):
+    assert typed_seconds(float(f"{digits}e-{places}")) == F(digits, 10**places)

@@ -17,7 +17,7 @@ from latentsync.face.speaker import RATE, openness, speaking
 from latentsync.face.track import Tracklet, Tracks, Trail, _track, find_tracks
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
-from latentsync.media.source import ArraySource
+from latentsync.media.source import ArraySource, Part
 
 from .test_identity import SHAPE, drawn
 
@@ -97,7 +97,14 @@ def test_who_speaks_longer_is_the_one():
     mine = syllables(3)
     heard = voice(mine)
     part, whole = person(0, mine, frames=range(40)), person(1, mine)
-    assert speaking(whole, FPS, openness(heard, FPS, FRAMES)) > speaking(part, FPS, openness(heard, FPS, FRAMES)) > 0
+    sound = openness(heard, FPS, FRAMES)
+    assert speaking(whole, FPS, sound) > 1.3 * speaking(part, FPS, sound) > 0
+
+
+def test_neither_a_smile_nor_a_face_at_rest_speaks():
+    sound = openness(voice(syllables(3)), FPS, FRAMES)
+    assert 15 * speaking(person(0, SMILE), FPS) < speaking(person(1, syllables(4)), FPS)
+    assert max(speaking(person(n, STILL), FPS, sound) for n in range(4)) < 0.3
 
 
 def test_the_end_of_a_short_sound_is_not_known():
@@ -213,14 +220,10 @@ def test_of_two_real_people_the_one_on_the_left_speaks_and_each_is_known_by_a_ph
 def test_the_sound_of_a_part_begins_with_its_first_frame(media):
     path = media / "edge" / "two_faces_left_speaks.mp4"
     info = probe(path)
-    from latentsync.media.source import Part
-
     with VideoReader(info) as reader:
         clues = clues_for("auto", Part(reader, 50), 75, info.fps, lambda: Drawn())
     whole = load_audio(path, info.start).waveform.numpy()
     assert clues.speech is not None
     assert len(clues.speech) == 3 * RATE
-    assert (
-        np.abs(clues.speech[RATE // 10 : -RATE // 10] - whole[2 * RATE :][RATE // 10 : 3 * RATE - RATE // 10]).max()
-        < 1e-3
-    )
+    inner = slice(RATE // 10, 3 * RATE - RATE // 10)
+    assert np.abs(clues.speech[inner] - whole[2 * RATE :][inner]).max() < 1e-3

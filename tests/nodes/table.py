@@ -14,14 +14,14 @@ class Promise(NamedTuple):
 NODES = {
     "LatentSyncLoader": Promise("Load Model", "checkpoint resolution dtype", "MODEL VAE AUDIO_ENCODER"),
     "LatentSyncDownload": Promise("Download Model", "name", "STRING"),
-    "LatentSyncEncodeAudio": Promise("Encode Audio", "audio_encoder audio", "AUDIO_ENCODER_OUTPUT"),
+    "LatentSyncEncodeAudio": Promise("Encode Audio", "audio_encoder audio [silence]", "AUDIO_ENCODER_OUTPUT"),
     "LatentSyncFindFaces": Promise(
         "Find Faces",
-        "images face resolution preview_frame [model] [region] [landmarks]",
+        "images face resolution preview_frame [model] [region] [landmarks] [points]",
         "IMAGE FACE_TRACK IMAGE",
     ),
     "LatentSyncFitLength": Promise(
-        "Fit Length", "images audio fps fit [crops] [face_track]", "IMAGE AUDIO IMAGE FACE_TRACK"
+        "Fit Length", "images audio fps fit [crops] [face_track] [silence]", "IMAGE AUDIO IMAGE FACE_TRACK"
     ),
     "LatentSyncCondition": Promise("Condition", "vae crops audio face_track fps", "CONDITIONING CONDITIONING LATENT"),
     "LatentSyncNoise": Promise("Noise", "seed", "NOISE"),
@@ -33,15 +33,22 @@ NODES = {
     "LatentSyncLipSync": Promise(
         "Lip Sync",
         "images audio fps checkpoint [resolution] fit face steps guidance solver seed [keep_out] [model] [vae] "
-        "[audio_encoder]",
+        "[audio_encoder] [silence] [points]",
         "IMAGE AUDIO MASK",
     ),
     "LatentSyncVideo": Promise(
         "Video",
         "video [audio] checkpoint [resolution] fit face steps guidance solver seed [start] [duration] "
         "[audio_start] [audio_duration] still_fps window_batch [watermark] save_to filename_prefix [codec] [quality] "
-        "[strip_metadata] [audio_track] [model] [vae] [audio_encoder]",
-        "VIDEO",
+        "[strip_metadata] [audio_track] [model] [vae] [audio_encoder] [silence] [spans] [points] [no_face]",
+        "VIDEO STRING",
+    ),
+    "LatentSyncSpeakers": Promise(
+        "Speakers",
+        "video speakers checkpoint [resolution] fit steps guidance solver seed [start] [duration] still_fps "
+        "window_batch [watermark] save_to filename_prefix [codec] [quality] [strip_metadata] [model] [vae] "
+        "[audio_encoder] [silence] [spans] [no_face]",
+        "VIDEO STRING",
     ),
     "LatentSyncScore": Promise(
         "Score", "[video] [images] [audio] fps face [syncnet]", "FLOAT INT FLOAT IMAGE FLOAT FLOAT INT"

@@ -3,14 +3,26 @@
 import pytest
 
 from latentsync.errors import UserError
-from latentsync.settings import FITS, SOLVERS, WATERMARKS, Settings
+from latentsync.settings import FITS, NO_FACES, SILENCES, SOLVERS, WATERMARKS, Settings
 
 from .table import NODES
 
 DEFAULTS = Settings()
-SETTINGS = ("steps", "guidance", "seed", "solver", "fit", "face", "window_batch", "still_fps", "watermark")
-COMBOS = {"fit": FITS, "solver": SOLVERS, "watermark": WATERMARKS, "save_to": ("temp", "output")}
+SETTINGS = (
+    *("steps", "guidance", "seed", "solver", "fit", "face", "window_batch", "still_fps", "watermark"),
+    *("silence", "spans", "points", "no_face"),
+)
+COMBOS = {
+    "fit": FITS,
+    "solver": SOLVERS,
+    "watermark": WATERMARKS,
+    "silence": SILENCES,
+    "no_face": NO_FACES,
+    "save_to": ("temp", "output"),
+}
 NUMBERS = ("INT", "FLOAT")
+GROWING = "COMFY_DYNAMICCOMBO_V3"
+"""A choice that brings its own inputs; see host.growing."""
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +35,8 @@ def inputs(said):
     for part in ("required", "optional"):
         for name, (kind, *options) in said["input"].get(part, {}).items():
             yield name, kind, options[0] if options else {}
+            if kind == GROWING:
+                yield from inputs({"input": options[0]["options"][-1]["inputs"]})
 
 
 def choices(kind, options):
@@ -52,8 +66,33 @@ def test_sockets_are_the_promised_ones(info, name):
     said, promise = info[name], NODES[name]
     assert list(said["output"]) == promise.outputs.split()
     wanted = promise.inputs.split()
-    assert {key for key, _, _ in inputs(said)} == {key.strip("[]") for key in wanted}
-    assert set(said["input"].get("optional", {})) == {key.strip("[]") for key in wanted if key[0] == "["}
+    optional = set(said["input"].get("optional", {}))
+    assert plain({*said["input"]["required"], *optional}) == {key.strip("[]") for key in wanted}
+    assert plain(optional) == {key.strip("[]") for key in wanted if key[0] == "["}
+
+
+def plain(keys):
+    """Without those that belong to a count, "speakers.face_1"."""
+    return {key for key in keys if "." not in key}
+
+
+def test_a_set_of_inputs_for_each_speaker(info):
+    """By the same names on every ComfyUI, so that a workflow in API form runs on all."""
+    said = info["LatentSyncSpeakers"]["input"]
+    kind, options = said["required"]["speakers"][0], said["required"]["speakers"][1]
+    counts = [str(count) for count in range(2, 7)]
+    if kind == GROWING:
+        sets = {option["key"]: [*option["inputs"]["required"]] for option in options["options"]}
+        assert not any(option["inputs"].get("optional") for option in options["options"])
+    else:
+        assert choices(kind, options) == counts
+        named = [key.partition(".")[2] for part in said.values() for key in part if key.startswith("speakers.")]
+        assert [key for key in said["required"] if "." in key] == [f"speakers.{key}" for key in named[:6]]
+        sets = {count: named[: 3 * int(count)] for count in counts}
+    assert sets == {
+        count: [f"{key}_{n}" for n in range(1, int(count) + 1) for key in ("voice", "face", "start")]
+        for count in counts
+    }
 
 
 @pytest.mark.parametrize("name", NODES)
@@ -113,7 +152,7 @@ def test_frame_rates(info):
 
 
 def test_nano_is_always_in_the_list(info, comfy):
-    for name in ("LatentSyncLoader", "LatentSyncLipSync", "LatentSyncVideo"):
+    for name in ("LatentSyncLoader", "LatentSyncLipSync", "LatentSyncVideo", "LatentSyncSpeakers"):
         kind, options = next((kind, o) for key, kind, o in inputs(info[name]) if key == "checkpoint")
         assert choices(kind, options)[:3] == ["nano", "1.5", "1.6"]
 

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 FOLDER = ROOT / "example_workflows"
 NARROW = 270
-WIDTH = {"LatentSyncLipSync": 340, "LatentSyncVideo": 360, "LatentSyncScore": 420, "LatentSyncFindFaces": 340}
+WIDTH = {
+    "LatentSyncLipSync": 340,
+    "LatentSyncVideo": 360,
+    "LatentSyncSpeakers": 360,
+    "LatentSyncScore": 420,
+    "LatentSyncFindFaces": 340,
+}
 """What is wider than the others: what has a panel of ours after a run."""
 FIXED = {
     "LoadImage": (NARROW, 380),

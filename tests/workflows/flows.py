@@ -19,6 +19,8 @@ NANO = {"steps": 1, "cfg": 1.0}
 
 
 TRY = "Press **Run** to try it with the sample files. "
+AFTER = -1.0
+"""A voice's start: when the one before has ended."""
 LANE = 40
 """Room above a node for wires that pass by: behind it they look like its own."""
 
@@ -61,7 +63,7 @@ def filled(prompt: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any
         kinds = known[node["class_type"]]["input"]
         for name, rules in {**kinds.get("required", {}), **kinds.get("optional", {})}.items():
             facts = rules[1] if len(rules) > 1 else {}
-            if "default" in facts:
+            if "default" in facts and "." not in name:  # what belongs to a count is there or not: speakers.face_3
                 node["inputs"].setdefault(name, facts["default"])
     return out
 
@@ -133,7 +135,8 @@ class Talk:
 
 
 def two_faces(g: Flow) -> tuple[tuple[Node, Node, Node], Talk]:
-    """The nodes that load the voices and the video, and all that follows up to Create Video."""
+    """Two people by single nodes, for the blueprint: the nodes that load the voices and the video, and all that follows
+    up to Create Video."""
     first, second = g.speech(LEFT, "Voice of the left face"), g.speech(RIGHT, "Voice of the right face")
     video = g.video(TWO, "Video with two faces")
     clip, loader = g.parts(video), g.loader()
@@ -154,31 +157,23 @@ def two_faces(g: Flow) -> tuple[tuple[Node, Node, Node], Talk]:
 
 def two_people() -> Sheet:
     g = Flow()
-    files, nodes = two_faces(g)
-    saved = g.save(nodes.joined)
+    first, second = g.speech(LEFT, "Voice of the left face"), g.speech(RIGHT, "Voice of the right face")
+    video = g.video(TWO, "Video with two faces")
+    pairs = {"speakers.voice_1": first, "speakers.face_1": "left", "speakers.start_1": 0.0}
+    pairs |= {"speakers.voice_2": second, "speakers.face_2": "right", "speakers.start_2": AFTER}
+    made = g.add("LatentSyncSpeakers", "LatentSync: Speakers", video=video, speakers="2", **pairs)
+    saved = g.save(made)
     note = (
         "### Two people, two voices\n\n" + TRY + "Then choose a **video with two"
         " faces** and a **voice for each**. The left face speaks first, then the right one; the other mouth rests"
-        " meanwhile."
+        " meanwhile. **start** says when a voice begins, in seconds; -1 is after the one before. Set **speakers** to 3"
+        " or more for more people."
     )
     layout = Row(
         [
-            Group("1 · Choose files", [[*files]]),
-            Group("2 · Model, who speaks when", [[nodes.loader, *nodes.pauses, *nodes.turns]]),
-            Stack(
-                [
-                    Note(110),
-                    Row(
-                        [
-                            Group(
-                                "3 · First the left face, then the right one",
-                                [[nodes.clip, nodes.one], [LANE, nodes.two]],
-                            ),
-                            Group("4 · Result", [[nodes.joined, saved]]),
-                        ]
-                    ),
-                ]
-            ),
+            Group("1 · Choose files", [[first, second, video]]),
+            Group("2 · Lip sync", [[made]]),
+            Stack([Note(290), Group("3 · Result", [[saved]])]),
         ]
     )
     return Sheet("3 Two people", g, note + MODELS, layout)

@@ -39,7 +39,7 @@ def test_the_same_graph_as_its_twin(page, name):
 
 
 GROW = {"LoadVideo", "LoadImage", "PreviewImage", "SaveVideo", "KSampler"} | {
-    f"LatentSync{name}" for name in ("Sampler", "FindFaces", "LipSync", "Video", "Score")
+    f"LatentSync{name}" for name in ("Sampler", "FindFaces", "LipSync", "Video", "Speakers", "Score")
 }
 """Nodes that get taller: for the file that they show, or for what a run shows."""
 

@@ -24,10 +24,14 @@ const SHOWN = {
 const PANELS = {
   LatentSyncFindFaces: (node) =>
     addPanel(node, "faces", 200, 340, say("faces_later", "The faces found appear here after a run. Click one to choose it.")),
-  LatentSyncVideo: (node) =>
-    addPanel(node, "compare", 320, 360, say("compare_later", "Source and result appear here after a run.")),
+  LatentSyncVideo: addCompare,
+  LatentSyncSpeakers: addCompare,
   LatentSyncScore: (node) => addPanel(node, "score", 380, 420, say("score_later", "The score appears here after a run.")),
 };
+
+function addCompare(node) {
+  addPanel(node, "compare", 320, 360, say("compare_later", "Source and result appear here after a run."));
+}
 
 function fitOf(node) {
   return node.widgets?.find((widget) => widget.name === "fit")?.value;
