@@ -35,6 +35,7 @@ RUN = {
 }
 """Commands that are run, with what is added to them."""
 NOT_HERE = {
+    "speaker": "two people in one clip: tests/audio/test_speakers.py, tests/nodes/test_speakers.py",
     "vae": "weights that are not here: tests/models/test_vae.py",
     "ray_address": "a cluster: tests/batch/test_ray.py",
     "syncnet": "a trained SyncNet: tests/evaluation/test_eval.py",

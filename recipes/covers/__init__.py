@@ -1,0 +1,1 @@
+"""How the network that tells what lies over a face was made: docs/covers.md."""
