@@ -28,7 +28,10 @@ DEPTHS = (8, 10, 12)
 ENDINGS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """File name endings that can be written, and their containers."""
 
-X264 = {"preset": "veryfast", "rc-lookahead": "10"}
+X264 = {"preset": "veryfast", "rc-lookahead": "10", "x264-params": "mbtree=0"}
+"""With its tree of blocks x264 makes other files of the same frames now and then (seen with AVX-512, widths that are no
+multiple of 64). Without it a file is 8 % larger at the same quality, which is reached at a crf higher by X264_CRF."""
+X264_CRF = 2
 X265 = {"preset": "veryfast", "x265-params": "log-level=error:rc-lookahead=10"}
 VP9 = {"b": "0", "row-mt": "1", "cpu-used": "4", "deadline": "good"}
 AV1 = {"preset": "9"}
@@ -148,7 +151,7 @@ def _lost(kind: Kind, depth: int, chroma: str) -> list[str]:
 
 def _options(family: str, crf: int, alpha: bool, quality: int) -> dict[str, str]:
     if family == "h264":
-        return X264 | {"crf": str(crf)}
+        return X264 | {"crf": str(min(51, crf + X264_CRF))}
     if family == "h265":
         return X265 | {"crf": str(min(51, crf + 2))}
     if family == "vp9":
