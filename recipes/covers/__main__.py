@@ -84,7 +84,8 @@ def judge(media: Media, network: Path | None = None, only: str = "*", clean: boo
                         rows[row].add(counted)
                 show(path.name)
         for name, count in rows.items():
-            show(name, count.row())
+            if count.frames:
+                show(name, count.row())
         if clean:
             seen = [false_alarms(p, finder) for p in clip_paths(media, (*CLIPS, *STRANGERS)) if p.match(only)]
             show({"clean frames": sum(n for _, n in seen), "reported": sum(n for n, _ in seen)})
