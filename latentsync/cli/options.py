@@ -112,7 +112,7 @@ class SamplingOptions:
     )
     spans: str = choice(
         _FIT, "", Settings.spans, "Only these parts get new lips, in seconds or minutes:seconds: \"1.5-4, 1:20-\". All"
-        " else stays as it is.", "PARTS", show_default="all",
+        " else stays as it is.", "PARTS",
     )
     points: str = choice(
         _FIT, "", Settings.points, "For a face that is not found, a drawing or an animal: x1,y1,x2,y2,x3,y3,frame: left"
