@@ -21,7 +21,7 @@ from .face.aligned import AlignedFace
 from .face.choose import choose
 from .face.detect import FaceFinder
 from .face.points import Points, track_points
-from .face.saved import load_tracks, save_tracks
+from .face.saved import NO_TRACKS, load_tracks, save_tracks
 from .face.spans import Span, spans
 from .face.track import FaceTrack, Tracks, absent, find_tracks
 from .media.audio_track import AudioTrack
@@ -214,8 +214,9 @@ def _known_tracks(
 ) -> MutableMapping[int, Tracks]:
     """The faces that an earlier run of the journal found, beside those that are known."""
     tracks = {} if tracks is None else tracks
-    if journal is not None and journal.path("tracks.npz").exists():
-        tracks[_used(job.timeline)] = load_tracks(journal.path("tracks.npz"))
+    if journal is not None:
+        with suppress(*NO_TRACKS):
+            tracks[_used(job.timeline)] = load_tracks(journal.path("tracks.npz"))
         if journal.frames:
             _log.info("%s: going on at frame %d", job.writer.path, journal.frames)
     return tracks

@@ -3,12 +3,16 @@
 import json
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
+from zlib import error
 
 import numpy as np
 
 from ..files import atomic_path
 from .track import FaceTrack, Tracks
 
+NO_TRACKS = (OSError, ValueError, KeyError, EOFError, BadZipFile, error)
+"""What load_tracks raises for a file that is absent, or torn by a loss of power."""
 _ARRAYS = ("points", "landmarks", "present", "seen", "measured", "segments", "cuts")
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from latentsync.audio.speakers import Speaker
 from latentsync.errors import NoFaceError, UserError
+from latentsync.face.saved import NO_TRACKS, load_tracks
 from latentsync.face.spans import PASSED
 from latentsync.media import journal, output, writer
 from latentsync.media.probe import probe
@@ -107,7 +108,7 @@ def uninterrupted():
     return []
 
 
-STOPS = [[("track", 20)], [("sample", 1)], [("sample", 3), ("sample", 2)]]
+STOPS = [[("track", 20)], [("sample", 1)], [("sample", 3), ("sample", 1)]]
 
 
 @pytest.mark.parametrize("stops", STOPS)
@@ -153,13 +154,18 @@ def test_with_another_setting_it_begins_anew(models, stage, tmp_path, spy, chang
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
 
-@pytest.mark.parametrize("damage", [b"half of it"])
-def test_torn_tracks_are_found_anew(models, stage, tmp_path, damage):
+def test_torn_tracks_are_found_anew(models, stage, tmp_path):
     out = tmp_path / "out.mp4"
     given = {"models": models, "settings": QUICK, "resume": True}
     with pytest.raises(Stopped):
         lipsync_file(stage / "one.mp4", None, out, **given, on_step=stop_at("sample", 3))
-    (journal.journal_folder(out) / "tracks.npz").write_bytes(damage)
+    path = journal.journal_folder(out) / "tracks.npz"
+    data = path.read_bytes()
+    assert load_tracks(path).faces[0].segments == ((0, 17), (24, COUNT))
+    for torn in (b"", b"half of it", data[:-9], data[: len(data) // 2], data[:900] + bytes(40) + data[940:]):
+        path.write_bytes(torn)
+        with pytest.raises(NO_TRACKS):
+            load_tracks(path)
     assert lipsync_file(stage / "one.mp4", None, out, **given).frames == COUNT
 
 
