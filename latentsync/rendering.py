@@ -4,10 +4,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from fractions import Fraction
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +13,11 @@ from torch import Tensor
 
 from .audio.mel import SAMPLE_RATE
 from .audio.pauses import hush, rest_weights
-from .audio.speakers import Speaker as Speaker
 from .audio.whisper_features import SpeechFeatures
 from .conditions import ConditionEncoder
 from .face.aligned import AlignedFace
 from .face.composite import first_row_read
 from .face.rest import rested
-from .face.spans import Span
 from .face.track import FaceTrack
 from .media.source import Source
 from .media.watermark import draw_watermark
@@ -32,46 +27,10 @@ from .timeline import (
     Timeline,
     Window,
     frames_of_spans,
-    joined_runs,
     parse_spans,
     windows,
 )
-from .weights.bundle import Models as Models
-from .weights.bundle import load_models as load_models
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was done; `as_dict` is the command line's --json. spans: what became of every frame, for each face that was
-    asked for. notes: what of the source could not stay as it was."""
-
-    frames: int
-    fps: Fraction
-    size: tuple[int, int]
-    source_frames: int
-    faces: int
-    segments: list[tuple[int, int]]
-    spans: tuple[Span, ...]
-    checkpoint: str
-    settings: Settings
-    timings: Mapping[str, float]
-    out: str | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def repainted(self) -> int:
-        """Frames in which a mouth was made."""
-        return sum(stop - start for start, stop in joined_runs(self.segments))
-
-    def as_dict(self) -> dict[str, Any]:
-        timings = {stage: round(seconds, 3) for stage, seconds in self.timings.items()}
-        spans = [span.as_dict(self.fps) for span in self.spans]
-        return asdict(self) | {
-            "fps": str(self.fps),
-            "repainted": self.repainted,
-            "timings": timings,
-            "spans": spans,
-        }
+from .weights.bundle import Models
 
 
 class Timings(dict[str, float]):

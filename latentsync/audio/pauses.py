@@ -14,8 +14,8 @@ SHORTEST = 0.3
 """Seconds: shorter ones are stops within words, in which lips must not wait."""
 CLICK = 0.06  # a sound of at most so many seconds within a pause does not end it
 BELOW_SPEECH, ABOVE_NOISE, LEAST_BELOW = 38.0, 10.0, 15.0
-"""Decibels: a pause is so far under the loud parts of the speech, or within so much of the background's noise, but
-always this much under the speech."""
+"""Decibels: a pause is so far under the loud parts of the speech, or within so much of the background's noise, where
+that is at least this much under the speech."""
 AFTER, RELEASE, ATTACK, BEFORE = 0.06, 0.24, 0.2, 0.12
 """Seconds: lips still move so long after the sound, then come to rest; they open so long, and are ready before it."""
 
@@ -28,7 +28,9 @@ def pauses(waveform: Tensor) -> list[tuple[float, float]]:
     power = waveform[: steps * HOP].reshape(steps, HOP).double().square().mean(1)
     level = (10 * power.clamp_min(1e-12).log10()).numpy()
     speech, noise = np.percentile(level, 99), np.percentile(level, 10)
-    limit = max(speech - BELOW_SPEECH, min(noise + ABOVE_NOISE, speech - LEAST_BELOW))
+    limit = speech - BELOW_SPEECH
+    if noise + ABOVE_NOISE <= speech - LEAST_BELOW:  # or what is most quiet is soft speech, not the background
+        limit = max(limit, noise + ABOVE_NOISE)
     found: list[tuple[int, int]] = []
     for start, stop in _runs(level < limit):
         if found and start - found[-1][1] <= CLICK * 100:
