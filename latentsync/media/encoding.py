@@ -151,7 +151,7 @@ def _lost(kind: Kind, depth: int, chroma: str) -> list[str]:
 
 def _options(family: str, crf: int, alpha: bool, quality: int) -> dict[str, str]:
     if family == "h264":
-        return X264 | {"crf": str(min(51, crf + X264_CRF))}
+        return X264 | {"crf": str(min(51, crf + X264_CRF) if crf else 0)}  # 0: lossless
     if family == "h265":
         return X265 | {"crf": str(min(51, crf + 2))}
     if family == "vp9":

@@ -271,7 +271,7 @@ def test_the_sources_family_is_kept(tmp_path):
         with av.open(str(tmp_path / f"out{suffix}")) as container:
             assert container.streams.video[0].codec_context.name == family
     plain = choose_encoding("mp4", (64, 48), Kind(), Settings())
-    assert (plain.encoder, plain.pix_fmt, plain.options["crf"]) == ("libx264", "yuv420p", "16")
+    assert (plain.encoder, plain.pix_fmt, plain.options["crf"]) == ("libx264", "yuv420p", "18")
 
 
 def test_quality_is_the_encoders_strength():
@@ -279,7 +279,7 @@ def test_quality_is_the_encoders_strength():
     for quality in (20, 80, 100):
         chosen = choose_encoding("mp4", (128, 96), Kind(), Settings(quality=quality))
         strengths.append(int(chosen.options["crf"]))
-    assert strengths == [51, 16, 0]
+    assert strengths == [51, 18, 0]
 
 
 def test_wrong_choices_are_one_sentence(monkeypatch):

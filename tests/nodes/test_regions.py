@@ -22,11 +22,11 @@ SEG = namedtuple("SEG", "bbox")
 
 def a_track(index, left, frames=range(FRAMES)):
     """A face of 40 x 50 px at (left, 20), seen in these frames."""
-    grid = np.stack(np.meshgrid(np.linspace(0, 40, 8), np.linspace(0, 50, 9)), -1).reshape(-1, 2)[:68]
-    grid[-1] = 40, 50
-    landmarks = np.repeat(np.add(grid, (left, 20))[None], FRAMES, 0).astype(np.float32)
+    mean = pack_module("latentsync.face.points").CANONICAL
+    face = (mean - mean.min(0)) / np.ptp(mean, axis=0) * (40, 50) + (left, 20)
+    landmarks = np.repeat(face[None], FRAMES, 0).astype(np.float32)
     present = np.isin(np.arange(FRAMES), list(frames))
-    points = landmarks[:, [10, 12, 40]]
+    points = pack_module("latentsync.face.detect").three_points(landmarks)
     return track.FaceTrack(index, points, landmarks, present, ((min(frames), max(frames) + 1),), SIZE)
 
 
