@@ -8,7 +8,6 @@ uninterrupted run, and nothing is computed twice but the last chunk.
 import hashlib
 import json
 import os
-import shutil
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -137,9 +136,12 @@ def open_journal(out: str | Path, key: str) -> Iterator[Journal | None]:
             keep = {path.name for path in folder.iterdir()} > {"lock", "run.json"}
             raise
     finally:
+        for path in () if keep else folder.iterdir():
+            with suppress(OSError):  # Windows removes the lock's file when it is released
+                path.unlink()
         lock.release()
-        if not keep:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # not empty: something is kept, or the next run has begun by now
+            folder.rmdir()
 
 
 def _take_over(folder: Path, key: str, out: Path) -> None:
