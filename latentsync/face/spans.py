@@ -1,6 +1,5 @@
 """What happened to every frame, and why: runs of frames for the report."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
@@ -63,9 +62,3 @@ def _state(face: AlignedFace, i: int, shown: int, opacity: float) -> tuple[str, 
     if not track.measured[shown]:
         return BRIDGED, "the face was not found here, but just before and after"
     return SYNCED, ""
-
-
-def summary(found: Sequence[Span], frames: int) -> str:
-    """One line: shares of the frames by state."""
-    counts = {state: sum(s.stop - s.start for s in found if s.state == state) for state in STATES}
-    return ", ".join(f"{100 * n / max(1, frames):.0f} % {state}" for state, n in counts.items() if n)

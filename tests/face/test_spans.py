@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentsync.face.aligned import AlignedFace
-from latentsync.face.spans import BRIDGED, COVERED, FADED, PASSED, STATES, SYNCED, Span, spans, summary
+from latentsync.face.spans import BRIDGED, COVERED, FADED, PASSED, STATES, SYNCED, Span, spans
 from latentsync.face.track import _track, absent
 from latentsync.face.tracklet import Tracklet
 from latentsync.timeline import Timeline, fit_timeline
@@ -147,11 +147,9 @@ def test_every_frame_has_one_span(gaps, cuts, only, covers, fit, frames):
         assert span.state in STATES
 
 
-def test_times_and_the_summary():
+def test_times():
     found = [Span(0, 15, SYNCED, "", 0), Span(15, 30, PASSED, "why"), Span(30, 60, SYNCED, "", 0)]
     assert found[1].as_dict(Fraction(30000, 1001)) == {
         **{"start": 15, "stop": 30, "state": PASSED, "reason": "why", "face": None},
         **{"from_s": 0.5, "to_s": 1.001},
     }
-    assert summary(found, 60) == "75 % synced, 25 % passed through"
-    assert summary([], 0) == ""
