@@ -35,8 +35,9 @@ def position_code(width: int, length: int = POSITIONS) -> Tensor:
 def window_norm(norm: nn.Module, x: Tensor, frames: int) -> Tensor:
     """GroupNorm with statistics over all frames of a window together, (B·F, C, H, W) → same."""
     n, c, h, w = x.shape
-    tokens = x.permute(0, 2, 3, 1).reshape(n // frames, frames * h * w, c)
-    return norm(tokens.transpose(1, 2)).transpose(1, 2).reshape(n, h, w, c).permute(0, 3, 1, 2)
+    # as one tall picture: channels_last as well, which a norm of a CPU reads and writes without copies
+    tall = x.permute(0, 2, 3, 1).reshape(n // frames, frames * h, w, c).permute(0, 3, 1, 2)
+    return norm(tall).permute(0, 2, 3, 1).reshape(n, h, w, c).permute(0, 3, 1, 2)
 
 
 class TimeEmbedding(nn.Module):
@@ -163,17 +164,26 @@ class PositionEncoder(nn.Module):
         self.register_buffer("pe", position_code(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.pe[:, : x.shape[1]].to(x)
+        """x: (B, F, H·W, C)."""
+        return x + self.pe[:, : x.shape[1], None].to(x)
 
 
 class TemporalAttention(Attention):
+    """Each pixel's attention to itself in the other frames: tokens (B, F, H·W, C)."""
+
     def __init__(self, width: int, ops: Ops) -> None:
         super().__init__(width, width, ops)
         self.pos_encoder = PositionEncoder(width)
 
-    def project(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor) -> Tensor:
+        batch = len(x)
         coded = self.pos_encoder(x)
-        return super().project(coded, coded)
+        # only attention sees time as its sequence; all else stays in the order of the frames, which saves copies
+        q, k, v = (
+            t.unflatten(-1, (HEADS, -1)).permute(0, 2, 3, 1, 4).flatten(0, 1) for t in self.project(coded, coded)
+        )
+        seen = F.scaled_dot_product_attention(q, k, v).unflatten(0, (batch, -1))
+        return self.to_out[0](seen.permute(0, 3, 1, 2, 4).flatten(-2))
 
 
 class TemporalBlock(nn.Module):
@@ -186,8 +196,7 @@ class TemporalBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
-            normed = norm(x)
-            x = x + attention(normed, normed)
+            x = x + attention(norm(x))
         return x + self.ff(self.ff_norm(x))
 
 
@@ -201,10 +210,8 @@ class TemporalTransformer(nn.Module):
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         n, c, h, w = x.shape
-        tokens = self.norm(x).permute(0, 2, 3, 1).reshape(n // frames, frames, h * w, c)
-        tokens = self.proj_in(tokens.transpose(1, 2).reshape(-1, frames, c))
+        tokens = self.proj_in(self.norm(x).permute(0, 2, 3, 1).reshape(n // frames, frames, h * w, c))
         tokens = self.proj_out(self.transformer_blocks[0](tokens))
-        tokens = tokens.reshape(n // frames, h * w, frames, c).transpose(1, 2)
         return x + tokens.reshape(n, h, w, c).permute(0, 3, 1, 2)
 
 

@@ -1,9 +1,8 @@
-"""The autoencoder between pictures and latents: diffusers' AutoencoderKL or AutoencoderTiny, of any size."""
+"""The autoencoder between pictures and latents: diffusers' AutoencoderKL, of any size. A smaller kind: `tiny_vae`."""
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
@@ -78,48 +77,6 @@ class VAE(nn.Module):
 
     def _ready(self, x: Tensor) -> Tensor:
         return x.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
-
-
-class TinyVAE(VAE):
-    """Over an AutoencoderTiny (TAESD, github.com/madebyollin/taesd): convolutions and ReLUs only.
-
-    Its network speaks the latents of Stable Diffusion's U-Nets, scaled already: scaling is 1 here.
-    """
-
-    def __init__(self, model: nn.Module, *, scaling: float = 1.0, shift: float = 0.0) -> None:
-        super().__init__(model, scaling=scaling, shift=shift)
-
-    @property
-    def stored(self) -> tuple[float, float]:
-        """Those of the VAE that TAESD stands in for, so that its latents and that VAE's can be mixed."""
-        return self.scaling * SCALING, self.shift
-
-    def _encoded(self, pixels: Tensor) -> Tensor:
-        return self.model.encode(pixels).latents
-
-    def _pixels(self, latents: Tensor, top: int) -> Tensor:
-        if not top:
-            return self.model.decode(latents).sample
-        layers = self.model.decoder.layers
-        x, dropped = torch.tanh(latents / 3) * 3, 0  # as DecoderTiny begins
-        for layer, row in zip(layers, _first_rows(layers, top), strict=True):
-            if isinstance(layer, nn.Upsample):  # a new picture is made here anyway; cutting elsewhere costs a copy
-                x, dropped = layer(x[:, :, row - dropped :]), row * 2
-            else:
-                x = layer(x)
-        return F.pad(x[:, :, top - dropped :] * 2 - 1, (0, 0, top, 0), mode="replicate")
-
-
-def _first_rows(layers: nn.Sequential, top: int) -> list[int]:
-    """For each layer the first row of its input that the output's rows from `top` on depend on."""
-    rows = list[int]()
-    for layer in reversed(layers):
-        if isinstance(layer, nn.Upsample):
-            top //= 2
-        reach = sum(isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1) for m in layer.modules())
-        top = max(0, top - reach)  # a row for each 3×3 convolution
-        rows.append(top)
-    return rows[::-1]
 
 
 def _at_once(area: int) -> int:

@@ -1,10 +1,15 @@
-"""The encoder half of Whisper: its hidden states are what the U-Net hears. The decoder is never read."""
+"""The encoder half of Whisper: its hidden states are what the U-Net hears. The decoder is never read.
+
+Names of modules and tensors are those of transformers, whose class is not used: importing it takes longer than loading
+everything else that a run needs.
+"""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
@@ -20,6 +25,49 @@ MAX_LAYERS = 32
 State = dict[str, Tensor]
 
 
+class _Attention(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.q_proj, self.v_proj, self.out_proj = (nn.Linear(dim, dim) for _ in range(3))
+        self.k_proj = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            project(x).unflatten(-1, (-1, HEAD_DIM)).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        return self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2))
+
+
+class _Block(nn.Module):
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.self_attn = _Attention(dim)
+        self.self_attn_layer_norm = nn.LayerNorm(dim)
+        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+        self.final_layer_norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.self_attn(self.self_attn_layer_norm(x))
+        return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
+
+
+class _Encoder(nn.Module):
+    def __init__(self, dim: int, layers: int, hidden: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(MELS, dim, 3, padding=1)
+        self.conv2 = nn.Conv1d(dim, dim, 3, stride=2, padding=1)
+        # given its numbers, or it would draw some, for which torch imports its compiler (0.7 s)
+        self.embed_positions = nn.Embedding(POSITIONS, dim, _weight=torch.empty(POSITIONS, dim))
+        self.layers = nn.ModuleList([_Block(dim, hidden) for _ in range(layers)])
+        self.layer_norm: nn.Module = nn.LayerNorm(dim)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2) + self.embed_positions.weight
+        states = [x] + [x := block(x) for block in self.layers]
+        return torch.stack(states, dim=2)
+
+
 class WhisperEncoder(nn.Module):
     """Called with log-mel (B, 80, 3000), answers (B, 1500, layers + 1, dim).
 
@@ -30,9 +78,9 @@ class WhisperEncoder(nn.Module):
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.dim, self.layers, hidden = _shape_of(state)
-        self.encoder = _empty_encoder(self.dim, self.layers, hidden)
+        with torch.device("meta"):  # nothing is allocated, the global random generator is left alone
+            self.encoder = _Encoder(self.dim, self.layers, hidden)
         _load_strictly(self.encoder, state)
-        # transformers puts the final norm on the last hidden state; LatentSync listens before it.
         self.encoder.layer_norm = nn.Identity()
 
     @property
@@ -44,8 +92,7 @@ class WhisperEncoder(nn.Module):
         return self.encoder.conv1.weight.device
 
     def forward(self, mel: Tensor) -> Tensor:
-        states = self.encoder(mel, output_hidden_states=True, return_dict=True).hidden_states
-        return torch.stack(tuple(states), dim=2)
+        return self.encoder(mel)
 
 
 def _count(state: Mapping[str, Any], pattern: str) -> int:
@@ -67,24 +114,6 @@ def _shape_of(state: Mapping[str, Tensor]) -> tuple[int, int, int]:
     if layers > MAX_LAYERS:
         raise UserError(f"it names block {layers - 1}; Whisper has at most {MAX_LAYERS}.")
     return dim, layers, wide.shape[0]
-
-
-def _empty_encoder(dim: int, layers: int, hidden: int) -> Any:
-    from transformers import WhisperConfig
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder as Encoder
-
-    config = WhisperConfig(
-        num_mel_bins=MELS,
-        d_model=dim,
-        encoder_layers=layers,
-        encoder_attention_heads=dim // HEAD_DIM,
-        encoder_ffn_dim=hidden,
-        max_source_positions=POSITIONS,
-        decoder_layers=0,
-    )
-    # On "meta" nothing is allocated and the global random generator is left alone.
-    with torch.device("meta"):
-        return Encoder(config)
 
 
 def _load_strictly(encoder: nn.Module, state: Mapping[str, Tensor]) -> None:

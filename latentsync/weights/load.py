@@ -82,7 +82,12 @@ def load_unet(
     if resolution is not None:
         config = dataclasses.replace(config, resolution=resolution)
     small = sum(tensor.numel() * tensor.element_size() for tensor in state.values()) < _COPY_BELOW
-    state = {key: tensor.to(device, dtype, copy=small) for key, tensor in state.items()}
+    # the network's activations are channels_last, and convolutions want their weights alike
+    layouts = {4: torch.channels_last}
+    state = {
+        key: tensor.to(device, dtype, copy=small, memory_format=layouts.get(tensor.ndim, torch.preserve_format))
+        for key, tensor in state.items()
+    }
     with torch.device("meta"):
         unet = build(config)
     load_state(unet, state)

@@ -1,15 +1,15 @@
-"""TAESD and its like: tiny autoencoders as diffusers' AutoencoderTiny, and as the original's two files."""
+"""TAESD and its like: tiny autoencoders in diffusers' layout (AutoencoderTiny), and as the original's two files."""
 
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UserError
 from ..files import getting
+from ..models.tiny_vae import TinyAutoencoder, TinyConfig
 from .files import Shape, file_in, mismatch, read_header, read_tensors, shapes_of
 from .registry import find
 
@@ -80,8 +80,8 @@ def read_halves(files: Mapping[str, Path]) -> dict[str, Tensor]:
     return state
 
 
-def config_from_shapes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    """Arguments of diffusers' AutoencoderTiny, read from its tensors."""
+def config_from_shapes(shapes: Mapping[str, Shape]) -> TinyConfig:
+    """The architecture, read from the tensors."""
     blocks = {half: _blocks(shapes, half) for half in HALVES}
     if len(blocks["encoder"]) != len(blocks["decoder"]) or len(blocks["encoder"]) < 2:
         raise UserError(
@@ -92,15 +92,7 @@ def config_from_shapes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
         decoder_width, latents = shapes["decoder.layers.0.weight"][:2]
     except (KeyError, ValueError) as error:
         raise UserError(f"missing or misshapen: a first convolution ({error.args[0]}).") from error
-    return {
-        "in_channels": colors,
-        "out_channels": colors,
-        "latent_channels": latents,
-        "encoder_block_out_channels": (width,) * len(blocks["encoder"]),
-        "decoder_block_out_channels": (decoder_width,) * len(blocks["decoder"]),
-        "num_encoder_blocks": blocks["encoder"],
-        "num_decoder_blocks": blocks["decoder"],
-    }
+    return TinyConfig(blocks["encoder"], blocks["decoder"], (width, decoder_width), latents, colors)
 
 
 def _blocks(shapes: Mapping[str, Shape], half: str) -> tuple[int, ...]:
@@ -112,13 +104,11 @@ def _blocks(shapes: Mapping[str, Shape], half: str) -> tuple[int, ...]:
     return tuple(len(run) for run in "".join(layers[i] for i in sorted(layers)).split("c")[1:-1])
 
 
-def build(state: Mapping[str, Tensor]) -> nn.Module:
-    """An AutoencoderTiny with these very tensors. UserError naming what is missing, unknown or misshapen."""
-    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-
+def build(state: Mapping[str, Tensor]) -> TinyAutoencoder:
+    """A TinyAutoencoder with these very tensors. UserError naming what is missing, unknown or misshapen."""
     shapes = shapes_of(state)
     with torch.device("meta"):  # nothing is allocated, the global random generator is left alone
-        model = AutoencoderTiny(**config_from_shapes(shapes))
+        model = TinyAutoencoder(config_from_shapes(shapes))
     if problem := mismatch(shapes_of(model.state_dict()), shapes):
         raise UserError(f"{problem}.")
     model.load_state_dict(dict(state), strict=True, assign=True)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files import getting, parse_json
-from ..models.vae import GROUPS, SCALING, VAE, TinyVAE
+from ..models.tiny_vae import TinyVAE
+from ..models.vae import GROUPS, SCALING, VAE
 from ..weights.files import Shape, file_in, mismatch, our_metadata, read_header, read_tensors, shapes_of
 from ..weights.registry import find, get, is_registered
 from . import tiny_vae_files as tiny

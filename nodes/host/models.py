@@ -25,8 +25,9 @@ from ...latentsync.audio.whisper_features import encode_audio
 from ...latentsync.errors import UserError
 from ...latentsync.files import parse_json
 from ...latentsync.models.syncnet import StableSyncNet, SyncNet
+from ...latentsync.models.tiny_vae import TinyVAE
 from ...latentsync.models.unet_config import UNetConfig
-from ...latentsync.models.vae import VAE, TinyVAE
+from ...latentsync.models.vae import VAE
 from ...latentsync.models.whisper import WhisperEncoder
 from ...latentsync.settings import WINDOW, Settings
 from ...latentsync.weights.bundle import companions
@@ -227,7 +228,7 @@ class WhisperAudioEncoder:
         )
 
     def ready(self) -> WhisperEncoder:
-        """The network on its device; its layers are transformers' own and cannot be cast one by one."""
+        """The network on its device; its layers cannot be cast one by one."""
         memory.load_models_gpu([self.patcher], force_full_load=True)
         return self.model
 

@@ -10,7 +10,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import save_file
 
 from latentsync.errors import UserError
-from latentsync.models.vae import TinyVAE
+from latentsync.models.tiny_vae import TinyVAE
 from latentsync.weights import registry
 from latentsync.weights.convert import save_model
 from latentsync.weights.identify import identify

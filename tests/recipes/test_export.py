@@ -5,10 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from safetensors.torch import load_file
 
-from latentsync.models.vae import TinyVAE
+from latentsync.models.tiny_vae import TinyAutoencoder, TinyConfig, TinyVAE
 from latentsync.weights.identify import identify
 from latentsync.weights.load import load_unet
 from latentsync.weights.vae_files import load_vae
@@ -24,14 +23,8 @@ from .people import UNET, number_scenes, portrait
 def tiny_vae(seed=0):
     """An autoencoder of TAESD's kind with few channels."""
     torch.manual_seed(seed)
-    widths, blocks = (8,) * 4, (1,) * 4
-    model = AutoencoderTiny(
-        encoder_block_out_channels=widths,
-        decoder_block_out_channels=widths,
-        num_encoder_blocks=blocks,
-        num_decoder_blocks=blocks,
-    )
-    return TinyVAE(model).eval().requires_grad_(False)
+    blocks = (1,) * 4
+    return TinyVAE(TinyAutoencoder(TinyConfig(blocks, blocks, (8, 8)))).eval().requires_grad_(False)
 
 
 def test_a_finished_run_becomes_a_file_that_loads(face, speakers_two, tmp_path):

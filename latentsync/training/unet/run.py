@@ -143,7 +143,7 @@ def _metadata(initial: InitialUNet, vae: VAE, out: Path) -> dict[str, Any]:
         "version": out.absolute().name,
         "unet_groups": initial.unet.config.groups,
         "unet_residual": residual if (residual := initial.unet.config.residual) != "none" else None,
-        "vae_groups": vae.model.config.get("norm_num_groups"),  # a tiny VAE has no norms
+        "vae_groups": getattr(vae.model.config, "norm_num_groups", None),  # a tiny VAE has no norms
         "latent_rgb": initial.latent_rgb,
     }
     return {name: value for name, value in metadata.items() if value is not None}
