@@ -1,13 +1,17 @@
-"""Face crops to the U-Net's conditions, and its latents back to pixels. No state between calls."""
+"""Face crops to the U-Net's conditions, and its latents back to pixels. Latents of frames are kept for a while."""
 
+import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .face.mask import latent_mask, mouth_mask
+from .settings import WINDOW
 
 
 class Autoencoder(Protocol):
@@ -24,6 +28,59 @@ class Autoencoder(Protocol):
     def decode(self, latents: Tensor, top: int = 0) -> Tensor: ...
 
 
+Kind = Literal["masked", "reference"]
+
+
+class Latents(Protocol):
+    """What was encoded, (C, h, w) by kind and source frame; None where it is not known, or no more."""
+
+    def get(self, kind: Kind, source: int) -> Tensor | None: ...
+
+    def put(self, kind: Kind, source: int, latents: Tensor) -> None: ...
+
+
+class RecentLatents:
+    """In memory, of the last so many frames: windows overlap, stills repeat, loops come again."""
+
+    def __init__(self, frames: int) -> None:
+        self.limit = 2 * frames
+        self._kept: OrderedDict[tuple[Kind, int], Tensor] = OrderedDict()
+
+    def get(self, kind: Kind, source: int) -> Tensor | None:
+        return self._kept.get((kind, source))
+
+    def put(self, kind: Kind, source: int, latents: Tensor) -> None:
+        self._kept[kind, source] = latents
+        while len(self._kept) > self.limit:
+            self._kept.popitem(last=False)
+
+
+class SavedLatents:
+    """In a file, for every frame of a clip: a later run with another speech finds them there.
+
+    frames: of the clip. shape, dtype: of one frame's latents. The file is as long from the start, but takes room on the
+    disk only for what is written; one that is of another length is made anew.
+    """
+
+    def __init__(self, path: Path, frames: int, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+        numbers = 2 * frames * math.prod(shape)
+        if path.exists() and path.stat().st_size != numbers * dtype.itemsize:
+            path.unlink()
+            path.with_suffix(".known").unlink(missing_ok=True)
+        self.values = torch.from_file(str(path), shared=True, size=numbers, dtype=dtype).view(2, frames, *shape)
+        known = str(path.with_suffix(".known"))
+        self.known = torch.from_file(known, shared=True, size=2 * frames, dtype=torch.uint8).view(2, frames)
+
+    def get(self, kind: Kind, source: int) -> Tensor | None:
+        row = kind == "reference"
+        return self.values[int(row), source] if self.known[int(row), source] else None
+
+    def put(self, kind: Kind, source: int, latents: Tensor) -> None:
+        row = kind == "reference"
+        self.values[int(row), source] = latents.to(self.values)
+        self.known[int(row), source] = 1  # after its numbers: what is half written does not count
+
+
 def encode_crops(
     encode: Callable[[Tensor], Tensor], pixels: Tensor, keep: Tensor, reference: Tensor | None = None
 ) -> Tensor:
@@ -36,7 +93,8 @@ def encode_crops(
 
 
 class ConditionEncoder:
-    """Encodes crops of one side (`resolution`) for one VAE. mask: (h, w), 1 = keep, 0 = the mouth."""
+    """Encodes crops of one side (`resolution`) for one VAE. mask: (h, w), 1 = keep, 0 = the mouth. latents: where those
+    of source frames are kept; each frame's crop must then be the same whenever it shows."""
 
     def __init__(
         self,
@@ -45,8 +103,10 @@ class ConditionEncoder:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        latents: Latents | None = None,
     ) -> None:
         self.vae, self.device, self.dtype = vae, device, dtype
+        self.latents = latents or RecentLatents(2 * WINDOW)
         self.keep = torch.from_numpy(mouth_mask(resolution)).to(device, dtype)
         self.mask = torch.from_numpy(latent_mask(resolution, vae.factor)).to(device, dtype)
 
@@ -54,18 +114,31 @@ class ConditionEncoder:
         """(N, R, R, 3) uint8 crops to (N, 2C, h, w), see encode_crops."""
         return encode_crops(self.vae.encode, self._pixels(crops), self.keep, reference)
 
-    def encode_reference(self, crop: np.ndarray) -> Tensor:
+    def encode_reference(self, crop: np.ndarray, source: int) -> Tensor:
         """(1, C, h, w): latents of one crop, mouth included."""
-        return self.vae.encode(self._pixels([crop]))
+        known = self.latents.get("reference", source)
+        if known is None:
+            known = self.vae.encode(self._pixels([crop]))[0]
+            self.latents.put("reference", source, known)
+        return known[None].to(self.device, self.dtype)
 
     def window(self, crops: Sequence[np.ndarray], sources: Sequence[int], reference: Tensor | None = None) -> Tensor:
         """(2C + 1, F, h, w): mask, masked and reference latents of one window; a source frame is encoded once."""
-        first = {source: i for i, source in reversed(list(enumerate(sources)))}
-        order = sorted(first, key=lambda source: first[source])
-        encoded = self.encode([crops[first[source]] for source in order], reference)
-        rows = torch.tensor([order.index(source) for source in sources], device=encoded.device)
-        latents = encoded[rows].transpose(0, 1)
-        return torch.cat((self.mask.expand(1, len(sources), *self.mask.shape), latents))
+        kinds: tuple[Kind, ...] = ("masked", "reference") if reference is None else ("masked",)
+        crop_of = dict(zip(sources, crops, strict=True))
+        new = [source for source in crop_of if any(self.latents.get(kind, source) is None for kind in kinds)]
+        if new:
+            encoded = self.encode([crop_of[source] for source in new], reference)
+            for source, both in zip(new, encoded, strict=True):
+                for kind, latents in zip(kinds, both.chunk(2), strict=False):
+                    self.latents.put(kind, source, latents)
+        parts = [self.mask.expand(1, len(sources), *self.mask.shape)]
+        for kind in kinds:
+            found = [self.latents.get(kind, source) for source in sources]
+            parts.append(torch.stack([one for one in found if one is not None], 1).to(self.mask))
+        if reference is not None:
+            parts.append(reference.transpose(0, 1).expand_as(parts[1]))
+        return torch.cat(parts)
 
     def decode(self, latents: Tensor, top: int = 0) -> Tensor:
         """(C, F, h, w) latents to (F, R, R, 3) float32 pixels in 0..255, on the CPU. top: see Autoencoder."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from .audio.mel import SAMPLE_RATE
 from .audio.pauses import hush, rest_weights
 from .audio.whisper_features import SpeechFeatures
-from .conditions import ConditionEncoder
+from .conditions import ConditionEncoder, Latents, RecentLatents
 from .face.aligned import AlignedFace
 from .face.composite import first_row_read
 from .face.rest import rested
@@ -31,6 +31,9 @@ from .timeline import (
     windows,
 )
 from .weights.bundle import Models
+
+LATENTS_LIMIT = 2**26
+"""Bytes of latents of a looped clip that are kept, so that its frames are encoded once."""
 
 
 class Timings(dict[str, float]):
@@ -74,7 +77,7 @@ def _painted(source: Source, renderers: Sequence["WindowRenderer"], first: int) 
             groups = grouped(start, stop, window_batch)
             begin = max(g[0].start for g in groups if g[0].start == g[0].keep <= first)
             head = next(iter(source.read(timeline.source_indices(start, start + 1))))
-            reference = renderer.encode_reference(renderer.crop([head], start)[0])
+            reference = renderer.encode_reference(renderer.crop([head], start)[0], start)
     if before:
         rendered = _painted(source, before, begin)
     else:
@@ -126,7 +129,8 @@ def grouped(start: int, stop: int, size: int) -> list[list[Window]]:
 class WindowRenderer:
     """Repaints windows of output frames. A window depends on its own frames, the segment's first one and the speech.
 
-    reference: align, hear and paste as the public code does, to compare with it. only: see AlignedFace.
+    reference: align, hear and paste as the public code does, to compare with it. only: see AlignedFace. latents: where
+    those of source frames are kept, in place of memory.
     """
 
     @torch.inference_mode()
@@ -142,6 +146,7 @@ class WindowRenderer:
         *,
         reference: bool = False,
         only: tuple[tuple[int, int], ...] | None = None,
+        latents: Latents | None = None,
     ) -> None:
         self.timeline, self.models, self.settings = timeline, models, settings
         self.timings, self.on_progress, self.reference = timings, on_progress, reference
@@ -155,11 +160,24 @@ class WindowRenderer:
         if settings.silence != "keep":
             padded = hush(padded)
         self.features = SpeechFeatures(padded, SAMPLE_RATE, models.whisper, exact=reference)
-        self.encoder = ConditionEncoder(models.vae, models.resolution, device=models.device, dtype=models.dtype)
+        self.encoder = ConditionEncoder(
+            models.vae,
+            models.resolution,
+            device=models.device,
+            dtype=models.dtype,
+            latents=latents or RecentLatents(self._frames_kept()),
+        )
         noise = shared_noise(settings.seed, models.vae.channels, *self.encoder.mask.shape)
         self.noise = noise.to(models.device)
         self.done = 0
         self.total = settings.steps * sum(len(windows(*segment)) for segment in self.face.segments)
+
+    def _frames_kept(self) -> int:
+        """Frames whose latents are kept: those of a loop come again, others only where windows overlap."""
+        vae, timeline = self.models.vae, self.timeline
+        size = 2 * vae.channels * (self.models.resolution // vae.factor) ** 2 * self.models.dtype.itemsize
+        loop = timeline.source_frames if timeline.frames > timeline.source_frames else 0
+        return max(2 * WINDOW, min(loop, LATENTS_LIMIT // size))
 
     def render_segment(
         self,
@@ -180,7 +198,7 @@ class WindowRenderer:
                 new = list(islice(frames, group[-1].stop - group[0].keep))
             cropped = self.crop(new, group[0].keep)
             if group[0].keep == start:
-                reference = self.encode_reference(cropped[0])
+                reference = self.encode_reference(cropped[0], start)
             shared = [*crops][len(crops) - (group[0].keep - group[0].start) :]
             yield from self.render_windows(group, new, [*shared, *cropped], reference)
             crops.extend(cropped)
@@ -190,12 +208,13 @@ class WindowRenderer:
         with self.timings.measure("crop"):
             return list(self.face.crops(frames, first))
 
-    def encode_reference(self, crop: np.ndarray) -> Tensor | None:
-        """Latents of a segment's first crop, for a network that takes one reference for all of a segment."""
+    def encode_reference(self, crop: np.ndarray, start: int) -> Tensor | None:
+        """Latents of a segment's first crop, that of output frame `start`, for a network that takes one reference for
+        all of a segment."""
         if self.models.unet.config.reference_mode != "first_frame":
             return None
         with self.timings.measure("encode"):
-            return self.encoder.encode_reference(crop)
+            return self.encoder.encode_reference(crop, self.timeline.source_index(start))
 
     def render_windows(
         self,

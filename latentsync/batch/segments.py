@@ -128,7 +128,7 @@ class SegmentRenderer:
         """Of a shown segment that begins at this frame; None for a network that takes one per frame."""
         if self.renderer.models.unet.config.reference_mode != "first_frame":
             return None
-        return self.renderer.encode_reference(self.renderer.crop(self._read(first, first + 1), first)[0])
+        return self.renderer.encode_reference(self.renderer.crop(self._read(first, first + 1), first)[0], first)
 
     def _read(self, start: int, stop: int) -> list[np.ndarray]:
         with self.timings.measure("read"):

@@ -49,7 +49,7 @@ class VAE(nn.Module):
                 f"The VAE got pictures of shape {tuple(pixels.shape)}; it takes (N, 3, H, W) with H and W multiples of"
                 f" {self.factor}."
             )
-        parts = [self._mean(part) for part in pixels.split(_at_once(height * width))]
+        parts = [self._mean(part) for part in pixels.split(self._at_once(height * width))]
         return torch.cat(parts).to(pixels.dtype)
 
     def decode(self, latents: Tensor, top: int = 0) -> Tensor:
@@ -62,7 +62,7 @@ class VAE(nn.Module):
                 f"The VAE got latents of shape {tuple(latents.shape)}; it takes (N, {self.channels}, h, w)."
             )
         area = latents.shape[-1] * latents.shape[-2] * self.factor**2
-        parts = (self._ready(part / self.scaling + self.shift) for part in latents.split(_at_once(area)))
+        parts = (self._ready(part / self.scaling + self.shift) for part in latents.split(self._at_once(area)))
         return torch.cat([self._pixels(part, top) for part in parts]).to(latents.dtype)
 
     def _encoded(self, pixels: Tensor) -> Tensor:
@@ -78,6 +78,8 @@ class VAE(nn.Module):
     def _ready(self, x: Tensor) -> Tensor:
         return x.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last)
 
-
-def _at_once(area: int) -> int:
-    return max(1, PIXELS_AT_ONCE // max(1, area))
+    def _at_once(self, area: int) -> int:
+        """Pictures that go through together. On a CPU one, but for training: more are not faster there, and the
+        rounding would depend on what is encoded together."""
+        alone = self.device.type == "cpu" and not torch.is_grad_enabled()
+        return 1 if alone else max(1, PIXELS_AT_ONCE // max(1, area))

@@ -85,7 +85,7 @@ def test_every_layout_gives_the_same_pictures_bit_for_bit(tmp_path, layout, shap
     save_file(LAYOUTS[layout](model.state_dict(), len(model.config.block_out_channels)), path)
     vae = load_vae(path)
     assert (vae.channels, vae.factor) == (model.config.latent_channels, 2 ** (len(model.config.block_out_channels) - 1))
-    pixels = torch.rand(3, 3, 32, 32) * 2 - 1
+    pixels = torch.rand(1, 3, 32, 32) * 2 - 1
     with torch.inference_mode():
         latents = vae.encode(pixels)
         pictures = vae.decode(latents)
@@ -158,6 +158,16 @@ def test_many_frames_go_through_a_few_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PIXELS_AT_ONCE", 2 * 32 * 32)
     vae.decode(vae.encode(torch.rand(5, 3, 32, 32)))
     assert sizes == [2, 2, 1, 2, 2, 1]
+
+
+@torch.inference_mode()
+def test_on_a_cpu_a_picture_does_not_depend_on_those_beside_it(tmp_path):
+    save_file(tiny().state_dict(), tmp_path / "vae.safetensors")
+    vae = load_vae(tmp_path / "vae.safetensors")
+    pixels = torch.rand(5, 3, 32, 32)
+    latents = vae.encode(pixels)
+    assert torch.equal(latents[3:4], vae.encode(pixels[3:4]))
+    assert torch.equal(vae.decode(latents)[3:4], vae.decode(latents[3:4]))
 
 
 def test_half_precision_keeps_the_callers_dtype(tmp_path):
