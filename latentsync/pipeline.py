@@ -30,6 +30,7 @@ from .media.journal import Journal, fingerprint, open_journal
 from .media.output import open_output
 from .media.source import ArraySource, Source, open_source, sound_part
 from .media.writer import VideoWriter, container_of
+from .prepared import PreparedClip
 from .rendering import RenderedFrame as RenderedFrame
 from .rendering import Timings, WindowRenderer, render
 from .settings import Progress, ProgressCallback, Settings, scaled_place
@@ -133,6 +134,7 @@ def lipsync_file(
     metadata: Mapping[str, str] | None = None,
     allow_silence: bool = False,
     resume: bool = False,
+    cache: str | Path | None = None,
     on_step: ProgressCallback | None = None,
 ) -> Report:
     """The same from file to file, streamed: memory does not grow with length. video may be a still image.
@@ -141,6 +143,7 @@ def lipsync_file(
     number of frames looked at; what is found now is added. metadata: more fields for the file.
     allow_silence: a speech without a sound is no mistake (a pause between two parts of a film). resume: keep what is
     finished in a hidden folder beside the output until it is complete; the same call goes on there after a crash.
+    cache: a folder for the faces and latents of videos: another speech for the same video then starts at once.
 
     audio None takes the video's own sound; several speakers each move their own face (settings.face is not used), keep
     its mouth where their voice pauses, and are mixed. The output appears under its name only when it is complete; the
@@ -153,22 +156,27 @@ def lipsync_file(
         _journal(resume, video, audio, out, models, settings, cut) as journal,
         open_job(video, sound, out, settings, cut, metadata, journal, allow_silence=allow_silence) as job,
     ):
-        tracks = _known_tracks(journal, job, tracks)
+        clip = None if cache is None else PreparedClip(Path(cache), video, settings, cut)
+        tracks = _known_tracks(journal, job, tracks, clip)
         renderers: list[WindowRenderer] = []
         for speaker in speakers:
             face = job.face if speaker is None else scaled_place(speaker.face, job.scale)
             speech, only = (job.speech if speaker is None else speaker.heard()), None
             whose = (job.source, job.timeline, models.finder, face, settings)
-            tracked = face_asked_for(*whose, timings, on_step, tracks, speech, job.scale)
+            tracked = face_asked_for(*whose, timings, on_step, tracks, speech, job.scale, whole=clip is not None)
             _check_other_face(tracked, renderers)
             if speaker is not None:
                 only = frames_of_spans(spoken(speech), job.timeline.fps, job.timeline.frames)
-            renderers.append(
-                WindowRenderer(job.timeline, tracked.track, speech, models, settings, timings, on_step, only=only)
-            )
+            latents = None  # of the second speaker on, frames come painted
+            if clip is not None and not renderers:
+                latents = clip.latents(tracked.track, job.timeline, models)
+            how = (models, settings, timings, on_step)
+            renderers.append(WindowRenderer(job.timeline, tracked.track, speech, *how, only=only, latents=latents))
         if journal is not None and tracks:
             with suppress(OSError):  # a run that cannot be gone on with is still a run
                 save_tracks(journal.path("tracks.npz"), *tracks.values())
+        if clip is not None and clip.tracks() is None and job.timeline.source_frames in tracks:
+            clip.save(tracks[job.timeline.source_frames])
         for frame, _ in render(job.source, renderers, job.writer.frames):
             with timings.measure("write"):
                 job.writer.write(frame)
@@ -210,13 +218,16 @@ def _journal(
 
 
 def _known_tracks(
-    journal: Journal | None, job: "Job", tracks: MutableMapping[int, Tracks] | None
+    journal: Journal | None, job: "Job", tracks: MutableMapping[int, Tracks] | None, clip: PreparedClip | None
 ) -> MutableMapping[int, Tracks]:
-    """The faces that an earlier run of the journal found, beside those that are known."""
+    """The faces that an earlier run found, beside those that are known."""
     tracks = {} if tracks is None else tracks
+    if clip is not None and (found := clip.tracks()) is not None:
+        tracks[job.timeline.source_frames] = found
     if journal is not None:
         with suppress(*NO_TRACKS):
-            tracks[_used(job.timeline)] = load_tracks(journal.path("tracks.npz"))
+            found = load_tracks(journal.path("tracks.npz"))
+            tracks[found.frames] = found
         if journal.frames:
             _log.info("%s: going on at frame %d", job.writer.path, journal.frames)
     return tracks
@@ -318,11 +329,13 @@ def track_face(
     on_progress: ProgressCallback | None = None,
     tracks: MutableMapping[int, Tracks] | None = None,
     speech: Tensor | None = None,
+    *,
+    whole: bool = False,
 ) -> TrackedFace:
     """Follow the faces through the source frames that the timeline shows, read once unless `tracks` has them. speech:
-    tells who speaks where the source has no sound of its own."""
+    tells who speaks where the source has no sound of its own. whole: through all source frames."""
     tracks = {} if tracks is None else tracks
-    used = _used(timeline)
+    used = timeline.source_frames if whole else _used(timeline)
 
     def report(frames: int) -> None:
         if on_progress:
@@ -348,17 +361,19 @@ def face_asked_for(
     tracks: MutableMapping[int, Tracks],
     speech: Tensor,
     scale: float = 1.0,
+    *,
+    whole: bool = False,
 ) -> TrackedFace:
     """track_face for a face that may also be pointed out by hand, or be absent, as the settings say. scale: of these
     frames against those in which it was pointed out."""
-    used = _used(timeline)
+    used = timeline.source_frames if whole else _used(timeline)
     if settings.points and used not in tracks:
         with timings.measure("track"):
             points = Points.parse(settings.points).scaled(scale)
             found = track_points(source.read, used, points)
         tracks[used] = Tracks((found,), used, found.size)
     try:
-        return track_face(source, timeline, finder, face, timings, on_progress, tracks, speech)
+        return track_face(source, timeline, finder, face, timings, on_progress, tracks, speech, whole=whole)
     except NoFaceError:
         if settings.no_face == "error":
             raise

@@ -45,6 +45,9 @@ class InputOptions:
     timeline: Path | None = choice(
         _IN, "", None, "Also draw what became of each second: synced, covered, passed through (.png, .jpg).", "PICTURE"
     )
+    cache: Path | None = choice(
+        _IN, "", None, "Keep faces and latents of this video in a folder: its next speech starts at once.", "FOLDER"
+    )
     watermark: str = choice(
         _IN, "", Settings.watermark, f"Label the result as generated ({', '.join(WATERMARKS)}): in the file's metadata,"
         " or visibly in a corner too.", "NAME",

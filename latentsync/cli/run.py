@@ -141,6 +141,7 @@ def _lipsync(source: Path, files: InputOptions, models: "Models", settings: Sett
                 settings=settings,
                 cut=Cut(typed_seconds(files.start), typed_seconds(files.duration) or None),
                 resume=True,
+                cache=files.cache,
                 on_step=on_step,
             )
     except torch.OutOfMemoryError as error:

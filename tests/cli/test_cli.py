@@ -46,6 +46,7 @@ NOT_SETTINGS = {
     "json": None,
     "sheet": None,
     "timeline": None,
+    "cache": None,
     "checkpoint": "nano",
     "resolution": None,
     "vae": None,
