@@ -24,6 +24,7 @@ from .face.points import Points, track_points
 from .face.saved import NO_TRACKS, load_tracks, save_tracks
 from .face.spans import Span, spans
 from .face.track import FaceTrack, Tracks, absent, find_tracks
+from .media.ahead import ahead
 from .media.audio_track import AudioTrack
 from .media.image import is_image
 from .media.journal import Journal, fingerprint, open_journal
@@ -33,7 +34,7 @@ from .media.writer import VideoWriter, container_of
 from .prepared import PreparedClip
 from .rendering import RenderedFrame as RenderedFrame
 from .rendering import Timings, WindowRenderer, render
-from .settings import Progress, ProgressCallback, Settings, scaled_place
+from .settings import WINDOW, Progress, ProgressCallback, Settings, scaled_place
 from .timeline import (
     Cut,
     Timeline,
@@ -177,7 +178,10 @@ def lipsync_file(
                 save_tracks(journal.path("tracks.npz"), *tracks.values())
         if clip is not None and clip.tracks() is None and job.timeline.source_frames in tracks:
             clip.save(tracks[job.timeline.source_frames])
-        for frame, _ in render(job.source, renderers, job.writer.frames):
+        frames = render(job.source, renderers, job.writer.frames)
+        if renderers[0].overlapped:  # a frame is pasted while the one before is encoded
+            frames = ahead(frames, WINDOW)
+        for frame, _ in frames:
             with timings.measure("write"):
                 job.writer.write(frame)
     faces, found = [renderer.face for renderer in renderers], sum(len(known.faces) for known in tracks.values())

@@ -1,10 +1,12 @@
 """Output frames with new mouths: windows of 16 frames are sampled, and pasted into the frames of the source."""
 
+import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from threading import Event
 
 import numpy as np
 import torch
@@ -19,8 +21,11 @@ from .face.aligned import AlignedFace
 from .face.composite import first_row_read
 from .face.rest import rested
 from .face.track import FaceTrack
+from .media.ahead import Stopped, ahead
 from .media.source import Source
 from .media.watermark import draw_watermark
+from .models.memory import MemoryPlan, free_bytes, give_back, is_out_of_memory, plans
+from .models.vae import VAE
 from .sampling import denoise_window, shared_noise
 from .settings import WINDOW, Progress, ProgressCallback, Settings
 from .timeline import (
@@ -34,6 +39,9 @@ from .weights.bundle import Models
 
 LATENTS_LIMIT = 2**26
 """Bytes of latents of a looped clip that are kept, so that its frames are encoded once."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class Timings(dict[str, float]):
@@ -59,7 +67,7 @@ RenderedFrame = tuple[np.ndarray, np.ndarray]
 @torch.inference_mode()
 def render(
     source: Source, renderers: "WindowRenderer | Sequence[WindowRenderer]", first: int = 0
-) -> Iterator[RenderedFrame]:
+) -> Generator[RenderedFrame]:
     """Every output frame from `first` on with its mask, in order: those with the face repainted, the others as they
     are. Several renderers of one timeline paint one after the other."""
     every = [renderers] if isinstance(renderers, WindowRenderer) else list(renderers)
@@ -169,8 +177,17 @@ class WindowRenderer:
         )
         noise = shared_noise(settings.seed, models.vae.channels, *self.encoder.mask.shape)
         self.noise = noise.to(models.device)
+        self.stop = Event()
+        self.plan = MemoryPlan(settings.window_batch)
+        self._planned()
         self.done = 0
         self.total = settings.steps * sum(len(windows(*segment)) for segment in self.face.segments)
+
+    @property
+    def overlapped(self) -> bool:
+        """Whether threads compute ahead. Where the processor is the device its cores are busy as it is: on two of them
+        a run took 4 % longer so, and 250 MB more."""
+        return self.models.device.type != "cpu"
 
     def _frames_kept(self) -> int:
         """Frames whose latents are kept: those of a loop come again, others only where windows overlap."""
@@ -189,7 +206,18 @@ class WindowRenderer:
     ) -> Iterator[RenderedFrame]:
         """The frames start … stop-1 with their masks; takes as many from `frames`. at: begin with the windows that
         start there instead; reference: encode_reference of the segment's first crop then."""
-        at = start if at is None else at
+        self.stop.clear()
+        computed = self._computed(frames, start, stop, start if at is None else at, reference)
+        if self.overlapped:  # the next windows are computed while these frames are pasted, and written
+            computed = ahead(computed, 1, self.stop)
+        for group, new, crops, pixels in computed:
+            yield from self._pasted(group, new, crops, pixels)
+
+    @torch.inference_mode()
+    def _computed(
+        self, frames: Iterator[np.ndarray], start: int, stop: int, at: int, reference: Tensor | None
+    ) -> Generator[tuple[list[Window], list[np.ndarray], list[np.ndarray], np.ndarray]]:
+        """For each group of windows its new frames, the crops from its start on, and the made pixels."""
         crops: deque[np.ndarray] = deque(maxlen=WINDOW)  # the last window is shifted back over its neighbor
         for group in grouped(start, stop, self.settings.window_batch):
             if group[0].keep < at:
@@ -200,7 +228,8 @@ class WindowRenderer:
             if group[0].keep == start:
                 reference = self.encode_reference(cropped[0], start)
             shared = [*crops][len(crops) - (group[0].keep - group[0].start) :]
-            yield from self.render_windows(group, new, [*shared, *cropped], reference)
+            seen = [*shared, *cropped]
+            yield group, new, seen, self._made(group, seen, reference)
             crops.extend(cropped)
 
     def crop(self, frames: Sequence[np.ndarray], first: int) -> list[np.ndarray]:
@@ -225,9 +254,51 @@ class WindowRenderer:
     ) -> Iterator[RenderedFrame]:
         """The frames that these windows keep, with their masks. frames: just these; crops: from the first window's
         start on. ValueError where they are too few or too many."""
-        origin, first, stop = group[0].start, group[0].keep, group[-1].stop
-        if len(frames) != stop - first or len(crops) != stop - origin:
+        if len(frames) != group[-1].stop - group[0].keep or len(crops) != group[-1].stop - group[0].start:
             raise ValueError(f"{len(frames)} frames and {len(crops)} crops for the windows {group}")
+        return self._pasted(group, frames, crops, self._made(group, crops, reference))
+
+    def _made(self, group: Sequence[Window], crops: Sequence[np.ndarray], reference: Tensor | None) -> np.ndarray:
+        """Kept frames of these windows as pixels (N, R, R, 3), 0..255; with less at once where memory runs out."""
+        done = self.done
+        while True:
+            try:
+                size = self.plan.windows
+                parts = [group[i : i + size] for i in range(0, len(group), size)]
+                return np.concatenate([self._made_together(part, crops, group[0].start, reference) for part in parts])
+            except (RuntimeError, MemoryError) as error:
+                plan = self.plan.smaller()
+                if plan is None or not is_out_of_memory(error):
+                    raise
+                self._take(plan, "ran out of memory")
+                self.done = done
+            give_back(self.models.device)  # here, where nothing of what failed is held any more
+
+    def _take(self, plan: MemoryPlan, why: str) -> None:
+        self.plan = plan
+        if isinstance(self.models.vae, VAE):
+            self.models.vae.pictures_at_once = plan.pictures
+        how = "with and without the speech together" if plan.together else "first without the speech, then with it"
+        _log.warning(
+            "%s %s: going on with windows: %d, %s, pictures in the VAE: %d",
+            self.models.device, why, plan.windows, how, plan.pictures,
+        )  # fmt: skip
+
+    def _planned(self) -> None:
+        """Take the largest plan that fits into the memory that is free, where that can be known."""
+        device, free = self.models.device, free_bytes(self.models.device)
+        if free is None:
+            return
+        facts = (self.models.unet.config, self.models.resolution, self.models.dtype.itemsize)
+        needs = [(p, p.bytes(*facts, guided=self.settings.guidance != 1)) for p in plans(self.plan)]
+        plan, need = next(((p, n) for p, n in needs if n < free), needs[-1])
+        _log.info("%s: a window needs about %.1f GB beside the networks, free are %.1f", device, need / 1e9, free / 1e9)
+        if plan != self.plan:
+            self._take(plan, f"has {free / 1e9:.1f} GB left and {needs[0][1] / 1e9:.1f} would be needed")
+
+    def _made_together(
+        self, group: Sequence[Window], crops: Sequence[np.ndarray], origin: int, reference: Tensor | None
+    ) -> np.ndarray:
         with self.timings.measure("encode"):
             conditions = [
                 self.encoder.window(
@@ -237,7 +308,12 @@ class WindowRenderer:
                 )
                 for w in group
             ]
-        pixels = self._sample(group, torch.stack(conditions)).numpy()
+        return self._sample(group, torch.stack(conditions)).numpy()
+
+    def _pasted(
+        self, group: Sequence[Window], frames: Sequence[np.ndarray], crops: Sequence[np.ndarray], pixels: np.ndarray
+    ) -> Iterator[RenderedFrame]:
+        origin, first = group[0].start, group[0].keep
         for i, frame in enumerate(frames):
             with self.timings.measure("paste"):
                 crop = pixels[i]
@@ -259,6 +335,7 @@ class WindowRenderer:
                 steps=self.settings.steps,
                 guidance=self.settings.guidance,
                 solver=self.settings.solver,
+                together=self.plan.together,
                 on_step=lambda done, steps, clean: self._report(len(group), clean),
             )
         kept = [frames[:, w.keep - w.start :] for frames, w in zip(latents, group, strict=True)]
@@ -268,6 +345,8 @@ class WindowRenderer:
             return torch.cat([self.encoder.decode(frames, top) for frames in kept])
 
     def _report(self, steps: int, clean: Tensor) -> None:
+        if self.stop.is_set():
+            raise Stopped
         self.done += steps
         if self.on_progress:
             self.on_progress(Progress("sample", self.done, self.total, clean))

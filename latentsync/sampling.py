@@ -58,10 +58,16 @@ def predict_x0(output: Tensor, noisy: Tensor, alpha_bar: float, prediction: str)
     raise UserError(f"The checkpoint predicts {prediction!r}; known are epsilon, sample and v_prediction.")
 
 
-def cfg_denoise(unet: Denoiser, inputs: Tensor, timestep: int, audio: Tensor, guidance: float) -> Tensor:
-    """One evaluation with classifier-free guidance; without audio means all-zero tokens. guidance 1 costs half."""
+def cfg_denoise(
+    unet: Denoiser, inputs: Tensor, timestep: int, audio: Tensor, guidance: float, *, together: bool = True
+) -> Tensor:
+    """One evaluation with classifier-free guidance; without audio means all-zero tokens. guidance 1 costs half.
+    together: with and without in one batch, else one after the other, which takes half the memory."""
     if guidance == 1:
         return run_unet(unet, inputs, timestep, audio)
+    if not together:
+        without = run_unet(unet, inputs, timestep, torch.zeros_like(audio))
+        return without + guidance * (run_unet(unet, inputs, timestep, audio) - without)
     both = run_unet(unet, torch.cat((inputs, inputs)), timestep, torch.cat((torch.zeros_like(audio), audio)))
     without, with_audio = both.chunk(2)
     return without + guidance * (with_audio - without)
@@ -125,12 +131,13 @@ def denoise_window(
     steps: int = STEPS,
     guidance: float = GUIDANCE,
     solver: str = Settings.solver,
+    together: bool = True,
     on_step: SolverCallback | None = None,
 ) -> Tensor:
     """Denoise windows together. noise (B, C, F, h, w); conditions (B, 2C + 1, F, h, w) = mask, masked, reference.
 
     The network computes in the conditions' format; the latents keep that of the noise, which should be fp32: in bf16
-    the rounding of every step would add up.
+    the rounding of every step would add up. together: see cfg_denoise.
     """
     Settings(steps=steps, guidance=guidance, solver=solver)  # bad numbers end here, in one sentence
     if steps < 1:
@@ -139,7 +146,8 @@ def denoise_window(
     plan = ddim(steps, prediction) if solver == "ddim" else multistep(solver, steps, prediction)
     latents = noise
     for done, (t, update) in enumerate(plan, 1):
-        output = cfg_denoise(unet, torch.cat((latents.to(conditions), conditions), 1), t, audio, guidance)
+        inputs = torch.cat((latents.to(conditions), conditions), 1)
+        output = cfg_denoise(unet, inputs, t, audio, guidance, together=together)
         latents, clean = update(output.to(latents), latents)
         if on_step:
             on_step(done, steps, clean)

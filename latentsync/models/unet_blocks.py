@@ -175,7 +175,7 @@ class TemporalAttention(Attention):
         super().__init__(width, width, ops)
         self.pos_encoder = PositionEncoder(width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         batch = len(x)
         coded = self.pos_encoder(x)
         # only attention sees time as its sequence; all else stays in the order of the frames, which saves copies

@@ -6,24 +6,27 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .memory import PICTURES
 
 SCALING = 0.18215
 """One over the standard deviation of Stable Diffusion 1.x latents (Rombach et al. 2022); shift is 0 there."""
 GROUPS = 32
-PIXELS_AT_ONCE = 4 * 256 * 256
-"""Pixels that go through together: four frames of 256 px. The full-size decoder takes some 200 MB for each (fp32)."""
+PICTURE = 256 * 256
+"""Pixels of a frame of 256 px. The full-size decoder takes some 200 MB for each (fp32)."""
 
 
 class VAE(nn.Module):
     """Over an AutoencoderKL. channels: of the latents. factor: pixels per latent cell along each side.
 
-    scaling, shift: latents here are what the network gives, less the shift, times the scaling.
+    scaling, shift: latents here are what the network gives, less the shift, times the scaling. pictures_at_once: of 256
+    px, that go through together.
     """
 
     def __init__(self, model: nn.Module, *, scaling: float = SCALING, shift: float = 0.0) -> None:
         super().__init__()
         self.model: Any = model
         self.scaling, self.shift = scaling, shift
+        self.pictures_at_once = PICTURES
         self.channels: int = model.config.latent_channels  # type: ignore[union-attr]
         self.factor = 2 ** (len(model.config.block_out_channels) - 1)  # type: ignore[union-attr, arg-type]
 
@@ -82,4 +85,4 @@ class VAE(nn.Module):
         """Pictures that go through together. On a CPU one, but for training: more are not faster there, and the
         rounding would depend on what is encoded together."""
         alone = self.device.type == "cpu" and not torch.is_grad_enabled()
-        return 1 if alone else max(1, PIXELS_AT_ONCE // max(1, area))
+        return 1 if alone else max(1, self.pictures_at_once * PICTURE // max(1, area))

@@ -155,7 +155,8 @@ def test_many_frames_go_through_a_few_at_a_time(tmp_path, monkeypatch):
     sizes = []
     vae.model.encoder.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     vae.model.decoder.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
-    monkeypatch.setattr(module, "PIXELS_AT_ONCE", 2 * 32 * 32)
+    monkeypatch.setattr(module, "PICTURE", 32 * 32)
+    vae.pictures_at_once = 2
     vae.decode(vae.encode(torch.rand(5, 3, 32, 32)))
     assert sizes == [2, 2, 1, 2, 2, 1]
 
