@@ -134,14 +134,13 @@ def watched_stages(wait: Callable[[], None] = lambda: None) -> Iterator[Stages]:
 
 def kernel_seconds(work: Callable[[], Any]) -> float:
     """Seconds in which at least one kernel or copy ran on the CUDA device during the work."""
-    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:
         work()
         torch.cuda.synchronize()
     events = profiled.events() or ()
-    spans = [(e.time_range.start, e.time_range.end) for e in events if e.device_type == DeviceType.CUDA]
+    spans = [(e.time_range.start, e.time_range.end) for e in events if e.device_type.name == "CUDA"]
     return covered(spans) / 1e6
 
 
