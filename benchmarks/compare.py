@@ -12,8 +12,8 @@ or hotter is slower for both. Figures are medians over the rounds; CPU seconds a
   paste      putting it back
   masks      pictures of a window to what the VAE is given
 
-For unet and vae also the time to import and load, and the largest resident memory after loading and after the pass, each by its own
-loader (the reference: from_pretrained and torch.load, then .to(dtype), as its inference script does). "same": the
+For unet and vae also the time to import and load, and the largest resident memory after loading and after the pass,
+each by its own loader (the reference: from_pretrained and torch.load, then .to(dtype), as in its scripts). "same": the
 largest difference of outputs where both compute the same function; align and paste are compared in the reference's way
 of computing them, which this engine has as an option, and timed in its own.
 """
@@ -26,6 +26,7 @@ import tempfile
 import time
 import types
 from collections.abc import Callable
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -138,11 +139,20 @@ def inputs(part: str, resolution: int) -> dict[str, np.ndarray]:
 def reference_part(options: argparse.Namespace, given: dict[str, np.ndarray]) -> dict[str, Any]:
     begun = Loading()
     import torch
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    sys.meta_path.insert(0, _Stand())  # after diffusers, which asks what is installed
-    sys.path.insert(0, str(options.reference))
     dtype = getattr(torch, options.dtype)
+    if options.part == "vae":
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+        vae: Any = AutoencoderKL.from_pretrained(options.weights, torch_dtype=dtype)
+        facts = begun.done()
+        pixels, latents = (torch.from_numpy(given[name]).to(dtype) for name in ("pixels", "latents"))
+        encoded = measured("encode", lambda: vae.encode(pixels).latent_dist.mean * 0.18215, options)
+        return facts | encoded | measured("decode", lambda: vae.decode(latents / 0.18215).sample, options)
+    if options.part == "unet":
+        import_module("diffusers.models.modeling_utils")  # before the stand-ins: it asks what is installed
+    sys.meta_path.insert(0, _Stand())
+    sys.path.insert(0, str(options.reference))
     if options.part == "unet":
         from latentsync.models.unet import UNet3DConditionModel  # type: ignore[import-not-found]
 
@@ -153,12 +163,6 @@ def reference_part(options: argparse.Namespace, given: dict[str, np.ndarray]) ->
         sample, audio = (torch.from_numpy(given[name]).to(dtype) for name in ("sample", "audio"))
         step = torch.tensor(951)
         return facts | measured("pass", lambda: unet(sample, step, encoder_hidden_states=audio).sample, options)
-    if options.part == "vae":
-        vae: Any = AutoencoderKL.from_pretrained(options.weights, torch_dtype=dtype)
-        facts = begun.done()
-        pixels, latents = (torch.from_numpy(given[name]).to(dtype) for name in ("pixels", "latents"))
-        encoded = measured("encode", lambda: vae.encode(pixels).latent_dist.mean * 0.18215, options)
-        return facts | encoded | measured("decode", lambda: vae.decode(latents / 0.18215).sample, options)
     import cv2
     from latentsync.utils import image_processor  # type: ignore[import-not-found]
     from latentsync.utils.affine_transform import AlignRestore  # type: ignore[import-not-found]

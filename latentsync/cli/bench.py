@@ -1,14 +1,16 @@
 """`latentsync bench`: how long a lip sync takes on this machine."""
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ..errors import UserError
 from ..settings import Settings
-from .parameters import option
+from .options import DEVICE, DTYPE
+from .parameters import choice, expand_options
 
 if TYPE_CHECKING:
     from ..evaluation.bench import Plan
@@ -18,55 +20,39 @@ _OUT = "What is written"
 SUFFIXES = (".png", ".svg")
 
 
-def bench(
-    model: Annotated[
-        str,
-        option(
-            _WHAT,
-            "--model -c",
-            "nano, full (LatentSync 1.5 and 1.6's shape, random weights: speed only), 1.5, 1.6, or a file.",
-            "NAME|PATH",
-        ),
-    ] = "nano",
-    resolution: Annotated[
-        str,
-        option(
-            _WHAT, "--resolution", "Sides of the face crop for full, such as 256,512. Else the model's own.", "PX,…"
-        ),
-    ] = "",
-    modes: Annotated[
-        str, option(_WHAT, "--modes", "Modes to compare, separated by commas. Empty: the usual one.", "NAME,…")
-    ] = "",
-    size: Annotated[
-        str, option(_WHAT, "--size", "Of the clip: 480p, 720p, 1080p, 1440p, 4k, or like 1080x1920.", "SIZE")
-    ] = "1080p",
-    seconds: Annotated[
-        float,
-        option(
-            _WHAT,
-            "--seconds",
-            "Length of the clip. 0: 4 s, or one window of 0.64 s where the published size runs on a CPU.",
-        ),
-    ] = 0.0,
-    steps: Annotated[
-        int,
-        option(
-            _WHAT,
-            "--steps",
-            "Solver steps. 0: those of the model or mode, but 1 where the published size runs on a CPU.",
-        ),
-    ] = 0,
-    guidance: Annotated[float, option(_WHAT, "--guidance", "0: that of the model or mode.")] = 0.0,
-    window_batch: Annotated[
-        int, option(_WHAT, "--window-batch", "Windows of 16 frames at once.")
-    ] = Settings.window_batch,
-    device: Annotated[str, option(_WHAT, "--device", "auto, cpu, cuda or mps.", "NAME")] = "auto",
-    dtype: Annotated[str, option(_WHAT, "--dtype", "auto, fp32, fp16 or bf16.", "NAME")] = "auto",
-    json: Annotated[
-        Path | None, option(_OUT, "--json", "Also write all figures as JSON; - is the screen.", "FILE")
-    ] = None,
-    chart: Annotated[Path | None, option(_OUT, "--chart", "Also draw bars of the stages (.png, .svg).", "FILE")] = None,
-) -> None:
+# fmt: off
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What is measured, and what is written."""
+
+    model: str = choice(
+        _WHAT, "--model -c", "nano", "nano, full (LatentSync 1.5 and 1.6's shape, random weights: speed only), 1.5,"
+        " 1.6, or a file.", "NAME|PATH",
+    )
+    resolution: str = choice(
+        _WHAT, "", "", "Sides of the face crop for full, such as 256,512. Else the model's own.", "PX,…"
+    )
+    modes: str = choice(_WHAT, "", "", "Modes to compare, separated by commas. Empty: the usual one.", "NAME,…")
+    size: str = choice(_WHAT, "", "1080p", "Of the clip: 480p, 720p, 1080p, 1440p, 4k, or like 1080x1920.", "SIZE")
+    seconds: float = choice(
+        _WHAT, "", 0.0, "Length of the clip. 0: 4 s, or one window of 0.64 s where the published size runs on a CPU."
+    )
+    steps: int = choice(
+        _WHAT, "", 0, "Solver steps. 0: those of the model or mode, but 1 where the published size runs on a CPU."
+    )
+    guidance: float = choice(_WHAT, "", 0.0, "0: that of the model or mode.")
+    window_batch: int = choice(_WHAT, "", Settings.window_batch, "Windows of 16 frames at once.")
+    device: str = DEVICE
+    dtype: str = DTYPE
+    json: Path | None = choice(_OUT, "", None, "Also write all figures as JSON; - is the screen.", "FILE")
+    chart: Path | None = choice(_OUT, "", None, "Also draw bars of the stages (.png, .svg).", "PICTURE")
+
+
+# fmt: on
+@expand_options
+def bench(options: BenchOptions) -> None:
     """Measure how long a lip sync takes here, stage by stage, and how much memory it holds. Needs no files.
 
     A portrait that sways in a picture of the asked size says the built-in voice; nothing of it is kept. Nothing is
@@ -77,62 +63,49 @@ def bench(
       latentsync bench
 
     \b
-    The published size on a graphics card, with all modes:
+    The published size on a graphics card:
       latentsync bench --model full --resolution 256,512 --device cuda --json bench.json --chart bench.png
     """
     from .console import as_json, check_writable, show_json, write_file
 
-    for path in (json, chart):
+    for path in (options.json, options.chart):
         check_writable(path)
-    if chart is not None and chart.suffix.lower() not in SUFFIXES:
-        raise UserError(f"--chart is {chart}; its name must end in .png or .svg.")
-    plan = _plan(model, resolution, modes, size, seconds, steps, guidance, window_batch, device, dtype)
-    facts = _run(plan)
-    on_screen = str(json) == "-"
-    if on_screen:
+    if options.chart is not None and options.chart.suffix.lower() not in SUFFIXES:
+        raise UserError(f"--chart is {options.chart}; its name must end in .png or .svg.")
+    facts = _run(_plan(options))
+    if str(options.json) == "-":
         show_json(facts)
     else:
         _show(facts)
-    if json is not None and not on_screen:
-        write_file(json, f"{as_json(facts)}\n".encode())
-    if chart is not None:
+        if options.json is not None:
+            write_file(options.json, f"{as_json(facts)}\n".encode())
+    if options.chart is not None:
         from ..evaluation.bench_chart import draw_bench
 
         drawing = draw_bench(facts)
-        write_file(chart, drawing.svg() if chart.suffix.lower() == ".svg" else drawing.png())
+        write_file(options.chart, drawing.svg() if options.chart.suffix.lower() == ".svg" else drawing.png())
 
 
-def _plan(
-    model: str,
-    resolution: str,
-    modes: str,
-    size: str,
-    seconds: float,
-    steps: int,
-    guidance: float,
-    window_batch: int,
-    device: str,
-    dtype: str,
-) -> "Plan":
+def _plan(options: BenchOptions) -> "Plan":
     from ..evaluation.bench import Plan, parse_size
     from ..models.device import pick_device, pick_dtype
 
-    device = pick_device(device)
+    device = pick_device(options.device)
     try:
-        sides = tuple(int(side) for side in _listed(resolution))
+        sides = tuple(int(side) for side in _listed(options.resolution))
     except ValueError as error:
-        raise UserError(f"--resolution is {resolution!r}; it must be numbers such as 256,512.") from error
+        raise UserError(f"--resolution is {options.resolution!r}; it must be numbers such as 256,512.") from error
     return Plan(
-        model,
-        sides,
-        _listed(modes),
-        parse_size(size),
-        seconds,
-        steps,
-        guidance,
-        window_batch,
-        device,
-        pick_dtype(dtype, device),
+        model=options.model,
+        resolutions=sides,
+        modes=_listed(options.modes),
+        size=parse_size(options.size),
+        seconds=options.seconds,
+        steps=options.steps,
+        guidance=options.guidance,
+        window_batch=options.window_batch,
+        device=device,
+        dtype=pick_dtype(options.dtype, device),
     )
 
 
