@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def cpu_seconds() -> float:
 def waiting(device: str) -> Callable[[], None]:
     """What waits until the device has done all that it was given; nothing for a CPU."""
     if device.startswith("cuda"):
-        return torch.cuda.synchronize
+        return partial(torch.cuda.synchronize, device)
     return torch.mps.synchronize if device == "mps" else lambda: None
 
 
@@ -140,7 +141,8 @@ def kernel_seconds(work: Callable[[], Any]) -> float:
         work()
         torch.cuda.synchronize()
     events = profiled.events() or ()
-    spans = [(e.time_range.start, e.time_range.end) for e in events if e.device_type.name == "CUDA"]
+    ran = [e for e in events if e.device_type.name == "CUDA" and not getattr(e, "is_user_annotation", False)]
+    spans = [(e.time_range.start, e.time_range.end) for e in ran]
     return covered(spans) / 1e6
 
 
