@@ -15,6 +15,7 @@ from ..errors import UserError, is_out_of_memory
 from . import eval as cli_eval
 from .app import app as web_app
 from .batch import batch
+from .bench import bench
 from .faces import faces
 from .prepare import filelist, prepare
 from .queue import queue
@@ -210,6 +211,7 @@ app.add_typer(train, name="train")
 app.command()(prepare)
 app.command()(filelist)
 app.add_typer(cli_eval.app, name="eval")
+app.command()(bench)
 
 
 @app.command()

@@ -44,6 +44,7 @@ NOT_HERE = {
 }
 """Parameters with which a command of RUN is left out."""
 ELSEWHERE = {
+    "bench": "the built-in model, for minutes: tests/evaluation/test_bench.py",
     "app": "a server that runs on: tests/webapp/test_browser.py",
     "queue": "a ComfyUI: tests/nodes/test_queue.py, tests/workflows/test_workflows.py",
     "prepare": "footage and PySceneDetect: tests/prepare/test_run.py",
