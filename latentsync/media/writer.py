@@ -1,6 +1,7 @@
 """Writing a video file: exact size, rate, color and sound, and never half a file under the final name."""
 
 import errno
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from fractions import Fraction
@@ -246,8 +247,14 @@ def container_of(path: str | Path) -> str:
 
 
 def _checked(path: Path) -> Path:
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; give the name of the video file to write.")
+    try:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; give the name of the video file to write.")
+        os.lstat(path)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(path)[:200]!r} cannot be written ({reason(error)}); choose another name.") from error
     if path.suffix.lower() not in ENDINGS:
         raise UserError(f"{path.name} ends in {path.suffix!r}; a video can be written as {', '.join(ENDINGS)}.")
     if not path.parent.is_dir():
