@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.error import InvalidDataError
 
 from .opening import open_media
 from .samples import no_sound, resampled
@@ -238,7 +239,8 @@ class PacketCopier(Soundtrack):
 
     def _write(self, packet: Any) -> None:
         packet.stream = self.target
-        self._output.mux(packet)
+        with contextlib.suppress(InvalidDataError):  # too damaged to be taken: its time stays empty
+            self._output.mux(packet)
         self._next = next(self._packets, None)
 
     def _heard(self) -> Iterator[tuple[Fraction, Fraction, Any]]:

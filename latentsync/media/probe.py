@@ -154,9 +154,7 @@ def _is_cover(stream: Any) -> bool:
     return stream.codec_context.name in ("png", "mjpeg") and stream.average_rate in (None, 90000)
 
 
-def _scan(
-    container: Any, stream: Any
-) -> tuple[list[tuple[int | None, int, bool]], list[Any], tuple[int, int | None]]:
+def _scan(container: Any, stream: Any) -> tuple[list[tuple[int | None, int, bool]], list[Any], tuple[int, int | None]]:
     """(time stamp, duration, starts decoding) of every packet that is shown, the first few frames decoded, and place in
     the file and stamp of the very first packet."""
     packets: list[tuple[int | None, int, bool]] = []
