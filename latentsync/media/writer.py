@@ -111,7 +111,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
             context.colorspace, context.color_range = self._color.matrix, self._color.range
             context.color_primaries, context.color_trc = self._color.primaries, self._color.transfer
             context.options = with_screen(encoding, screen)
-            if encoding.encoder == "libx265" and self._container.format.name in ("mp4", "mov"):
+            if encoding.encoder.startswith(("libx265", "hevc_")) and self._container.format.name in ("mp4", "mov"):
                 context.codec_tag = "hvc1"  # the only one that Apple's players take
             return context
 
