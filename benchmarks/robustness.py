@@ -370,8 +370,8 @@ def read(path: Path) -> Read:
         sound: Any = container.streams.audio[0]
         packets = [bytes(one) for one in container.demux(sound) if one.size]
         codec = sound.codec_context.name
-    # AVI has no stamps: of H.264 with B-frames FFmpeg guesses wrong ones, and only the number of a frame tells its time
-    believable = all(a < b for a, b in pairwise(stamps))
+    # AVI has no stamps: FFmpeg guesses them, wrong ones of H.264, and only the number of a frame tells its time
+    believable = path.suffix != ".avi" and all(a < b for a, b in pairwise(stamps))
     start = float(stamps[0]) if believable else 0.0
     return Read(pictures, stamps, tick, fps, bits, codec, packets, _clicks(path, start))
 

@@ -251,7 +251,7 @@ def _checked(path: Path) -> Path:
         if path.is_dir():
             raise UserError(f"{path} is a folder; give the name of the video file to write.")
         os.lstat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError) as error:
         raise UserError(f"{str(path)[:200]!r} cannot be written ({reason(error)}); choose another name.") from error
