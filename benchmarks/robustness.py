@@ -516,7 +516,8 @@ A case passes when all of this holds:
   {click:.0f} ms of where the source has it, against the picture.
 
 Not in this table: variable rates, interlaced and transparent sources, HDR, damaged files, and sources that begin late
-or were cut. Tests in `tests/media` have those.
+or were cut. Tests in `tests/media` have those; `test_lips.py` there has films that flash when they click, in every
+container and codec, with holes, damage, offsets and trims.
 
 PyAV {version}, FFmpeg's libavcodec {codec}.
 """

@@ -12,6 +12,7 @@ from benchmarks.robustness import ENCODER_DELAY, SOUNDS
 from latentsync.audio.load import load_audio
 from latentsync.pipeline import open_job
 from latentsync.settings import Settings
+from latentsync.timeline import Cut
 
 from .clicks import broken, click_times, click_wave, heard_in
 
@@ -117,9 +118,9 @@ def bright(pictures):
     return [i for i, picture in enumerate(pictures) if picture.mean() > 120]
 
 
-def run(path, out):
+def run(path, out, part=None):
     """Seconds of the flashes as the engine sees them, and what it hears, at 16 kHz; writes the file."""
-    with open_job(path, None, out, Settings(fit="trim")) as job:
+    with open_job(path, None, out, Settings(fit="trim"), part) as job:
         pictures = []
         for frame in job.source.read(job.timeline.source_indices()):
             pictures.append(frame)
@@ -150,10 +151,10 @@ def apart(seen, wave, rate, gap=None):
     return np.subtract(heard, seen)
 
 
-def check(path, suffixes, wanted=0.0, gap=None, count=6):
+def check(path, suffixes, wanted=0.0, gap=None, count=6, part=None):
     for suffix in suffixes:
         out = path.with_name(f"out{suffix}")
-        seen, speech = run(path, out)
+        seen, speech = run(path, out, part)
         assert len(seen) == count
         assert np.abs(apart(seen, speech, 16000, gap) - wanted).max() < NEAR, ("heard", apart(seen, speech, 16000, gap))
         seen, (wave, rate) = in_file(out)
@@ -163,6 +164,14 @@ def check(path, suffixes, wanted=0.0, gap=None, count=6):
 
 UNFIT = (".mp4", "ac3"), (".ts", "aac")
 """The first is refused by the muxer; in the second FFmpeg takes all up to 2.1 s for one packet."""
+
+
+@pytest.mark.parametrize("start", ["1/25", "3/25", "1/5"])
+@pytest.mark.parametrize("sound", ["libmp3lame", "ac3"])
+def test_a_part_of_an_avi_begins_between_its_packets(tmp_path, sound, start):
+    film(tmp_path / "in.avi", sound, rate=44100)
+    wanted = _delay(".avi", sound, 44100)
+    check(tmp_path / "in.avi", [".mp4", ".mkv"], wanted, part=Cut(Fraction(start)))
 
 
 def in_turn(*values):
