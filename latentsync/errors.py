@@ -1,5 +1,8 @@
 """The one error that a person, not a programmer, is meant to read."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """What was got, what was wanted, what to do: one sentence. Doors print it and exit with code 2."""
@@ -14,6 +17,9 @@ class NoFaceError(UserError):
     __module__ = "latentsync.errors"
 
 
+NO_MEMORY = (
+    "The memory (RAM) ran out or is limited; close other programs, raise the limit, or take a smaller or shorter input."
+)
 _MEMORY_SIGNS = (
     "can't allocate memory",
     "cannot allocate memory",
@@ -28,3 +34,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     return not isinstance(error, UserError) and any(sign in str(error).lower() for sign in _MEMORY_SIGNS)
+
+
+@contextmanager
+def memory_told() -> Iterator[None]:
+    """A want of memory as a UserError."""
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise UserError(NO_MEMORY) from error
+        raise

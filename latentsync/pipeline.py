@@ -16,7 +16,7 @@ from .audio.load import check_speech, from_waveform, load_audio
 from .audio.pauses import spoken
 from .audio.speakers import Speaker as Speaker
 from .audio.speakers import mixed
-from .errors import NoFaceError, UserError
+from .errors import NoFaceError, UserError, memory_told
 from .face.aligned import AlignedFace
 from .face.choose import choose
 from .face.detect import FaceFinder
@@ -94,6 +94,7 @@ class Result:
     report: Report
 
 
+@memory_told()
 def lipsync(
     frames: Sequence[np.ndarray] | np.ndarray,
     waveform: Tensor | np.ndarray,
@@ -123,6 +124,7 @@ def lipsync(
     return Result(np.stack([frame for frame, _ in rendered]), np.stack([mask for _, mask in rendered]), report)
 
 
+@memory_told()
 def lipsync_file(
     video: str | Path,
     audio: str | Path | Sequence[Speaker] | None,

@@ -22,6 +22,7 @@ CODECS = (LIKE_SOURCE, "h264", "h265", "av1", "vp9", "prores")
 FITS: tuple[str, ...] = get_args(Fit)
 SILENCES: tuple[str, ...] = get_args(Silence)
 NO_FACES = ("error", "pass")
+ENCODERS = ("software", "hardware")
 SOLVERS: tuple[str, ...] = get_args(Solver)
 WATERMARKS: tuple[str, ...] = get_args(Watermark)
 
@@ -53,6 +54,8 @@ class Settings:
     background: what a transparent picture is laid on. White, as programs do that save such pictures as JPEG.
     codec: one of CODECS; the usual one is the source's own where the file can hold it and an encoder is here.
     quality: 1 to 100, of the encoding. pixel_format: FFmpeg's name; auto keeps depth and chroma of the source.
+    encoder: "software" makes the same file everywhere and the smaller one; "hardware" takes a graphics card's encoder
+    for the codec where one opens (quicker, larger), else the software.
     strip_metadata: leave out the source's title, dates, place, chapters, languages and subtitles.
     silence: what a mouth does in pauses of the speech. "keep": what the network makes of the sound there; "relax": what
     it makes of true silence, so that breath, hum and music move no lips; "close": the same, with the lips closed in the
@@ -80,6 +83,7 @@ class Settings:
     codec: str = "copy-like-source"
     quality: int = 80
     pixel_format: str = "auto"
+    encoder: str = "software"
     audio_track: int = -1
     silence: str = "keep"
     spans: str = ""
@@ -101,6 +105,7 @@ class Settings:
         _one_of("no_face", self.no_face, NO_FACES)
         _one_of("silence", self.silence, SILENCES)
         _one_of("codec", self.codec, CODECS)
+        _one_of("encoder", self.encoder, ENCODERS)
         check_face(self.face)
 
     def resolved(self, defaults: "Settings") -> "Settings":

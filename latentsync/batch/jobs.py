@@ -119,7 +119,13 @@ def _job(line: int, row: Mapping[str, Any], folder: Path, out: Path, defaults: S
     if is_photo(settings.get("face", ""), folder):
         settings["face"] = str((folder / settings["face"]).absolute())  # workers may stand in another folder
     resolved = dataclasses.replace(defaults, **settings).resolved(defaults)
-    return Job(line, video, audio, out / given.get("out", f"{video.stem}.mp4"), resolved)
+    job = Job(line, video, audio, out / given.get("out", f"{video.stem}.mp4"), resolved)
+    for path in (*job.inputs, job.out):
+        try:
+            path.is_file()
+        except OSError as error:
+            raise UserError(f"{str(path)[:200]} cannot be a file here ({error.strerror}); name another.") from error
+    return job
 
 
 def _setting(name: str, value: Any) -> Any:

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__, files
-from ..errors import UserError, is_out_of_memory
+from ..errors import NO_MEMORY, UserError, is_out_of_memory
 from . import eval as cli_eval
 from .app import app as web_app
 from .batch import batch
@@ -29,10 +29,6 @@ _log = logging.getLogger(__name__)
 
 BAD_INPUT, INTERRUPTED = 2, 130
 """Exit codes: something that the user can put right; Ctrl-C."""
-
-NO_MEMORY = (
-    "The memory (RAM) ran out or is limited; close other programs, raise the limit, or take a smaller or shorter input."
-)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

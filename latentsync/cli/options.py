@@ -4,7 +4,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..settings import CODECS, FITS, NO_FACES, SILENCES, SOLVERS, WATERMARKS, Settings
+from ..settings import CODECS, ENCODERS, FITS, NO_FACES, SILENCES, SOLVERS, WATERMARKS, Settings
 from .parameters import choice
 
 _IN = "What goes in and out"
@@ -72,6 +72,10 @@ class FileOptions:
     pixel_format: str = choice(
         _FILE, "", Settings.pixel_format, "FFmpeg's name, such as yuv420p or yuv422p10le. auto: depth and chroma of the"
         " source.", "NAME",
+    )
+    encoder: str = choice(
+        _FILE, "", Settings.encoder, f"{', '.join(ENCODERS)}. hardware: a graphics card's encoder, where one opens.",
+        "NAME",
     )
     background: str = choice(
         _FILE, "", Settings.background, "What a transparent picture is laid on: a color's name, or #rrggbb.", "COLOR"

@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.error import InvalidDataError
 
 from .opening import open_media
 from .samples import no_sound, resampled
@@ -216,6 +217,8 @@ class PacketCopier(Soundtrack):
             self.target = output.add_stream_from_template(self._stream)
         else:  # PyAV < 14
             self.target = output.add_stream(template=self._stream)
+        # AVI counts in whole packets, which is too coarse for a part that begins anywhere
+        self._tick = min(self._stream.time_base, Fraction(1, source.rate))
         self._packets = self._heard()
         self._next = next(self._packets, None)
 
@@ -236,12 +239,13 @@ class PacketCopier(Soundtrack):
 
     def _write(self, packet: Any) -> None:
         packet.stream = self.target
-        self._output.mux(packet)
+        with contextlib.suppress(InvalidDataError):  # too damaged to be taken: its time stays empty
+            self._output.mux(packet)
         self._next = next(self._packets, None)
 
     def _heard(self) -> Iterator[tuple[Fraction, Fraction, Any]]:
         """(start, stop, packet) in output time, from the first packet that is needed on."""
-        base, before = self._stream.time_base, []
+        base, before = self._tick, []
         for start, stop, packet in self._moved():
             if stop <= 0 and before is not None:
                 before.append((start, stop, packet))
@@ -261,13 +265,14 @@ class PacketCopier(Soundtrack):
         return before if whole and len(before) <= self.PRIMING else []
 
     def _moved(self) -> Iterator[tuple[int, int, Any]]:
-        """The same in ticks of the source, of all packets."""
-        shift, clock = round(self.origin / self._stream.time_base), None
+        """The same in ticks, of all packets."""
+        base, clock = self._stream.time_base, None
         for packet in packets_of(self._source.container, self._stream):
             if packet.size:
-                start = clock or 0 if packet.pts is None else packet.pts - shift
-                clock = start + (packet.duration or 0)
+                start = clock or 0 if packet.pts is None else round((packet.pts * base - self.origin) / self._tick)
+                clock = start + round((packet.duration or 0) * base / self._tick)
                 packet.pts = packet.dts = start
+                packet.time_base, packet.duration = self._tick, clock - start
                 yield start, clock, packet
 
 

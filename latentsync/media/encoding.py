@@ -9,6 +9,7 @@ import av
 
 from ..errors import UserError
 from ..settings import LIKE_SOURCE, Settings
+from . import hardware
 
 ENCODERS = {"h264": "libx264", "h265": "libx265", "av1": "libsvtav1", "vp9": "libvpx-vp9", "prores": "prores_ks"}
 FAMILIES = {"h264": "h264", "hevc": "h265", "av1": "av1", "libdav1d": "av1", "vp9": "vp9", "libvpx-vp9": "vp9",
@@ -91,7 +92,16 @@ def choose_encoding(container: str, size: tuple[int, int], kind: Kind, settings:
     notes = [*lost, *([f"transparent; laid on {settings.background} (background)"] if kind.alpha and not alpha else [])]
     options = _options(family, strength, alpha, settings.quality)
     deep = (kind.depth > 8 and depth > 8) or alpha
-    return Encoding(ENCODERS[family], pix_fmt, options, deep, alpha, tuple(notes))
+    encoder = ENCODERS[family]
+    if settings.encoder == "hardware" and crf == 0:
+        lossless = family == "h264" and strength == 0
+        quantizer = strength + {"av1": 10, "vp9": 8}.get(family, 2)
+        found = None if lossless else hardware.open_one(family, pix_fmt, size, settings.quality, quantizer)
+        if found is None:
+            notes.append(f"written by {encoder}: no hardware here encodes {family} as {pix_fmt}")
+        else:
+            encoder, pix_fmt, options = found
+    return Encoding(encoder, pix_fmt, options, deep, alpha, tuple(notes))
 
 
 def _candidates(container: str, kind: Kind, settings: Settings) -> list[str]:

@@ -24,8 +24,9 @@ def file_url(path: str | os.PathLike[str]) -> str:
     return f"file:{os.fspath(path)}"
 
 
-def open_media(path: str | os.PathLike[str], kind: str) -> Any:
-    """The opened container; UserError where the path is no media file. kind: "a video", "an audio file"."""
+def open_media(path: str | os.PathLike[str], kind: str, **options: str) -> Any:
+    """The opened container; UserError where the path is no media file. kind: "a video", "an audio file". options: of
+    FFmpeg's demuxer."""
     path = Path(path)
     try:
         if path.is_dir():
@@ -33,7 +34,7 @@ def open_media(path: str | os.PathLike[str], kind: str) -> Any:
         if not path.exists():
             raise UserError(f"There is no file {path}; give the path of {kind}.")
         # tags are written in many encodings and are no reason to refuse a file
-        container = av.open(file_url(path), options=PLAIN_FILES, metadata_errors="replace")
+        container = av.open(file_url(path), options=PLAIN_FILES | options, metadata_errors="replace")
     except UnicodeError as error:
         advice = "rename it with plain letters"
         raise UserError(f"{path} has a name that this system cannot pass on to FFmpeg; {advice}.") from error

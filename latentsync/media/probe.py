@@ -19,7 +19,7 @@ from .color import Color, color_of, has_alpha, hidden_alpha
 from .encoding import Kind, kind_of
 from .hdr import side_data
 from .image import STILL_BRANDS
-from .opening import decoded
+from .opening import decoded, open_media
 from .sound import LONGEST_HOLE, origin
 from .tracks import audible, chosen_track
 
@@ -108,7 +108,7 @@ def probe(path: str | Path) -> VideoInfo:
 def probe_container(container: Any, path: Path) -> VideoInfo:
     """The same for a container that is open; it stands at its end afterwards."""
     stream = _video_stream(container, path)
-    packets, first = _scan(container, stream)
+    packets, first, lead = _scan(container, stream)
     sound = chosen_track(container, path) if audible(container) else None
     heard = None if sound is None else origin(sound)
     aspect = stream.codec_context.sample_aspect_ratio or Fraction(1)
@@ -119,7 +119,7 @@ def probe_container(container: Any, path: Path) -> VideoInfo:
     turn = _orientation(first[0])
     fps, count = _constant_rate(index, stated, packets)
     height, width = (first[0].width, first[0].height) if turn[0] else (first[0].height, first[0].width)
-    start, alpha = index.times[0] * index.base, _is_transparent(stream, first)
+    start, alpha = _first_time(container, stream, path, index, lead), _is_transparent(stream, first)
     frames, audio_start = count or len(index.times), None if heard is None else heard - start
     return VideoInfo(
         path, width, height, fps, frames, _degrees(turn), bool(count), sound is not None, frames / fps, start,
@@ -154,18 +154,49 @@ def _is_cover(stream: Any) -> bool:
     return stream.codec_context.name in ("png", "mjpeg") and stream.average_rate in (None, 90000)
 
 
-def _scan(container: Any, stream: Any) -> tuple[list[tuple[int | None, int, bool]], list[Any]]:
-    """(time stamp, duration, starts decoding) of every packet that is shown, and the first few frames decoded."""
+def _scan(container: Any, stream: Any) -> tuple[list[tuple[int | None, int, bool]], list[Any], tuple[int, int | None]]:
+    """(time stamp, duration, starts decoding) of every packet that is shown, the first few frames decoded, and place in
+    the file and stamp of the very first packet."""
     packets: list[tuple[int | None, int, bool]] = []
     first: list[Any] = []
+    lead: tuple[int, int | None] | None = None
     # the file may end in the middle of a packet: what came before it counts
     with suppress(FFmpegError):
         for packet in container.demux(stream):
+            lead = lead or (getattr(packet, "pos", None) or 0, packet.pts)
             if packet.size and not packet.is_discard:  # discarded: before the start of an edit list
                 packets.append((packet.pts, packet.duration or 0, packet.is_keyframe))
             if len(first) < CHECKED_FRAMES:
                 first += _decode(packet)
-    return packets, first[:CHECKED_FRAMES]
+    return packets, first[:CHECKED_FRAMES], lead or (0, None)
+
+
+def _first_time(container: Any, stream: Any, path: Path, index: FrameIndex, first: tuple[int, int | None]) -> Fraction:
+    """When the first frame is shown. first: place in the file and stamp of the stream's first packet."""
+    begin = index.times[0] * index.base
+    place, stamp = first
+    if index.counted or stamp is None:
+        return begin
+    if container.format.name == "avi" and stream.start_time is not None:
+        # AVI states no such times: FFmpeg guesses by how many frames a decoder may hold back, but what writes and what
+        # plays AVI begins with the first frame when its first packet is due
+        return begin - (stamp - stream.start_time) * stream.time_base
+    if "mp4" in container.format.name.split(","):
+        return begin + _edited(path, stream, place, stamp)
+    return begin
+
+
+def _edited(path: Path, stream: Any, place: int, stamp: int) -> Fraction:
+    """By how many seconds FFmpeg's stamps are early where an edit list begins in the middle of a frame (a trim without
+    a new encoding): it stamps the first whole frame 0. Told by the same packet as the list alone would stamp it."""
+    with suppress(FFmpegError, StopIteration), open_media(path, "a video", advanced_editlist="0") as plain:
+        same, second = plain.streams[stream.index], int(1 / stream.time_base)
+        plain.seek(stamp - second, stream=same, backward=True)
+        packets = plain.demux(same)
+        while (packet := next(packets)).pts is not None and packet.pts < stamp + second:
+            if packet.pos == place:
+                return (packet.pts - stamp) * stream.time_base
+    return Fraction(0)
 
 
 def _decode(packet: Any, decoder: Any = None) -> list[Any]:

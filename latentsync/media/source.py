@@ -1,7 +1,7 @@
 """Pictures by index and what the output takes over from them: a video or a part of it, a picture, frames in memory."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -129,7 +129,9 @@ def sound_part(
     video: str | Path, audio: str | Path | None, shown: Shown, cut: Cut, number: int | None = None
 ) -> tuple[Fraction | None, Fraction | None]:
     """Start on the sound file's own clock and length in seconds of what is heard; None: from the first, to the last."""
-    own = audio is None or Path(audio).resolve() == Path(video).resolve()
+    own = audio is None
+    with suppress(OSError, ValueError):  # a file that is not there is told of when it is opened
+        own = audio is None or Path(audio).samefile(video)
     if own and not cut.audio_start:
         # the video's own sound stays where it is against the picture, and ends with it
         return shown.start, None if cut.duration is None else shown.frames / shown.fps

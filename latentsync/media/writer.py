@@ -1,6 +1,7 @@
 """Writing a video file: exact size, rate, color and sound, and never half a file under the final name."""
 
 import errno
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from fractions import Fraction
@@ -110,7 +111,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
             context.colorspace, context.color_range = self._color.matrix, self._color.range
             context.color_primaries, context.color_trc = self._color.primaries, self._color.transfer
             context.options = with_screen(encoding, screen)
-            if encoding.encoder == "libx265" and self._container.format.name in ("mp4", "mov"):
+            if encoding.encoder.startswith(("libx265", "hevc_")) and self._container.format.name in ("mp4", "mov"):
                 context.codec_tag = "hvc1"  # the only one that Apple's players take
             return context
 
@@ -246,8 +247,14 @@ def container_of(path: str | Path) -> str:
 
 
 def _checked(path: Path) -> Path:
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; give the name of the video file to write.")
+    try:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; give the name of the video file to write.")
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(path)[:200]!r} cannot be written ({reason(error)}); choose another name.") from error
     if path.suffix.lower() not in ENDINGS:
         raise UserError(f"{path.name} ends in {path.suffix!r}; a video can be written as {', '.join(ENDINGS)}.")
     if not path.parent.is_dir():

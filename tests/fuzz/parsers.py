@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +189,6 @@ def load_readers(names: list[str]) -> None:
         "journal": lambda: [_read_state, _read_results],
     }
     READERS.update({name: own[name]() for name in names})
+    # those that the readers above import by themselves: on a busy machine this alone may take longer than an input may
+    for module in ("comfy_client.prompt", "comfy_client.inputs", "batch.results", "dataset", "prepare.steps"):
+        import_module(f"latentsync.{module}")

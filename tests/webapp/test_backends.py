@@ -193,7 +193,7 @@ def test_all_that_is_sent_is_an_input_of_the_node(queue, material, tmp_path, wat
     request = wish(material, tmp_path / "made.mp4", voice=material / "say.wav", checkpoint="nano", settings=settings)
     sent = prompt_for(request)["3"]["inputs"]
     assert set(sent) <= promised
-    no_choice = {"background", "max_side", "no_face", "pixel_format", "points", "spans"}
+    no_choice = {"background", "encoder", "max_side", "no_face", "pixel_format", "points", "spans"}
     left_out = {field.name for field in fields(Settings)} - set(sent) - no_choice
     usual = {"audio_track", "codec", "quality", "silence", "strip_metadata"}
     assert left_out == usual | ({"watermark"} if watermark == "none" else set())
