@@ -59,7 +59,7 @@ class MorePeople:
         taken = {session.picked, *(one.picked for one in session.others if one.shot is shot)}
         free = (i for i in range(len(shot.boxes)) if i not in taken)
         end = max([session.voice.seconds, *(one.end for one in session.others)])
-        session.others.append(OtherVoice(media, shot, next(free, 0), round(end, 2)))
+        session.others.append(OtherVoice(media, shot, next(free, 0), min(round(end, 2), Fraction(self.limits.seconds))))
 
     def _row(self, other: OtherVoice) -> None:
         st, busy, key = self.st, self.session.busy, other.media.path.stem
@@ -72,8 +72,8 @@ class MorePeople:
             key=f"who-{key}", disabled=busy,
         )  # fmt: skip
         start = when.number_input(
-            "Begins at second", 0.0, self.limits.seconds, float(other.start), 0.1, key=f"begins-{key}", disabled=busy,
-            help="Of the result.",
+            "Begins at second", 0.0, float(self.limits.seconds), float(other.start), 0.1, key=f"begins-{key}",
+            disabled=busy, help="Of the result.",
         )  # fmt: skip
         other.start = Fraction(str(round(start, 3)))
         if button.button("Remove", key=f"remove-{key}", disabled=busy, width="stretch"):
