@@ -263,7 +263,6 @@ def test_a_face_that_is_not_found_is_pointed_out_by_clicks(browser: "Browser", a
         said = [float(number) for number in field.input_value().split(",")]
         assert all(abs(a - b) <= 1 for a, b in zip(said, sum(wanted, ()), strict=True)), said
         assert me.page.get_by_role("button", name="Make the video").is_enabled()
-        me.screen("points")
 
 
 def test_two_people_with_a_voice_each(browser: "Browser", app: App, given: tuple[Path, Path], tmp_path: Path) -> None:
