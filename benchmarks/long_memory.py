@@ -1,4 +1,4 @@
-"""Memory of one long run: python -m benchmarks.long_memory CLIP [--minutes 60] [--every 10] [--json FILE]
+"""Memory of one long run: python -m benchmarks.long_memory CLIP [--minutes 60] [--every 10] [--dtype fp32]
 
 The clip is repeated to the length by copying its packets, picture and sound, and the whole pipeline runs on it in a
 process of its own, whose resident memory is noted. Printed is the slope of a straight line through what was noted after
@@ -10,6 +10,7 @@ import json
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -29,21 +30,22 @@ def repeated(clip: Path, seconds: float, path: Path) -> Path:
     """The clip again and again, for so long at least; packets are copied, so every seam is a cut."""
     with av.open(str(path), "w") as out:
         streams: dict[int, Any] = {}
-        shift, last = 0.0, dict[int, int]()
+        shift, last = 0.0, defaultdict[int, int](lambda: -(2**40))
         while shift < seconds:
             with av.open(str(clip)) as source:
                 used = [*source.streams.video[:1], *source.streams.audio[:1]]
                 ends = [0.0]
                 streams = streams or {stream.index: out.add_stream_from_template(stream) for stream in used}
                 for packet in source.demux(used):
-                    if packet.pts is None or packet.dts is None or packet.time_base is None:
+                    pts, dts, base = packet.pts, packet.dts, packet.time_base
+                    if pts is None or dts is None or base is None:
                         continue
-                    ends.append(float((packet.pts + (packet.duration or 0)) * packet.time_base))
-                    if shift and packet.pts < 0:  # sound from before the picture would lie over the end before
+                    ends.append(float((pts + (packet.duration or 0)) * base))
+                    if shift and pts < 0:  # sound from before the picture would lie over the end before
                         continue
-                    moved, index = round(shift / packet.time_base), packet.stream.index
-                    last[index] = max(packet.dts + moved, last.get(index, -(2**40)) + 1)
-                    packet.pts, packet.dts, packet.stream = packet.pts + moved, last[index], streams[index]
+                    moved, index = round(shift / base), packet.stream.index
+                    last[index] = max(dts + moved, last[index] + 1)
+                    packet.pts, packet.dts, packet.stream = pts + moved, last[index], streams[index]
                     out.mux(packet)
             shift += max(ends)
     return path
@@ -55,11 +57,11 @@ def resident(process: int) -> float:
     return int(pages) * 4096 / MEGABYTE
 
 
-def watched(clip: Path, folder: Path, checkpoint: str, every: float) -> list[dict[str, Any]]:
+def watched(clip: Path, folder: Path, checkpoint: str, dtype: str, every: float) -> list[dict[str, Any]]:
     """[{seconds, megabytes, stage, frame}, …] of a run that is told of by its child."""
     told = folder / "told"
     command = [sys.executable, "-m", "benchmarks.long_memory", "--child", str(clip), str(folder / "out.mp4")]
-    child = Popen([*command, checkpoint, str(told)])
+    child = Popen([*command, checkpoint, dtype, str(told)])
     start, rows = time.monotonic(), []
     while child.poll() is None:
         time.sleep(every)
@@ -73,7 +75,8 @@ def watched(clip: Path, folder: Path, checkpoint: str, every: float) -> list[dic
     return rows
 
 
-def run_once(clip: str, out: str, checkpoint: str, told: str) -> None:
+def run_once(clip: str, out: str, checkpoint: str, dtype: str, told: str) -> None:
+    from latentsync.models.device import pick_device, pick_dtype
     from latentsync.pipeline import lipsync_file
     from latentsync.settings import Progress, Settings
     from latentsync.weights.bundle import load_models
@@ -81,14 +84,15 @@ def run_once(clip: str, out: str, checkpoint: str, told: str) -> None:
     def tell(progress: Progress) -> None:
         Path(told).write_text(f"{progress.stage} {progress.done / max(1, progress.total):.4f}")
 
-    with load_models(checkpoint) as models:
+    device = pick_device("auto")
+    with load_models(checkpoint, device=device, dtype=pick_dtype(dtype, device)) as models:
         report = lipsync_file(clip, None, out, models=models, settings=Settings(codec="h264"), on_step=tell)
     print(f"{report.frames} frames, {report.repainted} repainted")
 
 
 def slope(rows: list[dict[str, Any]], stage: str, minutes: float) -> float:
     """Megabytes per minute of the clip, in this stage once it has settled; nan where too little was noted."""
-    mine = [row for row in rows if row["stage"] == stage]
+    mine = [row for row in rows if row["stage"] == stage and float(row["done"]) < 1]
     mine = [row for row in mine if row["seconds"] >= mine[0]["seconds"] + SETTLED]
     if len(mine) < 3:
         return float("nan")
@@ -105,12 +109,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0, help="length that it is repeated to")
     parser.add_argument("--every", type=float, default=10.0, help="seconds between two looks at the memory")
     parser.add_argument("--checkpoint", default="nano", help="a known name or a file")
+    parser.add_argument("--dtype", default="auto", help="as for latentsync run")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         clip = repeated(arguments.clip, 60 * arguments.minutes, folder / f"long{arguments.clip.suffix}")
-        rows = watched(clip, folder, arguments.checkpoint, arguments.every)
+        rows = watched(clip, folder, arguments.checkpoint, arguments.dtype, arguments.every)
     slopes = {stage: slope(rows, stage, arguments.minutes) for stage in dict.fromkeys(row["stage"] for row in rows)}
     for stage, value in slopes.items():
         print(f"{stage}: {value:+.2f} MB per minute of clip")
