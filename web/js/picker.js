@@ -99,7 +99,7 @@ class Picker {
     const set = String(this.points.text ?? "").trim();
     const remove = { type: "button", onclick: () => this.writePoints("") };
     const now = set ? [say("points_now", "Pointed out now: {points}", { points: set }), make("button", remove, say("points_off", "Remove the points"))] : [];
-    return make("div", { class: "latentsync-row latentsync-by-hand" }, this.byHand, ...now);
+    return make("div", { class: "latentsync-by-hand" }, this.byHand, ...now);
   }
 
   pointOut(pointing) {
