@@ -190,6 +190,7 @@ def test_the_dialog_shows_a_point_in_its_frame(stage: Stage) -> None:
 
 def test_a_face_that_is_not_found_is_pointed_out_by_three_clicks(stage: Stage) -> None:
     """Points win over the face, so that picking a face takes them away."""
+    stage.change(FINDER, "face", "largest")
     dialog = dialog_of(stage, FINDER)
     dialog.get_by_role("spinbutton", name="Frame").fill("5")
     dialog.get_by_text("faces in frame 5").wait_for()
