@@ -12,14 +12,16 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from ..audio.speakers import Speaker
 from ..errors import UserError
 from ..files import parse_json
 from ..media.encoding import ENDINGS
-from ..settings import Settings, is_photo
+from ..settings import Settings, check_face, is_photo
 
 FILES = ("video", "audio", "out")
+SPEAKERS = "speakers"
 SETTINGS = {field.name: type(field.default) for field in fields(Settings)}
-COLUMNS = (*FILES, *SETTINGS)
+COLUMNS = (*FILES, SPEAKERS, *SETTINGS)
 MAX_FAULTS = 5  # faults of a list that are reported at once
 KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -27,22 +29,26 @@ BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0":
 
 @dataclass(frozen=True)
 class Job:
-    """One lip sync. line: in its list. video: a video or a picture. audio None: the video's own sound."""
+    """One lip sync. line: in its list. video: a video or a picture. audio None: the video's own sound, or what the
+    speakers say, if there are any."""
 
     line: int
     video: Path
     audio: Path | None
     out: Path
     settings: Settings
+    speakers: tuple[Speaker, ...] = ()
 
     @property
     def inputs(self) -> tuple[Path, ...]:
-        return (self.video,) if self.audio is None else (self.video, self.audio)
+        voices = () if self.audio is None else (self.audio,)
+        return (self.video, *voices, *(Path(speaker.voice) for speaker in self.speakers))
 
     def key(self, models: Mapping[str, Any]) -> str:
         """Equal for the same inputs (path, size, modification time), output, settings and models."""
         files = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in self.inputs]
         content = [files, str(self.out), dataclasses.asdict(self.settings), sorted(models.items())]
+        content += [(speaker.face, speaker.start) for speaker in self.speakers]
         return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:16]
 
 
@@ -119,13 +125,35 @@ def _job(line: int, row: Mapping[str, Any], folder: Path, out: Path, defaults: S
     if is_photo(settings.get("face", ""), folder):
         settings["face"] = str((folder / settings["face"]).absolute())  # workers may stand in another folder
     resolved = dataclasses.replace(defaults, **settings).resolved(defaults)
-    job = Job(line, video, audio, out / given.get("out", f"{video.stem}.mp4"), resolved)
+    speakers = _speakers(given.get(SPEAKERS, ""), folder)
+    if speakers and audio is not None:
+        raise UserError("there are both audio and speakers; give one of them, as each speaker names a voice.")
+    job = Job(line, video, audio, out / given.get("out", f"{video.stem}.mp4"), resolved, speakers)
     for path in (*job.inputs, job.out):
         try:
             path.is_file()
         except OSError as error:
             raise UserError(f"{str(path)[:200]} cannot be a file here ({error.strerror}); name another.") from error
     return job
+
+
+def _speakers(given: Any, folder: Path) -> tuple[Speaker, ...]:
+    """From a list of "face=voice@seconds", or a text with ";" between them. Files are relative to the folder."""
+    texts = given.split(";") if isinstance(given, str) else given
+    if not isinstance(texts, list) or not all(isinstance(text, str) and "\0" not in text for text in texts):
+        raise UserError(f'speakers is {given!r}; give a list such as ["left=anna.wav", "right=ben.wav@3.5"].')
+    return tuple(_speaker(text, folder) for text in texts if text.strip())
+
+
+def _speaker(text: str, folder: Path) -> Speaker:
+    speaker = Speaker.parse(text)
+    whole = folder / text.partition("=")[2].strip()
+    if whole.is_file():  # an @ in its name is part of it
+        speaker = Speaker(speaker.face, whole)
+    if is_photo(speaker.face, folder):
+        speaker = dataclasses.replace(speaker, face=str((folder / speaker.face).absolute()))
+    check_face(speaker.face)
+    return dataclasses.replace(speaker, voice=folder / speaker.voice)
 
 
 def _setting(name: str, value: Any) -> Any:

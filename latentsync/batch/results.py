@@ -11,9 +11,10 @@ from ..files import parse_json
 from .jobs import Job
 
 JobResult = dict[str, Any]
-"""key, line, video, audio, out, settings, status, attempts, worker; error (and traceback) of a failed job; of the
-others frames, video_s (length of the result), compute_s (of all workers), elapsed_s (by the clock), load_s,
-realtime_factor (compute_s / video_s), timings (seconds by stage), bytes, and what the engine reports."""
+"""key, line, video, audio (and speakers where there are several), out, settings, status, attempts, worker; error (and
+traceback) of a failed job; of the others frames, video_s (length of the result), compute_s (of all workers), elapsed_s
+(by the clock), load_s, realtime_factor (compute_s / video_s), timings (seconds by stage), bytes, and what the engine
+reports."""
 TITLES = ("line", "out", "status", "frames", "compute s", "s per s", "attempts", "worker", "")
 MAX_ERROR = 90  # characters of an error in the table
 MAX_TRACEBACK = 4  # frames of a traceback in the results

@@ -21,7 +21,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Batch:
-    """How a list is run. segment_seconds: None leaves clips whole. overwrite: also redo what is done."""
+    """How a list is run. segment_seconds: None leaves clips whole; those with several speakers are always. overwrite:
+    also redo what is done."""
 
     spec: ModelSpec
     retries: int = 2
@@ -55,13 +56,14 @@ class Batch:
         return [results[job.line] for job in jobs]
 
     def _outcomes(self, todo: Sequence[tuple[Job, str]], pool: Pool) -> Iterator[tuple[Job, str, Outcome, int]]:
-        if self.segment_seconds is None:
-            calls = [Call("run", (job,), output_path=job.out) for job, _ in todo]
-            for pending, outcome in map_calls(calls, pool, retries=self.retries):
-                yield *todo[pending.index], outcome, pending.attempts
-        else:
+        whole = [(job, key) for job, key in todo if self.segment_seconds is None or job.speakers]
+        calls = [Call("run", (job,), output_path=job.out) for job, _ in whole]
+        for pending, outcome in map_calls(calls, pool, retries=self.retries):
+            yield *whole[pending.index], outcome, pending.attempts
+        if self.segment_seconds is not None:
             for job, key in todo:
-                yield job, key, self._in_segments(job, pool, self.segment_seconds), 1
+                if not job.speakers:
+                    yield job, key, self._in_segments(job, pool, self.segment_seconds), 1
 
     def _in_segments(self, job: Job, pool: Pool, seconds: float) -> Outcome:
         from .segments import lipsync_segments
@@ -94,6 +96,8 @@ def _result(job: Job, key: str, outcome: Outcome, attempts: int) -> JobResult:
         "attempts": attempts,
         "worker": outcome.place,
     }
+    if job.speakers:
+        result["speakers"] = [f"{one.face}={one.voice}@{float(one.start):g}" for one in job.speakers]
     if outcome.status != "done":
         frames = {"traceback": short_traceback(outcome.traceback)} if outcome.traceback else {}
         return result | {"status": "failed", "error": outcome.error} | frames

@@ -104,7 +104,7 @@ class LipSyncWorker(BaseWorker):
         with _memory_errors():
             report = lipsync_file(
                 job.video,
-                job.audio,
+                job.speakers or job.audio,
                 job.out,
                 models=self.models,
                 settings=job.settings,

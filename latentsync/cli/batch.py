@@ -68,9 +68,10 @@ def batch(
 ) -> None:
     """Make many videos: models load once, a failed job does not stop the rest, and a second run resumes.
 
-    The list has a line for each job: video (or picture), audio (else the video's own), out, and any of the settings
-    steps, guidance, solver, seed, fit, face, window_batch, still_fps, watermark, max_side,
-    background, strip_metadata, codec, quality, pixel_format; `run --help` explains them.
+    The list has a line for each job: video (or picture), audio (else the video's own) or speakers
+    ("left=anna.wav; right=ben.wav@3.5", in .jsonl a list), out, and any of the settings steps, guidance, solver, seed,
+    fit, face, window_batch, still_fps, watermark, max_side, background, strip_metadata, codec, quality, pixel_format,
+    audio_track, silence, spans, points, no_face; `run --help` explains them.
 
     \b
       video,audio,out,steps

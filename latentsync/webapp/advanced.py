@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from ..errors import UserError
 from ..settings import FITS, LIKE_SOURCE, SILENCES, SOLVERS, WATERMARKS, Settings
-from ..timeline import Cut
+from ..timeline import Cut, parse_spans
 from .config import Limits
+from .people import MorePeople
+from .result import plain
 from .sessions import Session
 from .uploads import Media
 
@@ -35,6 +38,8 @@ WATERMARK_LABELS = {
     "metadata": "In the file's metadata, where players and other programs can read it",
     "visible": "In the metadata, and visible in a corner of the picture",
 }
+BY_HAND = "by-hand"
+"""Key of the choice to point out a face although some were found."""
 USUAL_TRACK = {Settings.audio_track: "The usual one"}
 
 
@@ -47,16 +52,20 @@ class MoreSettings:
     def show(self, defaults: Settings, steps: int, own_sound: bool) -> tuple[Settings, Cut]:
         """defaults: the checkpoint's. steps: the quality's, which the user can change."""
         with self.st.expander("More settings"):
-            mouth, length, file = self.st.tabs(["Mouth", "Length and sound", "File"])
+            mouth, length, people, file = self.st.tabs(["Mouth", "Length and sound", "More voices", "File"])
             with mouth:
                 settings = self._mouth(defaults, steps)
             with length:
                 part = self._part()
-                settings |= self._sound(defaults, own_sound)
+                settings |= self._spans() | self._sound(defaults, own_sound)
+            with people:
+                MorePeople(self.st, self.session, self.limits).show(own_sound)
             with file:
                 settings |= self._file()
         shot = self.session.shot
-        if shot is not None and shot.boxes:
+        if shot is not None and self.session.points:
+            settings["points"] = f"{self.session.points},{shot.frame - part.start}"
+        elif shot is not None and shot.boxes:
             settings["face"] = shot.point(self.session.picked, part.start)
         face = self.session.face
         cut = Cut() if face is None or face.kind == "picture" else used_cut(face, part)
@@ -87,6 +96,9 @@ class MoreSettings:
             "Solver", list(SOLVERS), disabled=busy,
             help="How noise is removed. ddim is the default; the others need fewer steps.",
         )  # fmt: skip
+        if self.session.shot is not None and self.session.shot.boxes:
+            label = "Point out the face by hand: one that was not found, a drawing or an animal"
+            st.checkbox(label, key=BY_HAND, disabled=busy)
         chosen = {"guidance": float(guidance), "seed": int(seed), "silence": silence, "solver": solver}
         return {"steps": int(steps), **chosen}
 
@@ -102,11 +114,26 @@ class MoreSettings:
         )  # fmt: skip
         return used_part(self.st, face)
 
+    def _spans(self) -> dict[str, Any]:
+        """Which parts of the result get new lips."""
+        face = self.session.face
+        if face is None:
+            return {}
+        text = self.st.text_input(
+            "Only these parts", key=f"spans-{face.path.stem}", placeholder="all of it", disabled=self.session.busy,
+            help='Seconds or minutes:seconds of the result, such as "1.5-4, 1:20-": elsewhere lips stay as they are.',
+        )  # fmt: skip
+        try:
+            parse_spans(text)
+        except UserError as error:
+            self.st.error(plain(str(error)))
+        return {"spans": text.strip()}
+
     def _sound(self, defaults: Settings, own_sound: bool) -> dict[str, Any]:
         usual = list(FITS).index(defaults.fit)
         fit = self._choose("When voice and video differ in length", FITS, FIT_LABELS, "fit", index=usual)
         heard = self.session.face if own_sound else self.session.voice
-        if heard is None or len(heard.tracks) < 2:
+        if heard is None or len(heard.tracks) < 2 or self.session.others:  # voices of several take their usual one
             return {"fit": fit}
         tracks = USUAL_TRACK | dict(heard.tracks)
         usual = "The usual one is the track that players take, or the first that is not silent."

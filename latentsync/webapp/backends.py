@@ -7,61 +7,35 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import UserError
-from ..settings import Settings
-from ..timeline import Cut
 from .queue import CancelledError, Job
+from .workflow import NEWER, REPORT, RESULT, SHOW_TEXT, SPEAKERS_NODE, VIDEO_NODE, Told, prompt_for, with_report
+from .workflow import LipSyncRequest as LipSyncRequest
 
 if TYPE_CHECKING:
     from ..comfy_client.client import ComfyClient
     from ..comfy_client.events import Event
-    from ..comfy_client.prompt import Prompt
+    from ..comfy_client.prompt import Info
     from ..pipeline import Report
     from ..weights.bundle import Models
 
 PUBLISHED = ("1.5", "1.6")
-VIDEO_NODE, RESULT = "LatentSyncVideo", "Result"
-NEWER = {
-    "watermark": "add a watermark",
-    "start": "use a part of a video",
-    "duration": "use a part of a video",
-    "codec": "choose how the video is stored",
-    "quality": "choose how the video is stored",
-    "strip_metadata": "leave out what the source says of itself",
-    "audio_track": "choose a sound track",
-    "silence": "rest the mouth in pauses",
-}
-"""Inputs that not every version of the node has, and what for. Sent only where they differ from UNSAID."""
-UNSAID = Settings(codec="h264")
-"""What the node does of itself."""
+LACKS = "ComfyUI at {} lacks the LatentSync nodes; install the pack there."
 CANCEL_POLL, TIMEOUT, MAX_AGE = 0.2, 10.0, 30.0
 """Seconds between checks whether a run on the server is still wanted, in which a server must list its checkpoints, and
 after which it is asked for them again."""
 
 
 @dataclass(frozen=True)
-class LipSyncRequest:
-    """voice None: the clip's own sound. is_image: face is a still image. out: the file to write, its ending as
-    ending_for(settings.codec, face) has it. cut: what is used of a clip."""
-
-    face: Path
-    voice: Path | None
-    out: Path
-    checkpoint: str
-    settings: Settings
-    is_image: bool = False
-    cut: Cut = field(default_factory=Cut)
-
-
-@dataclass(frozen=True)
 class LipSyncResult:
     """video: the result; before: the face as browsers can play it, of the same time. name: what its owner calls the
-    face. preview: a copy of the result for browsers, which do not play it; None: they do. report: None from a server.
+    face. preview: a copy of the result for browsers, which do not play it; None: they do. report: None from a server
+    that does not tell.
     """
 
     video: Path
@@ -71,7 +45,7 @@ class LipSyncResult:
     backend: str
     name: str
     preview: Path | None = None
-    report: "Report | None" = None
+    report: "Report | Told | None" = None
 
 
 class NotReadyError(UserError):
@@ -88,7 +62,7 @@ class Backend(Protocol):
         """What can be chosen, without waiting. UserError when the backend cannot be used."""
         ...
 
-    def run(self, request: LipSyncRequest, job: Job[Any]) -> "Report | None":
+    def run(self, request: LipSyncRequest, job: Job[Any]) -> "Report | Told | None":
         """Write request.out, reporting progress to the job. None: nothing is known of how it went."""
         ...
 
@@ -111,15 +85,18 @@ class LocalEngine:
     def run(self, request: LipSyncRequest, job: Job[Any]) -> "Report":
         import torch
 
-        from ..pipeline import lipsync_file
+        from ..pipeline import Speaker, lipsync_file
 
+        voice: Any = request.voice
+        if voice is not None and request.others:
+            voice = [Speaker(request.settings.face, voice), *request.others]
         with self._lock:
             job.report("loading")
             models = self._models(request.checkpoint)
             options: dict[str, Any] = {"models": models, "settings": request.settings, "cut": request.cut}
             options["on_step"] = lambda progress: job.report(progress.stage, progress.done, progress.total)
             try:
-                return lipsync_file(request.face, request.voice, request.out, **options)
+                return lipsync_file(request.face, voice, request.out, **options)
             except torch.OutOfMemoryError as error:
                 raise UserError("The GPU ran out of memory; a smaller checkpoint may fit.") from error
 
@@ -164,9 +141,14 @@ class ComfyServer:
         return self._checkpoints.get()
 
     def _ask_for_checkpoints(self) -> list[str]:
+        from ..comfy_client.prompt import declared
+
         async def ask() -> list[str]:
             async with self._client() as client:
-                kind, rules = (await _video_inputs(client))["checkpoint"]
+                info = await client.describe([VIDEO_NODE])
+                if VIDEO_NODE not in info:
+                    raise UserError(LACKS.format(client.display_url))
+                kind, rules = declared(info, VIDEO_NODE)["checkpoint"]
                 return [str(one) for one in (kind if isinstance(kind, list) else rules.get("options", []))]
 
         try:
@@ -175,54 +157,58 @@ class ComfyServer:
             url = self._client().display_url
             raise UserError(f"{url} did not answer within {TIMEOUT:g} s; is it running?") from None
 
-    def run(self, request: LipSyncRequest, job: Job[Any]) -> None:
-        asyncio.run(self._run_until_cancelled(request, job))
+    def run(self, request: LipSyncRequest, job: Job[Any]) -> Told | None:
+        return asyncio.run(self._run_until_cancelled(request, job))
 
-    async def _run_until_cancelled(self, request: LipSyncRequest, job: Job[Any]) -> None:
+    async def _run_until_cancelled(self, request: LipSyncRequest, job: Job[Any]) -> Told | None:
         running = asyncio.create_task(self._run(request, job))
         try:
             while not (await asyncio.wait({running}, timeout=CANCEL_POLL))[0]:
                 if job.stopping:
                     raise CancelledError
-            await running
+            return await running
         finally:
             running.cancel()  # which withdraws the prompt from the server
             with suppress(asyncio.CancelledError, UserError, CancelledError):
                 await running
 
-    async def _run(self, request: LipSyncRequest, job: Job[Any]) -> None:
+    async def _run(self, request: LipSyncRequest, job: Job[Any]) -> Told | None:
         files = {"Face.image" if request.is_image else "Face.file": request.face}
         if request.voice is not None:
             files["Voice.audio"] = request.voice
             if request.settings.audio_track > 0:
                 raise UserError("ComfyUI hears only a voice's first sound track; choose that, or run on this computer.")
+        files |= {f"Voice {number}.audio": Path(one.voice) for number, one in enumerate(request.others, 2)}
 
         async with self._client() as client:
             prompt = prompt_for(request)
-            if lacking := set(prompt["3"]["inputs"]).intersection(NEWER) - set(await _video_inputs(client)):
-                cannot = dict.fromkeys(NEWER[name] for name in NEWER if name in lacking)
-                advice = "update them there, go without, or run on this computer"
-                raise UserError(
-                    f"The LatentSync nodes at {client.display_url} are too old to {' and to '.join(cannot)}; {advice}."
-                )
+            info = await client.describe([VIDEO_NODE, SPEAKERS_NODE, SHOW_TEXT])
+            _check_nodes(client.display_url, prompt["3"], info)
+            if SHOW_TEXT in info:
+                prompt = with_report(prompt)
             result = await client.run(prompt, inputs=files, on_event=partial(report_event, job))
             video = next((one for one in result.files if one.title == RESULT and one.type == "output"), None)
             if video is None:
                 raise UserError("ComfyUI ended the run without a video; see its log.")
             job.report("fetching")
             (await client.fetch(video, request.out.parent)).replace(request.out)
+            return Told.parse(result.values.get(REPORT))
 
     def close(self) -> None: ...
 
 
-async def _video_inputs(client: "ComfyClient") -> dict[str, tuple[Any, Mapping[str, Any]]]:
-    """{input: (kind, rules)} of the node that runs a request."""
+def _check_nodes(server: str, node: Mapping[str, Any], info: "Info") -> None:
+    """UserError where the server lacks the node, or an input of it that is to be set."""
     from ..comfy_client.prompt import declared
 
-    info = await client.describe([VIDEO_NODE])
     if VIDEO_NODE not in info:
-        raise UserError(f"ComfyUI at {client.display_url} lacks the LatentSync nodes; install the pack there.")
-    return declared(info, VIDEO_NODE)
+        raise UserError(LACKS.format(server))
+    advice = "update them there, go without, or run on this computer"
+    if node["class_type"] not in info:
+        raise UserError(f"The LatentSync nodes at {server} are too old to give several people a voice each; {advice}.")
+    if lacking := set(node["inputs"]).intersection(NEWER) - set(declared(info, node["class_type"])):
+        cannot = dict.fromkeys(NEWER[name] for name in NEWER if name in lacking)
+        raise UserError(f"The LatentSync nodes at {server} are too old to {' and to '.join(cannot)}; {advice}.")
 
 
 class _BackgroundLookup:
@@ -251,37 +237,6 @@ class _BackgroundLookup:
         finally:
             with self._lock:
                 self._found, self._time, self._running = found, time.monotonic(), False
-
-
-def prompt_for(request: LipSyncRequest) -> "Prompt":
-    """The request as a workflow in API form. The files are uploaded and set by the client that queues it."""
-    settings = request.settings
-    loader, file_input = ("LoadImage", "image") if request.is_image else ("LoadVideo", "file")
-    names = ("fit", "face", "seed", "steps", "guidance", "solver", "still_fps", "window_batch")
-    inputs: dict[str, Any] = {"video": ["1", 0], "checkpoint": request.checkpoint}
-    inputs |= {name: getattr(settings, name) for name in names}
-    inputs |= {"save_to": "temp", "filename_prefix": "video/LatentSync"}
-    changed = [name for name in NEWER if getattr(settings, name, None) != getattr(UNSAID, name, None)]
-    inputs |= {name: getattr(settings, name) for name in changed}
-    if request.cut.start:
-        inputs["start"] = float(request.cut.start)
-    if request.cut.duration is not None:
-        inputs["duration"] = float(request.cut.duration)
-    prompt: Prompt = {
-        "1": {"class_type": loader, "inputs": {file_input: ""}, "_meta": {"title": "Face"}},
-        "3": {"class_type": VIDEO_NODE, "inputs": inputs, "_meta": {"title": "Lip sync"}},
-    }
-    if settings.codec == UNSAID.codec:
-        save = {"video": ["3", 0], "filename_prefix": "video/LatentSync", "format": "auto", "codec": "auto"}
-        prompt["4"] = {"class_type": "SaveVideo", "inputs": save, "_meta": {"title": RESULT}}
-    else:  # Save Video would put it into an .mp4, which does not hold all of these
-        inputs["save_to"] = "output"
-        prompt["3"]["_meta"] = {"title": RESULT}
-    if request.voice is not None:
-        inputs.pop("audio_track", None)
-        inputs["audio"] = ["2", 0]
-        prompt["2"] = {"class_type": "LoadAudio", "inputs": {"audio": ""}, "_meta": {"title": "Voice"}}
-    return prompt
 
 
 def report_event(job: Job[Any], event: "Event") -> None:

@@ -1,6 +1,7 @@
-"""Two components that Streamlit lacks: faces to click, and two videos that play in sync."""
+"""Components that Streamlit lacks: faces and points to click, and two videos that play in sync."""
 
 import base64
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,31 @@ def face_picker(st: Any, shot: Shot, chosen: int, disabled: bool) -> int | None:
     mount = st.components.v2.component(
         "latentsync_faces", html='<div class="stage"></div>', css=_text("faces.css"), js=_text("faces.js")
     )
-    picture = "data:image/jpeg;base64," + base64.b64encode(shot.jpeg).decode()
-    labels, alt = face_names(len(shot.boxes)), "A frame of what you gave"
-    data = {"picture": picture, "alt": alt, "boxes": shot.percentages(), "labels": labels}
+    data = _picture(shot) | {"boxes": shot.percentages(), "labels": face_names(len(shot.boxes))}
     data |= {"chosen": chosen, "disabled": disabled}
     picked = mount(key="faces", data=data, on_picked_change=lambda: None).picked
     return picked if isinstance(picked, int) and picked in range(len(shot.boxes)) else None
+
+
+def point_picker(
+    st: Any, shot: Shot, points: Sequence[tuple[float, float]], disabled: bool
+) -> list[tuple[float, float]] | None:
+    """A frame to click three points in. All points so far, in pixels of the file, after one was just clicked."""
+    mount = st.components.v2.component(
+        "latentsync_points", html='<div class="stage"></div>', css=_text("faces.css"), js=_text("points.js")
+    )
+    width, height = shot.width / 100, shot.height / 100
+    data = _picture(shot) | {"points": [(x / width, y / height) for x, y in points], "disabled": disabled}
+    pointed = mount(key="points", data=data, on_pointed_change=lambda: None).pointed
+    try:
+        return [(float(left) * width, float(top) * height) for left, top in pointed][:3]
+    except (TypeError, ValueError):  # nothing was clicked, or the browser sent something else
+        return None
+
+
+def _picture(shot: Shot) -> dict[str, Any]:
+    picture = "data:image/jpeg;base64," + base64.b64encode(shot.jpeg).decode()
+    return {"picture": picture, "alt": "A frame of what you gave"}
 
 
 def play_together(st: Any) -> None:

@@ -1,5 +1,6 @@
 """A frame of an upload with the boxes of its faces, for the user to click."""
 
+import re
 import threading
 from dataclasses import dataclass
 from fractions import Fraction
@@ -49,6 +50,12 @@ class Shot:
         size = np.array([self.width, self.height])
         low, high = np.hsplit(100 * np.clip(self.boxes, 0, [*size, *size]) / [*size, *size], 2)
         return np.hstack([low, high - low]).tolist()
+
+
+def places(text: str) -> list[tuple[float, float]]:
+    """The whole points, three at most, that a text with numbers has so far."""
+    numbers = [float(number) for number in re.findall(r"\d+(?:\.\d*)?", text)][:6]
+    return list(zip(numbers[::2], numbers[1::2], strict=False))
 
 
 def look(media: Media, frame: int = 0) -> Shot:

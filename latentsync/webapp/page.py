@@ -1,24 +1,26 @@
 """The page: the steps of the form. What it shows of a run and its result is in result.py."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..face.points import Points
 from ..settings import Settings
 from ..weights.load import default_settings
 from ..weights.registry import ASSETS
-from .advanced import MoreSettings, used_part
+from .advanced import BY_HAND, MoreSettings, used_part
 from .backends import NotReadyError
-from .components import face_names, face_picker
+from .components import face_names, face_picker, point_picker
 from .config import GOOD, qualities
-from .faces import first_look, look, shown_frames
+from .faces import Shot, first_look, look, places, shown_frames
 from .queue import CANCELLED, DONE, FAILED
 from .result import POLL, ResultView, model_label, plain, show_progress
 from .service import AppService, FormValues
 from .sessions import Session
-from .streamlit_session import discard_upload
-from .uploads import FACE_ENDINGS, VOICE_ENDINGS, Media, sample_files, take_face, take_file, take_voice
+from .taking import Taking
+from .uploads import FACE_ENDINGS, VOICE_ENDINGS, Media, sample_files, take_face, take_voice
 
 STYLE = """<style>
 [data-testid="stMainBlockContainer"] { max-width: 1180px; padding-top: 3rem; }
@@ -36,6 +38,7 @@ class Page:
     def __init__(self, st: Any, service: AppService, session: Session) -> None:
         self.st, self.service, self.session = st, service, session
         self.limits = service.limits
+        self.files = Taking(st, session, self.limits)
 
     def show(self) -> None:
         st = self.st
@@ -62,9 +65,11 @@ class Page:
             samples = self._samples(FACE_ENDINGS)
             where = self._where("face", [UPLOAD, *([SAMPLE] if samples else [])])
             if where == SAMPLE:
-                self._choose("face", samples, take_face)
+                self.files.choose("face", samples, take_face)
             else:
-                self._upload("face", "A video or a picture of a face, seen from the front", FACE_ENDINGS, take_face)
+                self.files.upload(
+                    "face", "A video or a picture of a face, seen from the front", FACE_ENDINGS, take_face
+                )
             return
         self._pick(session.face)
         self._given("face", session.face)
@@ -73,7 +78,8 @@ class Page:
         """The face that is to speak: one to click, in a frame to choose."""
         st, session = self.st, self.session
         own_sound = st.session_state.get("voice-from") == OWN_SOUND and session.voice is None
-        seconds = None if own_sound or session.voice is None else session.voice.seconds
+        voice = None if own_sound else session.voice
+        seconds = None if voice is None else max([voice.seconds, *(other.end for other in session.others)])
         used = used_part(st, face)
         frames = shown_frames(face, seconds, st.session_state.get("fit", Settings.fit), len(used))
         shown = used[:frames]
@@ -86,17 +92,47 @@ class Page:
         except UserError as error:
             st.info(f"Faces cannot be shown here; the largest one will speak. {plain(str(error))}")
             return
-        clicked = face_picker(st, shot, session.picked, session.busy)
-        if clicked is not None and clicked != session.picked:
-            session.picked = clicked
-            st.rerun()
-        if not count:
-            other = "give another picture" if face.kind == "picture" else "choose another moment below"
-            st.warning(f"No face was found here: {other}. It must be seen from the front and not be too small.")
-        elif count > 1:
-            self._buttons(face_names(count))
+        session.points = ""
+        if not count or self._by_hand:
+            if not count:
+                other = "give another picture" if face.kind == "picture" else "choose another moment below"
+                st.warning(f"No face was found here: {other}. It must be seen from the front and not be too small.")
+            session.points = self._point_out(face, shot)
+        else:
+            clicked = face_picker(st, shot, session.picked, session.busy)
+            if clicked is not None and clicked != session.picked:
+                session.picked = clicked
+                st.rerun()
+            if count > 1:
+                self._buttons(face_names(count))
         if face.kind == "video" and frames > 1:
             self._moment(face, shown)
+
+    @property
+    def _by_hand(self) -> bool:
+        return bool(self.st.session_state.get(BY_HAND))
+
+    def _point_out(self, face: Media, shot: Shot) -> str:
+        """Three points in this frame, "" until they make a face. The field holds them; clicks write into it."""
+        st, busy = self.st, self.session.busy
+        key = f"points-{face.path.stem}-{shot.frame}"
+        clicked = point_picker(st, shot, places(st.session_state.get(key, "")), busy)
+        if clicked is not None:
+            st.session_state[key] = ", ".join(f"{x:.0f}, {y:.0f}" for x, y in clicked)
+            st.rerun()
+        text = st.text_input(
+            "Or a face that cannot be found, such as a drawing: click its left brow, its right brow and the tip of its"
+            " nose, as you see them", key=key, placeholder="x1, y1, x2, y2, x3, y3", disabled=busy,
+        )  # fmt: skip
+        if len(places(text)) < 3 and re.fullmatch(r"[\d.,;\s]*", text):
+            return ""  # not all of them yet
+        try:
+            points = Points.parse(text)
+            _ = points.landmarks
+        except UserError as error:
+            st.error(plain(str(error)))
+            return ""
+        return ",".join(f"{number:g}" for place in points.places for number in place)
 
     def _buttons(self, names: Sequence[str]) -> None:
         """The same choice without the boxes: for keyboards, and browsers that cannot show them."""
@@ -141,14 +177,11 @@ class Page:
             st.caption("The face repeats what the video says.")
         elif where == SAMPLE:
             samples = {"voice.flac": ASSETS / "voice.flac"} | self._samples(VOICE_ENDINGS)
-            self._choose("voice", samples, take_voice)
+            self.files.choose("voice", samples, take_voice)
         elif where == RECORD:
-            recorded = st.audio_input("Press the microphone, speak, press again", key=self._key("recorded"))
-            if recorded is not None:
-                self._take("voice", lambda to: take_voice(recorded, "your recording", to, self.limits), recorded)
-            self._error("voice")
+            self.files.record("voice")
         else:
-            self._upload("voice", "A recording of speech, or a video for its sound", VOICE_ENDINGS, take_voice)
+            self.files.upload("voice", "A recording of speech, or a video for its sound", VOICE_ENDINGS, take_voice)
         return where == OWN_SOUND
 
     # face and voice
@@ -161,47 +194,6 @@ class Page:
         if len(places) == 1:
             return places[0]
         return self.st.radio("Where from", places, horizontal=True, key=f"{what}-from", label_visibility="collapsed")
-
-    def _key(self, what: str) -> str:
-        """Changes with every upload, which empties the widget."""
-        return f"{what}-{self.st.session_state.get('taken', 0)}"
-
-    def _upload(self, what: str, label: str, endings: Sequence[str], take: Callable[..., Media]) -> None:
-        st, most = self.st, self.limits
-        with st.container(key=f"{what}-box"):
-            upload = st.file_uploader(label, type=endings, key=self._key(what))
-            with st.container(key=f"{what}-too-large"):
-                st.error(f"This file was not accepted: at most {most.megabytes} MB, and one of {', '.join(endings)}.")
-        if upload is not None:
-            self._take(what, lambda folder: take(upload, upload.name, folder, most), upload)
-        if not self._error(what):
-            st.caption(f"At most {most.seconds:.0f} seconds long.")
-
-    def _choose(self, what: str, samples: dict[str, Path], take: Callable[..., Media]) -> None:
-        st = self.st
-        name = st.selectbox("Example", list(samples), key=f"{what}-sample", label_visibility="collapsed")
-        if st.button("Take this one", key=f"{what}-take"):
-            path = samples[name]
-            self._take(what, lambda folder: take_file(path, take, folder, self.limits))
-        self._error(what)
-
-    def _take(self, what: str, take: Callable[[Path], Media], upload: Any = None) -> None:
-        """Store an upload, or keep the reason for refusing it, and rerun with an empty widget."""
-        st, session = self.st, self.session
-        session.errors.pop(what, None)
-        try:
-            with st.spinner("Checking the file …"):
-                setattr(session, what, take(session.folder))
-        except UserError as error:
-            session.errors[what] = str(error)
-        discard_upload(upload)
-        st.session_state["taken"] = st.session_state.get("taken", 0) + 1
-        st.rerun()
-
-    def _error(self, what: str) -> bool:
-        if message := self.session.errors.get(what):
-            self.st.error(plain(message))
-        return bool(message)
 
     def _given(self, what: str, media: Media) -> None:
         st, session = self.st, self.session
@@ -272,7 +264,7 @@ class Page:
                 session.errors["run"] = str(error)
             st.rerun()
         st.caption(missing or "Make people say only what they agreed to say.")
-        if not self._error("run") and session.run is not None:
+        if not self.files.error("run") and session.run is not None:
             if session.run.state == FAILED:
                 st.error(plain(session.run.error))
             elif session.run.state == CANCELLED:
@@ -283,7 +275,7 @@ class Page:
         session = self.session
         if session.face is None:
             return "Give a face first."
-        if session.shot is not None and not session.shot.boxes:
+        if session.shot is not None and not session.points and (not session.shot.boxes or self._by_hand):
             return "There must be a face in the picture."
         if form is None:
             return "No model can be used now."

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,19 +99,26 @@ class ResultView:
 
     def _spans(self, spans: "Sequence[Span]", fps: Fraction) -> None:
         """What was synced, what was not, and why; nothing where all was synced."""
-        if len(spans) < 2 and not any(span.reason for span in spans):
+        starts = [i for i, span in enumerate(spans) if span.start == 0]  # each face's begin at 0
+        if len(spans) <= len(starts) and not any(span.reason for span in spans):
             return
-        lengths: dict[str, Fraction] = {}
-        rows = ["| from | to | what | why |", "|---|---|---|---|"]
-        for span in spans:
-            start, stop = span.start / fps, span.stop / fps
-            lengths[span.state] = lengths.get(span.state, Fraction(0)) + stop - start
-            rows.append(f"| {moment(start)} | {moment(stop)} | {plain(span.state)} | {plain(span.reason)} |")
-        most = MOST_SPANS + 2
-        more = [f"| … | | {len(rows) - most} more | |"] if len(rows) > most else []
-        sums = ", ".join(f"{float(length):.1f} s {plain(state)}" for state, length in lengths.items())
-        with self.st.expander(f"What was done: {sums}"):
-            self.st.markdown("\n".join([*rows[:most], *more]))
+        head = "| from | to | what | why |", "|---|---|---|---|"
+        people, said = [spans[a:b] for a, b in pairwise([*starts, len(spans)])], list[str]()
+        tables: list[str] = []
+        for number, own in enumerate(people, 1):
+            who = f"voice {number}: " if len(people) > 1 else ""
+            lengths: dict[str, Fraction] = {}
+            rows: list[str] = []
+            for span in own:
+                start, stop = span.start / fps, span.stop / fps
+                lengths[span.state] = lengths.get(span.state, Fraction(0)) + stop - start
+                rows.append(f"| {moment(start)} | {moment(stop)} | {plain(span.state)} | {plain(span.reason)} |")
+            more = [f"| … | | {len(rows) - MOST_SPANS} more | |"] if len(rows) > MOST_SPANS else []
+            said.append(who + ", ".join(f"{float(length):.1f} s {plain(state)}" for state, length in lengths.items()))
+            title = [f"**Voice {number}**", ""] if who else []
+            tables.append("\n".join([*title, *head, *rows[:MOST_SPANS], *more]))
+        with self.st.expander(f"What was done: {'; '.join(said)}"):
+            self.st.markdown("\n\n".join(tables))
 
     def _score_progress(self) -> None:
         if (job := self.session.score) is None or job.over:

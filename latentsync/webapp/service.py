@@ -4,7 +4,7 @@ import shutil
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..media.encoding import ending_for
 from ..settings import Settings
-from ..timeline import Cut
+from ..timeline import Cut, parse_spans
 from .backends import Backend, ComfyServer, LipSyncRequest, LipSyncResult, LocalEngine
 from .config import NO_BACKEND, AppSettings
 from .queue import Job, Queue
@@ -21,6 +21,7 @@ from .sessions import Session, Sessions
 from .uploads import Media, browser_copy, plays_in_browsers, small_copy
 
 if TYPE_CHECKING:
+    from ..audio.speakers import Speaker
     from ..evaluation.landmark_sync import Score
 
 
@@ -62,12 +63,13 @@ class AppService:
             raise UserError("Your last video is still being made; wait for it or cancel it.")
         request = self._request(session, form)
         backend = self.backends[form.backend]
-        uploads = [media for media in (session.face, session.voice) if media is not None]
+        uploads = session.uploads
         session.reset()
 
         def work(job: Job[LipSyncResult]) -> LipSyncResult:
             result = _run(backend, request, uploads, job)
-            session.score = self._score_queue.submit(lambda own: _score(result, own))
+            if not (request.others or request.settings.points):  # it knows one voice, and faces that can be found
+                session.score = self._score_queue.submit(lambda own: _score(result, own))
             return result
 
         session.run = self._queues[form.backend].submit(work)
@@ -87,12 +89,14 @@ class AppService:
             raise UserError(f"{form.settings.steps} steps are too many; at most {self.limits.steps} are allowed here.")
         if self.settings.watermark not in ("none", form.settings.watermark):
             raise UserError("Every result gets a watermark here; load the page again.")
+        parse_spans(form.settings.spans)  # says what is wrong with them
         sound = None if form.own_sound or voice is None else voice.path
         out = session.folder / (uuid.uuid4().hex + ending_for(form.settings.codec, face.path))
         still = face.kind == "picture"
         cut = Cut() if still else form.cut
-        cut.frames(face.fps, face.frames)  # says what is wrong with it
-        return LipSyncRequest(face.path, sound, out, form.checkpoint, form.settings, still, cut)
+        part = range(1) if still else used_frames(face, cut)
+        others = tuple(_speakers(session, form, part, self.limits.seconds)) if session.others else ()
+        return LipSyncRequest(face.path, sound, out, form.checkpoint, form.settings, still, cut, others)
 
     def ahead(self, job: Job[Any]) -> int:
         """How many runs come before it, here or on the server."""
@@ -123,7 +127,7 @@ def _backends(settings: AppSettings) -> dict[str, Backend]:
 
 
 def _run(backend: Backend, request: LipSyncRequest, uploads: Sequence[Media], job: Job[LipSyncResult]) -> LipSyncResult:
-    """uploads: the face, then the voice if there is one. Errors name files as their owner does."""
+    """uploads: the face, then the voices. Errors name files as their owner does."""
     try:
         report = backend.run(request, job)
         folder, before = request.out.parent, request.face
@@ -140,10 +144,40 @@ def _run(backend: Backend, request: LipSyncRequest, uploads: Sequence[Media], jo
     return LipSyncResult(request.out, request, job.elapsed_s, before, title, name, preview, report)
 
 
+def used_frames(face: Media, cut: Cut) -> range:
+    """Of a clip. UserError where the part lies outside."""
+    first, count = cut.frames(face.fps, face.frames)
+    return range(first, first + count)
+
+
 def _part(request: LipSyncRequest, face: Media) -> range | None:
     """The frames that are used of a clip; None: all."""
-    first, count = request.cut.frames(face.fps, face.frames)
-    return range(first, first + count) if count < face.frames else None
+    part = used_frames(face, request.cut)
+    return part if len(part) < face.frames else None
+
+
+def _speakers(session: Session, form: FormValues, part: range, longest: float) -> "Iterator[Speaker]":
+    """The other people, checked. part: the frames that are used; longest: seconds of a result."""
+    from ..audio.speakers import Speaker
+
+    if form.own_sound or session.voice is None:
+        raise UserError("The first voice is the video's own sound, which has everybody's; give a recording instead.")
+    if form.settings.points:
+        raise UserError("A face that is pointed out by hand speaks alone; remove the other voices.")
+    taken = {form.settings.face}
+    for other in session.others:
+        name, face = other.media.name, other.shot.point(other.picked, part.start)
+        if other.shot.frame not in part:
+            raise UserError(f"The face of {name} was picked outside the part that is used; give that voice again.")
+        if face in taken:
+            raise UserError(f"The face of {name} has another voice already; choose another face for one of them.")
+        if other.end > longest:
+            end = f"{float(other.end):.1f} s"
+            raise UserError(
+                f"{name} would end at {end}; at most {longest:.0f} s are allowed here, so let it begin earlier."
+            )
+        taken.add(face)
+        yield Speaker(face, other.media.path, other.start)
 
 
 def _score(result: LipSyncResult, job: Job["Score"]) -> "Score":

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
+class OtherVoice:
+    """What one more person says, from a second of the result on. shot, picked: a frame, and who of its faces it is."""
+
+    media: "Media"
+    shot: "Shot"
+    picked: int
+    start: Fraction = Fraction(0)
+
+    @property
+    def end(self) -> Fraction:
+        return self.start + self.media.seconds
+
+
+@dataclass(eq=False)
 class Session:
     """folder: its files. face, voice: what was uploaded. run, score: the last jobs. errors: why the last upload
-    ("face", "voice") or "run" was refused. shot, picked: the frame that is shown, and which of its faces is to
-    speak."""
+    ("face", "voice", "other") or "run" was refused. shot, picked: the frame that is shown, and which of its faces is to
+    speak. others: more people who speak. points: three places in that frame instead, "" for none."""
 
     folder: Path
     face: "Media | None" = None
@@ -33,6 +48,13 @@ class Session:
     errors: dict[str, str] = field(default_factory=dict)
     shot: "Shot | None" = None
     picked: int = 0
+    others: "list[OtherVoice]" = field(default_factory=list)
+    points: str = ""
+
+    @property
+    def uploads(self) -> "list[Media]":
+        """The face, if there is one, and all voices."""
+        return [media for media in (self.face, self.voice, *(one.media for one in self.others)) if media is not None]
 
     @property
     def jobs(self) -> list[Job[Any]]:
@@ -51,14 +73,20 @@ class Session:
         if media is not None and (result is None or result.before != media.path):
             media.path.unlink(missing_ok=True)
         if what == "face":
-            self.shot, self.picked = None, 0
+            self.shot, self.picked, self.points = None, 0, ""
+            for other in tuple(self.others):
+                self.remove_other(other)
+
+    def remove_other(self, other: OtherVoice) -> None:
+        self.others.remove(other)
+        other.media.path.unlink(missing_ok=True)
 
     def reset(self) -> None:
         """Forget the last run, and remove all files but the uploads."""
         for job in self.jobs:
             job.cancel()
         self.run = self.score = None
-        uploads = {media.path for media in (self.face, self.voice) if media is not None}
+        uploads = {media.path for media in self.uploads}
         for path in set(self.folder.iterdir()) - uploads:
             with suppress(PermissionError):  # on Windows, a file that is still being scored; it goes next time
                 path.unlink(missing_ok=True)

@@ -243,3 +243,37 @@ def wait_until(true, process):
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     pytest.fail("the run did not get so far")
+
+
+def test_speakers_are_run_whole_whatever_the_segments(material, spec, tmp_path):
+    """Two people of one picture, and a clip beside it; the same file as a single run makes."""
+    import cv2
+    import numpy as np
+
+    face = cv2.imread(str(material / "face.png"))
+    cv2.imwrite(str(tmp_path / "two.png"), np.concatenate((face, face[:, ::-1]), 1))
+    say, how = material / "say.wav", {"steps": 1, "guidance": 1}
+    rows = [
+        {"video": "two.png", "out": "two.mp4", "speakers": [f"left={say}", f"right={say}@0.4"], **how},
+        {"video": str(material / "a.mp4"), "out": "a.mp4", "spans": "0-0.4", **how},
+    ]
+    (tmp_path / "jobs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    jobs = read_jobs(tmp_path / "jobs.jsonl", tmp_path)
+    with closing(InProcessPool(spec, LipSyncWorker)) as pool:
+        for seconds in (None, 0.3):
+            results = Batch(spec, segment_seconds=seconds, overwrite=True).run(
+                jobs, pool, ResultsLog(tmp_path / "log.jsonl")
+            )
+            assert [(one["status"], one["frames"]) for one in results] == [("done", 30), ("done", 20)]
+            assert results[0]["speakers"][1] == f"right={say}@0.4"
+            assert "speakers" not in results[1]
+            assert results[1]["repainted"] == 10
+            data = (tmp_path / "two.mp4").read_bytes()
+            lipsync_file(
+                jobs[0].video,
+                jobs[0].speakers,
+                tmp_path / "wanted.mp4",
+                models=pool.worker.models,
+                settings=jobs[0].settings,
+            )
+            assert data == (tmp_path / "wanted.mp4").read_bytes()

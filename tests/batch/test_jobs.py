@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import os
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from latentsync.audio.speakers import Speaker
 from latentsync.batch.jobs import COLUMNS, read_jobs
 from latentsync.errors import UserError
 from latentsync.settings import FITS, SOLVERS, Settings
@@ -135,7 +137,7 @@ def test_what_is_no_list(folder, name):
 
 
 def test_every_setting_is_a_column():
-    assert set(COLUMNS) == {"video", "audio", "out"} | {f.name for f in dataclasses.fields(Settings)}
+    assert set(COLUMNS) == {"video", "audio", "out", "speakers"} | {f.name for f in dataclasses.fields(Settings)}
 
 
 def test_the_key_tells_jobs_apart(folder):
@@ -159,3 +161,64 @@ def test_a_photo_of_the_face_lies_beside_the_list(folder, tmp_path, monkeypatch)
     (folder / "anna.jpg").write_bytes(b"")
     jobs = read_jobs(written(folder, "video,out,face\na.mp4,1.mp4,anna.jpg\na.mp4,2.mp4,auto\na.mp4,3.mp4,1\n"))
     assert [job.settings.face for job in jobs] == [str(folder / "anna.jpg"), "auto", "1"]
+
+
+SPEAKERS = "left = s.wav; 1,2,3=t@2.wav@1.5;anna.jpg=s.wav@0.25 ;"
+
+
+def test_speakers_in_both_forms(folder, tmp_path, monkeypatch):
+    """Files beside the list, whichever folder this is; an @ in the name of one that is there belongs to it."""
+    for name in ("t@2.wav", "u.wav@7", "anna.jpg"):
+        (folder / name).write_bytes(b"x")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    table = written(
+        folder, f'video,audio,out,speakers,spans,points\na.mp4,,1.mp4,"{SPEAKERS}",1-2,\nb.mp4,s.wav,2.mp4,,,\n'
+    )
+    row = {"video": "a.mp4", "out": "1.mp4", "speakers": SPEAKERS.strip(" ;").split(";"), "spans": "1-2"}
+    lines = written(folder, json.dumps(row), "jobs.jsonl")
+    first, second = read_jobs(table)
+    assert (
+        first.speakers
+        == read_jobs(lines)[0].speakers
+        == (
+            Speaker("left", folder / "s.wav"),
+            Speaker("1,2,3", folder / "t@2.wav", Fraction("1.5")),
+            Speaker(str(folder / "anna.jpg"), folder / "s.wav", Fraction("0.25")),
+        )
+    )
+    assert first.settings == Settings(spans="1-2")
+    assert first.inputs == (folder / "a.mp4", folder / "s.wav", folder / "t@2.wav", folder / "s.wav")
+    assert second.speakers == ()
+    named = read_jobs(written(folder, "video,out,speakers\na.mp4,1.mp4,left=u.wav@7\n"))[0].speakers
+    assert named == (Speaker("left", folder / "u.wav@7"),)
+
+
+@pytest.mark.parametrize(
+    ("speakers", "said"),
+    [
+        ("left", "speaker is 'left'"),
+        ("left=none.wav", "there is no file"),
+        ("middle=s.wav", "face is 'middle'"),
+        ([3], "speakers is [3]"),
+        ({"left": "s.wav"}, "speakers is {"),
+        (7, "speakers is 7"),
+    ],
+)
+def test_faults_of_speakers(folder, speakers, said):
+    row = {"video": "a.mp4", "out": "1.mp4", "speakers": speakers}
+    with pytest.raises(UserError) as caught:
+        read_jobs(written(folder, json.dumps(row), "jobs.jsonl"))
+    assert said in str(caught.value)
+    with pytest.raises(UserError, match="both audio and speakers"):
+        read_jobs(written(folder, json.dumps(row | {"audio": "s.wav", "speakers": "left=s.wav"}), "jobs.jsonl"))
+
+
+def test_the_key_knows_who_speaks_when(folder):
+    def key(speakers):
+        rows = {"video": "a.mp4", "out": "1.mp4", "speakers": speakers}
+        return read_jobs(written(folder, json.dumps(rows), "jobs.jsonl"))[0].key({})
+
+    keys = [key(one) for one in (["left=s.wav"], ["right=s.wav"], ["left=s.wav@1"], ["left=s.wav", "right=s.wav"], [])]
+    assert len(set(keys)) == 5
+    assert key(["left=s.wav"]) == keys[0]

@@ -188,6 +188,41 @@ def test_the_dialog_shows_a_point_in_its_frame(stage: Stage) -> None:
     stage.change(FINDER, "face", "largest")
 
 
+def test_a_face_that_is_not_found_is_pointed_out_by_three_clicks(stage: Stage) -> None:
+    """Points win over the face, so that picking a face takes them away."""
+    stage.change(FINDER, "face", "largest")
+    dialog = dialog_of(stage, FINDER)
+    dialog.get_by_role("spinbutton", name="Frame").fill("5")
+    dialog.get_by_text("faces in frame 5").wait_for()
+    dialog.get_by_role("button", name="Point out a face").click()
+    assert "Click the left brow" in (dialog.get_by_role("status").text_content() or "")
+    assert dialog.locator(".latentsync-face").count() == 0
+    image = dialog.locator(".latentsync-pointing img")
+    box, (width, height) = image.bounding_box() or {}, image.evaluate("i => [i.naturalWidth, i.naturalHeight]")
+    wanted = [(0.2, 0.3), (0.4, 0.3), (0.3, 0.5)]
+    for count, (x, y) in enumerate(wanted, 1):
+        assert dialog.is_visible()
+        image.click(position={"x": x * box["width"], "y": y * box["height"]})
+        assert dialog.locator(".latentsync-point").count() in (count, 0)  # the third one closes it
+    assert dialog.count() == 0
+    *numbers, frame = map(int, str(stage.widget(FINDER, "points")).split(","))
+    assert frame == 5
+    places = [side for x, y in wanted for side in (x * width, y * height)]
+    assert all(abs(a - b) <= 2 for a, b in zip(numbers, places, strict=True)), (numbers, places)
+    dialog = dialog_of(stage, FINDER)
+    assert "Pointed out now" in (dialog.text_content() or "")
+    dialog.get_by_role("button", name="Remove the points").click()
+    assert stage.widget(FINDER, "points") == ""
+    stage.change(FINDER, "points", "1,1,9,1,5,5,0")
+    dialog_of(stage, FINDER).get_by_role("button", name="Face 1").click()
+    assert stage.widget(FINDER, "points") == ""
+    assert str(stage.widget(FINDER, "face")).endswith(",0")
+    stage.change(FINDER, "face", "largest")
+    dialog = open_dialog(stage, SCORE)
+    assert dialog.get_by_role("button", name="Point out a face").count() == 0, "it has no such input"
+    stage.page.keyboard.press("Escape")
+
+
 WIRE = """([id, type, value]) => {
   const node = app.graph.getNodeById(id), slot = node.inputs.findIndex(i => i.name === 'face')
   const text = LiteGraph.createNode(type)

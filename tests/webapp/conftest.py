@@ -1,8 +1,15 @@
 """What the tests of the web app share: small models as files, and small things to send."""
 
+import sys
+
 import pytest
 
+from latentsync.webapp import streamlit_session
+from latentsync.webapp.config import AppSettings
+from latentsync.webapp.service import AppService
+
 from ..tiny import face_model, link, tiny_checkpoint, tiny_whisper, write_speech
+from .drawn import LIMITS, page
 from .parts import clip, couple, portrait
 
 
@@ -30,3 +37,36 @@ def tiny(material, monkeypatch):
     """The path of the tiny checkpoint; what it needs beside it is found in its folder."""
     monkeypatch.setenv("LATENTSYNC_MODELS", str(material))
     return str(material / "tiny.safetensors")
+
+
+@pytest.fixture
+def service(tiny, tmp_path, monkeypatch):
+    samples = tmp_path / "samples"
+    samples.mkdir()
+    settings = AppSettings(
+        limits=LIMITS, folder=str(tmp_path / "app"), checkpoints=(tiny,), device="cpu", samples=str(samples)
+    )
+    (tmp_path / "app").mkdir()
+    service = AppService(settings, lambda session: True)
+    streamlit_session.service.cache_clear()
+    monkeypatch.setattr(streamlit_session, "service", lambda: service)
+    monkeypatch.setattr(streamlit_session, "session_id", lambda: "anna")
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def screen(service, monkeypatch):
+    testing = pytest.importorskip(
+        "streamlit.testing.v1", reason="Streamlit draws the page: pip install latentsync[app]"
+    )
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # Streamlit leaves its own there
+    return testing.AppTest.from_function(page, default_timeout=120)
+
+
+@pytest.fixture
+def forms(service, monkeypatch):
+    """What the page asks the service to start."""
+    forms = []
+    monkeypatch.setattr(service, "start", lambda session, form: forms.append(form))
+    return forms

@@ -1,6 +1,7 @@
 """Who computes: the engine here makes what the engine makes; a server is asked as ComfyUI wants to be."""
 
 import asyncio
+import json
 import threading
 import time
 from dataclasses import fields, replace
@@ -10,11 +11,13 @@ import pytest
 from aiohttp import web
 
 from latentsync.errors import UserError
-from latentsync.pipeline import lipsync_file
+from latentsync.face.spans import Span
+from latentsync.pipeline import Speaker, lipsync_file
 from latentsync.settings import WATERMARKS, Settings
 from latentsync.timeline import Cut
 from latentsync.webapp.backends import ComfyServer, LipSyncRequest, LocalEngine, NotReadyError, prompt_for
 from latentsync.webapp.queue import CANCELLED, DONE, FAILED, Queue
+from latentsync.webapp.workflow import Told
 from latentsync.weights.bundle import load_models
 
 from ..comfy_client.fake_comfy import FakeComfy, reply
@@ -193,9 +196,9 @@ def test_all_that_is_sent_is_an_input_of_the_node(queue, material, tmp_path, wat
     request = wish(material, tmp_path / "made.mp4", voice=material / "say.wav", checkpoint="nano", settings=settings)
     sent = prompt_for(request)["3"]["inputs"]
     assert set(sent) <= promised
-    no_choice = {"background", "encoder", "max_side", "no_face", "pixel_format", "points", "spans"}
+    no_choice = {"background", "encoder", "max_side", "no_face", "pixel_format"}
     left_out = {field.name for field in fields(Settings)} - set(sent) - no_choice
-    usual = {"audio_track", "codec", "quality", "silence", "strip_metadata"}
+    usual = {"audio_track", "codec", "points", "quality", "silence", "spans", "strip_metadata"}
     assert left_out == usual | ({"watermark"} if watermark == "none" else set())
     node = {"checkpoint": ["COMBO", {"options": CHECKPOINTS}], "watermark": ["COMBO", {"options": list(WATERMARKS)}]}
 
@@ -209,6 +212,7 @@ def test_all_that_is_sent_is_an_input_of_the_node(queue, material, tmp_path, wat
 CHOSEN = {
     "codec": ("vp9", "store"), "quality": (40, "store"), "strip_metadata": (True, "says of itself"),
     "silence": ("close", "rest the mouth in pauses"), "audio_track": (1, "a sound track"),
+    "spans": ("1-2", "only some parts"), "points": ("1,1,9,1,5,5,0", "pointed out by hand"),
 }  # fmt: skip
 PART = Cut(Fraction(1, 25), Fraction(2, 3))
 
@@ -293,6 +297,80 @@ def test_a_voice_has_one_track_for_comfyui(queue, material, tmp_path):
         assert "only a voice's first sound track" in run_on(server, queue, other).error
         assert run_on(server, queue, first).state == DONE
         assert "audio_track" not in server.posted["prompt"]["3"]["inputs"]
+
+
+def two_voices(material, out, **rest):
+    others = (Speaker("right", material / "say.wav", Fraction(3, 2)), Speaker("7,8,0", material / "say.wav"))
+    return wish(material, out, checkpoint="nano", voice=material / "say.wav", others=others, **rest)
+
+
+def test_several_people_are_one_node(queue, material, tmp_path):
+    settings = replace(QUICK, face="left", silence="close", spans="1-")
+    sent = prompt_for(two_voices(material, tmp_path / "made.mp4", settings=settings, cut=PART))
+    promised = {name.strip("[]") for name in NODES["LatentSyncSpeakers"].inputs.split()}
+    inputs = sent["3"]["inputs"]
+    assert sent["3"]["class_type"] == "LatentSyncSpeakers"
+    assert {name for name in inputs if not name.startswith("speakers.")} <= promised
+    assert (inputs["silence"], inputs["spans"], inputs["start"]) == ("close", "1-", 0.04)
+    people = [[inputs[f"speakers.{name}_{n}"] for name in ("voice", "face", "start")] for n in (1, 2, 3)]
+    assert inputs["speakers"] == "3"
+    assert people == [[["2", 0], "left", 0.0], [["22", 0], "right", 1.5], [["23", 0], "7,8,0", 0.0]]
+    assert {sent[node]["class_type"] for node in ("2", "22", "23")} == {"LoadAudio"}
+    with server_with() as server:
+        said = run_on(server, queue, two_voices(material, tmp_path / "made.mp4")).error
+        assert said.endswith("too old to give several people a voice each; update them there, go without, or run on"
+                             " this computer.")  # fmt: skip
+        assert not server.uploads
+    with server_with() as server:
+        count = {"speakers": ["COMBO", {"options": ["2", "3"]}]}
+        rows = {f"speakers.{name}_{n}": [kind] for n in (1, 2, 3)
+                for name, kind in (("voice", "AUDIO"), ("face", "STRING"), ("start", "FLOAT"))}  # fmt: skip
+        node = {"checkpoint": ["COMBO", {"options": CHECKPOINTS}], **count, **rows}
+        about = {"LatentSyncSpeakers": {"input": {"required": node}, "output_node": True}}
+        server.answers["GET", "/object_info/LatentSyncSpeakers"] = reply(about)
+        assert run_on(server, queue, two_voices(material, tmp_path / "made.mp4")).error == ""
+        assert server.posted["prompt"]["23"]["inputs"]["audio"]
+        assert [name for name, *_ in server.uploads] == ["clip.mp4", "say.wav"]
+
+
+REPORTED = {
+    "fps": "30000/1001", "notes": ["HDR; written as SDR"],
+    "spans": [{"start": 0, "stop": 9, "state": "synced", "reason": "", "face": 0, "from_s": 0, "to_s": 0.3},
+              {"start": 9, "stop": 12, "state": "passed through", "reason": "away", "face": None}],
+}  # fmt: skip
+
+
+def test_what_the_servers_node_reports_is_told(queue, material, tmp_path):
+    async def script(server, prompt_id):
+        server.end(prompt_id, RESULT | {"5": {"text": [json.dumps(REPORTED)]}})
+        await server.say("executing", node=None, prompt_id=prompt_id)
+
+    shows = reply({"PreviewAny": {"input": {"required": {"source": ["*"]}}, "output_node": True}})
+    request, told = wish(material, tmp_path / "made.mp4", checkpoint="nano"), []
+    with server_with() as server:
+        server.script = script
+        server.answers["GET", "/object_info/PreviewAny"] = shows
+        ended(queue.submit(lambda job: told.append(ComfyServer(server.url).run(request, job))))
+        assert server.posted["prompt"]["5"]["inputs"] == {"source": ["3", 1]}
+    (report,) = told
+    assert report.fps == Fraction(30000, 1001)
+    assert report.notes == ("HDR; written as SDR",)
+    assert report.spans == (Span(0, 9, "synced", "", 0), Span(9, 12, "passed through", "away"))
+    with server_with() as server:  # an older ComfyUI has no such node
+        ended(queue.submit(lambda job: told.append(ComfyServer(server.url).run(request, job))))
+        assert set(server.posted["prompt"]) == {"1", "3", "4"}
+    assert told[1] is None
+
+
+@pytest.mark.parametrize("text", ["", "None", "[]", "3", "{}", '{"fps": "0"}', '{"fps": "25", "spans": [3]}',
+                                  '{"fps": "25", "spans": [{"start": 0}]}', '{"fps": [1]}'])  # fmt: skip
+def test_what_is_no_report_is_none(text):
+    assert Told.parse({"text": [text]}) is None
+    assert Told.parse(None) is Told.parse({"text": []}) is None
+
+
+def test_an_older_report_has_no_spans():
+    assert Told.parse({"text": ['{"fps": "25", "frames": 3}']}) == Told(Fraction(25))
 
 
 def test_the_local_engine_uses_the_part_and_tells_of_it(engine, queue, material, tmp_path):

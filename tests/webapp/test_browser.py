@@ -238,3 +238,43 @@ def test_a_face_is_picked_by_the_keyboard(browser: "Browser", app: App, given: t
         assert label.startswith(f"Face {other + 1}")
         primary = me.page.get_by_test_id("stBaseButton-primary").filter(has_text="Face").text_content()
         assert primary == label, "the buttons say the same"
+
+
+def test_a_face_that_is_not_found_is_pointed_out_by_clicks(browser: "Browser", app: App, tmp_path: Path) -> None:
+    import cv2
+    import numpy as np
+
+    cv2.imwrite(str(tmp_path / "drawing.png"), np.random.default_rng(0).integers(90, 130, (280, 320, 3), np.uint8))
+    wanted = [(120, 100), (200, 100), (160, 160)]
+    with Visitor(browser, app) as me:
+        me.upload("face", tmp_path / "drawing.png")
+        picture = me.page.locator(".stage.pointing img")
+        picture.wait_for()
+        me.upload("voice", spoken(tmp_path / "voice.wav", SECONDS))
+        me.page.locator("audio").wait_for()
+        for count, (x, y) in enumerate(wanted, 1):
+            me.settle()
+            size = picture.bounding_box() or {}
+            scale = size["width"] / 320
+            picture.click(position={"x": x * scale, "y": y * scale})
+            me.page.locator(".stage i").nth(count - 1).wait_for()
+        me.settle()
+        field = me.page.get_by_role("textbox", name="Or a face that cannot be found")
+        said = [float(number) for number in field.input_value().split(",")]
+        assert all(abs(a - b) <= 1 for a, b in zip(said, sum(wanted, ()), strict=True)), said
+        assert me.page.get_by_role("button", name="Make the video").is_enabled()
+
+
+def test_two_people_with_a_voice_each(browser: "Browser", app: App, given: tuple[Path, Path], tmp_path: Path) -> None:
+    with Visitor(browser, app) as me:
+        me.give(*given)
+        me.settle()
+        me.more("More voices")
+        me.upload("other", spoken(tmp_path / "second.wav", 0.8))
+        me.page.get_by_role("spinbutton", name="Begins at second").wait_for()
+        me.settle()
+        me.screen("voices", height=1250)
+        me.start()
+        me.watch()
+        got = me.download(tmp_path / "got.mp4")
+        assert probe(got).frames == round(25 * (SECONDS + 0.8))

@@ -1,7 +1,6 @@
 """The page as Streamlit draws it, without a browser: what is there in which state, and that nothing raises."""
 
 import dataclasses
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,70 +12,17 @@ from latentsync.timeline import Cut
 from latentsync.webapp import streamlit_session
 from latentsync.webapp.advanced import CODEC_LABELS, FIT_LABELS, SILENCE_LABELS, WATERMARK_LABELS, used_part
 from latentsync.webapp.backends import LipSyncRequest, LipSyncResult, NotReadyError
-from latentsync.webapp.config import AppSettings, Limits, qualities
+from latentsync.webapp.config import qualities
 from latentsync.webapp.faces import look
 from latentsync.webapp.queue import CANCELLED, FAILED
-from latentsync.webapp.service import AppService
-from latentsync.webapp.uploads import Media, take_face, take_voice
+from latentsync.webapp.uploads import Media
 from latentsync.weights.load import default_settings
 
 from ..tiny import link
+from .drawn import Told, button, by_key, finished, give, shown, text
 from .test_queue import wait_until
 
-testing = pytest.importorskip("streamlit.testing.v1", reason="Streamlit draws the page: pip install latentsync[app]")
-LIMITS = Limits(megabytes=7, seconds=9)
-
-
-def page():
-    from latentsync.webapp.streamlit_app import main
-
-    main()
-
-
-@pytest.fixture
-def service(tiny, tmp_path, monkeypatch):
-    samples = tmp_path / "samples"
-    samples.mkdir()
-    settings = AppSettings(
-        limits=LIMITS, folder=str(tmp_path / "app"), checkpoints=(tiny,), device="cpu", samples=str(samples)
-    )
-    (tmp_path / "app").mkdir()
-    service = AppService(settings, lambda session: True)
-    streamlit_session.service.cache_clear()
-    monkeypatch.setattr(streamlit_session, "service", lambda: service)
-    monkeypatch.setattr(streamlit_session, "session_id", lambda: "anna")
-    yield service
-    service.close()
-
-
-@pytest.fixture
-def screen(service, monkeypatch):
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # Streamlit leaves its own there
-    return testing.AppTest.from_function(page, default_timeout=120)
-
-
-def shown(screen):
-    screen.run()
-    assert not screen.exception, screen.exception
-    return screen
-
-
-def text(screen):
-    kinds = (screen.title, screen.subheader, screen.markdown, screen.caption, screen.error, screen.info, screen.warning)
-    return "\n".join(str(element.value) for kind in kinds for element in kind)
-
-
-def button(screen, label):
-    return next(one for one in screen.button if one.label == label)
-
-
-def give(service, material, face="couple.png", voice="say.wav"):
-    anna = service.sessions.get("anna")
-    with (material / face).open("rb") as stream:
-        anna.face = take_face(stream, face, anna.folder, LIMITS)
-    with (material / voice).open("rb") as stream:
-        anna.voice = take_voice(stream, voice, anna.folder, LIMITS)
-    return anna
+pytest.importorskip("streamlit.testing.v1", reason="Streamlit draws the page: pip install latentsync[app]")
 
 
 def test_an_empty_page_says_what_to_do(screen):
@@ -134,18 +80,6 @@ def test_the_run_gets_what_was_chosen(screen, service, material, monkeypatch):
     assert form.settings.steps == default_settings("nano").steps
     assert (form.settings.fit, form.settings.watermark) == ("hold", "visible")
     assert form.settings.face == look(anna.face).point(1)
-
-
-def by_key(widgets, key):
-    return next(one for one in widgets if one.key == key or (one.key or "").startswith(f"{key}-"))
-
-
-@pytest.fixture
-def forms(service, monkeypatch):
-    """What the page asks the service to start."""
-    forms = []
-    monkeypatch.setattr(service, "start", lambda session, form: forms.append(form))
-    return forms
 
 
 def test_the_file_and_the_pauses_are_chosen_too(screen, service, material, forms):
@@ -237,26 +171,6 @@ def test_a_sound_track_is_chosen_only_where_there_are_several(screen, service, m
     by_key(screen.selectbox, "track").set_value(2).run()
     button(screen, "Make the video").click().run()
     assert [form.settings.audio_track for form in forms] == [-1, 2]
-
-
-@dataclasses.dataclass(frozen=True)
-class Told:
-    """What the page takes from a Report."""
-
-    fps: Fraction = Fraction(25)
-    notes: tuple[str, ...] = ()
-    spans: tuple[Span, ...] = ()
-
-
-def finished(service, anna, material, ending=".mp4", **rest):
-    """A run of anna's that made her own clip."""
-    video = anna.folder / f"made{ending}"
-    if not video.exists():
-        link(video, material / "clip.mp4")
-    wish = LipSyncRequest(anna.face.path, anna.voice.path, video, "nano", Settings())
-    made = LipSyncResult(video, wish, 1, anna.face.path, "this computer", "my clip.mp4", **rest)
-    anna.run = service._queues["local"].submit(lambda job: made)
-    assert wait_until(lambda: anna.run.over)
 
 
 def test_what_could_not_stay_as_it_was_is_said(screen, service, material):

@@ -15,7 +15,7 @@ from ..nodes.graphs import Node
 from ..nodes.server import ROOT
 from .browser import arrange, load_api
 from .build import front_end_of_a_new_server, measured, save
-from .flows import PORTRAIT, Flow, by_parts, filled, sampler, two_faces
+from .flows import PORTRAIT, Flow, by_parts, filled, sampler, speakers
 from .layout import Group, Part, Row, lay_out
 
 if TYPE_CHECKING:
@@ -69,20 +69,11 @@ def talking_portrait() -> Blueprint:
 
 def two_people() -> Blueprint:
     g = Flow()
-    files, nodes = two_faces(g)
-    names = ("voice_left", "voice_right", "video")
-    outer = [*zip(files, names, strict=True), (g.save(nodes.joined), "video")]
+    files, made = speakers(g)
+    outer = [*zip(files, ("voice_left", "voice_right", "video"), strict=True), (g.save(made), "video")]
     about = "Two faces in one video, each with a voice of its own: the left one speaks first, then the right one."
-    both = [nodes.one, nodes.two]
-    asked = [("checkpoint", "checkpoint", [nodes.loader]), ("seed", "seed", both), ("fit", "fit", both)]
-    layout = Row(
-        [
-            Group("Model, who speaks when", [[nodes.loader, *nodes.pauses], [*nodes.turns]]),
-            Group("First the left face, then the right one", [[nodes.clip, nodes.one], [nodes.two]]),
-            Group("Result", [[nodes.joined]]),
-        ]
-    )
-    return Blueprint("Two people", about, g, outer, asked, layout)
+    asked = [(name, name, [made]) for name in ("checkpoint", "seed", "fit")]
+    return Blueprint("Two people", about, g, outer, asked, Row([Group("Who speaks when", [[made]])]))
 
 
 def _asked(loader: Node, nodes: Any) -> list[tuple[str, str, list[Node]]]:

@@ -121,47 +121,19 @@ def talking_portrait() -> Sheet:
     return Sheet("2 Talking portrait", g, note + MODELS, _three(speech, picture, made, saved), form)
 
 
-@dataclass(frozen=True)
-class Talk:
-    """The nodes of two people's talk by what they do."""
-
-    clip: Node
-    loader: Node
-    pauses: list[Node]
-    turns: list[Node]
-    one: Node
-    two: Node
-    joined: Node
-
-
-def two_faces(g: Flow) -> tuple[tuple[Node, Node, Node], Talk]:
-    """Two people by single nodes, for the blueprint: the nodes that load the voices and the video, and all that follows
-    up to Create Video."""
-    first, second = g.speech(LEFT, "Voice of the left face"), g.speech(RIGHT, "Voice of the right face")
-    video = g.video(TWO, "Video with two faces")
-    clip, loader = g.parts(video), g.loader()
-    # a sound minus itself is silence of its length: each one waits while the other speaks
-    pauses = [
-        g.add("AudioMerge", f"Pause while {side} speaks", audio1=voice, audio2=voice, merge_method="subtract")
-        for side, voice in (("left", first), ("right", second))
-    ]
-    left = g.add("AudioConcat", "Left speaks, then is silent", audio1=first, audio2=pauses[1], direction="after")
-    right = g.add("AudioConcat", "Right is silent, then speaks", audio1=pauses[0], audio2=second, direction="after")
-    both = g.add("AudioConcat", "What is heard", audio1=first, audio2=second, direction="after")
-    own = {"model": loader, "vae": loader[1], "audio_encoder": loader[2], "fps": clip[2]}
-    one = g.add("LatentSyncLipSync", "Left face", images=clip, audio=left, face="left", **own)
-    two = g.add("LatentSyncLipSync", "Right face", images=one, audio=right, face="right", **own)
-    joined = g.join(two, both, clip[2])
-    return (first, second, video), Talk(clip, loader, pauses, [left, right, both], one, two, joined)
-
-
-def two_people() -> Sheet:
-    g = Flow()
+def speakers(g: Flow) -> tuple[tuple[Node, Node, Node], Node]:
+    """The nodes that load two voices and the video, and the one that makes them speak one after the other."""
     first, second = g.speech(LEFT, "Voice of the left face"), g.speech(RIGHT, "Voice of the right face")
     video = g.video(TWO, "Video with two faces")
     pairs = {"speakers.voice_1": first, "speakers.face_1": "left", "speakers.start_1": 0.0}
     pairs |= {"speakers.voice_2": second, "speakers.face_2": "right", "speakers.start_2": AFTER}
     made = g.add("LatentSyncSpeakers", "LatentSync: Speakers", video=video, speakers="2", **pairs)
+    return (first, second, video), made
+
+
+def two_people() -> Sheet:
+    g = Flow()
+    files, made = speakers(g)
     saved = g.save(made)
     note = (
         "### Two people, two voices\n\n" + TRY + "Then choose a **video with two"
@@ -171,7 +143,7 @@ def two_people() -> Sheet:
     )
     layout = Row(
         [
-            Group("1 · Choose files", [[first, second, video]]),
+            Group("1 · Choose files", [list(files)]),
             Group("2 · Lip sync", [[made]]),
             Stack([Note(290), Group("3 · Result", [[saved]])]),
         ]

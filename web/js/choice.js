@@ -5,14 +5,18 @@ import { say } from "./words.js";
 const PRIMITIVE = /primitive/i; // ComfyUI's own nodes that hold one value, in their first widget
 
 export function faceWidget(node) {
-  return node.widgets?.find((widget) => widget.name === "face");
+  return widgetOf(node, "face");
+}
+
+function widgetOf(node, name) {
+  return node.widgets?.find((widget) => widget.name === name);
 }
 
 /**
  * {text, node, widget}: the choice and the widget that holds it, on the node or on a subgraph around it. Where a wire
  * brings the choice instead, {text, wired: title of the node that it comes from}, text only if that node shows it.
  */
-export function choiceOf(node, slot = faceSlot(node), widget = faceWidget(node)) {
+export function choiceOf(node, slot = slotOf(node, "face"), widget = faceWidget(node)) {
   const link = inputLink(node, slot);
   if (!link) return { text: String(widget?.value ?? ""), node, widget };
   const origin = originOf(node.graph, link);
@@ -28,13 +32,22 @@ function choiceOutside(node, slot) {
   return widget || inputLink(node, slot) ? choiceOf(node, slot, widget) : { text: null, wired: node.title };
 }
 
-function faceSlot(node) {
-  return node.inputs?.findIndex((input) => (input.widget?.name ?? input.name) === "face") ?? -1;
+function slotOf(node, name) {
+  return node.inputs?.findIndex((input) => (input.widget?.name ?? input.name) === name) ?? -1;
 }
 
-/** Write the choice, as one step that can be undone. False where a wire brings it: a widget would not be heard. */
+/** The same for a face that is pointed out by three points; null for a node that has no such input. */
+export function pointsOf(node) {
+  const widget = widgetOf(node, "points");
+  return widget ? choiceOf(node, slotOf(node, "points"), widget) : null;
+}
+
 export function setFace(inner, text) {
-  const { node, widget } = choiceOf(inner);
+  return write(choiceOf(inner), text);
+}
+
+/** Write a choice, as one step that can be undone. False where a wire brings it: a widget would not be heard. */
+export function write({ node, widget }, text) {
   if (!widget) return false;
   node.graph?.beforeChange?.();
   widget.value = text;

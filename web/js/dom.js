@@ -94,7 +94,7 @@ export function keepKeys(element) {
 export function keepFocus(element) {
   element.addEventListener("keydown", (event) => {
     if (event.key !== "Tab") return;
-    const stops = [...element.querySelectorAll("button, input")].filter((stop) => stop.checkVisibility());
+    const stops = [...element.querySelectorAll("button:enabled, input:enabled")].filter((stop) => stop.checkVisibility());
     const [first, last] = [stops[0], stops[stops.length - 1]];
     const [edge, goal] = event.shiftKey ? [first, last] : [last, first];
     if (document.activeElement !== edge) return;

@@ -16,6 +16,24 @@ export function faceStage(picture, choose) {
   return make("div", { class: "latentsync-place" }, stage);
 }
 
+/** A picture to click three points in; choose([[x, y], …]) is called after the third, in pixels of width x height. */
+export function pointStage(picture, choose) {
+  const stage = make("div", { class: "latentsync-stage latentsync-pointing" });
+  stage.style.setProperty("--shape", picture.width / picture.height);
+  stage.append(make("img", { src: picture.src, alt: say("frame_alt", "Frame of the source"), draggable: "false" }));
+  const points = [];
+  stage.addEventListener("click", ({ clientX, clientY }) => {
+    const { left, top, width, height } = stage.getBoundingClientRect();
+    const [x, y] = [(clientX - left) / width, (clientY - top) / height];
+    points.push([x * picture.width, y * picture.height]);
+    const mark = make("span", { class: "latentsync-point" }, String(points.length));
+    Object.assign(mark.style, { left: `${100 * x}%`, top: `${100 * y}%` });
+    stage.append(mark);
+    if (points.length === 3) choose(points);
+  });
+  return make("div", { class: "latentsync-place" }, stage);
+}
+
 /** Where the `face` widget points when this face is picked: the middle of its box. */
 export function center({ box }) {
   return [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2];

@@ -1,8 +1,9 @@
-// The dialog in which a face is picked, and what it writes: "x,y,frame" in the node's `face` widget.
+// The dialog in which a face is picked, and what it writes: "x,y,frame" in the node's `face` widget, or for a face that
+// cannot be found three points and the frame in its `points` widget.
 import { api } from "../../../scripts/api.js";
-import { choiceOf, inWords, pointText, read, rules, setFace } from "./choice.js";
+import { choiceOf, inWords, pointsOf, pointText, read, rules, setFace, write } from "./choice.js";
 import { keepFocus, keepKeys, make } from "./dom.js";
-import { center, faceStage } from "./faces.js";
+import { center, faceStage, pointStage } from "./faces.js";
 import { findSource } from "./source.js";
 import { say } from "./words.js";
 
@@ -20,6 +21,7 @@ class Picker {
     this.node = node;
     this.choice = choiceOf(node);
     this.now = read(this.choice.text ?? "");
+    this.points = pointsOf(node);
     this.source = findSource(node);
     this.asked = 0;
     this.stage = make("div");
@@ -40,6 +42,7 @@ class Picker {
       this.status,
       this.makeFrameRow(),
       this.makeRules(),
+      ...(this.points?.widget ? [this.makePointRow()] : []),
     );
     keepKeys(dialog);
     keepFocus(dialog);
@@ -84,6 +87,30 @@ class Picker {
       return make("button", { type: "button", onclick: () => this.write(value), ...state }, name);
     };
     return make("div", { class: "latentsync-row" }, say("or", "or always:"), ...Object.entries(rules()).map(rule));
+  }
+
+  /** For drawings and animals; only where there is a picture to click in. */
+  makePointRow() {
+    this.byHand = make(
+      "button",
+      { type: "button", "aria-pressed": "false", disabled: true, onclick: () => this.pointOut(!this.pointing) },
+      say("by_hand", "Point out a face that is not found"),
+    );
+    const set = String(this.points.text ?? "").trim();
+    const remove = { type: "button", onclick: () => this.writePoints("") };
+    const now = set ? [say("points_now", "Pointed out now: {points}", { points: set }), make("button", remove, say("points_off", "Remove the points"))] : [];
+    return make("div", { class: "latentsync-by-hand" }, this.byHand, ...now);
+  }
+
+  pointOut(pointing) {
+    this.pointing = pointing;
+    this.byHand.setAttribute("aria-pressed", String(pointing));
+    this.showPicture(...this.shown);
+  }
+
+  writePoints(text) {
+    write(this.points, text);
+    this.dialog.close();
   }
 
   open() {
@@ -158,6 +185,9 @@ class Picker {
   }
 
   showPicture(picture, frame, point) {
+    this.shown = [picture, frame, point];
+    if (this.byHand) this.byHand.disabled = false;
+    if (this.pointing) return this.showPoints(picture, frame, point);
     const chosen = this.current(picture, frame, point);
     const choose = this.choice.wired == null && ((face) => this.write(pointText(...point(...center(face)), frame)));
     const hadFocus = this.frameRow.contains(document.activeElement);
@@ -165,6 +195,15 @@ class Picker {
     this.stage.replaceChildren(stage);
     this.status.textContent = howMany(picture.faces.length, frame);
     if (!hadFocus) (stage.querySelector("[aria-pressed=true]") ?? stage.querySelector("button:enabled"))?.focus();
+  }
+
+  showPoints(picture, frame, point) {
+    const numbers = (points) => points.flatMap(([x, y]) => point(x, y).map(Math.round));
+    this.stage.replaceChildren(pointStage(picture, (points) => this.writePoints([...numbers(points), frame].join(","))));
+    this.status.textContent = say(
+      "point_hint",
+      "Click the left brow, the right brow and the tip of the nose, as you see them.",
+    );
   }
 
   /** The face of the picture that is chosen now, as far as one picture can tell. */
@@ -183,6 +222,7 @@ class Picker {
   }
 
   write(text) {
+    if (this.points?.text) write(this.points, ""); // they would be taken instead
     setFace(this.node, text);
     this.dialog.close();
   }
