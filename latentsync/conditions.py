@@ -94,7 +94,8 @@ def encode_crops(
 
 class ConditionEncoder:
     """Encodes crops of one side (`resolution`) for one VAE. mask: (h, w), 1 = keep, 0 = the mouth. latents: where those
-    of source frames are kept; each frame's crop must then be the same whenever it shows."""
+    of source frames are kept; each frame's crop must then be the same whenever it shows. decoder: decodes in place of
+    vae."""
 
     def __init__(
         self,
@@ -104,8 +105,10 @@ class ConditionEncoder:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         latents: Latents | None = None,
+        decoder: Autoencoder | None = None,
     ) -> None:
         self.vae, self.device, self.dtype = vae, device, dtype
+        self.decoder = decoder or vae
         self.latents = latents or RecentLatents(2 * WINDOW)
         self.keep = torch.from_numpy(mouth_mask(resolution)).to(device, dtype)
         self.mask = torch.from_numpy(latent_mask(resolution, vae.factor)).to(device, dtype)
@@ -142,7 +145,7 @@ class ConditionEncoder:
 
     def decode(self, latents: Tensor, top: int = 0) -> Tensor:
         """(C, F, h, w) latents to (F, R, R, 3) float32 pixels in 0..255, on the CPU. top: see Autoencoder."""
-        pixels = self.vae.decode(latents.transpose(0, 1).to(self.device, self.dtype), top)
+        pixels = self.decoder.decode(latents.transpose(0, 1).to(self.device, self.dtype), top)
         return ((pixels.float().clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1).cpu()
 
     def _pixels(self, crops: Sequence[np.ndarray] | np.ndarray) -> Tensor:

@@ -3,7 +3,6 @@
 from contextlib import suppress
 from pathlib import Path
 
-from . import __version__
 from .conditions import SavedLatents
 from .face.saved import NO_TRACKS, load_tracks, save_tracks
 from .face.track import FaceTrack, Tracks
@@ -12,14 +11,17 @@ from .settings import Settings
 from .timeline import Cut, Timeline
 from .weights.bundle import Models
 
+FORMAT = 1
+"""To be raised when faces are found, cut out or encoded in another way."""
+
 
 class PreparedClip:
-    """What is known of one part of one video. Another file, part, size or version of ours is another clip."""
+    """What is known of one part of one video. Another file, part or size is another clip."""
 
     def __init__(self, folder: Path, video: str | Path, settings: Settings, cut: Cut | None) -> None:
         cut = cut or Cut()
         shown = (settings.max_side, settings.background, settings.points)
-        name = fingerprint({"part": (cut.start, cut.duration), "shown": shown, "version": __version__}, video)
+        name = fingerprint({"part": (cut.start, cut.duration), "shown": shown, "format": FORMAT}, video)
         self.folder = folder / f"{Path(video).stem}-{name[:16]}"
 
     def tracks(self) -> Tracks | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from .audio.mel import SAMPLE_RATE
 from .audio.pauses import hush, rest_weights
 from .audio.whisper_features import SpeechFeatures
-from .conditions import ConditionEncoder, Latents, RecentLatents
+from .conditions import Autoencoder, ConditionEncoder, Latents, RecentLatents
 from .face.aligned import AlignedFace
 from .face.composite import first_row_read
 from .face.rest import rested
@@ -25,6 +25,7 @@ from .media.ahead import Stopped, ahead
 from .media.source import Source
 from .media.watermark import draw_watermark
 from .models.memory import MemoryPlan, free_bytes, give_back, is_out_of_memory, plans
+from .models.tiny_vae import TinyVAE
 from .models.vae import VAE
 from .sampling import denoise_window, shared_noise
 from .settings import WINDOW, Progress, ProgressCallback, Settings
@@ -35,7 +36,7 @@ from .timeline import (
     parse_spans,
     windows,
 )
-from .weights.bundle import Models
+from .weights.bundle import Models, draft_decoder
 
 LATENTS_LIMIT = 2**26
 """Bytes of latents of a looped clip that are kept, so that its frames are encoded once."""
@@ -174,6 +175,7 @@ class WindowRenderer:
             device=models.device,
             dtype=models.dtype,
             latents=latents or RecentLatents(self._frames_kept()),
+            decoder=self._decoder(),
         )
         noise = shared_noise(settings.seed, models.vae.channels, *self.encoder.mask.shape)
         self.noise = noise.to(models.device)
@@ -182,6 +184,12 @@ class WindowRenderer:
         self._planned()
         self.done = 0
         self.total = settings.steps * sum(len(windows(*segment)) for segment in self.face.segments)
+
+    def _decoder(self) -> Autoencoder | None:
+        """In place of the VAE, for drafts of networks with Stable Diffusion's latents."""
+        models = self.models
+        fits = (models.vae.channels, models.vae.factor) == (4, 8) and not isinstance(models.vae, TinyVAE)
+        return draft_decoder(models.device, models.dtype) if self.settings.mode == "draft" and fits else None
 
     @property
     def overlapped(self) -> bool:
@@ -335,6 +343,8 @@ class WindowRenderer:
                 steps=self.settings.steps,
                 guidance=self.settings.guidance,
                 solver=self.settings.solver,
+                mode=self.settings.mode,
+                reuse=self.settings.reuse,
                 together=self.plan.together,
                 on_step=lambda done, steps, clean: self._report(len(group), clean),
             )

@@ -19,8 +19,8 @@ SolverCallback = Callable[[int, int, Tensor], None]
 """on_step(steps done, steps in all, estimate of the clean latents); may raise to cancel."""
 
 
-Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""unet(sample, timestep, audio). What it predicts is its config.prediction_type; without one, the noise."""
+Denoiser = Callable[..., Tensor]
+"""unet(sample, timestep, audio[, deep]). What it predicts is its config.prediction_type; without one, the noise."""
 
 
 def alphas_cumprod() -> Tensor:
@@ -58,27 +58,63 @@ def predict_x0(output: Tensor, noisy: Tensor, alpha_bar: float, prediction: str)
     raise UserError(f"The checkpoint predicts {prediction!r}; known are epsilon, sample and v_prediction.")
 
 
+class DeepFeatures:
+    """What the deep layers gave, for each call of a step, kept for the interval - 1 steps after it. 1: never kept."""
+
+    def __init__(self, interval: int) -> None:
+        self.interval = interval
+        self._kept: list[list[Tensor]] = []
+        self._call = 0
+
+    def begin(self, step: int) -> None:
+        """step: from 0. Every step must make the same calls in the same order."""
+        self._call = 0
+        if step % self.interval == 0:
+            self._kept = []
+
+    def next(self) -> list[Tensor]:
+        """For UNet's `deep`, at its next call."""
+        if self._call == len(self._kept):
+            self._kept.append([])
+        self._call += 1
+        return self._kept[self._call - 1]
+
+
 def cfg_denoise(
-    unet: Denoiser, inputs: Tensor, timestep: int, audio: Tensor, guidance: float, *, together: bool = True
+    unet: Denoiser,
+    inputs: Tensor,
+    timestep: int,
+    audio: Tensor,
+    guidance: float,
+    *,
+    together: bool = True,
+    deep: DeepFeatures | None = None,
 ) -> Tensor:
     """One evaluation with classifier-free guidance; without audio means all-zero tokens. guidance 1 costs half.
     together: with and without in one batch, else one after the other, which takes half the memory."""
     if guidance == 1:
-        return run_unet(unet, inputs, timestep, audio)
+        return run_unet(unet, inputs, timestep, audio, deep)
     if not together:
-        without = run_unet(unet, inputs, timestep, torch.zeros_like(audio))
-        return without + guidance * (run_unet(unet, inputs, timestep, audio) - without)
-    both = run_unet(unet, torch.cat((inputs, inputs)), timestep, torch.cat((torch.zeros_like(audio), audio)))
-    without, with_audio = both.chunk(2)
+        without = run_unet(unet, inputs, timestep, torch.zeros_like(audio), deep)
+        return without + guidance * (run_unet(unet, inputs, timestep, audio, deep) - without)
+    tokens = torch.cat((torch.zeros_like(audio), audio))
+    without, with_audio = run_unet(unet, torch.cat((inputs, inputs)), timestep, tokens, deep).chunk(2)
     return without + guidance * (with_audio - without)
 
 
-def run_unet(unet: Denoiser, inputs: Tensor, timestep: int | Tensor, audio: Tensor) -> Tensor:
+def run_unet(
+    unet: Denoiser, inputs: Tensor, timestep: int | Tensor, audio: Tensor, deep: DeepFeatures | None = None
+) -> Tensor:
     """unet on a batch of windows. On a CPU one by one: batches are not faster there and would change the rounding."""
     step = torch.as_tensor(timestep, device=inputs.device)
+    kept = deep is not None and deep.interval > 1
+
+    def run(x: Tensor, a: Tensor) -> Tensor:
+        return unet(x, step, a, deep.next()) if kept and deep is not None else unet(x, step, a)
+
     if inputs.device.type != "cpu":
-        return unet(inputs, step, audio)
-    return torch.cat([unet(x, step, a) for x, a in zip(inputs.split(1), audio.split(1), strict=True)])
+        return run(inputs, audio)
+    return torch.cat([run(x, a) for x, a in zip(inputs.split(1), audio.split(1), strict=True)])
 
 
 def ddim(steps: int, prediction: str) -> Iterator[tuple[int, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]]:
@@ -131,23 +167,27 @@ def denoise_window(
     steps: int = STEPS,
     guidance: float = GUIDANCE,
     solver: str = Settings.solver,
+    mode: str = Settings.mode,
+    reuse: int = Settings.reuse,
     together: bool = True,
     on_step: SolverCallback | None = None,
 ) -> Tensor:
     """Denoise windows together. noise (B, C, F, h, w); conditions (B, 2C + 1, F, h, w) = mask, masked, reference.
 
     The network computes in the conditions' format; the latents keep that of the noise, which should be fp32: in bf16
-    the rounding of every step would add up. together: see cfg_denoise.
+    the rounding of every step would add up. mode: see Settings.guided. together: see cfg_denoise.
     """
-    Settings(steps=steps, guidance=guidance, solver=solver)  # bad numbers end here, in one sentence
+    settings = Settings(steps=steps, guidance=guidance, solver=solver, mode=mode, reuse=reuse)  # or one sentence
     if steps < 1:
         raise UserError("steps is 0; it must be at least 1 here, where no checkpoint says how many.")
     prediction = getattr(getattr(unet, "config", None), "prediction_type", "epsilon")
     plan = ddim(steps, prediction) if solver == "ddim" else multistep(solver, steps, prediction)
-    latents = noise
+    latents, deep = noise, DeepFeatures(reuse)
     for done, (t, update) in enumerate(plan, 1):
+        deep.begin(done - 1)
+        strength = guidance if done - 1 in settings.guided else 1
         inputs = torch.cat((latents.to(conditions), conditions), 1)
-        output = cfg_denoise(unet, inputs, t, audio, guidance, together=together)
+        output = cfg_denoise(unet, inputs, t, audio, strength, together=together, deep=deep)
         latents, clean = update(output.to(latents), latents)
         if on_step:
             on_step(done, steps, clean)

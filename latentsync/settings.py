@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Fit = Literal["trim", "loop", "pingpong", "hold", "silence"]
 Solver = Literal["ddim", "dpm++", "unipc", "deis"]
 Silence = Literal["keep", "relax", "close"]
+Mode = Literal["exact", "fast", "turbo", "draft"]
 Watermark = Literal["none", "metadata", "visible"]
 
 LIKE_SOURCE = "copy-like-source"
@@ -23,6 +24,9 @@ FITS: tuple[str, ...] = get_args(Fit)
 SILENCES: tuple[str, ...] = get_args(Silence)
 NO_FACES = ("error", "pass")
 ENCODERS = ("software", "hardware")
+MODES: tuple[str, ...] = get_args(Mode)
+MODE_STEPS = {"fast": 6, "turbo": 4, "draft": 4}
+"""Solver steps of these modes, where the checkpoint's own are more."""
 SOLVERS: tuple[str, ...] = get_args(Solver)
 WATERMARKS: tuple[str, ...] = get_args(Watermark)
 
@@ -64,6 +68,11 @@ class Settings:
     points: a face that no finder knows (a drawing, an animal), pointed out by hand as "x1,y1,x2,y2,x3,y3,frame": left
     brow, right brow and nose tip in pixels of the source, as seen, and the frame they are in. Empty: faces are found.
     no_face: what to do with a clip in which the face asked for is nowhere: "error", or "pass" it through as it is.
+    mode: "exact" takes the checkpoint's own steps and guidance; "fast" 6 steps of dpm++ with guidance in the middle
+    three; "turbo" 4 steps without guidance; "draft" the same, decoded by the built-in tiny VAE. Steps, guidance and
+    solvers that are given stay. Where the checkpoint takes fewer steps anyway (nano), they change nothing.
+    reuse: with many steps, compute the deep layers of the network only in every so many-th and use their outputs again
+    in those between; 3 is what the public code does by default. 1: never.
     audio_track: number of the sound track that is heard and written, from 0; -1 is the default one, or the first that
     can be heard.
     """
@@ -89,6 +98,8 @@ class Settings:
     spans: str = ""
     points: str = ""
     no_face: str = "error"
+    mode: str = "exact"
+    reuse: int = 1
 
     def __post_init__(self) -> None:
         _within("steps", self.steps, 0, 1000)
@@ -98,6 +109,8 @@ class Settings:
         _within("still_fps", self.still_fps, 1, 120)
         _within("max_side", self.max_side, 0, 16384)
         _one_of("solver", self.solver, SOLVERS)
+        _one_of("mode", self.mode, MODES)
+        _within("reuse", self.reuse, 1, 20)
         _one_of("fit", self.fit, FITS)
         _one_of("watermark", self.watermark, WATERMARKS)
         _within("quality", self.quality, 1, 100)
@@ -109,8 +122,21 @@ class Settings:
         check_face(self.face)
 
     def resolved(self, defaults: "Settings") -> "Settings":
-        """These settings for one checkpoint: its own steps and guidance where they are 0."""
-        return replace(self, steps=self.steps or defaults.steps, guidance=self.guidance or defaults.guidance)
+        """These settings for one checkpoint: its own steps and guidance where they are 0, as far as the mode goes."""
+        most = MODE_STEPS.get(self.mode, defaults.steps)
+        guidance = 1.0 if self.mode in ("turbo", "draft") else defaults.guidance
+        steps = self.steps or min(most, defaults.steps)
+        quick = self.mode != "exact" and self.solver == "ddim" and steps > 1
+        solver = "dpm++" if quick else self.solver
+        return replace(self, steps=steps, guidance=self.guidance or guidance, solver=solver)
+
+    @property
+    def guided(self) -> range:
+        """The steps, from 0, in which guidance acts: in mode "fast" the middle half of them (Kynkäänniemi et al. 2024:
+        early it hurts, late it does nothing). With reuse all: kept outputs serve steps of the same kind only."""
+        if self.mode != "fast" or self.reuse > 1:
+            return range(self.steps)
+        return range(self.steps // 4, self.steps // 4 + (self.steps + 1) // 2)
 
 
 def check_face(face: str) -> None:

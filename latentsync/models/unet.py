@@ -38,7 +38,9 @@ class UNet(nn.Module):
     """unet(sample (B, 3C+1, F, h, w), timestep, audio (B, F, 50, D)) → (B, C, F, h, w).
 
     sample: [noisy C | keep-mask 1 | masked C | reference C] latents; h and w divisible by 2^(levels - 1);
-    F at most POSITIONS where there are motion modules. timestep: a number or (B,).
+    F at most POSITIONS where there are motion modules. timestep: a number or (B,). deep: an empty list gets what the
+    deep layers give; one that holds it already stands in for them, and only the outermost layers are computed: the
+    branch 0 of DeepCache (Ma et al. 2024), with 7 % of the work.
     """
 
     def __init__(self, config: UNetConfig, ops: Ops = nn) -> None:
@@ -58,7 +60,9 @@ class UNet(nn.Module):
         self.conv_norm_out = ops.GroupNorm(config.groups, widths[0], eps=1e-5)
         self.conv_out = ops.Conv2d(widths[0], config.latent_channels, 3, padding=1)
 
-    def forward(self, sample: Tensor, timestep: Tensor | float, audio: Tensor) -> Tensor:
+    def forward(
+        self, sample: Tensor, timestep: Tensor | float, audio: Tensor, deep: list[Tensor] | None = None
+    ) -> Tensor:
         batch, _, frames, _, _ = sample.shape
         self._check(sample, audio)
         step = torch.as_tensor(timestep, device=sample.device).expand(batch)
@@ -68,11 +72,16 @@ class UNet(nn.Module):
             audio = self.audio_projection(audio)
         x = sample.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         skips = [x := self.conv_in(x)]
-        for down in self.down_blocks:
-            x = cast(DownBlock, down)(x, skips, time, audio, frames)
-        x = self.mid_block(x, time, audio, frames)
-        for up in self.up_blocks:
-            x = cast(UpBlock, up)(x, skips, time, audio, frames)
+        *ups, last = (cast(UpBlock, up) for up in self.up_blocks)
+        if deep:
+            x = last.layer(len(last.resnets) - 1, torch.cat((deep[0], x), dim=1), time, audio, frames)
+        else:
+            for down in self.down_blocks:
+                x = cast(DownBlock, down)(x, skips, time, audio, frames)
+            x = self.mid_block(x, time, audio, frames)
+            for up in ups:
+                x = up(x, skips, time, audio, frames)
+            x = last(x, skips, time, audio, frames, deep)
         x = self.conv_out(F.silu(window_norm(self.conv_norm_out, x, frames)))
         x = x.unflatten(0, (batch, frames)).transpose(1, 2)
         reach = self.config.residual

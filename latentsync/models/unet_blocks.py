@@ -308,8 +308,19 @@ class UpBlock(Block):
         super().__init__(inputs, widths[level], config, ops, cross=config.cross[level], motion=motion)
         self.upsamplers = nn.ModuleList([Resampler(widths[level], True, ops)] if level else [])
 
-    def forward(self, x: Tensor, skips: list[Tensor], time: Tensor, audio: Tensor, frames: int) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        skips: list[Tensor],
+        time: Tensor,
+        audio: Tensor,
+        frames: int,
+        deep: list[Tensor] | None = None,
+    ) -> Tensor:
+        """deep: gets what the last layer is given by those below."""
         for i in range(len(self.resnets)):
+            if deep is not None and i == len(self.resnets) - 1:
+                deep.append(x)
             x = self.layer(i, torch.cat((x, skips.pop()), dim=1), time, audio, frames)
         for up in self.upsamplers:
             x = up(x)

@@ -329,3 +329,52 @@ def test_noise_hangs_on_the_seed_alone():
     assert torch.equal(before, torch.get_rng_state())  # nobody else's generator is touched
     assert abs(float(shared_noise(0, 8, 64, 64).std()) - 1) < 0.02
     assert shared_noise(2**63 - 1, 1, 2, 2).isfinite().all()
+
+
+class Recorder:
+    """A denoiser that says what it was asked, and adds its deep features to the sound's mean."""
+
+    config = SimpleNamespace(prediction_type="sample")
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, x, timestep, audio, deep=None):
+        heard = bool(audio.any())
+        self.asked.append((int(timestep), heard, None if deep is None else bool(deep)))
+        if deep is not None and not deep:
+            deep.append(torch.full((1,), float(timestep) + heard))
+        return x[:, :4] * 0 + (deep[0] if deep else 0)
+
+
+def asked(**settings):
+    unet, noise = Recorder(), torch.randn(1, 4, 2, 4, 4)
+    denoise_window(unet, noise, torch.zeros(1, 9, 2, 4, 4), torch.ones(1, 2, 50, 8), **settings)
+    return unet.asked
+
+
+def test_deep_features_are_computed_in_every_third_step_and_of_each_branch_alone():
+    calls = asked(steps=7, guidance=2.0, reuse=3)
+    assert [reused for _, _, reused in calls] == [False, False, *[True] * 4] * 2 + [False, False]
+    assert [heard for _, heard, _ in calls] == [False, True] * 7
+    assert all(reused is None for *_, reused in asked(steps=3, guidance=2.0))
+
+
+@pytest.mark.parametrize(
+    ("steps", "guided"), [(1, [0]), (2, [0]), (4, [1, 2]), (6, [1, 2, 3]), (7, [1, 2, 3, 4]), (20, [*range(5, 15)])]
+)
+def test_fast_guides_in_the_middle_of_the_steps_only(steps, guided):
+    calls = asked(steps=steps, guidance=2.0, mode="fast")
+    order = sorted({t for t, *_ in calls}, reverse=True)
+    assert [order.index(t) for t, heard, _ in calls if not heard] == guided
+    assert [order.index(t) for t, heard, _ in calls if heard] == [*range(steps)]
+    assert len(asked(steps=steps, guidance=2.0, mode="fast", reuse=2)) == 2 * steps
+
+
+def test_one_branch_after_the_other_is_the_same():
+    unet = lively(UNet(tiny_config(audio_dim=16)), 5).double().eval()
+    noise = torch.randn(1, 4, 3, 4, 4, dtype=torch.float64)
+    more = torch.randn(1, 9, 3, 4, 4, dtype=torch.float64), torch.randn(1, 3, 50, 16, dtype=torch.float64)
+    with torch.inference_mode():
+        together, apart = (denoise_window(unet, noise, *more, steps=3, together=t) for t in (True, False))
+    assert torch.allclose(together, apart, atol=1e-10)

@@ -104,6 +104,24 @@ def test_zero_is_the_checkpoints_own(asked, own, wanted):
     assert (found.steps, found.guidance, found.seed) == (*wanted, 3)
 
 
+@pytest.mark.parametrize(
+    ("asked", "own", "wanted"),
+    [
+        ({"mode": "exact"}, (20, 1.5), (20, 1.5, "ddim")),
+        ({"mode": "fast"}, (20, 1.5), (6, 1.5, "dpm++")),
+        ({"mode": "turbo"}, (20, 1.5), (4, 1.0, "dpm++")),
+        ({"mode": "draft"}, (20, 1.5), (4, 1.0, "dpm++")),
+        ({"mode": "turbo", "steps": 8, "guidance": 2.0, "solver": "unipc"}, (20, 1.5), (8, 2.0, "unipc")),
+        ({"mode": "fast"}, (1, 1.0), (1, 1.0, "ddim")),  # nano's one step is as fast as it gets
+        ({"mode": "draft"}, (1, 1.0), (1, 1.0, "ddim")),
+    ],
+)
+def test_modes(asked, own, wanted):
+    found = Settings(**asked).resolved(Settings(steps=own[0], guidance=own[1]))
+    assert (found.steps, found.guidance, found.solver) == wanted
+    assert found.resolved(Settings(steps=own[0], guidance=own[1])) == found  # settings are resolved more than once
+
+
 def test_the_pipeline_repeats_no_default():
     """Settings come as one object; a parameter of the same name would be a second place for a default."""
     names = {field.name for field in dataclasses.fields(Settings)}

@@ -324,3 +324,45 @@ def test_a_residual_network_trains_in_a_process_that_has_sampled():
     weight = torch.ones((), requires_grad=True)
     (weight * unet_module.lips_window(8, 8)).sum().backward()
     assert weight.grad is not None
+
+
+@pytest.mark.parametrize("motion", ["none", "all"])
+def test_deep_layers_that_stand_in_give_the_same_and_cost_little(motion):
+    unet = tiny(motion).double()
+    sample, audio = (t.double() for t in inputs(unet.config, batch=2))
+    calls = []
+    for module in unet.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda *_: calls.append(1))
+    deep: list[torch.Tensor] = []
+    whole = unet(sample, 500, audio, deep)
+    full, calls[:] = len(calls), []
+    assert len(deep) == 1
+    assert torch.allclose(whole, unet(sample, 500, audio), atol=1e-12)
+    calls.clear()
+    assert torch.allclose(unet(sample, 500, audio, deep), whole, atol=1e-12)
+    assert len(calls) < full / 3
+    # another noise and time: the outermost layers see them, the deep ones are those kept
+    other, last = sample + 1, unet.up_blocks[-1]
+    time = unet.time_embedding(torch.tensor([300, 300]), other.dtype)
+    x = unet.conv_in(other.transpose(1, 2).flatten(0, 1))
+    x = last.layer(len(last.resnets) - 1, torch.cat((deep[0], x), 1), time, audio.flatten(0, 1), 4)
+    x = unet.conv_out(torch.nn.functional.silu(unet_blocks.window_norm(unet.conv_norm_out, x, 4)))
+    wanted = x.unflatten(0, (2, 4)).transpose(1, 2)
+    assert torch.allclose(unet(other, 300, audio, deep), wanted, atol=1e-12)
+
+
+def test_attention_along_time_is_that_of_every_pixel_alone():
+    attention = lively(unet_blocks.TemporalAttention(32, nn), 3).double()
+    x = torch.randn(2, 5, 6, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    coded = x + position_code(32)[0, :5, None].double()
+    for batch in range(2):
+        for pixel in range(6):
+            q, k, v = (f(coded[batch, :, pixel]) for f in (attention.to_q, attention.to_k, attention.to_v))
+            heads = []
+            for head in range(8):
+                own = slice(4 * head, 4 * head + 4)
+                weights = torch.softmax(q[:, own] @ k[:, own].T / 4**0.5, -1)
+                heads.append(weights @ v[:, own])
+            wanted = attention.to_out[0](torch.cat(heads, -1))
+            assert torch.allclose(attention(x)[batch, :, pixel], wanted, atol=1e-12)
