@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..latentsync.settings import CODECS, FITS, NO_FACES, SILENCES, SOLVERS, WATERMARKS, Settings
+from ..latentsync.settings import CODECS, FITS, MODES, NO_FACES, SILENCES, SOLVERS, WATERMARKS, Settings
 from . import host
 
 FACE_TRACK = io.Custom("FACE_TRACK")
@@ -102,6 +102,20 @@ def no_face() -> Any:
             options=list(NO_FACES),
             default=Settings.no_face,
             tooltip="Where the face is nowhere in the clip. error: stop and say so. pass: give the clip as it is.",
+        )
+    )
+
+
+def mode() -> Any:
+    return host.advanced(
+        io.Combo.Input(
+            "mode",
+            optional=True,
+            options=list(MODES),
+            default=Settings.mode,
+            tooltip="exact: the steps and guidance above. fast: 6 steps, guidance in the middle ones: a quarter of the"
+            " work. turbo: 4 without guidance: a tenth. draft: the same, decoded softer and quicker. Only where steps"
+            " and guidance are 0.",
         )
     )
 

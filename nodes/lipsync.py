@@ -186,6 +186,7 @@ class LatentSyncVideo(io.ComfyNode):
                 inputs.spans(),
                 inputs.points(),
                 inputs.no_face(),
+                inputs.mode(),
             ],
             outputs=outputs(),
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],

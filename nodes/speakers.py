@@ -45,6 +45,7 @@ class LatentSyncSpeakers(io.ComfyNode):
                 inputs.silence(),
                 inputs.spans(),
                 inputs.no_face(),
+                inputs.mode(),
                 *more,
             ],
             outputs=outputs(),

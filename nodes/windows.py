@@ -109,6 +109,6 @@ class FrameUNet(UNet):
             out[:, w.keep : w.stop] = made.transpose(1, 2)[:, w.keep - w.start :]
         return out.flatten(0, 1)
 
-    def window(self, sample: Tensor, timestep: Tensor, audio: Tensor) -> Tensor:
+    def window(self, sample: Tensor, timestep: Tensor, audio: Tensor, deep: list[Tensor] | None = None) -> Tensor:
         """The engine's own call: (B, 3C + 1, F, h, w) → (B, C, F, h, w)."""
-        return super().forward(sample, timestep, audio)
+        return super().forward(sample, timestep, audio, deep)

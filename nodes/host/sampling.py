@@ -110,10 +110,10 @@ class _Window:
         self.device = patcher.load_device
         self.dtype = self.model.manual_cast_dtype or self.model.get_dtype()
 
-    def __call__(self, sample: Tensor, timestep: Tensor, audio: Tensor) -> Tensor:
+    def __call__(self, sample: Tensor, timestep: Tensor, audio: Tensor, deep: list[Tensor] | None = None) -> Tensor:
         needed = self.model.memory_required([sample.shape[0] * sample.shape[2], 1, *sample.shape[3:]])
         memory.load_models_gpu([self.patcher], memory_required=needed)
-        return self.model.diffusion_model.window(sample, timestep, audio)
+        return self.model.diffusion_model.window(sample, timestep, audio, deep)
 
 
 class _Autoencoder:

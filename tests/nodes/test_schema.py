@@ -3,14 +3,14 @@
 import pytest
 
 from latentsync.errors import UserError
-from latentsync.settings import FITS, NO_FACES, SILENCES, SOLVERS, WATERMARKS, Settings
+from latentsync.settings import FITS, MODES, NO_FACES, SILENCES, SOLVERS, WATERMARKS, Settings
 
 from .table import NODES
 
 DEFAULTS = Settings()
 SETTINGS = (
     *("steps", "guidance", "seed", "solver", "fit", "face", "window_batch", "still_fps", "watermark"),
-    *("silence", "spans", "points", "no_face"),
+    *("silence", "spans", "points", "no_face", "mode"),
 )
 COMBOS = {
     "fit": FITS,
@@ -18,6 +18,7 @@ COMBOS = {
     "watermark": WATERMARKS,
     "silence": SILENCES,
     "no_face": NO_FACES,
+    "mode": MODES,
     "save_to": ("temp", "output"),
 }
 NUMBERS = ("INT", "FLOAT")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PACK = "ComfyUI-LatentSync"
 """Without a blank: of such a folder ComfyUI serves neither templates nor web files."""
 TITLES = [flow().title for flow in FLOWS.values()]
-LEAST = 0.62
+LEAST = 0.6
 """Scale at which titles and values can be read."""
 ROOM = """() => {
   const { width, height } = app.canvas.canvas.getBoundingClientRect(), { scale, offset } = app.canvas.ds
