@@ -1,5 +1,9 @@
 """Which device and which number format to use when the user leaves it open."""
 
+import platform
+import time
+from functools import cache
+
 import torch
 
 from ..errors import UserError
@@ -8,6 +12,9 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TENSOR_CORES = 7
 """First CUDA capability whose half-precision arithmetic is faster than single precision everywhere (Volta)."""
+
+BF16_GAIN = 1.3
+"""How much faster it must be: with instructions of their own such numbers take half the time, without them far more."""
 
 
 def pick_device(name: str = "auto") -> str:
@@ -37,12 +44,28 @@ def pick_dtype(name: str, device: str) -> torch.dtype:
 
 
 def _multiplies_bf16() -> bool:
-    """Whether this CPU multiplies bf16 numbers in hardware (AMX, AVX-512 BF16), at least twice as fast as fp32 ones.
+    """Whether this CPU multiplies bf16 numbers in hardware (AMX, AVX-512 BF16, Arm), about twice as fast as fp32 ones.
 
-    A torch that cannot tell has no get_capabilities (before 2.10).
+    A torch that cannot tell has no get_capabilities (before 2.10); what it does not know of is tried.
     """
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    return _seconds(torch.bfloat16) * BF16_GAIN < _seconds(torch.float32)
+
+
+@cache
+def _seconds(dtype: torch.dtype) -> float:
+    """The shortest of three runs of a convolution like those that take most of the time."""
+    x = torch.ones(1, 64, 64, 64, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    weight = torch.ones(64, 64, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    taken = []
+    with torch.inference_mode():
+        for _ in range(4):  # the first one prepares
+            start = time.perf_counter()
+            torch.nn.functional.conv2d(x, weight, padding=1)
+            taken.append(time.perf_counter() - start)
+    return min(taken[1:])
 
 
 def short_name(dtype: torch.dtype) -> str:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from latentsync.errors import UserError
+from latentsync.models import device
 from latentsync.models.device import pick_dtype
 
 
@@ -17,14 +18,24 @@ from latentsync.models.device import pick_dtype
     ],
 )
 def test_a_cpu_takes_bf16_where_it_multiplies_it_in_hardware(monkeypatch, capabilities, dtype):
+    monkeypatch.setattr(device.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert pick_dtype("auto", "cpu") == dtype
     assert pick_dtype("fp32", "cpu") == torch.float32
 
 
 def test_a_torch_that_cannot_tell_takes_fp32(monkeypatch):
+    monkeypatch.setattr(device.platform, "machine", lambda: "AMD64")
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert pick_dtype("auto", "cpu") == torch.float32
+
+
+@pytest.mark.parametrize(("taken", "dtype"), [(0.5, torch.bfloat16), (0.9, torch.float32), (40, torch.float32)])
+def test_another_processor_is_measured(monkeypatch, taken, dtype):
+    """An Apple or a server Arm: some have the instructions, and torch does not name them."""
+    monkeypatch.setattr(device.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(device, "_seconds", lambda dtype: taken if dtype == torch.bfloat16 else 1.0)
+    assert pick_dtype("auto", "cpu") == dtype
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [((6, 1), torch.float32), ((7, 0), torch.float16)])
