@@ -11,19 +11,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .audio.clues import clues_for
 from .audio.load import check_speech, from_waveform, load_audio
 from .audio.pauses import spoken
 from .audio.speakers import Speaker as Speaker
 from .audio.speakers import mixed
-from .errors import NoFaceError, UserError, memory_told
+from .errors import UserError, memory_told
 from .face.aligned import AlignedFace
-from .face.choose import choose
-from .face.detect import FaceFinder
-from .face.points import Points, track_points
+from .face.points import Points
 from .face.saved import NO_TRACKS, load_tracks, save_tracks
 from .face.spans import Span, spans
-from .face.track import FaceTrack, Tracks, absent, find_tracks
+from .face.track import Tracks
 from .media.ahead import ahead
 from .media.audio_track import AudioTrack
 from .media.image import is_image
@@ -31,10 +28,10 @@ from .media.journal import Journal, fingerprint, open_journal
 from .media.output import open_output
 from .media.source import ArraySource, Source, open_source, sound_part
 from .media.writer import VideoWriter, container_of
-from .prepared import PreparedClip
+from .prepared import PreparedClip, TrackedFace, face_asked_for, looked_at
 from .rendering import RenderedFrame as RenderedFrame
 from .rendering import Timings, WindowRenderer, render
-from .settings import WINDOW, Progress, ProgressCallback, Settings, scaled_place
+from .settings import WINDOW, ProgressCallback, Settings, scaled_place
 from .timeline import (
     Cut,
     Timeline,
@@ -161,25 +158,13 @@ def lipsync_file(
     ):
         clip = None if cache is None else PreparedClip(Path(cache), video, settings, cut)
         tracks = _known_tracks(journal, job, tracks, clip)
-        renderers: list[WindowRenderer] = []
-        for speaker in speakers:
-            face = job.face if speaker is None else scaled_place(speaker.face, job.scale)
-            speech, only = (job.speech if speaker is None else speaker.heard()), None
-            whose = (job.source, job.timeline, models.finder, face, settings)
-            tracked = face_asked_for(*whose, timings, on_step, tracks, speech, job.scale, whole=clip is not None)
-            _check_other_face(tracked, renderers)
-            if speaker is not None:
-                only = frames_of_spans(spoken(speech), job.timeline.fps, job.timeline.frames)
-            latents = None  # of the second speaker on, frames come painted
-            if clip is not None and not renderers:
-                latents = clip.latents(tracked.track, job.timeline, models)
-            how = (models, settings, timings, on_step)
-            renderers.append(WindowRenderer(job.timeline, tracked.track, speech, *how, only=only, latents=latents))
-        if journal is not None and tracks:
+        renderers = _renderers(job, speakers, models, settings, tracks, clip, timings, on_step)
+        known = tracks.get(looked_at(job.timeline, whole=clip is not None))
+        if journal is not None and known is not None:
             with suppress(OSError):  # a run that cannot be gone on with is still a run
-                save_tracks(journal.path("tracks.npz"), *tracks.values())
-        if clip is not None and clip.tracks() is None and job.timeline.source_frames in tracks:
-            clip.save(tracks[job.timeline.source_frames])
+                save_tracks(journal.path("tracks.npz"), known)
+        if clip is not None and known is not None and clip.tracks() is None:
+            clip.save(known)
         frames = render(job.source, renderers, job.writer.frames)
         if renderers[0].overlapped:  # a frame is pasted while the one before is encoded
             frames = ahead(frames, WINDOW)
@@ -188,6 +173,34 @@ def lipsync_file(
                 job.writer.write(frame)
     faces, found = [renderer.face for renderer in renderers], sum(len(known.faces) for known in tracks.values())
     return make_report(faces, found, models.name, settings, timings, out, job.notes)
+
+
+def _renderers(
+    job: "Job",
+    speakers: Sequence[Speaker | None],
+    models: Models,
+    settings: Settings,
+    tracks: MutableMapping[int, Tracks],
+    clip: PreparedClip | None,
+    timings: Timings,
+    on_step: ProgressCallback | None,
+) -> list[WindowRenderer]:
+    """One for each who speaks; None is whom the settings name, with the job's sound."""
+    renderers: list[WindowRenderer] = []
+    for speaker in speakers:
+        face = job.face if speaker is None else scaled_place(speaker.face, job.scale)
+        speech, only = (job.speech if speaker is None else speaker.heard()), None
+        whose = (job.source, job.timeline, models.finder, face, settings)
+        tracked = face_asked_for(*whose, timings, on_step, tracks, speech, job.scale, whole=clip is not None)
+        _check_other_face(tracked, renderers)
+        if speaker is not None:
+            only = frames_of_spans(spoken(speech), job.timeline.fps, job.timeline.frames)
+        latents = None  # of the second speaker on, frames come painted
+        if clip is not None and not renderers:
+            latents = clip.latents(tracked.track, job.timeline, models)
+        how = (models, settings, timings, on_step)
+        renderers.append(WindowRenderer(job.timeline, tracked.track, speech, *how, only=only, latents=latents))
+    return renderers
 
 
 @contextmanager
@@ -202,7 +215,7 @@ def _voices(
         yield mix, tuple(audio)
 
 
-def _check_other_face(tracked: "TrackedFace", renderers: Sequence["WindowRenderer"]) -> None:
+def _check_other_face(tracked: TrackedFace, renderers: Sequence["WindowRenderer"]) -> None:
     if tracked.faces and any(renderer.face.track.index == tracked.track.index for renderer in renderers):
         raise UserError(f"Two speakers are the same face, number {tracked.track.index}; name another face for one.")
 
@@ -316,77 +329,3 @@ def _check_frames(frames: Sequence[np.ndarray] | np.ndarray) -> None:
     for i, frame in enumerate(frames):
         if frame.shape != first.shape or frame.dtype != np.uint8:
             raise UserError(f"Frame {i} is {frame.dtype} {frame.shape}, the first {first.shape}; make them alike.")
-
-
-@dataclass(frozen=True)
-class TrackedFace:
-    """The chosen face through the clip; faces: how many were found in all."""
-
-    track: FaceTrack
-    faces: int
-
-
-def track_face(
-    source: Source,
-    timeline: Timeline,
-    finder: FaceFinder,
-    face: str,
-    timings: Timings,
-    on_progress: ProgressCallback | None = None,
-    tracks: MutableMapping[int, Tracks] | None = None,
-    speech: Tensor | None = None,
-    *,
-    whole: bool = False,
-) -> TrackedFace:
-    """Follow the faces through the source frames that the timeline shows, read once unless `tracks` has them. speech:
-    tells who speaks where the source has no sound of its own. whole: through all source frames."""
-    tracks = {} if tracks is None else tracks
-    used = timeline.source_frames if whole else _used(timeline)
-
-    def report(frames: int) -> None:
-        if on_progress:
-            on_progress(Progress("track", frames, used))
-
-    with timings.measure("track"):
-        clues = clues_for(face, source, used, timeline.fps, lambda: finder, speech)
-        if used not in tracks:
-            tracks[used] = find_tracks(source.read(range(used)), finder, on_step=report)
-        tracked = TrackedFace(choose(tracks[used], face, clues), len(tracks[used].faces))
-    _log.debug("%d faces in %d frames; the chosen one is %d", tracked.faces, used, tracked.track.index)
-    return tracked
-
-
-def face_asked_for(
-    source: Source,
-    timeline: Timeline,
-    finder: FaceFinder,
-    face: str,
-    settings: Settings,
-    timings: Timings,
-    on_progress: ProgressCallback | None,
-    tracks: MutableMapping[int, Tracks],
-    speech: Tensor,
-    scale: float = 1.0,
-    *,
-    whole: bool = False,
-) -> TrackedFace:
-    """track_face for a face that may also be pointed out by hand, or be absent, as the settings say. scale: of these
-    frames against those in which it was pointed out."""
-    used = timeline.source_frames if whole else _used(timeline)
-    if settings.points and used not in tracks:
-        with timings.measure("track"):
-            points = Points.parse(settings.points).scaled(scale)
-            found = track_points(source.read, used, points)
-        tracks[used] = Tracks((found,), used, found.size)
-    try:
-        return track_face(source, timeline, finder, face, timings, on_progress, tracks, speech, whole=whole)
-    except NoFaceError:
-        if settings.no_face == "error":
-            raise
-        height, width = next(iter(source.read([0]))).shape[:2]
-        return TrackedFace(absent(used, (width, height)), 0)
-
-
-def _used(timeline: Timeline) -> int:
-    """Source frames that are shown."""
-    return min(timeline.source_frames, timeline.frames)

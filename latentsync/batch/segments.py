@@ -26,7 +26,8 @@ from ..face.track import FaceTrack
 from ..media.probe import VideoInfo
 from ..media.reader import VideoReader
 from ..media.source import ArraySource, Source, read_still
-from ..pipeline import Job, Report, TrackedFace, face_asked_for, make_report, open_job
+from ..pipeline import Job, Report, make_report, open_job
+from ..prepared import TrackedFace, face_asked_for
 from ..rendering import Timings, WindowRenderer, grouped, marked, only_in
 from ..settings import Progress, ProgressCallback, Settings
 from ..timeline import Timeline, Window

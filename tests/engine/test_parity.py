@@ -14,7 +14,8 @@ from latentsync.face.detect import three_points
 from latentsync.face.mask import latent_mask, mouth_mask
 from latentsync.face.track import find_tracks
 from latentsync.media.source import ArraySource
-from latentsync.pipeline import Timings, WindowRenderer, render, track_face
+from latentsync.pipeline import Timings, WindowRenderer, render
+from latentsync.prepared import track_face
 from latentsync.settings import Settings
 from latentsync.timeline import Timeline
 

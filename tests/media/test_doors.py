@@ -92,7 +92,7 @@ def test_a_want_of_memory_in_mid_run_is_one_sentence(tmp_path, monkeypatch, faul
         raise fault
 
     monkeypatch.setattr(pipeline, "render", wanting)
-    monkeypatch.setattr(pipeline, "face_asked_for", lambda *_: SimpleNamespace(track=None, faces=1))
+    monkeypatch.setattr(pipeline, "face_asked_for", lambda *_, **__: SimpleNamespace(track=None, faces=1))
     monkeypatch.setattr(pipeline, "WindowRenderer", lambda *_, **__: None)
     film(tmp_path / "in.mp4", "aac")
     models: Any = SimpleNamespace(defaults=Settings(), finder=None)

@@ -196,9 +196,9 @@ def test_all_that_is_sent_is_an_input_of_the_node(queue, material, tmp_path, wat
     request = wish(material, tmp_path / "made.mp4", voice=material / "say.wav", checkpoint="nano", settings=settings)
     sent = prompt_for(request)["3"]["inputs"]
     assert set(sent) <= promised
-    no_choice = {"background", "encoder", "max_side", "no_face", "pixel_format"}
+    no_choice = {"background", "encoder", "max_side", "no_face", "pixel_format", "reuse"}
     left_out = {field.name for field in fields(Settings)} - set(sent) - no_choice
-    usual = {"audio_track", "codec", "points", "quality", "silence", "spans", "strip_metadata"}
+    usual = {"audio_track", "codec", "mode", "points", "quality", "silence", "spans", "strip_metadata"}
     assert left_out == usual | ({"watermark"} if watermark == "none" else set())
     node = {"checkpoint": ["COMBO", {"options": CHECKPOINTS}], "watermark": ["COMBO", {"options": list(WATERMARKS)}]}
 
