@@ -10,6 +10,7 @@ import torch
 
 from ..errors import UserError
 from ..face.detect import FaceFinder
+from ..models.subpixel import quicken
 from ..models.unet import UNet
 from ..models.vae import VAE
 from ..models.whisper import WhisperEncoder
@@ -87,7 +88,7 @@ def load_models(
             f"{checkpoint} does not state its resolution; give it (--resolution 256 for LatentSync 1.5, 512 for 1.6)."
         )
     own_vae, own_whisper = companions(info)
-    loaded_vae = load_vae(vae or own_vae, dtype=dtype, device=device)
+    loaded_vae = quicken(load_vae(vae or own_vae, dtype=dtype, device=device))
     if loaded_vae.channels != config.latent_channels:
         raise UserError(
             f"The VAE has {loaded_vae.channels} latent channels and {checkpoint} takes {config.latent_channels};"
