@@ -191,6 +191,7 @@ def our_part(options: argparse.Namespace, given: dict[str, np.ndarray]) -> dict[
     begun = Loading()
     import torch
 
+    from latentsync.models.subpixel import quicken
     from latentsync.weights.load import load_unet
     from latentsync.weights.vae_files import load_vae
 
@@ -201,7 +202,7 @@ def our_part(options: argparse.Namespace, given: dict[str, np.ndarray]) -> dict[
         sample, audio = (torch.from_numpy(given[name]).to(dtype) for name in ("sample", "audio"))
         return facts | measured("pass", lambda: unet(sample, 951, audio[None]), options)
     if options.part == "vae":
-        vae: Any = load_vae(options.weights, dtype=dtype)
+        vae: Any = quicken(load_vae(options.weights, dtype=dtype))  # as runs do
         facts = begun.done()
         pixels, latents = (torch.from_numpy(given[name]).to(dtype) for name in ("pixels", "latents"))
         encoded = measured("encode", lambda: vae.encode(pixels), options)

@@ -26,7 +26,7 @@ class SubPixelUpsample(nn.Module):
         )
 
     def forward(self, x: Tensor, *_: object) -> Tensor:
-        n, _, h, w = x.shape
+        n, (h, w) = len(x), x.shape[2:]
         padded = F.pad(x, (1, 1, 1, 1))
         size = (n, len(self.weights[0]), 2 * h, 2 * w)
         out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
