@@ -25,6 +25,7 @@ from latentsync.comfy_client import inputs as widgets
 from latentsync.comfy_client.client import ComfyClient
 from latentsync.comfy_client.events import RunFailedError
 from latentsync.comfy_client.prompt import locate, put, read
+from latentsync.errors import UserError
 
 from .clips import VOICE, frames_of, portrait
 from .graphs import Graph
@@ -146,7 +147,7 @@ def test_what_does_not_fit_is_said_before_anything_runs(comfy, copying, tmp_path
 def test_our_own_nodes_are_checked_by_their_own_ranges(comfy):
     prompt, info = read(ROOT / "example_workflows" / "api" / "lip_sync_a_video.json"), comfy.object_info()
     for value, said in (("-1", "whole number from 0 to"), ("2.5", "whole number")):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(UserError, match=said):
             put(prompt, locate(prompt, info, "LatentSync: Lip Sync.steps"), value)
     put(prompt, locate(prompt, info, "LatentSyncLipSync.checkpoint"), "1.5")
     assert prompt["4"]["inputs"]["checkpoint"] == "1.5"
