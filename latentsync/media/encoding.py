@@ -10,8 +10,10 @@ import av
 from ..errors import UserError
 from ..settings import LIKE_SOURCE, Settings
 from . import hardware
+from .sequence import CONTAINER
 
-ENCODERS = {"h264": "libx264", "h265": "libx265", "av1": "libsvtav1", "vp9": "libvpx-vp9", "prores": "prores_ks"}
+ENCODERS = {"h264": "libx264", "h265": "libx265", "av1": "libsvtav1", "vp9": "libvpx-vp9", "prores": "prores_ks",
+            "png": "png"}  # fmt: skip
 FAMILIES = {"h264": "h264", "hevc": "h265", "av1": "av1", "libdav1d": "av1", "vp9": "vp9", "libvpx-vp9": "vp9",
             "prores": "prores"}  # fmt: skip
 """FFmpeg's decoders, and what we call what they decode."""
@@ -20,12 +22,15 @@ HELD = {
     "mov": ("h264", "h265", "prores"),
     "matroska": ("h264", "h265", "av1", "vp9", "prores"),
     "webm": ("vp9", "av1"),
+    CONTAINER: ("png",),
 }
 """What each container holds and players play from it, best known first."""
-WITH_ALPHA = {"webm": ("vp9",), "mov": ("prores",), "matroska": ("vp9", "prores")}
+WITH_ALPHA = {"webm": ("vp9",), "mov": ("prores",), "matroska": ("vp9", "prores"), CONTAINER: ("png",)}
 CHROMA = {(1, 1): "420", (1, 0): "422", (0, 0): "444", (2, 0): "422", (0, 1): "444", (2, 2): "420"}
 """By how many halvings of width and height; rare ones by the next finer."""
 DEPTHS = (8, 10, 12)
+PNG_FORMATS = {(False, False): "rgb24", (False, True): "rgba", (True, False): "rgb48be", (True, True): "rgba64be"}
+"""By whether it has more than 8 bits, and transparency."""
 ENDINGS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """File name endings that can be written, and their containers."""
 
@@ -85,8 +90,8 @@ def choose_encoding(container: str, size: tuple[int, int], kind: Kind, settings:
     families = _candidates(container, wanted, settings)
     found = [(family, *_format(family, wanted, settings, container)) for family in families]
     # the first that loses least, transparency before all
-    family, pix_fmt, lost = min(found, key=lambda one: (kind.alpha and not one[1].startswith("yuva"), len(one[2])))
-    alpha = pix_fmt.startswith("yuva")
+    family, pix_fmt, lost = min(found, key=lambda one: (kind.alpha and not _has_alpha(one[1]), len(one[2])))
+    alpha = _has_alpha(pix_fmt)
     depth = av.VideoFormat(pix_fmt).components[0].bits
     strength = crf or min(51, round((100 - settings.quality) * 0.8))
     notes = [*lost, *([f"transparent; laid on {settings.background} (background)"] if kind.alpha and not alpha else [])]
@@ -141,6 +146,8 @@ def _format(family: str, kind: Kind, settings: Settings, container: str) -> tupl
                 f"pixel_format is {settings.pixel_format!r}; the encoder {ENCODERS[family]} takes {', '.join(here)}."
             )
         return settings.pixel_format, []
+    if family == "png":
+        return PNG_FORMATS[kind.depth > 8, kind.alpha], []
     depth = next((d for d in DEPTHS if d >= kind.depth), 12)
     chromas = ["420", "422", "444"][["420", "422", "444"].index(kind.chroma) :]
     alpha = kind.alpha and family in WITH_ALPHA.get(container, ())
@@ -151,6 +158,10 @@ def _format(family: str, kind: Kind, settings: Settings, container: str) -> tupl
                 if name in here:
                     return name, _lost(kind, d, c)
     return here[0], []
+
+
+def _has_alpha(pix_fmt: str) -> bool:
+    return any(one.is_alpha for one in av.VideoFormat(pix_fmt).components)
 
 
 def _lost(kind: Kind, depth: int, chroma: str) -> list[str]:
@@ -168,6 +179,8 @@ def _options(family: str, crf: int, alpha: bool, quality: int) -> dict[str, str]
         return VP9 | {"crf": str(min(63, crf + 8))} | ({"auto-alt-ref": "0"} if alpha else {})
     if family == "av1":
         return AV1 | {"crf": str(min(63, crf + 10))}
+    if family == "png":
+        return {}
     profile = "4" if alpha else "3" if quality >= 80 else "2" if quality >= 60 else "1"
     return {"profile": profile, "vendor": "apl0"}
 

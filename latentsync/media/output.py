@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import UserError
 from ..settings import Settings
 from ..timeline import Timeline
 from .audio_track import AudioTrack
@@ -16,6 +17,7 @@ from .hdr import HLG, PQ
 from .image import flattened, is_image, read_picture, within
 from .journal import Journal
 from .reader import VideoReader
+from .sequence import CONTAINER, pictures_of, sound_of
 from .source import Shown
 from .watermark import COMMENT
 from .writer import VideoWriter, container_of
@@ -37,6 +39,9 @@ def open_output(
     comment = {} if settings.watermark == "none" else {"comment": COMMENT}
     look: Any = {"color": color, "aspect": shown.aspect, "metadata": comment | dict(metadata or {})}
     look |= {"tags": shown.tags(timeline.duration, settings), "encoding": encoding, "screen": shown.screen}
+    if container_of(out) == CONTAINER:
+        _check_inputs(Path(out), video, audio.path)
+        journal = None  # files that are finished need none
     if encoding.keeps_alpha and encoding.encoder == "libvpx-vp9":
         journal = None  # its packets carry the transparency beside them, where PyAV does not reach it
     first = 0 if journal is None else journal.frames
@@ -48,6 +53,14 @@ def open_output(
     finally:
         if deep is not None:
             deep.close()
+
+
+def _check_inputs(out: Path, *inputs: str | Path) -> None:
+    """UserError where pictures or their sound would replace what they are made of."""
+    written = {path.resolve() for path in (*pictures_of(out).values(), out, sound_of(out))}
+    for path in inputs:
+        if Path(path).resolve() in written:
+            raise UserError(f"{path} would be replaced by what is written as {out}; give --out another name or folder.")
 
 
 def encoding_for(container: str, shown: Shown, settings: Settings) -> tuple[Encoding, Color | None, tuple[str, ...]]:
