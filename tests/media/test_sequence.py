@@ -78,6 +78,7 @@ def test_depth_and_transparency_of_pictures(tmp_path, depth, alpha):
     for i, pixels in enumerate(given):
         cv2.imwrite(str(tmp_path / "in" / f"{i + 37}.png"), pixels[..., [2, 1, 0, 3][: pixels.shape[2]]])
     out = tmp_path / "out" / "%04d.png"
+    out.parent.mkdir()
     assert rewritten(tmp_path / "in" / "%d.png", out, paint=(250, 10, 90)) == ()
     for i, pixels in enumerate(given):
         made = raw(tmp_path / "out" / f"{i + 1:04d}.png")
@@ -92,17 +93,26 @@ def test_depth_and_transparency_of_pictures(tmp_path, depth, alpha):
 def test_a_deep_film_becomes_deep_pictures(tmp_path, suffix):
     kind = ("libx265", "yuv444p10le", {"x265-params": "log-level=none:crf=2"})
     origin, out = clip(tmp_path / f"in{suffix}", *kind), tmp_path / "out" / "%03d.png"
+    out.parent.mkdir()
     rewritten(origin, out)
     with VideoReader.open(origin) as reader:
         for i, (_, deep) in enumerate(reader.read_deep(range(COUNT))):
             assert np.array_equal(raw(tmp_path / "out" / f"{i + 1:03d}.png"), deep)
 
 
-def test_a_transparent_film_becomes_transparent_pictures(tmp_path):
-    origin = clip(tmp_path / "in.mov", "prores_ks", "yuva444p10le", {"profile": "4"}, alpha=True)
+TRANSPARENT = {
+    "in.mov": ("prores_ks", "yuva444p10le", {"profile": "4"}, np.uint16, 65535),
+    "in.webm": ("libvpx-vp9", "yuva420p", {"b": "2M", "auto-alt-ref": "0"}, np.uint8, 255),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPARENT)
+def test_a_transparent_film_becomes_transparent_pictures(tmp_path, name):
+    codec, pix_fmt, options, kind, opaque = TRANSPARENT[name]
+    origin = clip(tmp_path / name, codec, pix_fmt, options, alpha=True)
     assert rewritten(origin, tmp_path / "out_%d.png") == ()
     made = raw(tmp_path / "out_1.png")
-    assert (made.dtype, made[0, 0, 3], made[0, -1, 3]) == (np.uint16, 0, 65535)
+    assert (made.dtype, made[0, 0, 3], made[0, -1, 3]) == (kind, 0, opaque)
 
 
 def test_hdr_stays_hdr(tmp_path):
@@ -133,25 +143,30 @@ def tone(path: Path, codec: str, rate: int, layout: str, seconds: float = 0.2) -
         wave = 0.5 * np.sin(np.arange(round(rate * seconds)) / 20)
         data = np.ascontiguousarray(np.repeat(wave[:, None], count, 1).reshape(1, -1) * (2**31 - 1)).astype(np.int32)
         frame = av.AudioFrame.from_ndarray(data, format="s32", layout=layout)
+        frame.pts, frame.time_base = 0, Fraction(1, rate)
         frame.sample_rate = rate
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
 
 
-@pytest.mark.parametrize(("codec", "kept"), [("pcm_s16le", "pcm_s16le"), ("pcm_s24le", "pcm_s24le"), ("flac", "pcm_s24le")])  # fmt: skip
+KEPT = {"pcm_s16le": "pcm_s16le", "pcm_s24le": "pcm_s24le", "pcm_f32le": "pcm_f32le", "flac": "pcm_s24le"}
+
+
+@pytest.mark.parametrize(("codec", "kept"), KEPT.items())
 @pytest.mark.parametrize("layout", ["mono", "stereo"])
 def test_sound_lies_beside_as_wav(tmp_path, codec, kept, layout):
     voice = tone(tmp_path / "voice.mka", codec, 44100, layout)
     write(tmp_path / "shot" / "a_%03d.png", 4, audio=AudioTrack(voice))
     with av.open(str(tmp_path / "shot" / "a_sound.wav")) as made, av.open(str(voice)) as given:
         stream = made.streams.audio[0]
-        assert (stream.codec_context.name, stream.rate, stream.layout.name) == (kept, 44100, layout)
+        count = {"mono": 1, "stereo": 2}[layout]
+        assert (stream.codec_context.name, stream.rate, stream.layout.nb_channels) == (kept, 44100, count)
         one, two = (
             np.concatenate([frame.to_ndarray() for frame in file.decode(audio=0)], 1).astype(float)
             for file in (made, given)
         )
-    one, two = (wave.reshape(-1, len(stream.layout.channels)) / np.abs(wave).max() for wave in (one, two))
+    one, two = (wave.reshape(-1, count) / np.abs(wave).max() for wave in (one, two))
     wanted = round(4 / 25 * 44100)  # cut at the picture's end
     assert len(one) == wanted
     assert np.abs(one - two[:wanted]).max() < 1e-4
@@ -190,8 +205,9 @@ def test_an_older_sequence_goes_when_the_new_one_is_complete(tmp_path):
 
 
 def test_nothing_is_left_of_a_failure(tmp_path):
-    with pytest.raises(RuntimeError), VideoWriter(tmp_path / "new" / "%d.png", 64, 48, Fraction(25)) as writer:
-        writer.write(noise(0))
+    writer = VideoWriter(tmp_path / "new" / "%d.png", 64, 48, Fraction(25))
+    writer.write(noise(0))
+    with pytest.raises(RuntimeError), writer:
         raise RuntimeError
     assert not list(tmp_path.iterdir())
 
