@@ -1,5 +1,6 @@
 """Which encoder and pixel format an output gets: like its source, where the container and the encoders allow it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,13 @@ WITH_ALPHA = {"webm": ("vp9",), "mov": ("prores",), "matroska": ("vp9", "prores"
 CHROMA = {(1, 1): "420", (1, 0): "422", (0, 0): "444", (2, 0): "422", (0, 1): "444", (2, 2): "420"}
 """By how many halvings of width and height; rare ones by the next finer."""
 DEPTHS = (8, 10, 12)
+SCREENED = {
+    "libx265": ("x265-params", {"master-display": "master-display", "max-cll": "max-cll"}),
+    "libsvtav1": ("svtav1-params", {"master-display": "mastering-display", "max-cll": "content-light"}),
+}
+"""What writes the screen of HDR into its packets, and in which words. For all others it would have to be in the
+container, where PyAV does not reach it."""
+_NUMBERS = re.compile(r"([A-Z]+)\((\d+),(\d+)\)")
 PNG_FORMATS = {(False, False): "rgb24", (False, True): "rgba", (True, False): "rgb48be", (True, True): "rgba64be"}
 """By whether it has more than 8 bits, and transparency."""
 ENDINGS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
@@ -188,8 +196,18 @@ def _options(family: str, crf: int, alpha: bool, quality: int) -> dict[str, str]
 
 
 def with_screen(encoding: Encoding, screen: Mapping[str, str]) -> dict[str, str]:
-    """The encoder's options with what HDR states of its screen."""
-    if encoding.encoder != "libx265" or not screen:
+    """The encoder's options with what HDR states of its screen (VideoInfo.screen)."""
+    if encoding.encoder not in SCREENED or not screen:
         return encoding.options
-    told = "".join(f":{name}={text}" for name, text in screen.items())
-    return encoding.options | {"x265-params": encoding.options["x265-params"] + told}
+    option, names = SCREENED[encoding.encoder]
+    told = [f"{names[name]}={text}" for name, text in screen.items()]
+    if encoding.encoder == "libsvtav1":
+        told = [_NUMBERS.sub(_svt_numbers, text) for text in told]
+    before = encoding.options.get(option)
+    return encoding.options | {option: ":".join([before, *told] if before else told)}
+
+
+def _svt_numbers(found: "re.Match[str]") -> str:
+    """Coordinates, and candela per square meter, in place of x265's whole numbers."""
+    unit = 10000 if found[1] == "L" else 50000
+    return f"{found[1]}({int(found[2]) / unit:.5f},{int(found[3]) / unit:.5f})"

@@ -63,7 +63,7 @@ def side_data(frame: Any) -> dict[str, str]:
                 told["master-display"] = _mastering(bytes(data))
             elif data.type.name == "CONTENT_LIGHT_LEVEL":
                 told["max-cll"] = "{},{}".format(*struct.unpack_from("<2I", bytes(data)))
-    return {name: text for name, text in told.items() if text}
+    return {name: text for name, text in told.items() if text not in ("", "0,0")}  # zeros: unknown
 
 
 def _mastering(data: bytes) -> str:

@@ -12,7 +12,7 @@ from ..settings import Settings
 from ..timeline import Timeline
 from .audio_track import AudioTrack
 from .color import Color
-from .encoding import Encoding, choose_encoding
+from .encoding import SCREENED, Encoding, choose_encoding
 from .hdr import HLG, PQ
 from .image import flattened, is_image, read_picture, within
 from .journal import Journal
@@ -68,6 +68,8 @@ def encoding_for(container: str, shown: Shown, settings: Settings) -> tuple[Enco
     encoding = choose_encoding(container, (shown.width, shown.height), shown.kind, settings)
     notes = (*shown.notes, *encoding.notes)
     if shown.color is None or shown.color.transfer not in (PQ, HLG) or encoding.deep:
+        if shown.screen and encoding.deep and encoding.encoder not in SCREENED:
+            notes = (*notes, f"HDR that states the screen it was graded on; {encoding.encoder} leaves that out")
         return encoding, shown.color, notes
     return encoding, Color(), (*notes, "HDR; written as SDR, its brighter tones pressed together")
 

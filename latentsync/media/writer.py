@@ -150,9 +150,8 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
             picture.pts, picture.time_base = self.frames, 1 / self.fps
             picture = self._scaler(picture)
             picture.pts, picture.time_base = self.frames, 1 / self.fps
-            if self._pictures is not None:
-                with suppress(AttributeError):  # PyAV < 14
-                    picture.color_primaries, picture.color_trc = self._color.primaries, self._color.transfer
+            with suppress(AttributeError):  # PyAV < 14; PNG and ProRes take them from the frame alone
+                picture.color_primaries, picture.color_trc = self._color.primaries, self._color.transfer
             self._encode(picture)
             self._advance(1)
 
