@@ -5,6 +5,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -137,9 +138,9 @@ def test_pictures_say_that_they_are_srgb(tmp_path):
 
 def tone(path: Path, codec: str, rate: int, layout: str, seconds: float = 0.2) -> Path:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate)
+        stream: Any = container.add_stream(codec, rate=rate)
         stream.codec_context.layout = layout
-        count = stream.codec_context.layout.nb_channels
+        count = av.AudioLayout(layout).nb_channels
         wave = 0.5 * np.sin(np.arange(round(rate * seconds)) / 20)
         data = np.ascontiguousarray(np.repeat(wave[:, None], count, 1).reshape(1, -1) * (2**31 - 1)).astype(np.int32)
         frame = av.AudioFrame.from_ndarray(data, format="s32", layout=layout)
