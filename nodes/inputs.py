@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..latentsync.settings import CODECS, FITS, MODES, NO_FACES, SILENCES, SOLVERS, WATERMARKS, Settings
+from ..latentsync.settings import CODECS, ENCODERS, FITS, MODES, NO_FACES, SILENCES, SOLVERS, WATERMARKS, Settings
 from . import host
 
 FACE_TRACK = io.Custom("FACE_TRACK")
@@ -116,6 +116,19 @@ def mode() -> Any:
             tooltip="exact: the steps and guidance above. fast: 6 steps, guidance in the middle ones: a quarter of the"
             " work. turbo: 4 without guidance: a tenth. draft: the same, decoded softer and quicker. Only where steps"
             " and guidance are 0.",
+        )
+    )
+
+
+def encoder() -> Any:
+    return host.advanced(
+        io.Combo.Input(
+            "encoder",
+            optional=True,
+            options=list(ENCODERS),
+            default=Settings.encoder,
+            tooltip="software: the same file everywhere, and the smaller one. hardware: a graphics card's encoder,"
+            " where one opens for this codec: quicker, larger.",
         )
     )
 

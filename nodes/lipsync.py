@@ -187,6 +187,7 @@ class LatentSyncVideo(io.ComfyNode):
                 inputs.points(),
                 inputs.no_face(),
                 inputs.mode(),
+                inputs.encoder(),
             ],
             outputs=outputs(),
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],

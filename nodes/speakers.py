@@ -46,6 +46,7 @@ class LatentSyncSpeakers(io.ComfyNode):
                 inputs.spans(),
                 inputs.no_face(),
                 inputs.mode(),
+                inputs.encoder(),
                 *more,
             ],
             outputs=outputs(),

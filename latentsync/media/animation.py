@@ -12,6 +12,7 @@ from PIL import Image
 
 from .image import is_animation
 from .opening import file_url, open_media
+from .sequence import is_sequence, open_sequence
 
 SHORTEST, INSTEAD = 10, 100
 """Browsers show a frame that claims 10 ms or less for 100."""
@@ -21,6 +22,8 @@ AVIF_BRANDS = ("avif", "avis")
 
 def open_video(path: str | Path) -> Any:
     """A film as opening.open_media opens it, or what acts like it."""
+    if is_sequence(path):
+        return open_sequence(path)
     container = open_media(path, "a video")
     try:
         name, brand = container.format.name, container.metadata.get("major_brand", "")

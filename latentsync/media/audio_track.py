@@ -26,14 +26,19 @@ COPIED: dict[str, frozenset[str]] = {
         {"aac", "mp3", "mp3float", "mp2", "mp2float", "alac", "ac3", "eac3", "dca", "opus", "libopus", "flac", "vorbis"}
     ),
     "webm": frozenset({"opus", "libopus", "vorbis"}),
+    "wav": frozenset(),
 }
 """Decoder names whose packets a container takes over and that common players play back from it."""
 
 PCM: dict[str, frozenset[str]] = {
     "mov": frozenset(f"pcm_{x}" for x in ("s16le", "s16be", "s24le", "s24be", "s32le", "s32be", "f32le", "f32be")),
     "matroska": frozenset(f"pcm_{x}" for x in ("s16le", "s24le", "s32le", "f32le")),
+    "wav": frozenset(f"pcm_{x}" for x in ("s16le", "s24le", "s32le", "f32le")),
 }
 """Written again in the same form: the same samples, and cut at any sample, which packets do not allow."""
+
+ENCODED = {"mp4": "aac", "mov": "aac", "matroska": "aac", "webm": "libopus", "wav": "pcm_s24le"}
+"""What all other sound becomes."""
 
 CODEC_RATES = {
     "aac": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000),
@@ -135,7 +140,7 @@ def _others(track: AudioTrack, source: Sound, output: Any) -> Iterator[Soundtrac
         if number == source.number or not decodable(source.container.streams.audio[number]):
             continue
         other, one = Sound(track.path, number), replace(track, number=number, pad_to=None)
-        if other.codec in PCM.get(form, ()):
+        if form != "wav" and other.codec in PCM.get(form, ()):
             yield Reencoder(one, other, output, other.codec)
         elif _holds(form, other) and _in_order(other):
             yield PacketCopier(one, other, output)
@@ -150,7 +155,7 @@ def _open_one(track: AudioTrack, source: Sound, output: Any) -> Soundtrack:
         return Reencoder(track, source, output, source.codec)
     if _holds(form, source) and track.steady and not _padded(track) and _in_order(source):
         return PacketCopier(track, source, output)
-    return Reencoder(track, source, output, "libopus" if form == "webm" else "aac")
+    return Reencoder(track, source, output, ENCODED[form])
 
 
 class Together(Soundtrack):

@@ -1,11 +1,13 @@
 """Which numbers stand for which colors in a video, and conversion to and from RGB by them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
 from av.filter import Graph
+
+from .hdr import HLG, PQ
 
 TO_RGB = "neighbor+accurate_rnd+full_chroma_int"
 FROM_RGB = "area+accurate_rnd+full_chroma_inp"
@@ -14,6 +16,10 @@ into the encoder with the source's own numbers; the faster default darkens every
 
 MATRICES = {1: "bt709", 4: "fcc", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
 """ITU-T H.273 matrix numbers by swscale's names; all others are read as BT.601, swscale's rule for untagged video."""
+WIDE = (9, 11, 12)
+"""H.273 primaries of BT.2020 and P3."""
+SRGB = 13
+"""H.273 transfer function."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +33,18 @@ class Color:
 
 
 def color_of(frame: Any) -> Color:
+    primaries, transfer = int(getattr(frame, "color_primaries", 2)), int(getattr(frame, "color_trc", 2))
     if frame.format.is_rgb:
-        return Color()
-    primaries, transfer = getattr(frame, "color_primaries", 2), getattr(frame, "color_trc", 2)
-    return Color(int(frame.colorspace), int(frame.color_range), int(primaries), int(transfer))
+        matrix, primaries = 9 if primaries == 9 else 1, primaries if primaries in WIDE else 1
+        return Color(matrix, 1, primaries, transfer if transfer in (PQ, HLG) else 1)
+    return Color(int(frame.colorspace), int(frame.color_range), primaries, transfer)
+
+
+def of_rgb(color: Color) -> Color:
+    """What pictures of these colors say of themselves: sRGB, unless their numbers mean more."""
+    if color.transfer in (PQ, HLG):
+        return replace(color, matrix=0, range=2)
+    return Color(0, 2, color.primaries if color.primaries in WIDE else 1, SRGB)
 
 
 def has_alpha(frame: Any) -> bool:

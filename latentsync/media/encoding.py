@@ -1,5 +1,6 @@
 """Which encoder and pixel format an output gets: like its source, where the container and the encoders allow it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +11,10 @@ import av
 from ..errors import UserError
 from ..settings import LIKE_SOURCE, Settings
 from . import hardware
+from .sequence import CONTAINER
 
-ENCODERS = {"h264": "libx264", "h265": "libx265", "av1": "libsvtav1", "vp9": "libvpx-vp9", "prores": "prores_ks"}
+ENCODERS = {"h264": "libx264", "h265": "libx265", "av1": "libsvtav1", "vp9": "libvpx-vp9", "prores": "prores_ks",
+            "png": "png"}  # fmt: skip
 FAMILIES = {"h264": "h264", "hevc": "h265", "av1": "av1", "libdav1d": "av1", "vp9": "vp9", "libvpx-vp9": "vp9",
             "prores": "prores"}  # fmt: skip
 """FFmpeg's decoders, and what we call what they decode."""
@@ -20,12 +23,22 @@ HELD = {
     "mov": ("h264", "h265", "prores"),
     "matroska": ("h264", "h265", "av1", "vp9", "prores"),
     "webm": ("vp9", "av1"),
+    CONTAINER: ("png",),
 }
 """What each container holds and players play from it, best known first."""
-WITH_ALPHA = {"webm": ("vp9",), "mov": ("prores",), "matroska": ("vp9", "prores")}
+WITH_ALPHA = {"webm": ("vp9",), "mov": ("prores",), "matroska": ("vp9", "prores"), CONTAINER: ("png",)}
 CHROMA = {(1, 1): "420", (1, 0): "422", (0, 0): "444", (2, 0): "422", (0, 1): "444", (2, 2): "420"}
 """By how many halvings of width and height; rare ones by the next finer."""
 DEPTHS = (8, 10, 12)
+SCREENED = {
+    "libx265": ("x265-params", {"master-display": "master-display", "max-cll": "max-cll"}),
+    "libsvtav1": ("svtav1-params", {"master-display": "mastering-display", "max-cll": "content-light"}),
+}
+"""What writes the screen of HDR into its packets, and in which words. For all others it would have to be in the
+container, where PyAV does not reach it."""
+_NUMBERS = re.compile(r"([A-Z]+)\((\d+),(\d+)\)")
+PNG_FORMATS = {(False, False): "rgb24", (False, True): "rgba", (True, False): "rgb48be", (True, True): "rgba64be"}
+"""By whether it has more than 8 bits, and transparency."""
 ENDINGS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """File name endings that can be written, and their containers."""
 
@@ -36,6 +49,8 @@ X264_CRF = 2
 X265 = {"preset": "veryfast", "x265-params": "log-level=error:rc-lookahead=10"}
 VP9 = {"b": "0", "row-mt": "1", "cpu-used": "4", "deadline": "good"}
 AV1 = {"preset": "9"}
+PNG = {"compression_level": "3", "pred": "up"}
+"""Several times as quick as what FFmpeg takes, and no larger: most lines are like the one above."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +100,8 @@ def choose_encoding(container: str, size: tuple[int, int], kind: Kind, settings:
     families = _candidates(container, wanted, settings)
     found = [(family, *_format(family, wanted, settings, container)) for family in families]
     # the first that loses least, transparency before all
-    family, pix_fmt, lost = min(found, key=lambda one: (kind.alpha and not one[1].startswith("yuva"), len(one[2])))
-    alpha = pix_fmt.startswith("yuva")
+    family, pix_fmt, lost = min(found, key=lambda one: (kind.alpha and not _has_alpha(one[1]), len(one[2])))
+    alpha = _has_alpha(pix_fmt)
     depth = av.VideoFormat(pix_fmt).components[0].bits
     strength = crf or min(51, round((100 - settings.quality) * 0.8))
     notes = [*lost, *([f"transparent; laid on {settings.background} (background)"] if kind.alpha and not alpha else [])]
@@ -141,6 +156,8 @@ def _format(family: str, kind: Kind, settings: Settings, container: str) -> tupl
                 f"pixel_format is {settings.pixel_format!r}; the encoder {ENCODERS[family]} takes {', '.join(here)}."
             )
         return settings.pixel_format, []
+    if family == "png":
+        return PNG_FORMATS[kind.depth > 8, kind.alpha], []
     depth = next((d for d in DEPTHS if d >= kind.depth), 12)
     chromas = ["420", "422", "444"][["420", "422", "444"].index(kind.chroma) :]
     alpha = kind.alpha and family in WITH_ALPHA.get(container, ())
@@ -151,6 +168,10 @@ def _format(family: str, kind: Kind, settings: Settings, container: str) -> tupl
                 if name in here:
                     return name, _lost(kind, d, c)
     return here[0], []
+
+
+def _has_alpha(pix_fmt: str) -> bool:
+    return any(one.is_alpha for one in av.VideoFormat(pix_fmt).components)
 
 
 def _lost(kind: Kind, depth: int, chroma: str) -> list[str]:
@@ -168,13 +189,25 @@ def _options(family: str, crf: int, alpha: bool, quality: int) -> dict[str, str]
         return VP9 | {"crf": str(min(63, crf + 8))} | ({"auto-alt-ref": "0"} if alpha else {})
     if family == "av1":
         return AV1 | {"crf": str(min(63, crf + 10))}
+    if family == "png":
+        return PNG
     profile = "4" if alpha else "3" if quality >= 80 else "2" if quality >= 60 else "1"
     return {"profile": profile, "vendor": "apl0"}
 
 
 def with_screen(encoding: Encoding, screen: Mapping[str, str]) -> dict[str, str]:
-    """The encoder's options with what HDR states of its screen."""
-    if encoding.encoder != "libx265" or not screen:
+    """The encoder's options with what HDR states of its screen (VideoInfo.screen)."""
+    if encoding.encoder not in SCREENED or not screen:
         return encoding.options
-    told = "".join(f":{name}={text}" for name, text in screen.items())
-    return encoding.options | {"x265-params": encoding.options["x265-params"] + told}
+    option, names = SCREENED[encoding.encoder]
+    told = [f"{names[name]}={text}" for name, text in screen.items()]
+    if encoding.encoder == "libsvtav1":
+        told = [_NUMBERS.sub(_svt_numbers, text) for text in told]
+    before = encoding.options.get(option)
+    return encoding.options | {option: ":".join([before, *told] if before else told)}
+
+
+def _svt_numbers(found: "re.Match[str]") -> str:
+    """Coordinates, and candela per square meter, in place of x265's whole numbers."""
+    unit = 10000 if found[1] == "L" else 50000
+    return f"{found[1]}({int(found[2]) / unit:.5f},{int(found[3]) / unit:.5f})"

@@ -1,6 +1,7 @@
 """High dynamic range: what the network sees of it, and the way back."""
 
 import struct
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -56,13 +57,13 @@ def _hlg_light(code: np.ndarray) -> np.ndarray:
 def side_data(frame: Any) -> dict[str, str]:
     """The screen that the film was graded on and its brightest light, in x265's words; empty where it does not say."""
     told: dict[str, str] = {}
-    for data in frame.side_data:
-        name = getattr(data.type, "name", "")
-        if name == "MASTERING_DISPLAY_METADATA":
-            told["master-display"] = _mastering(bytes(data))
-        elif name == "CONTENT_LIGHT_LEVEL":
-            told["max-cll"] = "{},{}".format(*struct.unpack_from("<2I", bytes(data)))
-    return {name: text for name, text in told.items() if text}
+    with suppress(ValueError):  # side data of a kind that this PyAV does not know
+        for data in frame.side_data:
+            if data.type.name == "MASTERING_DISPLAY_METADATA":
+                told["master-display"] = _mastering(bytes(data))
+            elif data.type.name == "CONTENT_LIGHT_LEVEL":
+                told["max-cll"] = "{},{}".format(*struct.unpack_from("<2I", bytes(data)))
+    return {name: text for name, text in told.items() if text not in ("", "0,0")}  # zeros: unknown
 
 
 def _mastering(data: bytes) -> str:

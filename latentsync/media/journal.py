@@ -21,6 +21,7 @@ import av
 from filelock import FileLock, Timeout
 
 from ..files import atomic_path, parse_json, remove_partial_files
+from .sequence import is_sequence, pictures_of
 
 CHUNK = 240
 """Frames: about 10 s, a usual distance of key frames; a crash loses at most so many."""
@@ -103,7 +104,9 @@ def _is_whole(chunk: Path) -> bool:
 
 def fingerprint(facts: Mapping[str, Any], *files: str | os.PathLike[str] | None) -> str:
     """One string for a run: another setting, model or file (by size and time of change) makes another."""
-    stats = [(str(Path(f).resolve()), (s := Path(f).stat()).st_size, s.st_mtime_ns) for f in files if f is not None]
+    given = [Path(f) for f in files if f is not None]
+    paths = [path for one in given for path in (pictures_of(one).values() if is_sequence(one) else [one])]
+    stats = [(str(path.resolve()), (s := path.stat()).st_size, s.st_mtime_ns) for path in paths]
     text = json.dumps([stats, facts], sort_keys=True, default=str)
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()
 

@@ -20,6 +20,7 @@ from .encoding import Kind, kind_of
 from .hdr import side_data
 from .image import STILL_BRANDS
 from .opening import decoded, open_media
+from .sequence import CONTAINER, is_sequence
 from .sound import LONGEST_HOLE, origin
 from .tracks import audible, chosen_track
 
@@ -131,10 +132,11 @@ def probe_container(container: Any, path: Path) -> VideoInfo:
 
 def _video_stream(container: Any, path: Path) -> Any:
     """The first stream of moving pictures; cover art and lone pictures are none."""
-    if container.format.name == "image2" or container.format.name.endswith("_pipe") or _holds_a_picture(container):
+    pictures, form = is_sequence(path), container.format.name
+    if (form == CONTAINER and not pictures) or form.endswith("_pipe") or _holds_a_picture(container):
         raise UserError(f"{path} is a picture, not a video; give it as the image instead.")
     for stream in container.streams.video:
-        if stream.codec_context is not None and not _is_cover(stream):
+        if stream.codec_context is not None and (pictures or not _is_cover(stream)):
             if not stream.codec_context.is_open:
                 stream.thread_type = "AUTO"  # also since HEVC hangs in PyAV 14 with its default
             return stream

@@ -82,12 +82,21 @@ class VideoReader(AbstractContextManager["VideoReader"]):
         """The same, and beside it all that the file has of it: uint16, with alpha where there is any."""
         for i in indices:
             frame = self._frame(self.info.source(i))
-            yield self._upright(self._seen(frame)), self._upright(self._deep(frame).to_ndarray())
+            yield self._upright(self._seen(frame)), self._upright(self._whole(frame))
 
     def _seen(self, frame: Any) -> np.ndarray:
         if self.info.color.transfer in (PQ, HLG):
             return tone_mapped(self._deep(frame).to_ndarray()[..., :3], self.info.color.transfer)
         return flattened(self._scaler(frame).to_ndarray(), self._background)
+
+    def _whole(self, frame: Any) -> np.ndarray:
+        """As exact as the file: from RGB of 8 bits FFmpeg is off by one, and it leaves low bits of alpha empty."""
+        bits = frame.format.components[-1].bits
+        if frame.format.is_rgb and bits == 8:
+            return self._scaler(frame).to_ndarray().astype(np.uint16) * 257
+        deep = self._deep(frame).to_ndarray()
+        deep[..., 3:] |= deep[..., 3:] >> bits
+        return deep
 
     def _upright(self, image: np.ndarray) -> np.ndarray:
         transpose, flip_x, flip_y = self.info.turn

@@ -18,6 +18,7 @@ from .encoding import Kind
 from .image import flattened, is_image, read_picture, within
 from .probe import VideoInfo
 from .reader import VideoReader
+from .sequence import is_sequence
 from .tags import Tags, tags_of
 
 SMALLEST, LARGEST = 16, 16384
@@ -94,12 +95,12 @@ def open_source(video: str | Path, settings: Settings, cut: Cut) -> Iterator[tup
     with VideoReader.open(video, settings.background) as reader:
         info = reader.info
         check_shape(video, info.width, info.height)
-        first, frames = cut.frames(info.fps, info.frames)
+        rate = Fraction(settings.still_fps) if info.frames == 1 or is_sequence(video) else info.fps
+        first, frames = cut.frames(rate if info.frames > 1 else info.fps, info.frames)
         start = info.start + first / info.fps
         source = Part(reader, first) if first else reader
         # a film of one frame is a still picture, whatever rate it states; unless its own length is asked for
         look = (info.color, info.aspect, info.frames == 1 and settings.fit not in ("trim", "silence"))
-        rate = Fraction(settings.still_fps) if info.frames == 1 else info.fps
         told: Any = {
             "said": tags_of(reader.container, Path(video)),
             "kind": info.kind,
@@ -129,6 +130,8 @@ def sound_part(
     video: str | Path, audio: str | Path | None, shown: Shown, cut: Cut, number: int | None = None
 ) -> tuple[Fraction | None, Fraction | None]:
     """Start on the sound file's own clock and length in seconds of what is heard; None: from the first, to the last."""
+    if audio is None and is_sequence(video):
+        raise UserError(f"{video} are pictures and have no sound; give a speech as well.")
     own = audio is None
     with suppress(OSError, ValueError):  # a file that is not there is told of when it is opened
         own = audio is None or Path(audio).samefile(video)

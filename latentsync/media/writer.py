@@ -17,11 +17,12 @@ from ..errors import UserError
 from ..files import partial_path
 from ..settings import Settings
 from .audio_track import AudioTrack, open_soundtrack
-from .color import Color, Scaler
+from .color import Color, Scaler, of_rgb
 from .encoding import ENDINGS, Encoding, Kind, choose_encoding, with_screen
 from .hdr import in_16_bits
 from .journal import CHUNK, EncodedPacket, Journal
 from .opening import file_url, reason
+from .sequence import CONTAINER, Pictures, is_sequence
 from .sound import Sound
 from .tags import MOV_LANGUAGES, MP4_FIELDS, Extras, Tags
 
@@ -30,8 +31,9 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
     """Writes uint8 RGB frames (H, W, 3) with a sound track; a context manager.
 
     H.264 (webm: VP9) of exactly this size and rate; odd sizes are stored without chroma subsampling, which cannot
-    express them. The encoder and the file are opened at once. The file has a hidden name of its own until close();
-    after an error nothing is left, and a file of that name from before is untouched.
+    express them. A name with a number (sequence.py) makes PNG files and a WAV. The encoder and the file are opened at
+    once. The file has a hidden name of its own until close(); after an error nothing is left, and a file of that name
+    from before is untouched.
     color: how to store the colors, VideoInfo.color for those of the source. aspect: VideoInfo.aspect.
     metadata: fields for the container, such as comment. tags: what is taken over from a source.
     encoding: from choose_encoding; else by its ending, crf the strength. deep: for an encoding that is deep, each frame
@@ -60,7 +62,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
     ) -> None:
         self.path, self.fps, self.frames = Path(path), Fraction(fps), 0
         self._shape = (height, width, 3)
-        self._color = color or Color()
+        self._pictures: Pictures | None = None
         self._part = _checked(self.path)
         self._container: Any = None
         self._sound: Any = None
@@ -69,13 +71,17 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         self._encoder: Any = None
         self._chunk: list[EncodedPacket] = []
         with self._guard():
-            form = ENDINGS[self.path.suffix.lower()]
+            form = container_of(self.path)
+            self._color = of_rgb(color or Color()) if form == CONTAINER else color or Color()
             tags = tags or Tags()
             fields = tags.with_fields(metadata or {})
             own = not set(fields) <= MP4_FIELDS
             self._sound = source = None if audio is None else Sound(audio.path, audio.number)
             options = self._options(form, source, own)
-            self._container = av.open(file_url(self._part), "w", format=form, options=options)
+            if form == CONTAINER:
+                self._container = self._pictures = Pictures(self.path, self._part)
+            else:
+                self._container = av.open(file_url(self._part), "w", format=form, options=options)
             self._deep = deep if encoding and encoding.deep else None
             encoding = encoding or choose_encoding(form, (width, height), Kind(), Settings(), crf)
             self._stream = self._add_picture(encoding, aspect, screen or {})
@@ -144,6 +150,8 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
             picture.pts, picture.time_base = self.frames, 1 / self.fps
             picture = self._scaler(picture)
             picture.pts, picture.time_base = self.frames, 1 / self.fps
+            with suppress(AttributeError):  # PyAV < 14; PNG and ProRes take them from the frame alone
+                picture.color_primaries, picture.color_trc = self._color.primaries, self._color.transfer
             self._encode(picture)
             self._advance(1)
 
@@ -186,6 +194,8 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
             painted, before = (in_16_bits(one[box], self._color.transfer) for one in (frame, seen))
             changed = whole[box][..., :3] + (painted - before)
             whole[(*box, slice(3))] = changed.clip(0, 65535)
+        if self._stream.codec_context.pix_fmt == "rgba":  # FFmpeg would be off by one
+            return av.VideoFrame.from_ndarray(((whole.astype(np.uint32) + 128) // 257).astype(np.uint8), format="rgba")
         return av.VideoFrame.from_ndarray(whole, format="rgba64le" if whole.shape[2] == 4 else "rgb48le")
 
     def close(self) -> None:
@@ -205,7 +215,10 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
             self._extras.close()
             container, self._container = self._container, None
             container.close()
-            self._part.replace(self.path)
+            if self._pictures is not None:
+                self._pictures.take_places()
+            else:
+                self._part.replace(self.path)
 
     def abort(self) -> None:
         for thing in (self._sound, self._extras, self._container):
@@ -213,6 +226,8 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
                 if thing is not None:
                     thing.close()
         self._container = None
+        if self._pictures is not None:
+            return self._pictures.discard()
         with suppress(OSError):
             self._part.unlink(missing_ok=True)
 
@@ -243,7 +258,7 @@ def _like(context: Any, other: Any) -> Any:
 def container_of(path: str | Path) -> str:
     """FFmpeg's name of the container; UserError for a name that cannot be written."""
     _checked(Path(path))
-    return ENDINGS[Path(path).suffix.lower()]
+    return CONTAINER if is_sequence(path) else ENDINGS[Path(path).suffix.lower()]
 
 
 def _checked(path: Path) -> Path:
@@ -255,8 +270,14 @@ def _checked(path: Path) -> Path:
         pass
     except (OSError, ValueError) as error:
         raise UserError(f"{str(path)[:200]!r} cannot be written ({reason(error)}); choose another name.") from error
-    if path.suffix.lower() not in ENDINGS:
-        raise UserError(f"{path.name} ends in {path.suffix!r}; a video can be written as {', '.join(ENDINGS)}.")
-    if not path.parent.is_dir():
-        raise UserError(f"There is no folder {path.parent} to write {path.name} to; make it first.")
+    pictures, ending = is_sequence(path), path.suffix.lower()
+    if ending == ".png" and not pictures:
+        one = path.stem.replace("%", "")
+        raise UserError(f"{path.name} names one picture; frames need a number in their name, as in {one}_%05d.png.")
+    if ending not in (*ENDINGS, ".png"):
+        kinds = ", ".join(ENDINGS)
+        raise UserError(f"{path.name} ends in {path.suffix!r}; a video can be written as {kinds}, or as name_%05d.png.")
+    folder = path.parent.parent if pictures and not path.parent.exists() else path.parent
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder} to write {path.name} to; make it first.")
     return partial_path(path)

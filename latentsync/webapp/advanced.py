@@ -38,6 +38,10 @@ WATERMARK_LABELS = {
     "metadata": "In the file's metadata, where players and other programs can read it",
     "visible": "In the metadata, and visible in a corner of the picture",
 }
+ENCODER_LABELS = {
+    "software": "Software: smaller files, the same everywhere",
+    "hardware": "The graphics card, where it can: quicker, larger files",
+}
 BY_HAND = "by-hand"
 """Key of the choice to point out a face although some were found."""
 USUAL_TRACK = {Settings.audio_track: "The usual one"}
@@ -143,6 +147,7 @@ class MoreSettings:
     def _file(self) -> dict[str, Any]:
         st, busy = self.st, self.session.busy
         codec = self._choose("Stored as", CODEC_LABELS, CODEC_LABELS, "codec")
+        encoder = self._choose("Encoded by", ENCODER_LABELS, ENCODER_LABELS, "encoder")
         quality = st.slider(
             "Quality of the encoding", 1, 100, Settings.quality, key="encoding-quality", disabled=busy,
             help="More makes a larger file. It does not change how the mouth is made.",
@@ -154,7 +159,8 @@ class MoreSettings:
         if watermark == "none":
             label = "Watermark: state that the lips are generated"
             watermark = self._choose(label, WATERMARKS, WATERMARK_LABELS, "watermark")
-        return {"codec": codec, "quality": int(quality), "strip_metadata": bool(strip), "watermark": watermark}
+        stored = {"codec": codec, "encoder": encoder, "quality": int(quality), "strip_metadata": bool(strip)}
+        return stored | {"watermark": watermark}
 
 
 def _part_key(face: Media) -> str:

@@ -24,6 +24,7 @@ NEWER = {
     "duration": "use a part of a video",
     "codec": "choose how the video is stored",
     "quality": "choose how the video is stored",
+    "encoder": "encode with a graphics card",
     "strip_metadata": "leave out what the source says of itself",
     "audio_track": "choose a sound track",
     "silence": "rest the mouth in pauses",

@@ -165,6 +165,34 @@ def test_hdr_stays_hdr(tmp_path, transfer):
     assert np.abs(painted.reshape(-1, 3).mean(0) - 128).max() < 4
 
 
+P3 = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(40000000,1)"
+
+
+TOLD = [HDR10, f"hdr10=1:master-display={P3}", "hdr10=1:max-cll=4000,0"]
+
+
+@pytest.mark.parametrize("told", TOLD)
+@pytest.mark.parametrize("out", ["out.mp4", "out.mkv", "out.webm"])
+def test_av1_tells_the_screen_of_hdr(tmp_path, told, out):
+    origin = clip(tmp_path / "a.mp4", "libx265", "yuv420p10le", LOSSLESS | {"x265-params": told}, (9, 1, 9, PQ))
+    assert not rewritten(origin, tmp_path / out, codec="av1")
+    screen = probe(origin).screen
+    assert screen
+    assert probe(tmp_path / out).screen == screen
+
+
+UNTOLD = [("o.mov", "prores"), ("o.mkv", "h264"), ("%d.png", "copy-like-source")]
+
+
+@pytest.mark.parametrize(("out", "codec"), UNTOLD)
+def test_what_cannot_tell_the_screen_of_hdr_says_so(tmp_path, out, codec):
+    origin = clip(tmp_path / "a.mp4", "libx265", "yuv420p10le", LOSSLESS | {"x265-params": HDR10}, (9, 1, 9, PQ))
+    notes = rewritten(origin, tmp_path / out, codec=codec)
+    assert [note for note in notes if note.startswith("HDR that states the screen")] == list(notes)
+    assert len(notes) == 1
+    assert (probe(tmp_path / out).screen, probe(tmp_path / out).color.transfer) == ({}, PQ)
+
+
 def test_hdr_in_eight_bits_is_never_said_to_be_hdr(tmp_path):
     options = LOSSLESS | {"x265-params": HDR10}
     origin = clip(tmp_path / "a.mp4", "libx265", "yuv420p10le", options, (9, 1, 9, PQ))

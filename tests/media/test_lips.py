@@ -1,6 +1,10 @@
-"""Lips against sound: films that flash when they click, as they are heard and as they are written."""
+"""Lips against sound: films that flash when they click, as they are heard and as they are written.
+
+By default each container, codec and other value comes once in each test; all pairs of them run by -m slow.
+"""
 
 from fractions import Fraction
+from itertools import product
 from typing import Any
 
 import av
@@ -166,8 +170,16 @@ UNFIT = (".mp4", "ac3"), (".ts", "aac")
 """The first is refused by the muxer; in the second FFmpeg takes all up to 2.1 s for one packet."""
 
 
-@pytest.mark.parametrize("start", ["1/25", "3/25", "1/5"])
-@pytest.mark.parametrize("sound", ["libmp3lame", "ac3"])
+def spread(cases):
+    """The cases; few of them, in which each value comes at least once, are not slow."""
+    few, left = [], {one for case in cases for one in enumerate(case)}
+    while left:
+        few.append(max(cases, key=lambda case: len(left.intersection(enumerate(case)))))
+        left.difference_update(enumerate(few[-1]))
+    return [case if case in few else pytest.param(*case, marks=pytest.mark.slow) for case in cases]
+
+
+@pytest.mark.parametrize(("sound", "start"), spread(list(product(["libmp3lame", "ac3"], ["1/25", "3/25", "1/5"]))))
 def test_a_part_of_an_avi_begins_between_its_packets(tmp_path, sound, start):
     film(tmp_path / "in.avi", sound, rate=44100)
     wanted = _delay(".avi", sound, 44100)
@@ -186,7 +198,7 @@ def written_as(suffix):
 PAIRS = [(suffix, sound) for suffix, sounds in SOUNDS.items() if suffix != ".ogv" for sound in sounds]
 
 
-@pytest.mark.parametrize(("suffix", "sound"), PAIRS)
+@pytest.mark.parametrize(("suffix", "sound"), spread(PAIRS))
 def test_every_container_and_codec(tmp_path, suffix, sound):
     path = tmp_path / f"in{suffix}"
     film(path, sound)
@@ -197,13 +209,14 @@ def _delay(suffix, sound, rate=48000):
     return ENCODER_DELAY.get(sound, 0) / rate if suffix == ".avi" else 0.0
 
 
-@pytest.mark.parametrize(("fps", "sound"), zip(["24000/1001", "30", "60000/1001", "50"], SOUNDS[".avi"], strict=True))
-@pytest.mark.parametrize(
-    "picture", [("libx264", {"bf": "0"}), ("libx264", {"bf": "3"}), ("mpeg4", {}), ("mpeg4", {"bf": "2"})]
-)
-def test_avi_states_no_times(tmp_path, fps, picture, sound):
-    path, (codec, options) = tmp_path / "in.avi", picture
-    film(path, sound, fps=fps, rate=44100, picture=(codec, "yuv420p", options))
+AVI_RATES = zip(["24000/1001", "30", "60000/1001", "50"], SOUNDS[".avi"], strict=True)
+AVI_PICTURES = [("libx264", 0), ("libx264", 3), ("mpeg4", 0), ("mpeg4", 2)]
+
+
+@pytest.mark.parametrize(("rate", "picture"), spread(list(product(AVI_RATES, AVI_PICTURES))))
+def test_avi_states_no_times(tmp_path, rate, picture):
+    path, (fps, sound), (codec, between) = tmp_path / "in.avi", rate, picture
+    film(path, sound, fps=fps, rate=44100, picture=(codec, "yuv420p", {"bf": str(between)}))
     check(path, [".mp4", ".mkv"], _delay(".avi", sound, 44100))
 
 
@@ -213,14 +226,14 @@ STAMPED = [(".mp4", "aac"), (".mp4", "ac3"), (".mp4", "libopus"), (".mp4", "libm
            (".ts", "ac3"), (".flv", "aac"), (".flv", "libmp3lame"), (".wmv", "wmav2"), (".mpg", "mp2")]  # fmt: skip
 
 
-@pytest.mark.parametrize(("suffix", "sound"), [pair for pair in STAMPED if pair != (".mov", "pcm_s16le")])
+@pytest.mark.parametrize(("suffix", "sound"), spread([pair for pair in STAMPED if pair != (".mov", "pcm_s16le")]))
 def test_missing_packets(tmp_path, suffix, sound):
     path = tmp_path / f"in{suffix}"
     film(path, sound, gap=GAP)
     check(path, written_as(suffix))
 
 
-@pytest.mark.parametrize(("suffix", "sound"), [pair for pair in STAMPED if pair not in UNFIT])
+@pytest.mark.parametrize(("suffix", "sound"), spread([pair for pair in STAMPED if pair not in UNFIT]))
 def test_damaged_packets(tmp_path, suffix, sound):
     path = tmp_path / f"in{suffix}"
     film(path, sound, damage=(1.2, 1.5))  # decoders need a while to find their place again
@@ -235,7 +248,7 @@ def test_a_packet_that_the_output_refuses_is_a_hole(tmp_path):
         assert found == pytest.approx([t for t in TIMES if t != 1.92], abs=NEAR)
 
 
-@pytest.mark.parametrize(("suffix", "sound", "late"), in_turn(0.064, -0.2, 0.2))
+@pytest.mark.parametrize(("suffix", "sound", "late"), spread(in_turn(0.064, -0.2, 0.2)))
 def test_sound_that_begins_late_or_early(tmp_path, suffix, sound, late):
     path = tmp_path / f"in{suffix}"
     film(path, sound, late=late)
@@ -243,7 +256,7 @@ def test_sound_that_begins_late_or_early(tmp_path, suffix, sound, late):
 
 
 # what writes .wmv drops what comes before time 0
-@pytest.mark.parametrize(("suffix", "sound", "cut"), [one for one in in_turn(0.9, 1.53) if one[0] != ".wmv"])
+@pytest.mark.parametrize(("suffix", "sound", "cut"), spread([one for one in in_turn(0.9, 1.53) if one[0] != ".wmv"]))
 def test_trimmed_without_a_new_encoding(tmp_path, suffix, sound, cut):
     path = tmp_path / f"in{suffix}"
     film(path, sound, cut=cut)
@@ -252,7 +265,7 @@ def test_trimmed_without_a_new_encoding(tmp_path, suffix, sound, cut):
     check(path, written_as(suffix), count=count)
 
 
-@pytest.mark.parametrize(("suffix", "sound"), [one for one in STAMPED if one[0] in (".mp4", ".mov", ".mkv")])
+@pytest.mark.parametrize(("suffix", "sound"), spread([one for one in STAMPED if one[0] in (".mp4", ".mov", ".mkv")]))
 def test_the_default_track_is_not_the_first(tmp_path, suffix, sound):
     path = tmp_path / f"in{suffix}"
     film(path, sound, other=(0.5, 1.5))

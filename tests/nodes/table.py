@@ -40,14 +40,15 @@ NODES = {
         "Video",
         "video [audio] checkpoint [resolution] fit face steps guidance solver seed [start] [duration] "
         "[audio_start] [audio_duration] still_fps window_batch [watermark] save_to filename_prefix [codec] [quality] "
-        "[strip_metadata] [audio_track] [model] [vae] [audio_encoder] [silence] [spans] [points] [no_face] [mode]",
+        "[strip_metadata] [audio_track] [model] [vae] [audio_encoder] [silence] [spans] [points] [no_face] [mode] "
+        "[encoder]",
         "VIDEO STRING",
     ),
     "LatentSyncSpeakers": Promise(
         "Speakers",
         "video speakers checkpoint [resolution] fit steps guidance solver seed [start] [duration] still_fps "
         "window_batch [watermark] save_to filename_prefix [codec] [quality] [strip_metadata] [model] [vae] "
-        "[audio_encoder] [silence] [spans] [no_face] [mode]",
+        "[audio_encoder] [silence] [spans] [no_face] [mode] [encoder]",
         "VIDEO STRING",
     ),
     "LatentSyncScore": Promise(

@@ -3,14 +3,14 @@
 import pytest
 
 from latentsync.errors import UserError
-from latentsync.settings import FITS, MODES, NO_FACES, SILENCES, SOLVERS, WATERMARKS, Settings
+from latentsync.settings import ENCODERS, FITS, MODES, NO_FACES, SILENCES, SOLVERS, WATERMARKS, Settings
 
 from .table import NODES
 
 DEFAULTS = Settings()
 SETTINGS = (
     *("steps", "guidance", "seed", "solver", "fit", "face", "window_batch", "still_fps", "watermark"),
-    *("silence", "spans", "points", "no_face", "mode"),
+    *("silence", "spans", "points", "no_face", "mode", "encoder"),
 )
 COMBOS = {
     "fit": FITS,
@@ -19,6 +19,7 @@ COMBOS = {
     "silence": SILENCES,
     "no_face": NO_FACES,
     "mode": MODES,
+    "encoder": ENCODERS,
     "save_to": ("temp", "output"),
 }
 NUMBERS = ("INT", "FLOAT")

@@ -196,9 +196,9 @@ def test_all_that_is_sent_is_an_input_of_the_node(queue, material, tmp_path, wat
     request = wish(material, tmp_path / "made.mp4", voice=material / "say.wav", checkpoint="nano", settings=settings)
     sent = prompt_for(request)["3"]["inputs"]
     assert set(sent) <= promised
-    no_choice = {"background", "encoder", "max_side", "no_face", "pixel_format", "reuse"}
+    no_choice = {"background", "max_side", "mode", "no_face", "pixel_format", "reuse"}
     left_out = {field.name for field in fields(Settings)} - set(sent) - no_choice
-    usual = {"audio_track", "codec", "mode", "points", "quality", "silence", "spans", "strip_metadata"}
+    usual = {"audio_track", "codec", "encoder", "points", "quality", "silence", "spans", "strip_metadata"}
     assert left_out == usual | ({"watermark"} if watermark == "none" else set())
     node = {"checkpoint": ["COMBO", {"options": CHECKPOINTS}], "watermark": ["COMBO", {"options": list(WATERMARKS)}]}
 
@@ -213,6 +213,7 @@ CHOSEN = {
     "codec": ("vp9", "store"), "quality": (40, "store"), "strip_metadata": (True, "says of itself"),
     "silence": ("close", "rest the mouth in pauses"), "audio_track": (1, "a sound track"),
     "spans": ("1-2", "only some parts"), "points": ("1,1,9,1,5,5,0", "pointed out by hand"),
+    "encoder": ("hardware", "with a graphics card"),
 }  # fmt: skip
 PART = Cut(Fraction(1, 25), Fraction(2, 3))
 

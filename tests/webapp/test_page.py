@@ -7,10 +7,17 @@ from pathlib import Path
 import pytest
 
 from latentsync.face.spans import Span
-from latentsync.settings import CODECS, FITS, SILENCES, WATERMARKS, Settings
+from latentsync.settings import CODECS, ENCODERS, FITS, SILENCES, WATERMARKS, Settings
 from latentsync.timeline import Cut
 from latentsync.webapp import streamlit_session
-from latentsync.webapp.advanced import CODEC_LABELS, FIT_LABELS, SILENCE_LABELS, WATERMARK_LABELS, used_part
+from latentsync.webapp.advanced import (
+    CODEC_LABELS,
+    ENCODER_LABELS,
+    FIT_LABELS,
+    SILENCE_LABELS,
+    WATERMARK_LABELS,
+    used_part,
+)
 from latentsync.webapp.backends import LipSyncRequest, LipSyncResult, NotReadyError
 from latentsync.webapp.config import qualities
 from latentsync.webapp.faces import look
@@ -87,6 +94,7 @@ def test_the_file_and_the_pauses_are_chosen_too(screen, service, material, forms
     shown(screen)
     button(screen, "Make the video").click().run()
     by_key(screen.selectbox, "codec").set_value("prores").run()
+    by_key(screen.selectbox, "encoder").set_value("hardware").run()
     by_key(screen.selectbox, "silence").set_value("close").run()
     by_key(screen.slider, "encoding-quality").set_value(35).run()
     by_key(screen.checkbox, "strip").check().run()
@@ -97,13 +105,14 @@ def test_the_file_and_the_pauses_are_chosen_too(screen, service, material, forms
         default_settings("nano"), codec="h264", face=look(service.sessions.get("anna").face).point(0)
     )
     assert chosen.settings == dataclasses.replace(
-        usual.settings, codec="prores", silence="close", quality=35, strip_metadata=True
+        usual.settings, codec="prores", encoder="hardware", silence="close", quality=35, strip_metadata=True
     )
     assert usual.cut == chosen.cut == Cut()
 
 
 def test_every_choice_has_its_words():
-    pairs = [(CODECS, CODEC_LABELS), (SILENCES, SILENCE_LABELS), (FITS, FIT_LABELS), (WATERMARKS, WATERMARK_LABELS)]
+    pairs = [(CODECS, CODEC_LABELS), (SILENCES, SILENCE_LABELS), (FITS, FIT_LABELS)]
+    pairs += [(WATERMARKS, WATERMARK_LABELS), (ENCODERS, ENCODER_LABELS)]
     for names, labels in pairs:
         assert set(labels) == set(names)
         assert len(set(labels.values())) == len(labels)
