@@ -132,8 +132,8 @@ def fit(everybody: list[Person]) -> np.ndarray:
 
 PAIR = ("clips/grid/pD_lwbsza.mpg", "clips/grid/pA_brbk7n.mpg")
 """Who sits at the left and at the right; neither says what is said here."""
-VOICES = (Fraction(0), "audio/jfk_1961_11s.flac", 0.3), (Fraction(2), "audio/latentsync_demo2_audio.wav", 0.5)
-"""Of the left and the right one: when it begins in the clip, the recording, and from which second of that; 3 s each."""
+VOICES = (Fraction(0), "audio/jfk_1961_11s.flac", 0.3), (Fraction(7, 5), "audio/latentsync_demo2_audio.wav", 0.5)
+"""Of the left and the right one: when it begins in the clip, the recording, and from which second of that; 2 s each."""
 
 
 class Kept(VideoWriter):
@@ -176,7 +176,7 @@ def two_voices(media: Path, folder: Path) -> Iterator[str]:
     speakers = []
     for side, (start, recording, first) in zip(("left", "right"), VOICES, strict=True):
         voice = folder / f"{side}.wav"
-        wave = load_audio(media / recording, Fraction(first), Fraction(3)).waveform.numpy()
+        wave = load_audio(media / recording, Fraction(first), Fraction(2)).waveform.numpy()
         write_wav(voice, wave)
         speakers.append(Speaker(side, voice, start))
     output.VideoWriter = Kept  # pyright: ignore
