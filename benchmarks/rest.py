@@ -30,7 +30,7 @@ CLIPS = {
     "clips/grid/pD_lwbsza.mpg": ("audio/latentsync_demo1_audio.wav", 0.5),
 }
 """Each with a speech that is not its own, and from which second."""
-SPOKEN, PAUSE, AROUND = 1.2, 2.0, 0.5
+SPOKEN, PAUSE, AROUND = 1.0, 2.0, 0.5
 """Seconds: of speech before and after the pause; of the pause; around its ends."""
 LONGEST = 640
 

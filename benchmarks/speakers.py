@@ -132,7 +132,7 @@ def fit(everybody: list[Person]) -> np.ndarray:
 
 PAIR = ("clips/grid/pD_lwbsza.mpg", "clips/grid/pA_brbk7n.mpg")
 """Who sits at the left and at the right; neither says what is said here."""
-VOICES = (Fraction(0), "audio/jfk_1961_11s.flac", 0.3), (Fraction(7, 5), "audio/latentsync_demo2_audio.wav", 0.5)
+VOICES = (Fraction(0), "audio/jfk_1961_11s.flac", 0.3), (Fraction(6, 5), "audio/latentsync_demo2_audio.wav", 0.5)
 """Of the left and the right one: when it begins in the clip, the recording, and from which second of that; 2 s each."""
 
 
@@ -149,7 +149,7 @@ class Kept(VideoWriter):
 def said(clip: Path, speakers: list[Speaker], models: Models, tracks: dict[int, Tracks]) -> np.ndarray:
     """The frames (F, H, W, 3) in which they speak, as they are before they are encoded."""
     Kept.frames_written = []
-    lipsync_file(clip, speakers, clip.with_name("out.mp4"), models=models, tracks=tracks)
+    lipsync_file(clip, speakers, clip.with_name("out.mp4"), models=models, tracks=tracks, cache=clip.parent / "cache")
     return np.stack(Kept.frames_written)
 
 
