@@ -113,6 +113,17 @@ SAID = {
     ("a hand leaves the mouth", "sharpness"): "the hand is whole; the lips beside it are soft",
 }
 """What is seen in the worst frames, by piece and figure, said by somebody who looked at them."""
+COMPARED = (
+    ("hand", "a hand comes before the mouth", "The hand was painted over and smeared; now it stays on top"),
+    ("outline", "the left one of two", "The paint went into the hair beside the jaw; now it ends with the face"),
+    (
+        "turned",
+        "a head turns",
+        "A far side that nobody sees was made, and the outline smudged; now a turned head is left alone",
+    ),
+    ("upside_down", "upside down", "The face was found in one of 13 frames; now the mouth is made in all"),
+)
+"""Picture, piece, and what is seen there."""
 
 
 @dataclass(frozen=True)
@@ -256,11 +267,8 @@ def before_and_after(media: Path, checkout: Path, folder: Path) -> Iterator[str]
     folder.mkdir(exist_ok=True)
     yield f"Source, commit {commit.stdout.strip()}, and now: the frame in which the two differ most."
     finder = load_models("nano").finder
-    for name, piece, title in (
-        ("hand", PIECES[0], "A hand before the mouth"),
-        ("outline", next(p for p in PIECES if p.name == "the left one of two"), "The outline of the paste"),
-        ("upside_down", next(p for p in PIECES if p.change is upside_down), "A head upside down"),
-    ):
+    for name, hard, said in COMPARED:
+        piece = next(piece for piece in PIECES if piece.name == hard)
         frames, fps = piece.frames(media)
         with TemporaryDirectory() as place:
             clip = Path(place) / "clip.mp4"
@@ -275,8 +283,8 @@ def before_and_after(media: Path, checkout: Path, folder: Path) -> Iterator[str]
         face = min(faces, key=lambda f: f.center[0]) if piece.face == "left" else max(faces, key=lambda f: f.height)
         tiles = [around(part[i], face.points68, 300) for part in (frames, old, new)]
         save(folder / f"{name}.jpg", np.concatenate(tiles, 1))
-        yield f"\n{title} (frame {i}; {piece.credit}):\n"
-        yield f"![{title}: source, before, after](footage/{name}.jpg)"
+        yield f"\n{said} ({piece.credit}; frame {i} of the piece):\n"
+        yield f"![{hard}: source, before, after](footage/{name}.jpg)"
 
 
 def _run(clip: Path, checkout: Path, face: str) -> np.ndarray:
