@@ -130,9 +130,17 @@ def dialogue(clip: str) -> Scene:
     voices = [g.node("LoadAudio", audio=f"latentsync_voice_{side}.flac") for side in ("left", "right")]
     pairs = {"speakers.voice_1": voices[0], "speakers.face_1": "left", "speakers.start_1": 0.0}
     pairs |= {"speakers.voice_2": voices[1], "speakers.face_2": "right", "speakers.start_2": -1.0}
-    how = {"checkpoint": "nano", "fit": "pingpong", "steps": 0, "guidance": 0.0, "solver": "ddim", "seed": 1247}
+    how = {
+        "checkpoint": "nano",
+        "fit": "trim",
+        "duration": 0.8,
+        "steps": 0,
+        "guidance": 0.0,
+        "solver": "ddim",
+        "seed": 1247,
+    }
     rest = {"still_fps": 25, "window_batch": 1, "save_to": "temp", "filename_prefix": "video/LatentSync"}
-    made = g.node("LatentSyncSpeakers", "speakers", video=video, speakers="2", **pairs, **how, **rest)
+    made = g.node("LatentSyncSpeakers", video=video, speakers="2", **pairs, **how, **rest)
     saved = g.node("SaveVideo", video=made, filename_prefix="x", format="auto", codec="auto")
     columns = [[int(video.id), *(int(voice.id) for voice in voices)], [int(made.id)], [int(saved.id)]]
     return g, {"speakers": [node for column in columns for node in column]}, columns
