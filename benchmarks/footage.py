@@ -1,11 +1,12 @@
 """What becomes of every frame of real footage, against what a person sees: writes docs/footage.md.
 
-    python -m benchmarks.footage ../shared/media
+    python -m benchmarks.footage ../shared/media [--before CHECKOUT] [--only table|worst|before]
 
-Faces are followed and nothing is painted. TRUTH says by hand what should become of the hard clips.
+Faces are followed and nothing is painted; TRUTH says by hand what should become of the hard clips. Then benchmarks.hard
+paints hard pieces of footage with the built-in model.
 """
 
-import sys
+import argparse
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from latentsync.media.source import open_source
 from latentsync.settings import Settings
 from latentsync.timeline import Cut
 from latentsync.weights.registry import find
+
+from .hard import BEFORE_TITLE, WORST_TITLE, before_and_after, worst_ten
 
 OUT = Path(__file__).parents[1] / "docs" / "footage.md"
 ENDINGS = (".mp4", ".mov", ".mkv", ".ts", ".webm", ".mpg", ".jpg", ".png", ".mjpeg", ".webp")
@@ -89,8 +92,8 @@ def lines(found: list[Found]) -> Iterator[str]:
     bad, of = (sum(part) for part in zip(*judged, strict=True))
     yield "# What becomes of real footage\n"
     yield "<!-- made by python -m benchmarks.footage; do not edit -->\n"
-    yield f"{len(found)} clips and pictures that others made, each with its largest face. Their origin is in no file of"
-    yield "this repository. States and reasons are those of a run's report.\n"
+    yield f"{len(found)} clips and pictures that others made, each with its largest face. Where one is shown below"
+    yield "its origin is said. States and reasons are those of a run's report.\n"
     yield f"**Judged by hand: {of - bad} of {of} frames right** ({MARGIN} frames at each end of a part left out), in"
     yield f"{sum(of > 0 for _, of in judged)} clips.\n"
     yield "| clip | frames | faces | what becomes of it | by hand |"
@@ -105,15 +108,36 @@ def lines(found: list[Found]) -> Iterator[str]:
         yield f"| {one.clip} | {one.frames} | {one.faces} | {text} | {f'{of - bad}/{of}' if of else ''} |"
 
 
-def main(root: Path) -> None:
+def follow_all(root: Path) -> str:
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in ENDINGS and "portraits" not in p.parts)
     with ProcessPoolExecutor(2) as pool:
         found = []
         for one in pool.map(partial(look, root=root), files):
             found.append(one)
             print(one.clip, one.faces, one.fault or [(s.start, s.stop, s.state) for s in one.spans][:12], flush=True)
-    OUT.write_text("\n".join(lines(found)) + "\n", encoding="utf-8")
+    return "\n".join(lines(found)) + "\n"
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("media", type=Path)
+    ask.add_argument("--only", choices=("table", "worst", "before"), help="leave the rest of the page as it is")
+    ask.add_argument("--before", type=Path, metavar="CHECKOUT", help="an older commit, for pictures before and after")
+    given = ask.parse_args()
+    known = OUT.read_text(encoding="utf-8") if OUT.exists() else ""
+    table, _, rest = known.partition(WORST_TITLE)
+    worst, _, compared = rest.partition(BEFORE_TITLE)
+    pictures = OUT.parent / "footage"
+    if given.only in (None, "table"):
+        table = follow_all(given.media)
+    if given.only in (None, "worst"):
+        worst = "\n\n".join(worst_ten(given.media, pictures))
+    if given.before and given.only in (None, "before"):
+        compared = "\n".join(before_and_after(given.media, given.before, pictures))
+    parts = (("", table), (WORST_TITLE, worst), (BEFORE_TITLE, compared))
+    text = "\n\n".join(f"{title}\n\n{part.strip()}".strip() for title, part in parts if part.strip())
+    OUT.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

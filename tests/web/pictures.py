@@ -1,4 +1,7 @@
-"""Take the pictures of the help pages: python -m tests.web.pictures MEDIA (the clips; needs ComfyUI and a browser)."""
+"""Take the pictures of the help pages: python -m tests.web.pictures MEDIA [SCENE …].
+
+MEDIA: the clips. Needs ComfyUI and a browser. SCENE: only these functions, such as dialogue.
+"""
 
 import sys
 import tempfile
@@ -120,6 +123,29 @@ def one_node(clip: str) -> Scene:
     return g, {"lip_sync": [two, four, five], "video": [three]}, columns
 
 
+def dialogue(clip: str) -> Scene:
+    """Two people, each with a voice."""
+    g = Graph()
+    video = g.node("LoadVideo", file=clip)
+    voices = [g.node("LoadAudio", audio=f"latentsync_voice_{side}.flac") for side in ("left", "right")]
+    pairs = {"speakers.voice_1": voices[0], "speakers.face_1": "left", "speakers.start_1": 0.0}
+    pairs |= {"speakers.voice_2": voices[1], "speakers.face_2": "right", "speakers.start_2": -1.0}
+    how = {
+        "checkpoint": "nano",
+        "fit": "trim",
+        "duration": 0.8,
+        "steps": 0,
+        "guidance": 0.0,
+        "solver": "ddim",
+        "seed": 1247,
+    }
+    rest = {"still_fps": 25, "window_batch": 1, "save_to": "temp", "filename_prefix": "video/LatentSync"}
+    made = g.node("LatentSyncSpeakers", video=video, speakers="2", **pairs, **how, **rest)
+    saved = g.node("SaveVideo", video=made, filename_prefix="x", format="auto", codec="auto")
+    columns = [[int(video.id), *(int(voice.id) for voice in voices)], [int(made.id)], [int(saved.id)]]
+    return g, {"speakers": [node for column in columns for node in column]}, columns
+
+
 def download(_: str) -> Scene:
     g = Graph()
     node = g.node("LatentSyncDownload", name="face-landmarker")
@@ -155,16 +181,16 @@ def look_at(page: "Page", nodes: Sequence[int]) -> bytes:
     return page.screenshot(clip={"x": 100 - GAP, "y": 120 - GAP, "width": width, "height": height})
 
 
-def main(media: Path) -> None:
+def main(media: Path, *only: str) -> None:
     comfyui = find_comfyui()
     if comfyui is None:
         raise SystemExit("COMFYUI_PATH must name ComfyUI's folder.")
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, open_stage(comfyui, Path(folder), media) as stage:
-        for make in (parts, one_node, download):
+        for make in [make for make in (parts, one_node, dialogue, download) if not only or make.__name__ in only]:
             stage.begin(**{"Comfy.ColorPalette": "dark", "Comfy.Locale": "en", **NO_BADGES})
             take(stage, make)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -1,0 +1,89 @@
+"""Lips that are closed in pauses (Settings.silence): how far, and how suddenly?
+
+python -m benchmarks.rest MEDIA
+
+Four clips say a speech with a pause of two seconds in it, with silence "keep" and "close". Openings (the inner lips'
+distance over the face's height) are found again in the made frames. Step: the largest change from one frame to the next
+in the half second around each end of the pause (half of that is speech), against the 95th percentile in the speech.
+"""
+
+import argparse
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from latentsync.audio.load import load_audio
+from latentsync.audio.mel import SAMPLE_RATE
+from latentsync.face.detect import FaceFinder, mouth_opening
+from latentsync.media.probe import probe
+from latentsync.media.reader import VideoReader
+from latentsync.pipeline import Models, Settings, lipsync, load_models
+
+CLIPS = {
+    "clips/latentsync_demo1.mp4": ("audio/latentsync_demo2_audio.wav", 0.5),
+    "clips/latentsync_demo2.mp4": ("audio/jfk_1961_11s.flac", 0.3),
+    "clips/obama_a_20s.mp4": ("audio/latentsync_demo3_audio.wav", 0.5),
+    "clips/grid/pD_lwbsza.mpg": ("audio/latentsync_demo1_audio.wav", 0.5),
+}
+"""Each with a speech that is not its own, and from which second."""
+SPOKEN, PAUSE, AROUND = 1.0, 2.0, 0.5
+"""Seconds: of speech before and after the pause; of the pause; around its ends."""
+LONGEST = 640
+
+
+def speech(path: Path, start: float) -> torch.Tensor:
+    """(T,) at 16 kHz: speech, a pause, speech."""
+    parts = [load_audio(path, Fraction(str(start + at)), Fraction(str(SPOKEN))).waveform for at in (0, SPOKEN)]
+    return torch.cat([parts[0], torch.zeros(round(PAUSE * SAMPLE_RATE)), parts[1]])
+
+
+def frames_of(path: Path) -> tuple[np.ndarray, Fraction]:
+    info = probe(path)
+    count = min(info.frames, int((2 * SPOKEN + PAUSE) * info.fps))
+    with VideoReader(info) as reader:
+        frames = list(reader.read(range(count)))
+    scale = min(1.0, LONGEST / max(frames[0].shape[:2]))
+    size = tuple(2 * round(side * scale / 2) for side in frames[0].shape[1::-1])
+    return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames]), info.fps
+
+
+def openings(frames: np.ndarray, finder: FaceFinder) -> np.ndarray:
+    """(F,) NaN where no face is found."""
+    found = [finder.detect(frame) for frame in frames]
+    return np.array([mouth_opening(faces[0].points68) if faces else np.nan for faces in found])
+
+
+def measured(media: Path, models: Models) -> Iterator[str]:
+    for clip, (recording, start) in CLIPS.items():
+        frames, fps = frames_of(media / clip)
+        sound = speech(media / recording, start)
+        said = {}
+        for silence in ("keep", "close"):
+            settings = Settings(steps=1, guidance=1, silence=silence)
+            made = lipsync(frames, sound, SAMPLE_RATE, fps, models=models, settings=settings).frames
+            said[silence] = openings(made, models.finder)
+        times = (np.arange(len(said["close"])) + 0.5) / float(fps)
+        pause = (times > SPOKEN + 0.3) & (times < SPOKEN + PAUSE - 0.32)
+        between = times[1:] - 0.5 / float(fps)
+        ends = np.min([abs(between - at) for at in (SPOKEN, SPOKEN + PAUSE)], 0) <= AROUND
+        talk = (between < SPOKEN) | (between > SPOKEN + PAUSE)
+        steps = {silence: np.abs(np.diff(curve)) for silence, curve in said.items()}
+        keep, close = (100 * float(np.nanmedian(said[silence][pause])) for silence in ("keep", "close"))
+        kept, step = (100 * np.nanmax(steps[silence][ends]) for silence in ("keep", "close"))
+        usual = 100 * np.nanpercentile(steps["keep"][talk], 95)
+        yield f"{clip}: opening {keep:.1f} -> {close:.1f} %, step {kept:.1f} -> {step:.1f} %, in speech {usual:.1f} %"
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("media", type=Path)
+    for line in measured(ask.parse_args().media, load_models("nano")):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
