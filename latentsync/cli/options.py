@@ -25,7 +25,9 @@ DTYPE = choice(
 class InputOptions:
     """What goes in and out of a run."""
 
-    out: Path = choice(_IN, "--out -o", MISSING, "The video to write: .mp4, .mov, .mkv or .webm; or pictures, shot/%05d.png.", "FILE")
+    out: Path = choice(
+        _IN, "--out -o", MISSING, "The video to write: .mp4, .mov, .mkv or .webm; or pictures: shot/%05d.png.", "FILE"
+    )
     video: Path | None = choice(_IN, "--video -v", None, "The video whose face shall speak.", "FILE")
     image: Path | None = choice(_IN, "--image -i", None, "A still picture instead of a video.", "FILE")
     audio: Path | None = choice(
