@@ -87,14 +87,13 @@ def test_closed_lips_stay_as_they_are():
     assert np.array_equal(close_lips(picture, points, 1.0), picture)
 
 
-@pytest.mark.parametrize("gap", [GAP, 45])
-def test_skin_below_moves_up_without_a_fold(gap):
-    """Gray that grows downwards still does, from the lower lip to the chin, however wide the mouth was."""
-    _, points = drawn(gap)
+def test_skin_below_moves_up_without_a_fold():
+    """Gray that grows downwards still does, from the lower lip to the chin."""
+    _, points = drawn()
     slope = np.repeat(np.repeat(np.arange(SIDE, dtype=np.float32)[:, None, None], SIDE, 1), 3, 2)
     out = close_lips(slope, points, 1.0)[..., 0]
     assert (np.diff(out[int(TOP) + 2 :], axis=0) >= -1e-3).all()
-    assert out[162, 128] == pytest.approx(162 + gap + PRESS * SIDE, abs=4)
+    assert out[162, 128] == pytest.approx(162 + GAP + PRESS * SIDE, abs=3)
 
 
 @pytest.fixture(scope="module")
@@ -151,27 +150,6 @@ def test_a_dark_gap_in_a_real_face_is_gone(real, finder):
     gone, half = (rested(wide, finder, amount)[..., 1] < 25 for amount in (1.0, 0.5))
     assert gone[130:190, 90:170].sum() < 0.05 * torn[130:190, 90:170].sum()
     assert 0.3 < half[130:190, 90:170].sum() / torn[130:190, 90:170].sum() < 0.7
-
-
-@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
-def test_a_mouth_torn_wide_open_closes_evenly(real, finder, share):
-    """Wider than the landmarker knows mouths: its lips then lie within the gap, and a hole stayed."""
-    wide = opened(real, points_in(real, finder), share)
-    torn = (wide[..., 1] < 25) & (real[..., 1] > 60)
-    assert torn.sum() > 500
-    left = [(rested(wide, finder, amount)[..., 1] < 25)[torn].mean() for amount in (0.25, 0.5, 0.75, 1.0)]
-    assert left == pytest.approx([0.7, 0.45, 0.16, 0.0], abs=0.12)  # some of the lips' edge counts as gap
-    assert left[-1] < 0.01
-
-
-def test_teeth_and_a_light_gap_move_no_edge():
-    """What is not darker than the skin is no gap that the landmarks missed."""
-    picture, points = drawn()
-    picture[(picture == DARK).all(-1)] = 190
-    tall = picture.copy()
-    tall[int(TOP) + GAP + 1 : int(TOP) + GAP + 6, 100:156] = 190
-    rows = np.flatnonzero((close_lips(tall, points, 1.0)[:, 128] != close_lips(picture, points, 1.0)[:, 128]).any(-1))
-    assert len(rows) >= 3  # the light strip below the line is still there
 
 
 def test_a_crop_without_a_face_stays_as_it_is(finder):
