@@ -16,7 +16,7 @@ CLICK = 0.06  # a sound of at most so many seconds within a pause does not end i
 BELOW_SPEECH, ABOVE_NOISE, LEAST_BELOW = 38.0, 10.0, 15.0
 """Decibels: a pause is so far under the loud parts of the speech, or within so much of the background's noise, where
 that is at least this much under the speech."""
-AFTER, RELEASE, ATTACK, BEFORE = 0.06, 0.24, 0.2, 0.12
+AFTER, RELEASE, ATTACK, BEFORE = 0.06, 0.3, 0.32, 0.12
 """Seconds: lips still move so long after the sound, then come to rest; they open so long, and are ready before it."""
 
 

@@ -185,7 +185,7 @@ def test_each_voice_moves_its_own_face_and_only_while_it_is_heard(models, stage,
     assert left[:8].all()  # 0.4 s
     assert right[20:28].all()  # from 0.8 s on
     assert not left[18:].any()  # with 0.3 s in which lips come to rest
-    assert not right[:11].any()  # and as much in which they open
+    assert not right[:8].any()  # and as much in which they open
     assert not different[:, :40].any()  # nothing above the mouths
     assert report.faces == 2
     assert {span.face for span in report.spans} == {None, 0, 1}

@@ -66,7 +66,7 @@ def test_a_wrong_word_for_a_face_is_refused_before_any_frame_is_looked_at(tmp_pa
         raise AssertionError("faces were looked for")
 
     monkeypatch.setattr("latentsync.evaluation.clips.find_tracks", never)
-    monkeypatch.setattr("latentsync.pipeline.find_tracks", never)
+    monkeypatch.setattr("latentsync.prepared.find_tracks", never)
     doors = {
         "evaluation": lambda: clips.track_clip(clip, object(), face="lefft"),
         "settings": lambda: Settings(face="lefft"),
