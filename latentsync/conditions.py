@@ -3,6 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -58,27 +59,47 @@ class RecentLatents:
 class SavedLatents:
     """In a file, for every frame of a clip: a later run with another speech finds them there.
 
-    frames: of the clip. shape, dtype: of one frame's latents. The file is as long from the start, but takes room on the
-    disk only for what is written; one that is of another length is made anew.
+    frames: of the clip. shape, dtype: of one frame's latents. A file of another length is begun anew. A disk that is
+    full costs only what could not be written.
     """
 
     def __init__(self, path: Path, frames: int, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
-        numbers = 2 * frames * math.prod(shape)
-        if path.exists() and path.stat().st_size != numbers * dtype.itemsize:
-            path.unlink()
-            path.with_suffix(".known").unlink(missing_ok=True)
-        self.values = torch.from_file(str(path), shared=True, size=numbers, dtype=dtype).view(2, frames, *shape)
-        known = str(path.with_suffix(".known"))
-        self.known = torch.from_file(known, shared=True, size=2 * frames, dtype=torch.uint8).view(2, frames)
+        self.path, self.marks, self.frames = path, path.with_suffix(".known"), frames
+        self.shape, self.dtype, self.size = shape, dtype, math.prod(shape) * dtype.itemsize
+        self.recent = RecentLatents(2 * WINDOW)
+        lengths = {path: 2 * frames * self.size, self.marks: 2 * frames}
+        if any(not file.exists() or file.stat().st_size != length for file, length in lengths.items()):
+            for file, length in lengths.items():
+                with file.open("wb") as empty:
+                    empty.truncate(length)  # takes room on the disk only where it is written
+        self.known = bytearray(self.marks.read_bytes())
 
     def get(self, kind: Kind, source: int) -> Tensor | None:
-        row = kind == "reference"
-        return self.values[int(row), source] if self.known[int(row), source] else None
+        found = self.recent.get(kind, source)
+        row = self._row(kind, source)
+        if found is None and self.known[row]:
+            with self.path.open("rb") as file:
+                file.seek(row * self.size)
+                found = torch.frombuffer(bytearray(file.read(self.size)), dtype=self.dtype).view(self.shape)
+            self.recent.put(kind, source, found)
+        return found
 
     def put(self, kind: Kind, source: int, latents: Tensor) -> None:
-        row = kind == "reference"
-        self.values[int(row), source] = latents.to(self.values)
-        self.known[int(row), source] = 1  # after its numbers: what is half written does not count
+        self.recent.put(kind, source, latents)
+        row, data = self._row(kind, source), latents.to("cpu", self.dtype).contiguous().view(torch.uint8)
+        with suppress(OSError):
+            _write_at(self.path, row * self.size, data.numpy().tobytes())
+            _write_at(self.marks, row, b"\1")  # after its numbers: what is half written does not count
+            self.known[row] = 1
+
+    def _row(self, kind: Kind, source: int) -> int:
+        return source + (self.frames if kind == "reference" else 0)
+
+
+def _write_at(path: Path, place: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(data)
 
 
 def encode_crops(

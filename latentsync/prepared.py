@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .audio.clues import clues_for
 from .conditions import SavedLatents
-from .errors import NoFaceError
+from .errors import NoFaceError, UserError
 from .face.choose import choose
 from .face.detect import FaceFinder
 from .face.points import Points, track_points
@@ -37,7 +37,11 @@ class PreparedClip:
         cut = cut or Cut()
         shown = (settings.max_side, settings.background, settings.points)
         name = fingerprint({"part": (cut.start, cut.duration), "shown": shown, "format": FORMAT}, video)
-        self.folder = folder / f"{Path(video).stem}-{name[:16]}"
+        self.folder = folder / f"{Path(video).stem[:64]}-{name[:16]}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"The cache {folder} cannot be used ({error.strerror}); name another folder.") from error
 
     def tracks(self) -> Tracks | None:
         with suppress(*NO_TRACKS):
@@ -45,12 +49,11 @@ class PreparedClip:
         return None
 
     def save(self, tracks: Tracks) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        save_tracks(self.folder / "tracks.npz", tracks)
+        with suppress(OSError):  # a full disk: the run itself goes on
+            save_tracks(self.folder / "tracks.npz", tracks)
 
     def latents(self, track: FaceTrack, timeline: Timeline, models: Models) -> SavedLatents:
         """Of this face, for these networks."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         side = models.resolution // models.vae.factor
         facts = {"face": track.index, "models": models.fingerprint(), "dtype": models.dtype, "side": side}
         path = self.folder / f"latents-{fingerprint(facts)[:16]}"

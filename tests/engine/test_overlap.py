@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from latentsync import rendering
+from latentsync import conditions, prepared, rendering
+from latentsync.errors import UserError
 from latentsync.face.choose import choose
 from latentsync.face.track import find_tracks
 from latentsync.media.source import ArraySource
@@ -158,6 +159,23 @@ def test_a_torn_cache_is_made_anew(models, tmp_path, spoken):
         if path.is_file():
             path.write_bytes(path.read_bytes()[:-9])
     lipsync_file(video, short, tmp_path / "b.mp4", **how)
+    assert np.array_equal(frames_of(tmp_path / "a.mp4"), frames_of(tmp_path / "b.mp4"))
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_a_full_disk_costs_nothing(models, tmp_path, spoken, monkeypatch):
+    video, _, long = spoken
+    how = {"models": models, "settings": QUICK}
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match=r"cache .*file cannot be used"):
+        lipsync_file(video, long, tmp_path / "a.mp4", cache=tmp_path / "file", **how)
+    lipsync_file(video, long, tmp_path / "a.mp4", **how)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(conditions, "_write_at", full)
+    monkeypatch.setattr(prepared, "save_tracks", full)
+    lipsync_file(video, long, tmp_path / "b.mp4", cache=tmp_path / "cache", **how)
     assert np.array_equal(frames_of(tmp_path / "a.mp4"), frames_of(tmp_path / "b.mp4"))
 
 
