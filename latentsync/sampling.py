@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .errors import UserError
+from .models.unet_config import UNetConfig
 from .settings import GUIDANCE, STEPS, WINDOW, Settings
 from .timeline import windows
 
@@ -29,13 +30,14 @@ def alphas_cumprod() -> Tensor:
     return torch.cumprod(1 - betas, 0)
 
 
-def timesteps(steps: int) -> list[int]:
-    """ "Leading" spacing with offset 1, descending: 20 steps give 951, 901, …, 1.
+def timesteps(steps: int, spacing: str = "leading") -> list[int]:
+    """Descending. "leading", with offset 1: 20 steps give 951, 901, …, 1; "trailing": 999, 949, …, 49.
 
-    A single step starts at the noisiest; by the rule it would be 1, where noise passes for the finished picture.
+    Few steps want the latter (Lin et al. 2024): with two, the former starts at 501 although it is given pure noise.
+    A single step always starts at the noisiest; by the first rule it would be 1, where noise passes for the picture.
     """
-    if steps == 1:
-        return [TRAIN_STEPS - 1]
+    if steps == 1 or spacing == "trailing":
+        return [round(TRAIN_STEPS * (1 - i / steps)) - 1 for i in range(steps)]
     ratio = TRAIN_STEPS // steps
     return [min(i * ratio + 1, TRAIN_STEPS - 1) for i in reversed(range(steps))]
 
@@ -117,11 +119,14 @@ def run_unet(
     return torch.cat([run(x, a) for x, a in zip(inputs.split(1), audio.split(1), strict=True)])
 
 
-def ddim(steps: int, prediction: str) -> Iterator[tuple[int, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]]:
+def ddim(
+    steps: int, prediction: str, spacing: str = "leading"
+) -> Iterator[tuple[int, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]]:
     """Yield (timestep, update); update(output, noisy) → (less noisy, clean). Song et al. 2021, eta 0."""
-    bars, ratio = alphas_cumprod().tolist(), TRAIN_STEPS // steps
-    for t in timesteps(steps):
-        bar, before = bars[t], bars[max(t - ratio, 0)]
+    bars, ratio, plan = alphas_cumprod().tolist(), TRAIN_STEPS // steps, timesteps(steps, spacing)
+    later = [bars[max(t - ratio, 0)] for t in plan] if spacing == "leading" else [*(bars[t] for t in plan[1:]), 1.0]
+    for t, before in zip(plan, later, strict=True):
+        bar = bars[t]
 
         def update(output: Tensor, noisy: Tensor, bar: float = bar, before: float = before) -> tuple[Tensor, Tensor]:
             clean = predict_x0(output, noisy, bar, prediction)
@@ -180,8 +185,11 @@ def denoise_window(
     settings = Settings(steps=steps, guidance=guidance, solver=solver, mode=mode, reuse=reuse)  # or one sentence
     if steps < 1:
         raise UserError("steps is 0; it must be at least 1 here, where no checkpoint says how many.")
-    prediction = getattr(getattr(unet, "config", None), "prediction_type", "epsilon")
-    plan = ddim(steps, prediction) if solver == "ddim" else multistep(solver, steps, prediction)
+    config: Any = getattr(unet, "config", UNetConfig())
+    prediction = config.prediction_type
+    plan = (
+        ddim(steps, prediction, config.timestep_spacing) if solver == "ddim" else multistep(solver, steps, prediction)
+    )
     latents, deep = noise, DeepFeatures(reuse)
     for done, (t, update) in enumerate(plan, 1):
         deep.begin(done - 1)

@@ -8,6 +8,7 @@ from ..errors import UserError
 from ..settings import GUIDANCE, STEPS
 
 Motion = Literal["none", "all", "decoder"]
+SPACINGS = ("leading", "trailing")
 Residual = Literal["none", "lips", "jaw"]
 GROUPS = 32  # of all published weights; shapes do not tell it, so small models of ours say theirs in metadata
 POSITIONS = 24  # frames that the stored position code of a motion module covers
@@ -23,7 +24,8 @@ class UNetConfig:
     ones do not; a small one that does keeps the looks of people it has never seen.
     prediction_type: epsilon, sample (the clean latents) or v_prediction. reference_mode: per_frame, or first_frame
     where one reference frame serves a whole segment. resolution: side of the crops in pixels, 0: not stated.
-    default_steps, default_guidance: what suits the weights.
+    default_steps, default_guidance: what suits the weights. timestep_spacing: leading, or trailing for networks that were
+    distilled to few steps; see sampling.timesteps.
     """
 
     widths: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -40,6 +42,7 @@ class UNetConfig:
     resolution: int = 0
     default_steps: int = STEPS
     default_guidance: float = GUIDANCE
+    timestep_spacing: str = "leading"
 
     @property
     def in_channels(self) -> int:
@@ -51,7 +54,10 @@ class UNetConfig:
         return 4 * self.widths[0]
 
 
-STATED = ("groups", "residual", "prediction_type", "reference_mode", "resolution", "default_steps", "default_guidance")
+STATED = (
+    "groups", "residual", "prediction_type", "reference_mode", "resolution", "default_steps", "default_guidance",
+    "timestep_spacing",
+)  # fmt: skip
 
 
 def config_from_tensors(shapes: Mapping[str, tuple[int, ...]]) -> UNetConfig:

@@ -17,6 +17,7 @@ Our safetensors files carry these metadata, all of them text (readers must bear 
     reference_mode   "first_frame" where one reference frame serves a whole segment; else "per_frame"
     default_steps    solver steps and guidance that suit the weights, where they are not 20 and 1.5
     default_guidance
+    timestep_spacing "trailing" of a network distilled to few steps, which starts at the noisiest time step; else "leading"
     latent_rgb       JSON, a row (R, G, B) for each latent channel and one for the bias: latents to a rough picture in
                      [-1, 1], for previews
     config           the U-Net's UNetConfig as JSON, for readers; loading goes by the tensors
@@ -35,7 +36,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models.unet import UNet
-from ..models.unet_config import UNetConfig, config_from_tensors
+from ..models.unet_config import SPACINGS, UNetConfig, config_from_tensors
 from ..settings import Settings
 from .files import mismatch, our_metadata, read_tensors, shapes_of
 from .identify import FileInfo, _unet_part, check_is_unet, identify
@@ -123,6 +124,8 @@ def _stated(config: UNetConfig, metadata: Mapping[str, Any]) -> UNetConfig:
             f"The file states default_steps {steps}, default_guidance {guidance:g}, unet_groups {groups} and"
             f" reference_mode {mode!r}; wanted are 1 to 1000, up to 20, at least 1, and per_frame or first_frame."
         )
+    if (spacing := stated.get("timestep_spacing", config.timestep_spacing)) not in SPACINGS:
+        raise UserError(f"The file states timestep_spacing {spacing!r}; wanted is {' or '.join(SPACINGS)}.")
     if residual not in ("none", "lips", "jaw"):
         raise UserError(f"The file states unet_residual {residual!r}; wanted is none, lips or jaw.")
     return dataclasses.replace(
@@ -133,6 +136,7 @@ def _stated(config: UNetConfig, metadata: Mapping[str, Any]) -> UNetConfig:
         reference_mode=mode,
         default_steps=steps,
         default_guidance=guidance,
+        timestep_spacing=spacing,
     )
 
 

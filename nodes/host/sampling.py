@@ -21,12 +21,12 @@ from .progress import Stages
 class EngineSampler(comfy.samplers.Sampler):
     """The engine's schedule and solver as a sampler of ComfyUI."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, spacing: str = "leading") -> None:
+        self.settings, self.spacing = settings, spacing
 
     def plan(self) -> Any:
         steps, solver = self.settings.steps, self.settings.solver
-        return ddim(steps, "sample") if solver == "ddim" else multistep(solver, steps, "sample")
+        return ddim(steps, "sample", self.spacing) if solver == "ddim" else multistep(solver, steps, "sample")
 
     def sigmas(self) -> Tensor:
         bars = alphas_cumprod()
@@ -65,7 +65,7 @@ def sample(
     split = frames.windows()
     spread, rows = frames.spread(split)
     noise = shared_noise(settings.seed, *samples.shape[1:])[:, :, 0].expand(len(rows), *samples.shape[1:])
-    sampler, previews = EngineSampler(settings), Previews(model.latent_format)
+    sampler, previews = EngineSampler(settings, model.config.timestep_spacing), Previews(model.latent_format)
 
     def on_step(done: int, clean: Tensor, _: Tensor, total: int) -> None:
         stages.step("sampling", done + 1, total, previews.picture(clean))

@@ -1,7 +1,6 @@
 """Schedule, solvers, guidance, windows and noise: goldens, closed forms and counts."""
 
 from itertools import pairwise
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 from latentsync import sampling
 from latentsync.errors import UserError
 from latentsync.models.unet import UNet
+from latentsync.models.unet_config import UNetConfig
 from latentsync.sampling import (
     TRAIN_STEPS,
     alphas_cumprod,
@@ -61,6 +61,9 @@ def test_schedule_table():
     assert timesteps(2) == [501, 1]
     assert timesteps(1) == [999]  # the rule's 1 would pass the noise on as the result
     assert timesteps(1000)[:2] == [999, 999]  # 1000 would be past the table's end
+    assert timesteps(1, "trailing") == [999]
+    assert timesteps(2, "trailing") == [999, 499]
+    assert timesteps(4, "trailing") == [999, 749, 499, 249]
     bars = alphas_cumprod()
     assert bars.shape == (TRAIN_STEPS,)
     assert float(bars[0]) == pytest.approx(1 - 0.00085, abs=1e-12)
@@ -76,9 +79,14 @@ def test_any_number_of_steps_stays_on_the_table(steps):
     assert plan[-1] == (1 if steps > 1 else 999)
     assert max(plan) < TRAIN_STEPS
     assert plan == sorted(plan, reverse=True)
+    trailing = timesteps(steps, "trailing")
+    assert len(trailing) == steps
+    assert trailing[0] == 999
+    assert trailing[-1] >= 0
+    assert trailing == sorted(set(trailing), reverse=True)
 
 
-def as_diffusers(solver):
+def as_diffusers(prediction, spacing="leading"):
     """The very same schedule by diffusers, as a second opinion."""
     import diffusers
 
@@ -88,20 +96,23 @@ def as_diffusers(solver):
         beta_end=0.012,
         beta_schedule="scaled_linear",
         clip_sample=False,
-        set_alpha_to_one=False,
+        set_alpha_to_one=spacing == "trailing",
         steps_offset=1,
-        timestep_spacing="leading",
-        prediction_type=solver,
+        timestep_spacing=spacing,
+        prediction_type=prediction,
     )
 
 
+@pytest.mark.parametrize(("spacing", "steps"), [("leading", 7), ("trailing", 8), ("trailing", 2)])
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_ddim_step_for_step_as_diffusers(prediction):
-    scheduler = as_diffusers(prediction)
-    scheduler.set_timesteps(7)
+def test_ddim_step_for_step_as_diffusers(prediction, spacing, steps):
+    scheduler = as_diffusers(prediction, spacing)
+    scheduler.set_timesteps(steps)
     generator = torch.Generator().manual_seed(0)
     ours = theirs = torch.randn(2, 3, generator=generator)
-    for (t, update), wanted in zip(sampling.ddim(7, prediction), scheduler.timesteps.tolist(), strict=True):
+    for (t, update), wanted in zip(
+        sampling.ddim(steps, prediction, spacing), scheduler.timesteps.tolist(), strict=True
+    ):
         assert t == wanted
         output = torch.randn(2, 3, generator=generator)
         ours, clean = update(output, ours)
@@ -118,7 +129,7 @@ class Ideal(nn.Module):
 
     def __init__(self, prediction):
         super().__init__()
-        self.config = SimpleNamespace(prediction_type=prediction)
+        self.config = UNetConfig(prediction_type=prediction)
         self.bars = alphas_cumprod()
         self.calls = []
 
@@ -205,7 +216,7 @@ def test_guidance(guidance, passes):
 class Watch(nn.Module):
     """Predicts as clean the sound plus the masked latents; remembers the frames of every window."""
 
-    config = SimpleNamespace(prediction_type="sample")
+    config = UNetConfig(prediction_type="sample")
 
     def __init__(self):
         super().__init__()
@@ -334,7 +345,7 @@ def test_noise_hangs_on_the_seed_alone():
 class Recorder:
     """A denoiser that says what it was asked, and adds its deep features to the sound's mean."""
 
-    config = SimpleNamespace(prediction_type="sample")
+    config = UNetConfig(prediction_type="sample")
 
     def __init__(self):
         self.asked = []
