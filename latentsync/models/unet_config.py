@@ -24,8 +24,8 @@ class UNetConfig:
     ones do not; a small one that does keeps the looks of people it has never seen.
     prediction_type: epsilon, sample (the clean latents) or v_prediction. reference_mode: per_frame, or first_frame
     where one reference frame serves a whole segment. resolution: side of the crops in pixels, 0: not stated.
-    default_steps, default_guidance: what suits the weights. timestep_spacing: leading, or trailing for networks that were
-    distilled to few steps; see sampling.timesteps.
+    default_steps, default_guidance: what suits the weights. timestep_spacing: leading, or trailing for networks
+    that were distilled to few steps; see sampling.timesteps.
     """
 
     widths: tuple[int, ...] = (320, 640, 1280, 1280)

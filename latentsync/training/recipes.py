@@ -125,6 +125,46 @@ class UNetRecipe(RunSettings):
     def has_pixel_losses(self) -> bool:
         return bool(self.sync_weight or self.lpips_weight or self.trepa_weight)
 
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether a sample must hold the images, besides their latents."""
+        return self.has_pixel_losses
+
+
+@dataclass(frozen=True)
+class DistillRecipe(UNetRecipe):
+    """How a teacher's many steps become a student's few. noise_weight has no effect."""
+
+    steps: int = setting(10_000, "Training steps.", TRAINING)
+    student_steps: int = setting(2, "Solver steps of the student.", RUN)
+    teacher_steps: int = setting(20, "Solver steps of the teacher, a multiple of the student's.", RUN)
+    teacher_guidance: float = setting(0.0, "Guidance of the teacher. 0: its own.", RUN)
+    solve: int = setting(
+        1,
+        "Teacher steps in a training step; with fewer than it has, the student foresees the rest.",
+        TRAINING,
+    )
+    critic_weight: float = setting(0.5, "Gradient of the critic over that of the teacher's answer. 0: off.", LOSSES)
+    decoded_frames: int = setting(4, "Frames of a window that the critic and LPIPS see.", LOSSES)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.student_steps < 1 or self.teacher_steps % self.student_steps or not 1 <= self.teacher_steps <= 1000:
+            raise UserError(
+                f"The student has {self.student_steps} steps and the teacher {self.teacher_steps}; the teacher's must"
+                " be a multiple of the student's, up to 1000, so that it passes the same points."
+            )
+        if self.solve < 1 or self.critic_weight < 0 or not 0 <= self.teacher_guidance <= 20:
+            raise UserError(
+                f"solve {self.solve}, critic_weight {self.critic_weight:g} or teacher_guidance"
+                f" {self.teacher_guidance:g} is out of range (1 or more, 0 or more, 0 to 20)."
+            )
+        object.__setattr__(self, "sample_steps", self.student_steps)
+
+    @property
+    def needs_pixels(self) -> bool:
+        return self.has_pixel_losses or self.critic_weight > 0
+
 
 @dataclass(frozen=True)
 class SyncNetRecipe(RunSettings):

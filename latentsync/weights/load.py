@@ -17,7 +17,7 @@ Our safetensors files carry these metadata, all of them text (readers must bear 
     reference_mode   "first_frame" where one reference frame serves a whole segment; else "per_frame"
     default_steps    solver steps and guidance that suit the weights, where they are not 20 and 1.5
     default_guidance
-    timestep_spacing "trailing" of a network distilled to few steps, which starts at the noisiest time step; else "leading"
+    timestep_spacing "trailing" of a network distilled to few steps, which begins at the noisiest; else "leading"
     latent_rgb       JSON, a row (R, G, B) for each latent channel and one for the bias: latents to a rough picture in
                      [-1, 1], for previews
     config           the U-Net's UNetConfig as JSON, for readers; loading goes by the tensors

@@ -24,8 +24,9 @@ from latentsync.models.unet_config import UNetConfig
 from latentsync.models.vae import VAE
 from latentsync.sampling import alphas_cumprod
 from latentsync.training.optim import averaged_model
+from latentsync.training.unet.critic import AdversarialLoss, adversarial_weight
 
-from .critic import AdversarialLoss, adversarial_weight, plain_losses
+from .critic import plain_losses
 from .data import RESOLUTION, Person
 from .loop import Report, Trainer, fit, trapezoid
 from .puppets import Speakers, Speech

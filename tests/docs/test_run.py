@@ -54,6 +54,7 @@ ELSEWHERE = {
     "unet": "minutes to weeks: tests/training/test_trainer.py, tests/training/test_processes.py",
     "merge-lora": "a trained LoRA: tests/training/test_trainer.py",
     "charts": "a run to draw: tests/training/test_trainer.py",
+    "distill": "minutes to days: tests/training/test_distill.py",
     "syncnet": "minutes to weeks: tests/training/test_syncnet_training.py",
 }
 """Commands that are not run here: what they need, and the tests that run them."""

@@ -10,7 +10,8 @@ import torch
 
 from latentsync.training.logging import read_log
 from latentsync.training.optim import averaged_model
-from recipes.nano.critic import AdversarialLoss, adversarial_weight, edge_loss, plain_losses, texture_loss, tone_loss
+from latentsync.training.unet.critic import AdversarialLoss, adversarial_weight
+from recipes.nano.critic import edge_loss, plain_losses, texture_loss, tone_loss
 from recipes.nano.loop import Trainer, fit, trapezoid
 
 

@@ -1,7 +1,7 @@
 """A training run of the U-Net: loads its files, prepares the data and starts the trainer."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +36,11 @@ DEFAULT_VAE = "vae"
 def run_unet(
     data: Path, out: Path, recipe: UNetRecipe, files: Files,
     *, keep_resolution: bool = False, cpu: bool = False, report: Report = lambda line: None,
+    make_task: Callable[..., UNetTask] = UNetTask,
 ) -> str:  # fmt: skip
     """Train, or resume; returns the reason for the end. The result is out/unet.safetensors (or lora.safetensors).
 
-    keep_resolution: train at the resolution of the initial weights, not the recipe's.
+    keep_resolution: train at the resolution of the initial weights, not the recipe's. make_task: of UNetTask's fields.
     """
     accelerator = make_accelerator(recipe.precision, recipe.gradient_accumulation_steps, cpu=cpu)
     main_report: Report = report if accelerator.is_main_process else lambda line: None
@@ -60,12 +61,14 @@ def run_unet(
     dtype = DTYPES[str(accelerator.mixed_precision)]
     kind = f"latents-{fingerprint(vae.state_dict())}-{recipe.resolution}" if recipe.cache_latents else None
     first_frame = recipe.reference_mode == "first_frame"
-    make = UNetWindows(store, bool(recipe.sync_weight), recipe.has_pixel_losses, kind, recipe.frames, first_frame)
+    make = UNetWindows(store, bool(recipe.sync_weight), recipe.needs_pixels, kind, recipe.frames, first_frame)
     train = ClipDataset(split.train, make, recipe.seed)
     checks = ClipDataset(validation, make, recipe.validate_seed) if validation else None
     nets = load_perceptual_nets(recipe, files, accelerator.device, dtype)
     metadata, vae_state = _metadata(initial, vae, out), vae.model.state_dict() if files.vae or bundle else None
-    task = UNetTask(initial.unet, vae, recipe, train, checks, nets, metadata=metadata, vae_state=vae_state, dtype=dtype)
+    task = make_task(
+        initial.unet, vae, recipe, train, checks, nets, metadata=metadata, vae_state=vae_state, dtype=dtype
+    )
     sizes = [(p.numel() / 1e6, p.requires_grad) for p in task.network.parameters()]
     counts = f"{sum(n for n, trained in sizes if trained):.1f} of {sum(n for n, _ in sizes):.1f} million parameters"
     main_report(f"{len(task.trained)} tensors, {counts} are trained; the result will be {out / task.result}")
