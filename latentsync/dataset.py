@@ -1,5 +1,10 @@
-"""Reading what `latentsync prepare` writes: the manifest, and clips of aligned crops from a folder or a file list."""
+"""Reading what `latentsync prepare` writes: the manifest, and clips of aligned crops from a folder, a file list or tar
+files (shards)."""
 
+import atexit
+import os
+import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -31,13 +36,26 @@ class ClipFile:
     """A clip of aligned crops with audio.
 
     source: the recording it was cut from, as a path with slashes. part: the share of its frames that may be used,
-    (0, 1) for all. margin: pixels that `prepare` kept around the crop on each side of a frame.
+    (0, 1) for all. margin: pixels that `prepare` kept around the crop on each side of a frame. members: for a clip in a
+    tar file, whose path is then tar/name, offset and size of its files by their suffix.
     """
 
     path: Path
     source: str
     part: tuple[float, float] = (0.0, 1.0)
     margin: int = 0
+    members: tuple[tuple[str, int, int], ...] = ()
+
+    def file(self, suffix: str = "") -> Path:
+        """The file to open, or the one beside it with another suffix, which need not be there. Out of a tar file it is
+        copied to the temporary folder, where the latest ones stay."""
+        wanted = self.path.with_suffix(suffix) if suffix else self.path
+        return _unpacked.file(self, wanted) if self.members else wanted
+
+    def identity(self) -> str:
+        """A text that is another one for another file, and for the same file after a change."""
+        stat = (self.path.parent if self.members else self.path).stat()
+        return f"{self.path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
 
     def span(self, frames: int) -> tuple[int, int]:
         """The first usable frame, and the one after the last."""
@@ -51,6 +69,51 @@ class ClipFile:
     def is_of(self, names: Sequence[str]) -> bool:
         """Whether the recording, or a folder that it lies in, has a name that begins with one of these."""
         return any(part.startswith(tuple(names)) for part in PurePosixPath(self.source).parts)
+
+
+class _Unpacked:
+    """Files out of tar files, in a temporary folder that ends with the process that read the manifest. Its forked
+    workers have theirs within it. The oldest files are deleted first."""
+
+    KEPT = 64
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        self.process, self.count = 0, 0
+        self.files: dict[tuple[Path, int, int], Path] = {}
+
+    def open(self) -> Path:
+        if self.folder is None:
+            self.folder = Path(tempfile.mkdtemp(prefix="latentsync-shards-"))
+            atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
+        return self.folder
+
+    def file(self, clip: ClipFile, wanted: Path) -> Path:
+        place = next(((offset, size) for suffix, offset, size in clip.members if suffix == wanted.suffix), None)
+        if place is None:
+            return wanted  # there is none
+        if self.process != os.getpid():
+            self.process, self.files = os.getpid(), {}
+        key = (wanted, *place)
+        if key in self.files:
+            self.files[key] = self.files.pop(key)  # the newest now
+            return self.files[key]
+        while len(self.files) >= self.KEPT:
+            self.files.pop(next(iter(self.files))).unlink(missing_ok=True)
+        with wanted.parent.open("rb") as tar:
+            tar.seek(place[0])
+            data = tar.read(place[1])
+        if len(data) < place[1]:
+            raise UserError(f"{wanted.parent} is shorter than its {MANIFEST} says; copy it again.")
+        self.count += 1
+        path = self.open() / str(self.process) / f"{self.count}-{wanted.name}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        self.files[key] = path
+        return path
+
+
+_unpacked = _Unpacked()
 
 
 def holdout_part(share: float, at: float = 0.5) -> tuple[float, float]:
@@ -77,7 +140,14 @@ def read_manifest(folder: Path) -> list[Record]:
 def _is_record(record: Record) -> bool:
     path, margin = record.get("path"), record.get("margin") or 0
     is_path = isinstance(path, str) and path != "" and "\0" not in path
-    return isinstance(margin, int) and (is_path or (path is None and record.get("status") != "kept"))
+    members = record.get("members", {})
+    places = isinstance(members, dict) and all(_is_place(place) for place in members.values())
+    return isinstance(margin, int) and places and (is_path or (path is None and record.get("status") != "kept"))
+
+
+def _is_place(place: Any) -> bool:
+    """Offset and size in a tar file."""
+    return isinstance(place, list) and len(place) == 2 and all(isinstance(n, int) and n >= 0 for n in place)
 
 
 def kept_clips(folder: Path) -> list[ClipFile]:
@@ -134,4 +204,7 @@ def clip_files(paths: Iterable[Path]) -> list[ClipFile]:
 
 
 def _clip(path: Path, record: Record) -> ClipFile:
-    return ClipFile(path, str(record.get("source", path.stem)), margin=int(record.get("margin") or 0))
+    members = tuple((suffix, offset, size) for suffix, (offset, size) in record.get("members", {}).items())
+    if members:
+        _unpacked.open()
+    return ClipFile(path, str(record.get("source", path.stem)), margin=int(record.get("margin") or 0), members=members)

@@ -36,6 +36,9 @@ class RunOptions:
     workers: int = choice(_WHERE, "", 0, "Processes (with --ray: actors).", min=0, show_default="one for each CPU")
     ray: bool = choice(_WHERE, "--ray", False, "Distribute the work with Ray Data.")
     ray_address: str | None = choice(_WHERE, "", None, "A running cluster, say auto; implies --ray.", "ADDRESS")
+    shards: int = choice(
+        _WHERE, "", 0, "Also pack the kept clips into tar files of this size, in OUT/shards.", "MB", min=0
+    )
     chart: bool = choice(_WHERE, "", True, "Draw OUT/report.png.")
     json: Path | None = choice(_WHERE, "", None, "Also write counts and timings as JSON; - is the screen.", "REPORT")
 
@@ -57,7 +60,8 @@ def prepare(
       latentsync prepare videos/ prepared/ --syncnet syncnet_v2.model --skip quality
       latentsync filelist prepared/ > train.txt
 
-    OUT/manifest.jsonl says for every clip of every video what became of it and why, OUT/report.png shows it.
+    OUT/manifest.jsonl says for every clip of every video what became of it and why, OUT/report.png shows it;
+    OUT/statistics.html sums up the data set and suggests limits.
     A run that was interrupted goes on where it stopped; a second run changes nothing. Sources are only read.
     Exit code 1: something was not finished, a second run tries it again.
     """
@@ -74,6 +78,11 @@ def prepare(
     except KeyboardInterrupt as error:
         typer.echo("interrupted; the same command goes on where this one stopped", err=True)
         raise typer.Exit(INTERRUPTED) from error
+    if options.shards:
+        from ..prepare.shards import write_shards
+
+        made = write_shards(out, report.kept, options.shards)
+        typer.echo(f"{len(made)} tar file{'s' * (len(made) != 1)} in {out / 'shards'}", err=True)
     _show(report, options, time.perf_counter() - start, workers)
     if report.errors:
         raise typer.Exit(INCOMPLETE)
@@ -99,8 +108,10 @@ def _show(report: "Report", options: RunOptions, elapsed: float, workers: int) -
     from ..dataset import MANIFEST
     from ..prepare.report import draw_report, rows, timings_line
     from ..prepare.runner import ERRORS
+    from ..prepare.statistics import write_statistics
 
     chart = draw_report(report) if options.chart else None
+    page = write_statistics(report)
     if options.json is not None:
         timings = {name: round(seconds, 3) for name, seconds in report.timings.items()}
         content = report.summary() | {"errors": report.errors, "timings": timings, "elapsed_s": round(elapsed, 3)}
@@ -119,6 +130,7 @@ def _show(report: "Report", options: RunOptions, elapsed: float, workers: int) -
     typer.echo(str(report.out / MANIFEST))
     if chart:
         typer.echo(str(chart))
+    typer.echo(str(page))
     if report.errors:
         typer.echo(f"{report.errors} not finished: see {report.out / ERRORS}; run again to try them again", err=True)
 

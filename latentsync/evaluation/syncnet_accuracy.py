@@ -93,10 +93,10 @@ def _measure_pairs(
     net: StableSyncNet, clip: ClipFile, random: np.random.Generator, pairs: int, min_shift: int, vae: VAE | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(N,) likelihoods, (N,) bool in sync."""
-    info = probe(clip.path)
+    info = probe(clip.file())
     if not info.has_audio or info.fps != FPS:
         raise UserError(f"{clip.path} is no prepared clip: 25 frames a second with audio are needed.")
-    scorer = StableScorer(net, load_audio(clip.path, info.start).waveform, vae)
+    scorer = StableScorer(net, load_audio(info.path, info.start).waveform, vae)
     first, end = clip.span(info.frames)
     stop = min(end - scorer.window + 1, scorer.audio_windows)
     if stop - first <= min_shift:

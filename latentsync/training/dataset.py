@@ -108,7 +108,7 @@ class ClipStore:
     def info(self, clip: ClipFile) -> VideoInfo:
         """UserError unless the clip is square, 25 fps, and has audio."""
         if clip.path not in self._infos:
-            info = probe(clip.path)
+            info = probe(clip.file())
             if info.width != info.height or info.fps != FPS or not info.has_audio:
                 audio = "with" if info.has_audio else "no"
                 raise UserError(
@@ -118,9 +118,13 @@ class ClipStore:
             self._infos[clip.path] = info
         return self._infos[clip.path]
 
+    def video(self, clip: ClipFile) -> VideoInfo:
+        """The same, with a file to read from."""
+        return replace(self.info(clip), path=clip.file())
+
     def pixels(self, clip: ClipFile, start: int, frames: int = WINDOW) -> Tensor:
         """(F, 3, R, R) uint8 RGB, without the clip's margin."""
-        with VideoReader(self.info(clip)) as reader:
+        with VideoReader(self.video(clip)) as reader:
             images = [clip.crop(frame) for frame in reader.read(range(start, start + frames))]
         side = self.resolution
         if len(images[0]) != side:
@@ -134,7 +138,7 @@ class ClipStore:
         def make() -> dict[str, Tensor]:
             if self.whisper is None:
                 raise UserError(f"{clip.path} has no features in the cache {self.cache}, and no Whisper was given.")
-            waveform, rate = load_audio(clip.path, self.info(clip).start)
+            waveform, rate = load_audio(clip.file(), self.info(clip).start)
             speech = SpeechFeatures(waveform, rate, self.whisper)
             return {"features": speech.rows(0, speech.length).half()}
 
@@ -150,7 +154,7 @@ class ClipStore:
 
         def make() -> dict[str, Tensor]:
             info = self.info(clip)
-            waveform, _ = load_audio(clip.path, info.start)
+            waveform, _ = load_audio(clip.file(), info.start)
             length = int(info.duration * SAMPLE_RATE)  # so that the last frame's window is complete
             return {"mel": sync_mel(F.pad(waveform[:length], (0, max(0, length - len(waveform)))))}
 
@@ -193,9 +197,8 @@ class ClipStore:
 
     def cache_path(self, clip: ClipFile, kind: str) -> Path:
         """Another file of the same name, or the same file changed, has another path."""
-        stat = clip.path.stat()
-        key = f"{clip.path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
-        return self.cache / kind / f"{clip.path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.safetensors"
+        key = hashlib.sha256(clip.identity().encode()).hexdigest()[:12]
+        return self.cache / kind / f"{clip.path.stem}-{key}.safetensors"
 
 
 def default_cache(data: Path, out: Path) -> Path:

@@ -17,10 +17,10 @@ from latentsync.errors import UserError
 from latentsync.face.track import FaceTrack, Tracks
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
-from latentsync.prepare import io
+from latentsync.prepare import io, statistics
 from latentsync.prepare.clip_steps import only_face
 from latentsync.prepare.report import REASONS
-from latentsync.prepare.runner import list_sources
+from latentsync.prepare.runner import Report, list_sources
 from latentsync.prepare.settings import PrepareSettings
 from latentsync.prepare.shots import find_shots, split_shot
 from latentsync.prepare.steps import Outcome, Rejected, Step, run_steps
@@ -347,3 +347,40 @@ def test_a_video_at_25_fps_is_left_as_it_is(tmp_path):
     info = probe(write_clip(tmp_path / "x.mp4", noise(5, 32, 32, 0), Fraction(25)))
     assert at_rate(info) is info
     assert at_rate(replace(info, fps=Fraction(50))).frames == 5  # by its duration, which is kept
+
+
+# ---- statistics ------------------------------------------------------------------------------------------------------
+
+
+def kept_record(number, **values):
+    usual = {"id": f"c{number}", "source": f"anna/{number}.mp4", "status": "kept", "reason": None, "start": 0.0,
+             "stop": 4.0, "face_px": 200.0, "offset": 0, "confidence": 6.0, "quality": None}  # fmt: skip
+    return usual | values
+
+
+def test_the_page_sums_up_and_suggests_limits_with_a_reason(tmp_path):
+    records = [kept_record(i, face_px=90.0 if i < 3 else 200.0) for i in range(10)]
+    records += [kept_record(20 + i, source="ben/x.mp4", offset=5, confidence=i / 10) for i in range(11)]
+    report = Report(tmp_path, PrepareSettings(min_confidence=0.0), records)
+    assert dict(statistics.totals(report))["Hours"] == f"{21 * 4 / 3600:.2f}"
+    assert dict(statistics.totals(report))["Recordings"] == "11"
+    assert dict(statistics.totals(report))["Folders of the input (people, if there is one for each)"] == "2"
+    assert dict(statistics.totals(report))["Largest recording"] == "ben/x.mp4, 52 % of the time"
+    spread = {row[0]: row[1:] for row in statistics.spread(report)}
+    assert spread["Face, brows to chin (px)"] == ("21", "90", "90", "200", "200", "200")
+    assert "Image quality" not in spread
+    found = dict(statistics.suggestions(report))
+    assert "3 of 21" in found["--min-face 96"]
+    assert "9 kept clips" in found["--min-confidence 0.9"]  # nine of the eleven false matches lie below 0.9
+    assert "more recordings" not in found
+    page = statistics.write_statistics(report).read_text()
+    assert "<td>ben/x.mp4, 52 % of the time" in page
+    assert "report.png" not in page
+
+
+def test_nothing_to_suggest_and_nothing_kept(tmp_path):
+    fine = Report(tmp_path, PrepareSettings(), [kept_record(i) for i in range(9)])
+    assert statistics.suggestions(fine) == []
+    empty = Report(tmp_path, PrepareSettings(), [])
+    assert statistics.spread(empty) == []
+    assert "None: the limits fit" in statistics.write_statistics(empty).read_text()

@@ -81,10 +81,10 @@ class CropStore(ClipStore):
 
     def opening(self, clip: ClipFile) -> np.ndarray | None:
         """(F,) float32, the mouth opening of each frame, standardized; None without a file beside the clip."""
-        return _opening(clip.path.with_suffix(".npz"))
+        return _opening(clip.file(".npz"))
 
     def _make(self, clip: ClipFile, encode: VaeEncoder | None) -> np.ndarray:
-        info, size = self.info(clip), self.config.size
+        info, size = self.video(clip), self.config.size
         with VideoReader(info) as reader:
             images = reader.read(range(info.frames))
             if encode is None:
