@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
+from ...models.libraries import hide_broken_torchvision
 from ...models.unet import UNet
 from ...models.unet_config import Motion, UNetConfig, config_from_tensors
 from ...weights import load
@@ -132,6 +133,7 @@ def _copy_weights(unet: UNet, state: Mapping[str, Tensor]) -> tuple[str, ...]:
 
 def sd_unet(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The U-Net of a Stable Diffusion 1.x file, in either layout, under diffusers' names."""
+    hide_broken_torchvision()
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     prefix = "model.diffusion_model."
