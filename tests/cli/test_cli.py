@@ -26,7 +26,7 @@ from latentsync.cli import doctor
 from latentsync.cli import main as cli
 from latentsync.cli.contact_sheet import Curve, compose, evenly, write_picture
 from latentsync.cli.imports import try_all
-from latentsync.errors import UserError
+from latentsync.errors import UnfinishedError, UserError
 from latentsync.models.device import pick_dtype, short_name
 from latentsync.settings import Settings
 from latentsync.weights import registry
@@ -248,6 +248,17 @@ def test_convert(tiny, tmp_path):
     found = identify(target)
     assert (found.kind, found.dtype, found.version, found.resolution) == ("nano", "float16", "mine", 128)
     assert call("convert", tiny, tmp_path / "a.pt").exit_code == 2
+
+
+@pytest.mark.parametrize(("error", "code"), [(UserError, 2), (UnfinishedError, 1)])
+def test_exit_codes_of_errors(monkeypatch, error, code):
+    def end(*_: object, **__: object) -> None:
+        raise error("what was got,\nand what to do")
+
+    monkeypatch.setattr("latentsync.training.unet.run.run_unet", end)
+    result = call("train", "unet", "data")
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert result.stderr == "error: what was got, and what to do\n"
 
 
 # --- doctor --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from dataclasses import replace
 from fractions import Fraction
 
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from torch.utils.data import default_collate
 
 from latentsync.dataset import find_clips
-from latentsync.errors import UserError
+from latentsync.errors import UnfinishedError, UserError
 from latentsync.training.dataset import ClipStore, split_clips
 from latentsync.training.distributed import make_accelerator
 from latentsync.training.logging import CHARTS, EVENTS, read_log
@@ -333,9 +334,68 @@ def test_a_run_that_cannot_recover_ends_with_a_word(clips, tmp_path, plain):
     trainer.task.losses = lambda network, batch, validating=False: {
         "total": sum(p.sum() for p in network.parameters()) * float("nan")
     }
-    with pytest.raises(UserError, match="non-finite again and again after step 0"):
+    with pytest.raises(
+        UnfinishedError, match=r"non-finite again and again after step 0; unet\.safetensors holds step 0"
+    ):
         trainer.fit()
     assert trainer.checkpoints.steps() == [0]
+    assert (tmp_path / "unet.safetensors").is_file()
+
+
+def test_a_validation_without_a_number_leads_back(clips, tmp_path, plain):
+    """At step 4 the weights are spoiled once; what is tried again from step 2 on goes well."""
+    trainer = trainer_of(clips, tmp_path, steps=6, validate_every=2, save_every=2, sample_clips=1)
+    update, sampled = trainer.update, []
+    trainer.task.evaluate = lambda folder, step: sampled.append(step) or {}
+
+    def spoil():
+        update()
+        if (trainer.step, trainer.rollbacks) == (3, 0):
+            with torch.no_grad():
+                trainer.parameters[0].fill_(float("nan"))
+
+    trainer.update = spoil
+    assert trainer.fit() == "6 steps are done"
+    assert [(e["event"], e["step"]) for e in events(tmp_path)] == [
+        ("weights or validation are non-finite", 4), ("rolled back", 2), ("stopped", 6),
+    ]  # fmt: skip
+    assert sampled == [2, 4, 6]  # not of spoiled weights
+    assert all(math.isfinite(line["validation/total"]) for line in read_log(tmp_path) if "validation/total" in line)
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_diverged_run_is_no_success(clips, tmp_path, plain, validated):
+    """Learning rate 0.99: whatever else happens, the weights that are saved and named are finite."""
+    told, settings = [], {} if validated else {"holdout_time": 0.0, "holdout_recordings": 0.0}
+    trainer = trainer_of(clips, tmp_path, steps=3, learning_rate=0.99, validate_every=100, sample_clips=0, **settings)
+    update = trainer.update
+
+    def explode():
+        update()
+        with torch.no_grad():
+            trainer.parameters[0].mul_(float("inf"))
+
+    trainer.update, trainer.report = explode, told.append
+    with pytest.raises(UnfinishedError, match=r"after step 0; unet\.safetensors holds step 0"):
+        trainer.fit()
+    assert trainer.checkpoints.steps() == [0]
+    assert f"{tmp_path / 'unet.safetensors'} holds the weights of step 0 (the last checkpoint)" in told
+    assert all(p.isfinite().all() for p in load_unet(tmp_path / "unet.safetensors").parameters())
+
+
+def test_a_run_whose_last_steps_are_skipped_is_no_success(clips, tmp_path, plain):
+    trainer = poisoned(clips, tmp_path, {3}, steps=4, save_every=2)
+    with pytest.raises(UnfinishedError, match=r"last steps were non-finite.*unet.safetensors holds step 2"):
+        trainer.fit()
+
+
+def test_the_result_is_named(clips, tmp_path, plain):
+    told = []
+    trainer = trainer_of(clips, tmp_path, steps=3, validate_every=1, sample_clips=0)
+    totals = iter((3.0, 1.0, 2.0))
+    trainer.validation_losses, trainer.report = lambda: {"validation/total": next(totals)}, told.append
+    trainer.fit()
+    assert told[-1] == f"{tmp_path / 'unet.safetensors'} holds the weights of step 2 (the best validation/total, 1)"
 
 
 def test_a_broken_clip_is_replaced_and_named_once(clips, tmp_path, plain):
