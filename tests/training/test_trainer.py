@@ -1,6 +1,7 @@
 """Whole runs on tiny networks: the right numbers move, losses fall, runs go on exactly, trouble passes."""
 
 import copy
+import dataclasses
 import json
 import math
 from dataclasses import replace
@@ -22,6 +23,7 @@ from latentsync.training.recipes import Files
 from latentsync.training.trainer import Trainer
 from latentsync.training.unet.data import UNetWindows
 from latentsync.training.unet.run import long_enough, run_unet
+from latentsync.training.unet.samples import SampleWriter
 from latentsync.training.unet.task import PerceptualNets, UNetTask
 from latentsync.weights.identify import identify
 from latentsync.weights.load import load_unet
@@ -201,6 +203,29 @@ def test_the_sample_video_shows_truth_and_result_with_sound(finished):
     left, right = frame[:, :64].astype(int), frame[:, 64:].astype(int)
     assert abs(left[:20] - right[:20]).mean() < 3
     assert abs(left[40:56, 16:48] - right[40:56, 16:48]).mean() > 3
+
+
+@pytest.mark.parametrize("mode", ["per_frame", "first_frame"])
+def test_samples_are_made_as_in_use(clips, mode):
+    """Frames are their own references, or the first one is; steps and guidance are those of the weights."""
+    chosen = recipe("1", sample_steps=0)
+    task = tiny_task(clips, chosen)
+    unet = task.network
+    unet.config = dataclasses.replace(unet.config, reference_mode=mode, default_steps=3, default_guidance=2.0)
+    writer = SampleWriter(unet, task.codec, chosen, task.validation)
+    (segment,) = writer._segments()
+    seen = []
+    unet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    made = writer.sample(segment)
+    assert len(seen) == 3 * 2  # without and with the speech
+    inputs, _, audio = seen[0][:3]
+    assert (audio == 0).all()
+    clean, masked = (part.transpose(0, 1) for part in task.codec.encode_pair(segment.true))
+    reference = clean if mode == "per_frame" else clean[:, :1].expand_as(clean)
+    assert torch.allclose(inputs[0][5:9], masked, atol=1e-5)
+    assert torch.allclose(inputs[0][9:], reference, atol=1e-5)
+    kept = task.codec.keep > 0.5
+    assert torch.equal(made[:, :, kept], segment.true[:, :, kept])
 
 
 def test_the_result_is_a_model_that_loads(finished):
@@ -533,7 +558,7 @@ def test_clips_that_cannot_be_used_are_reported_as_such(files, tmp_path):
         run_unet(tmp_path / "data", tmp_path / "run", recipe("1", steps=1), given, cpu=True)
 
 
-def test_the_reference_mode_of_the_initial_weights_is_kept(clips, files, tmp_path):
+def test_what_the_initial_weights_state_is_kept(clips, files, tmp_path):
     """From metadata of before version 0.2 to those of the result; its windows have one reference frame."""
     from ..tiny import tiny_checkpoint
 
@@ -541,10 +566,13 @@ def test_the_reference_mode_of_the_initial_weights_is_kept(clips, files, tmp_pat
     old = tmp_path / "old.safetensors"
     with safe_open(base, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        save_file(tensors, old, file.metadata() | {"reference": "still"})
+        stated = {"default_steps": "3", "license": "Apache-2.0", "latent_rgb": "[[1, 2, 3]]"}
+        save_file(tensors, old, file.metadata() | {"reference": "still"} | stated)
     given = Files(str(old), whisper=str(files["whisper"]), cache=tmp_path / "cache")
     run_unet(clips, tmp_path / "run", recipe("1", steps=1, sample_clips=0), given, cpu=True)
     assert load_unet(tmp_path / "run" / "unet.safetensors").config.reference_mode == "first_frame"
+    metadata = identify(tmp_path / "run" / "unet.safetensors").metadata
+    assert metadata | stated | {"version": "run", "steps": "1"} == metadata
     assert "reference_mode: first_frame" in (tmp_path / "run" / "recipe.yaml").read_text()
     store = ClipStore(tmp_path / "cache", 64, tiny_whisper())
     sample = UNetWindows(store, first_frame=True)(find_clips(clips)[0], np.random.default_rng(0))

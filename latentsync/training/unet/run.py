@@ -64,7 +64,8 @@ def run_unet(
     train = ClipDataset(split.train, make, recipe.seed)
     checks = ClipDataset(validation, make, recipe.validate_seed) if validation else None
     nets = load_perceptual_nets(recipe, files, accelerator.device, dtype)
-    metadata, vae_state = _metadata(initial, vae, out), vae.model.state_dict() if files.vae or bundle else None
+    metadata = _metadata(initial, vae, out, own_vae=not files.vae)
+    vae_state = vae.model.state_dict() if files.vae or bundle else None
     task = UNetTask(initial.unet, vae, recipe, train, checks, nets, metadata=metadata, vae_state=vae_state, dtype=dtype)
     sizes = [(p.numel() / 1e6, p.requires_grad) for p in task.network.parameters()]
     counts = f"{sum(n for n, trained in sizes if trained):.1f} of {sum(n for n, _ in sizes):.1f} million parameters"
@@ -138,13 +139,14 @@ def load_perceptual_nets(recipe: UNetRecipe, files: Files, device: torch.device,
     return PerceptualNets(syncnet, lpips, videomae)
 
 
-def _metadata(initial: InitialUNet, vae: VAE, out: Path) -> dict[str, Any]:
-    metadata = {
+def _metadata(initial: InitialUNet, vae: VAE, out: Path, *, own_vae: bool) -> dict[str, Any]:
+    """own_vae: the VAE is the one that the initial weights were made with."""
+    of_vae = () if own_vae else ("latent_rgb",)
+    metadata = {name: value for name, value in initial.metadata.items() if name not in of_vae} | {
         "version": out.absolute().name,
         "unet_groups": initial.unet.config.groups,
         "unet_residual": residual if (residual := initial.unet.config.residual) != "none" else None,
         "vae_groups": getattr(vae.model.config, "norm_num_groups", None),  # a tiny VAE has no norms
-        "latent_rgb": initial.latent_rgb,
     }
     return {name: value for name, value in metadata.items() if value is not None}
 
