@@ -42,6 +42,7 @@ class RunSettings:
     weight_decay: float = setting(0.01, "Weight decay of AdamW.")
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.")
     ema_decay: float = setting(0.0, "Also average the weights with this decay, such as 0.999. 0: no average.", TRAINING)
+    upsample: bool = setting(False, "Also train on crops that are smaller than the resolution, enlarged.")
     workers: int = setting(4, "Processes that load data. 0: load in the training process.", TRAINING)
     seed: int = setting(1247, "Seed of the initial weights, the order of clips and the noise.", TRAINING)
     log_every: int = setting(10, "Steps between log lines.", CHECKS)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,10 +59,14 @@ class Trainer:
         optimizer = make_optimizer(settings, self.parameters)
         self.model, self.optimizer = prepare(accelerator, self.task.network, optimizer, settings.batch_size)
         self.average = self._new_average() if settings.ema_decay else None
-        self.log = RunLog(self.run, main=self.main)
         self.checkpoints = Checkpoints(self.run, settings.keep)
         self.guard, self.early_stopping = StepGuard(settings.max_bad_steps), EarlyStopping(settings.patience)
-        self.batches = self._batches()
+        self.batches: Iterator[Sample] | None = None
+
+    @cached_property
+    def log(self) -> RunLog:
+        """Its files are made when it is first used: a run that cannot begin leaves nothing."""
+        return RunLog(self.run, main=self.main)
 
     def fit(self) -> str:
         """Train until a stop rule applies; returns the reason."""
@@ -107,6 +112,8 @@ class Trainer:
 
     def next_batch(self) -> Sample:
         start = time.perf_counter()
+        if self.batches is None:  # not before: workers load ahead, from the step where the run is
+            self.batches = self._batches()
         batch = next(self.batches)
         self.waited += time.perf_counter() - start
         for problem in "\n".join(batch["bad"]).splitlines():
@@ -142,7 +149,6 @@ class Trainer:
             rollbacks, guard = self.rollbacks + 1, self.guard
             self.load(from_main(self.accelerator, self.checkpoints.latest()))
             self.guard, self.rollbacks = guard, rollbacks
-            self.batches = self._batches()
             self._event("rolled back", rollbacks=rollbacks)
         return verdict == "skip"
 
@@ -275,7 +281,6 @@ class Trainer:
             self.save(now=True)
             return
         self.load(latest)
-        self.batches = self._batches()
         self._event("resumed")
 
     def load(self, step: int) -> None:
@@ -287,6 +292,7 @@ class Trainer:
             self.task.load(path)
             self.optimizer.load_state_dict(state["optimizer"])
         self._restore(state)
+        self.batches = None
         if self.sharded:
             self._clear_initial_state()
         for group in self.optimizer.param_groups:  # the recipe's, if it has changed

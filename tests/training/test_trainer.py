@@ -522,7 +522,7 @@ def test_a_lora_is_for_a_finished_network(clips, files, tmp_path):
 )
 def test_what_cannot_be_done_is_said_in_a_line(clips, files, tmp_path, words, says):
     shared = ("--vae", files["vae"], "--whisper", files["whisper"], "--cpu", "--size", "tiny", "--lpips", "off")
-    shared += ("--holdout-time", 0)
+    shared += ("--holdout-time", 0, "--resolution", 64)
     done = command("train", "unet", clips, "-o", tmp_path / "run", *shared, *words)
     assert done.exit_code == 2
     assert says in done.output
