@@ -11,6 +11,12 @@ class UserError(Exception):
     __module__ = "latentsync.errors"
 
 
+class UnfinishedError(UserError):
+    """Work that was begun and did not come to its end; what there is of it was kept. Doors exit with code 1."""
+
+    __module__ = "latentsync.errors"
+
+
 class NoFaceError(UserError):
     """The face that was asked for is nowhere in the clip."""
 

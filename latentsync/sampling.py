@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .errors import UserError
+from .models.libraries import hide_broken_torchvision
 from .models.unet_config import UNetConfig
 from .settings import GUIDANCE, STEPS, WINDOW, Settings
 from .timeline import windows
@@ -140,6 +141,7 @@ def multistep(
     solver: str, steps: int, prediction: str
 ) -> Iterator[tuple[int, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]]:
     """The same protocol over diffusers' multistep solvers."""
+    hide_broken_torchvision()
     from diffusers.schedulers.scheduling_deis_multistep import DEISMultistepScheduler
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
     from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler

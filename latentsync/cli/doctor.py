@@ -4,7 +4,8 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distributions, version
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import command
+from .imports import try_all
 
 if TYPE_CHECKING:
     from ..weights.registry import ModelEntry
@@ -22,7 +24,28 @@ CHECKPOINTS = {"nano": "needed", "1.5": "for LatentSync 1.5", "1.6": "for Latent
 LEAST_ROOM = 1_000_000_000
 """Bytes of free disk under which results and small models may not fit."""
 
+EXTRAS: dict[str, dict[str, str]] = {
+    "train": {"accelerate": "accelerate", "pyyaml": "yaml", "matplotlib": "matplotlib.figure"},
+    "prepare": {"scenedetect": "scenedetect.detectors", "matplotlib": "matplotlib.figure"},
+    "eval": {
+        "torchvision": "torchvision",
+        "torchmetrics": "torchmetrics.image.lpip",
+        "torch-fidelity": "torch_fidelity",
+    },
+    "ray": {"ray": "ray.data"},
+    "app": {"streamlit": "streamlit"},
+    "share": {"pyngrok": "pyngrok"},
+    "heif": {"pillow-heif": "pillow_heif"},
+}
+"""Packages of each extra, and what is imported of them."""
+SLOW = {
+    "transformers": "transformers.models.whisper.modeling_whisper",
+    "diffusers": "diffusers.models.autoencoders.autoencoder_kl",
+}
+"""What is needed and takes seconds to import."""
+
 _INSTALL = "pip install -r requirements.txt"
+_EXTRA = 'pip install "latentsync['
 _SYSTEM_LIBRARIES = {"libEGL.so": "libegl1 libgles2", "libGLESv2.so": "libegl1 libgles2", "libGL.so": "libgl1"}
 """Libraries that wheels take from the system, and the Debian packages to install (mediapipe takes two together)."""
 
@@ -50,7 +73,7 @@ def ready(checks: Sequence[Check]) -> bool:
 
 def advice(checks: Sequence[Check]) -> Iterator[str]:
     """What to type: first what is needed, then what the published weights take, then the verdict."""
-    absent = {check.name for check in checks if check.fix.startswith(f"{command()} download")}
+    absent = {check.name for check in checks if check.fix.startswith((f"{command()} download", _EXTRA))}
     needed = dict.fromkeys(c.fix for c in checks if c.needed and c.state == "missing" and c.name not in absent)
     yield from (f"needed: {fix}" for fix in needed)
     for checkpoint, purpose in CHECKPOINTS.items() if absent else ():
@@ -77,9 +100,16 @@ def place(name: str) -> Path | None:
 
 
 def _all() -> Iterator[Check]:
-    yield _python()
-    yield _torch()
-    yield from _packages()
+    with ThreadPoolExecutor(1) as executor:  # in the meantime the rest is looked at
+        tried = executor.submit(_try_slow)
+        yield _python()
+        yield _torch()
+        yield from _packages(tried)
+        yield from _here()
+        yield from (_extra(name, tried.result()) for name in EXTRAS)
+
+
+def _here() -> Iterator[Check]:
     yield _codecs()
     yield _opencv()
     yield _mediapipe()
@@ -112,15 +142,51 @@ def _torch() -> Check:
     return Check("torch", "ok", f"{torch.__version__}; --device auto takes {device} ({name}) with {kind}")
 
 
-def _packages() -> Iterator[Check]:
-    for name in ("numpy", "safetensors", "transformers", "diffusers", "soxr", "typer", "rich"):
+def _try_slow() -> dict[str, str]:
+    """What is installed of EXTRAS and SLOW → why it cannot be imported, "" if it can."""
+    modules = {name: [module] for name, module in SLOW.items()}
+    for extra, parts in EXTRAS.items():
+        modules[extra] = [module for package, module in parts.items() if _version(package)]
+    return dict(try_all(modules))
+
+
+def _version(package: str) -> str:
+    """ "" where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _packages(tried: "Future[dict[str, str]]") -> Iterator[Check]:
+    for name in ("numpy", "safetensors", "soxr", "typer", "rich"):
         yield _importable(name, lambda name=name: version(name))
+    for name in SLOW:
+        problem = tried.result()[name]
+        if _version(name) and problem:
+            yield Check(name, "missing", problem, _INSTALL, needed=True)
+        else:
+            yield _importable(name, lambda name=name: version(name))
+
+
+def _extra(name: str, tried: Mapping[str, str]) -> Check:
+    """An extra that is not installed is an offer; one that is has been imported."""
+    found = {package: _version(package) for package in EXTRAS[name]}
+    install, label = f'{_EXTRA}{name}]"', f"extra {name}"
+    if problem := tried[name]:
+        from ..models.libraries import torchvision_advice
+
+        advice = torchvision_advice() if problem.startswith("torchvision") else f"pip uninstall, then {install}"
+        return Check(label, "note", f"does not work: {problem}", advice)
+    if absent := [package for package, number in found.items() if not number]:
+        return Check(label, "note", f"not installed: {', '.join(absent)}", install)
+    return Check(label, "ok", ", ".join(f"{package} {number}" for package, number in found.items()))
 
 
 def _importable(name: str, describe: Callable[[], str], module: str = "") -> Check:
     """A package that is needed: its metadata, and whether it can be imported where that is quick."""
     try:
-        if name not in ("transformers", "diffusers"):
+        if name not in SLOW:
             import_module(module or name)
         return Check(name, "ok", describe())
     except PackageNotFoundError:

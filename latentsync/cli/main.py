@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__, files
-from ..errors import NO_MEMORY, UserError, is_out_of_memory
+from ..errors import NO_MEMORY, UnfinishedError, UserError, is_out_of_memory
 from . import eval as cli_eval
 from .app import app as web_app
 from .batch import batch
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-BAD_INPUT, INTERRUPTED = 2, 130
-"""Exit codes: something that the user can put right; Ctrl-C."""
+UNFINISHED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+"""Exit codes: not all was done; something that the user can put right; Ctrl-C."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -42,7 +42,7 @@ class Doors(TyperGroup):
         except UserError as error:
             _log.debug("the error came from here", exc_info=True)
             typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(BAD_INPUT) from error
+            raise typer.Exit(UNFINISHED if isinstance(error, UnfinishedError) else BAD_INPUT) from error
         except KeyboardInterrupt as error:
             typer.echo("interrupted; nothing was left behind", err=True)
             raise typer.Exit(INTERRUPTED) from error

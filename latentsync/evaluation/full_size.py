@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..face.detect import FaceFinder
+from ..models.libraries import hide_broken_torchvision
 from ..models.unet import UNet
 from ..models.unet_config import UNetConfig
 from ..models.vae import VAE
@@ -55,6 +56,7 @@ def random_unet(config: UNetConfig, device: str | torch.device, dtype: torch.dty
 
 def random_vae(shape: dict[str, Any], device: str | torch.device, dtype: torch.dtype) -> VAE:
     """shape: arguments of diffusers' AutoencoderKL."""
+    hide_broken_torchvision()
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     with torch.device("meta"):

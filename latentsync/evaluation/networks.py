@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..models.libraries import hide_broken_torchvision, torchvision_advice
 from .image_metrics import FVD_FRAMES, Features, pixels
 
 LPIPS_FILES = {"alex": "alexnet-", "vgg": "vgg16-", "squeeze": "squeezenet1_1-"}
@@ -67,14 +68,13 @@ class Inception:
 
     def __init__(self, device: str = "cpu") -> None:
         file = _hub_file(INCEPTION_FILE, "FID's Inception", "--fid-network")
+        problem = hide_broken_torchvision()
         try:
             from torchmetrics.image.fid import NoTrainInceptionV3
 
             self.module: Any = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(file)).to(device)
         except ImportError as error:
-            raise UserError(
-                f'FID by torchmetrics needs torch-fidelity ({error}); install it by pip install "latentsync[eval]".'
-            ) from error
+            raise UserError(_lacking("FID by torchmetrics needs torch-fidelity", problem, error)) from error
         self.device = device
 
     @torch.no_grad()
@@ -116,14 +116,20 @@ class Lpips:
 
 def _torchmetrics_lpips(name: str, device: str) -> Any:
     _hub_file(LPIPS_FILES[name] + "*.pth", f"LPIPS {name}", "--lpips")
+    problem = hide_broken_torchvision()
     try:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
         return LearnedPerceptualImagePatchSimilarity(net_type=name).to(device).eval()  # type: ignore[arg-type]
     except ImportError as error:
-        raise UserError(
-            f'LPIPS needs torchmetrics and torchvision ({error}); install them by pip install "latentsync[eval]".'
-        ) from error
+        raise UserError(_lacking("LPIPS needs torchmetrics", problem, error)) from error
+
+
+def _lacking(what: str, problem: str, error: ImportError) -> str:
+    """problem: of the installed torchvision."""
+    if problem:
+        return f"{what} and torchvision, which cannot be imported here ({problem}); {torchvision_advice()}."
+    return f'{what} and torchvision ({error}); type: pip install "latentsync[eval]".'
 
 
 def _hub_file(pattern: str, what: str, option: str) -> Path:

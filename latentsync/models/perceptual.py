@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .libraries import hide_broken_torchvision, torchvision_advice
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 """Two batches of images (N, 3, H, W) in [-1, 1] to their distances, of any shape."""
@@ -24,11 +25,14 @@ def load_lpips(name: str, device: torch.device | str) -> Perceptual:
     """By the lpips package, or by torchmetrics' copy of it."""
     if name not in LPIPS_NETS:
         raise UserError(f"lpips is {name!r}; it must be one of {', '.join(LPIPS_NETS)}, or off.")
+    if problem := hide_broken_torchvision():
+        advice = f"{torchvision_advice()} and use --lpips off"
+        raise UserError(f"LPIPS needs torchvision, which cannot be imported here ({problem}); {advice}.")
     reasons = []
     for build in (_from_lpips, _from_torchmetrics):
         try:
             return build(name).to(device).eval().requires_grad_(False)
-        except Exception as error:  # not installed; torchvision missing or broken; weights absent and no network
+        except Exception as error:  # not installed; torchvision missing; weights absent and no network
             reasons.append(str(error).splitlines()[0] if str(error) else type(error).__name__)
     raise UserError(
         f"LPIPS ({name}) cannot be loaded ({'; '.join(reasons)}); install lpips and torchvision with the network's"
@@ -52,6 +56,7 @@ def load_videomae(
     folder: Path, device: torch.device | str, frames: int, dtype: torch.dtype = torch.float32
 ) -> Callable[[Tensor], Tensor]:
     """A transformers VideoMAEModel from a local folder with config.json and weights."""
+    hide_broken_torchvision()
     from transformers import VideoMAEModel
 
     if not (folder / "config.json").is_file():

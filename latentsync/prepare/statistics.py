@@ -60,8 +60,9 @@ def suggestions(report: Report) -> list[Row]:
     if small := int((faces < least).sum()):
         found.append((
             f"--min-face {least:.0f}",
-            f"{small} of {len(faces)} kept clips have smaller faces; their crops of {settings.resolution} px are enlarged"
-            " and soft. Without them there are fewer clips, but sharper mouths. Or prepare at a smaller --resolution.",
+            f"{small} of {len(faces)} kept clips have smaller faces: crops of {settings.resolution} px are enlarged"
+            " and soft. Without these clips there is less to train on, but mouths are sharper. Or choose a smaller"
+            " --resolution.",
         ))  # fmt: skip
     if (confidence := _chance(report)) is not None and confidence > (settings.min_confidence or 0):
         lost = int((_values(report.kept, "confidence") < confidence).sum())

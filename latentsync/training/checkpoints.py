@@ -13,6 +13,7 @@ import torch
 
 from ..errors import UserError
 from ..files import atomic_path
+from .task import PUBLIC_SUFFIX
 
 Verdict = Literal["step", "skip", "roll back", "give up"]
 
@@ -41,13 +42,20 @@ class StepGuard:
         self.skipped += 1
         if self.bad < self.max_bad_steps:
             return "skip"
-        self.bad = 0
+        return self.reject()
+
+    def reject(self) -> Verdict:
+        """The weights themselves are spoiled: no step from here would be good."""
         self.rollbacks += 1
-        return "give up" if self.rollbacks > MAX_ROLLBACKS else "roll back"
+        if self.rollbacks > MAX_ROLLBACKS:
+            self.bad = max(1, self.bad)
+            return "give up"
+        self.bad = 0
+        return "roll back"
 
     @property
     def stable(self) -> bool:
-        """No checkpoint is made right after a skipped step."""
+        """No checkpoint is made right after a skipped step, nor once the run has given up."""
         return self.bad == 0
 
 
@@ -122,6 +130,20 @@ class Checkpoints:
     def set_best(self, step: int, value: float) -> None:
         with atomic_path(self.folder / BEST) as part:
             part.write_text(json.dumps({"step": step, "validation": value}))
+
+    def chosen(self) -> int:
+        """The step whose weights are the result: the best by validation, else the last."""
+        step = self.latest() if self.best() is None else self.best()
+        assert step is not None  # a run's first checkpoint is made before its first step
+        return step
+
+    def publish(self, name: str, run: Path) -> None:
+        """Copy the weight file of the chosen checkpoint into the run's folder."""
+        for file in (Path(name), Path(name).with_suffix(PUBLIC_SUFFIX)):
+            source = self.path(self.chosen()) / file
+            if file.name == name or source.is_file():
+                with atomic_path(run / file) as part:
+                    shutil.copyfile(source, part)
 
     def drop_after(self, step: int) -> None:
         for later in self.steps():

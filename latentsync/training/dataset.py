@@ -97,11 +97,13 @@ def split_clips(clips: Sequence[ClipFile], settings: RunSettings, at: float = 1.
 class ClipStore:
     """Windows of clips: images from the video; Whisper features, mel and latents from a cache folder.
 
-    whisper: needed for features that are not in the cache yet.
+    whisper: needed for features that are not in the cache yet. upsample: enlarge crops below the resolution.
     """
 
-    def __init__(self, cache: Path, resolution: int, whisper: "WhisperEncoder | None" = None) -> None:
-        self.cache, self.resolution, self.whisper = cache, resolution, whisper
+    def __init__(
+        self, cache: Path, resolution: int, whisper: "WhisperEncoder | None" = None, *, upsample: bool = True
+    ) -> None:
+        self.cache, self.resolution, self.whisper, self.upsample = cache, resolution, whisper, upsample
         self.features_key = "none" if whisper is None else fingerprint(whisper.state_dict())
         self._infos: dict[Path, VideoInfo] = {}
 
@@ -122,8 +124,20 @@ class ClipStore:
         """The same, with a file to read from."""
         return replace(self.info(clip), path=clip.file())
 
+    def side(self, clip: ClipFile) -> int:
+        """Of the crops, in pixels, without the margin."""
+        return self.info(clip).width - 2 * clip.margin
+
+    def check_side(self, clip: ClipFile) -> None:
+        if not self.upsample and self.side(clip) < self.resolution:
+            raise UserError(
+                f"{clip.path} has crops of {self.side(clip)} px, smaller than {self.resolution}; prepare it with"
+                f" --resolution {self.resolution}, or set upsample: true in --config to enlarge it."
+            )
+
     def pixels(self, clip: ClipFile, start: int, frames: int = WINDOW) -> Tensor:
         """(F, 3, R, R) uint8 RGB, without the clip's margin."""
+        self.check_side(clip)
         with VideoReader(self.video(clip)) as reader:
             images = [clip.crop(frame) for frame in reader.read(range(start, start + frames))]
         side = self.resolution

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
+from ..models.libraries import hide_broken_torchvision
 from .recipes import RunSettings, write_recipe
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ TIMEOUT = timedelta(hours=2)
 
 def make_accelerator(precision: str, gradient_accumulation_steps: int, *, cpu: bool = False) -> "Accelerator":
     """precision: auto, fp32, bf16 or fp16. The processes are those of `accelerate launch` or torchrun."""
+    hide_broken_torchvision()
     try:
         from accelerate import Accelerator
         from accelerate.utils import InitProcessGroupKwargs

@@ -17,7 +17,7 @@ RUN, TRAINING, LOSSES, CHECKS, HOLDOUT = "Run", "Training", "Losses", "Checkpoin
 AT_LEAST = {
     "steps": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "log_every": 1, "save_every": 1, "keep": 1,
     "validate_every": 1, "validate_windows": 1, "max_bad_steps": 1, "resolution": 1, "windows": 1, "min_shift": 1,
-    "contrast": 0, "opening": 0, "augment": 0,
+    "sample_steps": 0, "contrast": 0, "opening": 0, "augment": 0,
 }  # fmt: skip
 
 
@@ -42,6 +42,7 @@ class RunSettings:
     weight_decay: float = setting(0.01, "Weight decay of AdamW.")
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.")
     ema_decay: float = setting(0.0, "Also average the weights with this decay, such as 0.999. 0: no average.", TRAINING)
+    upsample: bool = setting(False, "Also train on crops that are smaller than the resolution, enlarged.")
     workers: int = setting(4, "Processes that load data. 0: load in the training process.", TRAINING)
     seed: int = setting(1247, "Seed of the initial weights, the order of clips and the noise.", TRAINING)
     log_every: int = setting(10, "Steps between log lines.", CHECKS)
@@ -107,7 +108,7 @@ class UNetRecipe(RunSettings):
     )
     sample_clips: int = setting(4, "Held-out clips to sample at each validation.")
     sample_frames: int = setting(3 * WINDOW, "Frames of each sample.")
-    sample_steps: int = setting(20, "Solver steps of each sample.")
+    sample_steps: int = setting(0, "Solver steps of each sample. 0: the initial weights' own.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from ..errors import UserError
-from ..files import atomic_path
+from ..errors import UnfinishedError, UserError
 from .checkpoints import SHARDS, Checkpoints, EarlyStopping, StepGuard, Verdict, load_state, save_state
 from .dataset import IndexSampler, Sample, load_batches, to_device
 from .distributed import any_rank, from_main, is_sharded, mean_over_ranks, prepare
-from .logging import RunLog, draw_charts
+from .logging import EVENTS, RunLog, draw_charts
 from .optim import averaged_model, drop_gradients, make_optimizer
 from .recipes import RunSettings
-from .task import PUBLIC_SUFFIX, Report, Task
+from .task import Report, Task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -59,10 +59,14 @@ class Trainer:
         optimizer = make_optimizer(settings, self.parameters)
         self.model, self.optimizer = prepare(accelerator, self.task.network, optimizer, settings.batch_size)
         self.average = self._new_average() if settings.ema_decay else None
-        self.log = RunLog(self.run, main=self.main)
         self.checkpoints = Checkpoints(self.run, settings.keep)
         self.guard, self.early_stopping = StepGuard(settings.max_bad_steps), EarlyStopping(settings.patience)
-        self.batches = self._batches()
+        self.batches: Iterator[Sample] | None = None
+
+    @cached_property
+    def log(self) -> RunLog:
+        """Its files are made when it is first used: a run that cannot begin leaves nothing."""
+        return RunLog(self.run, main=self.main)
 
     def fit(self) -> str:
         """Train until a stop rule applies; returns the reason."""
@@ -79,9 +83,16 @@ class Trainer:
                 self.step, self.steps_since_log = self.step + 1, self.steps_since_log + 1
                 self.seconds += time.perf_counter() - start
                 self.log_step(losses, norm, verdict)
-                improved = self.validate()
-                self.save(improved)
+                validation = self.validate()
+                if not self.is_sound(validation):
+                    self.skip(self.guard.reject(), "weights or validation are non-finite")
+                    continue
+                self.save(validation is not None and self.early_stopping.improved(validation))
         self.finish(reason)
+        if not self.guard.stable:
+            raise UnfinishedError(
+                f"The losses of the last steps were non-finite and these were skipped; {self.advice()}"
+            )
         return reason
 
     def compute_gradients(self) -> tuple[dict[str, float], float]:
@@ -101,6 +112,8 @@ class Trainer:
 
     def next_batch(self) -> Sample:
         start = time.perf_counter()
+        if self.batches is None:  # not before: workers load ahead, from the step where the run is
+            self.batches = self._batches()
         batch = next(self.batches)
         self.waited += time.perf_counter() - start
         for problem in "\n".join(batch["bad"]).splitlines():
@@ -123,20 +136,19 @@ class Trainer:
         if self.average is not None and not self.optimizer.step_was_skipped:
             self.average.update_parameters(nn.ParameterList(self.parameters))
 
-    def skip(self, verdict: Verdict) -> bool:
+    def skip(self, verdict: Verdict, why: str = "step skipped") -> bool:
         """Drop the gradients. Returns whether the run continues here, not at an earlier checkpoint."""
         drop_gradients(self.optimizer, self.accelerator.scaler)
-        self._event("step skipped", verdict=verdict)
+        self._event(why, verdict=verdict)
         if verdict == "give up":
-            raise UserError(
-                f"The losses are non-finite again and again after step {self.checkpoints.latest()}; look at"
-                f" {self.run / 'events.jsonl'}, lower the learning rate, or use --precision bf16 or fp32."
+            self.finish("non-finite again and again")
+            raise UnfinishedError(
+                f"The losses are non-finite again and again after step {self.checkpoints.latest()}; {self.advice()}"
             )
         if verdict == "roll back":  # to the last checkpoint, and on with other samples
             rollbacks, guard = self.rollbacks + 1, self.guard
             self.load(from_main(self.accelerator, self.checkpoints.latest()))
             self.guard, self.rollbacks = guard, rollbacks
-            self.batches = self._batches()
             self._event("rolled back", rollbacks=rollbacks)
         return verdict == "skip"
 
@@ -158,22 +170,31 @@ class Trainer:
         settings = self.settings
         return settings.batch_size * settings.gradient_accumulation_steps * self.accelerator.num_processes
 
-    def validate(self) -> bool:
-        """Whether this step's weights are the best so far. The windows and the noise are always the same."""
+    def validate(self) -> float | None:
+        """validation/total if a validation is due. The windows and the noise are always the same."""
         due = self.step % self.settings.validate_every == 0 or self.step == self.settings.steps
         if self.task.validation is None or not due:
-            return False
+            return None
         values: dict[str, float] = {}
         with self.averaged(), torch.no_grad():
             if self.main or self.sharded:
                 values = self.validation_losses()
-            if self.main and not self.sharded:
+            if self.main and not self.sharded and math.isfinite(values["validation/total"]):
                 values |= self.task.evaluate(self.run / "samples", self.step)
         values = from_main(self.accelerator, values)
         self._write(values)
         if self.main and self.step < self.settings.steps:  # else finish() does
             draw_charts(self.run)
-        return self.early_stopping.improved(values["validation/total"])
+        return values["validation/total"]
+
+    def is_sound(self, validation: float | None) -> bool:
+        """Whether the validation, if there was one, and the weights that would be saved are finite."""
+        if validation is None and not self.save_is_due:
+            return True
+        finite = validation is None or math.isfinite(validation)
+        shards = (getattr(p, "to_local", p.detach)() for p in self.parameters)  # of FSDP: what this process holds
+        finite = finite and all(bool(shard.isfinite().all()) for shard in shards)
+        return not any_rank(self.accelerator, not finite)[0]
 
     def validation_losses(self) -> dict[str, float]:
         """Means over the validation windows. A sharded network needs all processes, any other runs in the main one."""
@@ -204,8 +225,7 @@ class Trainer:
 
     def save(self, improved: bool = False, *, now: bool = False) -> None:
         """A checkpoint if one is due, if the weights are the best yet, or if it must be now."""
-        due = self.step % self.settings.save_every == 0 or self.step == self.settings.steps or self.stop_requested
-        if not (now or due or improved) or not self.guard.stable:
+        if not (now or self.save_is_due or improved) or not self.guard.stable:
             return
         self.guard.rollbacks = 0
         with self.averaged() as current:
@@ -220,6 +240,10 @@ class Trainer:
         if self.main:
             self.checkpoints.prune()
         self.accelerator.wait_for_everyone()
+
+    @property
+    def save_is_due(self) -> bool:
+        return self.step % self.settings.save_every == 0 or self.step == self.settings.steps or self.stop_requested
 
     def _save_shards(self) -> None:
         """Every process its own, into a temporary folder that moves into the checkpoint."""
@@ -257,7 +281,6 @@ class Trainer:
             self.save(now=True)
             return
         self.load(latest)
-        self.batches = self._batches()
         self._event("resumed")
 
     def load(self, step: int) -> None:
@@ -269,6 +292,7 @@ class Trainer:
             self.task.load(path)
             self.optimizer.load_state_dict(state["optimizer"])
         self._restore(state)
+        self.batches = None
         if self.sharded:
             self._clear_initial_state()
         for group in self.optimizer.param_groups:  # the recipe's, if it has changed
@@ -309,19 +333,21 @@ class Trainer:
             self.save(now=True)
         self._event("stopped", reason=reason)
         if self.main:
-            best, latest = self.checkpoints.best(), self.checkpoints.latest()
-            chosen = latest if best is None else best
-            assert chosen is not None
-            result = Path(self.task.result)
-            for name in (result, result.with_suffix(PUBLIC_SUFFIX)):
-                source = self.checkpoints.path(chosen) / name
-                if name == result or source.is_file():
-                    with atomic_path(self.run / name) as part:
-                        shutil.copyfile(source, part)
+            best = self.checkpoints.best()
+            why = (
+                "the last checkpoint" if best is None else f"the best validation/total, {self.early_stopping.best:.4g}"
+            )
+            self.checkpoints.publish(self.task.result, self.run)
+            self.report(f"{self.run / self.task.result} holds the weights of step {self.checkpoints.chosen()} ({why})")
             with suppress(UserError):  # a run without a step has no curves
                 draw_charts(self.run)
         self.log.close()
         self.accelerator.wait_for_everyone()
+
+    def advice(self) -> str:
+        """Against non-finite numbers."""
+        held = f"{self.task.result} holds step {self.checkpoints.chosen()}"
+        return f"{held}. Look at {self.run / EVENTS}, lower the learning rate, or use --precision bf16 or fp32."
 
     def _batches(self) -> Iterator[Sample]:
         settings, accelerator = self.settings, self.accelerator

@@ -37,8 +37,8 @@ class FileInfo:
     """What `identify` found out. problem: one sentence, when the file cannot be used as what it is.
 
     kind: unet, nano, vae, taesd (half of a tiny VAE), whisper, syncnet, lora, sd15, face_landmarker or unknown.
-    version: "1.5", "1.6", "nano" or what the file says of itself. parameters: how many numbers, buffers included.
-    motion: none, all or decoder.
+    version: "1.5", "1.6", "nano" or what the file says of itself. license: of the weights. parameters: how many
+    numbers, buffers included. motion: none, all or decoder.
     """
 
     path: Path
@@ -54,6 +54,7 @@ class FileInfo:
     motion: str | None = None
     prediction_type: str | None = None
     latent_channels: int | None = None
+    license: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     problem: str | None = None
 
@@ -105,12 +106,15 @@ def _describe(header: Header) -> FileInfo:
         parameters=header.numbers,
         tensors=len(header.shapes),
         version=ours.get("version"),
+        license=ours.get("license"),
         metadata=ours,
     )
     if kind in ("unet", "nano"):
         return _describe_unet(basic, header)
     entry = _entry_of_size(size, kind)
-    return dataclasses.replace(basic, version=entry.version, title=entry.title) if entry else basic
+    if not entry:
+        return basic
+    return dataclasses.replace(basic, version=entry.version, title=entry.title, license=basic.license or entry.license)
 
 
 def _describe_unet(info: FileInfo, header: Header) -> FileInfo:
@@ -128,6 +132,7 @@ def _describe_unet(info: FileInfo, header: Header) -> FileInfo:
         prediction_type=prediction,
         motion=config.motion if config else None,
         latent_channels=config.latent_channels if config else None,
+        license=info.license or (entry.license if entry else None),
     )
     if problem:
         problem = f"{info.path} is not a complete LatentSync U-Net: {problem}; {_WANTED}."

@@ -140,6 +140,21 @@ def _stated(config: UNetConfig, metadata: Mapping[str, Any]) -> UNetConfig:
     )
 
 
+OF_THE_FILE = frozenset((
+    "format", "kind", "version", "config", "resolution", "prediction_type", "latent_channels", "reference_mode",
+    "steps", "vae_scaling", "vae_shift", "source_sha256", "lora",
+))  # fmt: skip
+"""Metadata that describe a file itself, and that whoever writes another one states anew."""
+
+
+def inherited(info: FileInfo) -> dict[str, str]:
+    """The metadata of a checkpoint that hold for weights made from it as well: license, default steps and guidance,
+    what the shapes do not tell, and whatever else its author wrote there."""
+    named = {OLD_KEYS.get(key, key): value for key, value in info.metadata.items()}
+    kept = {key: value for key, value in named.items() if key not in OF_THE_FILE}
+    return kept | ({"license": info.license} if info.license else {})
+
+
 def load_state(unet: torch.nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give a module (built on "meta") these very tensors. UserError naming what is missing, unknown or misshapen."""
     if problem := mismatch(shapes_of(unet.state_dict()), shapes_of(state)):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files import getting, parse_json
+from ..models.libraries import hide_broken_torchvision
 from ..models.tiny_vae import TinyVAE
 from ..models.vae import GROUPS, SCALING, VAE
 from ..weights.files import Shape, file_in, mismatch, our_metadata, read_header, read_tensors, shapes_of
@@ -154,6 +155,7 @@ def config_from_shapes(shapes: Mapping[str, Shape], groups: int = GROUPS) -> dic
 
 
 def _build(state: Mapping[str, Tensor], groups: int) -> nn.Module:
+    hide_broken_torchvision()
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     shapes = shapes_of(state)

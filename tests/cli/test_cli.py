@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+import torch
 import typer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -23,7 +25,8 @@ from typer.testing import CliRunner
 from latentsync.cli import doctor
 from latentsync.cli import main as cli
 from latentsync.cli.contact_sheet import Curve, compose, evenly, write_picture
-from latentsync.errors import UserError
+from latentsync.cli.imports import try_all
+from latentsync.errors import UnfinishedError, UserError
 from latentsync.models.device import pick_dtype, short_name
 from latentsync.settings import Settings
 from latentsync.weights import registry
@@ -247,6 +250,17 @@ def test_convert(tiny, tmp_path):
     assert call("convert", tiny, tmp_path / "a.pt").exit_code == 2
 
 
+@pytest.mark.parametrize(("error", "code"), [(UserError, 2), (UnfinishedError, 1)])
+def test_exit_codes_of_errors(monkeypatch, error, code):
+    def end(*_: object, **__: object) -> None:
+        raise error("what was got,\nand what to do")
+
+    monkeypatch.setattr("latentsync.training.unet.run.run_unet", end)
+    result = call("train", "unet", "data")
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert result.stderr == "error: what was got, and what to do\n"
+
+
 # --- doctor --------------------------------------------------------------------------------------------------------
 
 
@@ -259,7 +273,13 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-def test_doctor_on_a_bare_machine(no_network, monkeypatch, tmp_path):
+@pytest.fixture
+def quick(monkeypatch):
+    """Without imports in another process, which take seconds."""
+    monkeypatch.setattr(doctor, "try_all", lambda modules: ((name, "") for name in modules))
+
+
+def test_doctor_on_a_bare_machine(no_network, quick, monkeypatch, tmp_path):
     monkeypatch.setenv("LATENTSYNC_MODELS", str(tmp_path / "none"))
     result = call("doctor")
     assert result.exit_code == 1
@@ -287,7 +307,7 @@ def test_doctor_where_all_is_well(no_network, models, tiny, monkeypatch, tmp_pat
     assert "starts" in mediapipe["detail"]
 
 
-def test_doctor_sees_a_file_that_is_cut_off(models):
+def test_doctor_sees_a_file_that_is_cut_off(quick, models):
     (models / "face_landmarker.task").unlink()
     (models / "face_landmarker.task").write_bytes(b"PK")
     check = next(check for check in doctor.examine() if check.name == "face-landmarker")
@@ -295,7 +315,7 @@ def test_doctor_sees_a_file_that_is_cut_off(models):
     assert "2 bytes where 3,758,596 are right" in check.detail
 
 
-def test_doctor_counts_opencv_packages(monkeypatch):
+def test_doctor_counts_opencv_packages(quick, monkeypatch):
     class Wheel:
         def __init__(self, name: str) -> None:
             self.metadata = {"Name": name}
@@ -321,6 +341,43 @@ def test_doctor_knows_what_is_missing(reason, fix):
 
     check = doctor._importable("rich", broken)
     assert (check.state, check.fix, check.needed) == ("missing", fix, True)
+
+
+def test_doctor_imports_what_it_reports(monkeypatch, tmp_path):
+    (tmp_path / "part_fine.py").write_text("print('noise')")
+    (tmp_path / "part_broken.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    (tmp_path / "part_fatal.py").write_text("import os\nos.abort()")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    modules = {"a": ["part_fine"], "b": ["part_fine", "part_broken"], "c": ["part_fatal"], "d": ["part_fine"]}
+    assert dict(try_all(modules)) == {
+        "a": "",
+        "b": "part_broken: operator torchvision::nms does not exist",
+        "c": "importing part_fatal crashes Python",
+        "d": "",
+    }
+
+
+def test_doctor_on_extras(monkeypatch):
+    numbers = {"torchvision": "0.28.0", "torchmetrics": "1.9.0", "torch-fidelity": "0.4.0", "ray": "2.60.0"}
+    monkeypatch.setattr(doctor, "_version", lambda package: numbers.get(package, ""))
+    broken = doctor._extra("eval", {"eval": "torchvision: operator torchvision::nms does not exist"})
+    assert (broken.state, broken.needed) == ("note", False)
+    assert "nms" in broken.detail
+    assert f"built for torch {torch.__version__}" in broken.fix
+    whole, absent = doctor._extra("ray", {"ray": ""}), doctor._extra("app", {"app": ""})
+    assert (whole.state, whole.detail) == ("ok", "ray 2.60.0")
+    assert absent.fix == 'pip install "latentsync[app]"'
+    said = list(doctor.advice([broken, whole, absent]))
+    assert any(line.startswith("extra eval: ") for line in said)
+    assert not any("extra app" in line for line in said)  # an offer, no fault
+
+
+def test_doctor_knows_every_extra():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for name, packages in doctor.EXTRAS.items():
+        (line,) = (line for line in text.splitlines() if line.startswith(f"{name} = ["))
+        listed = set(re.findall(r'"([a-z-]+)', line)) - {"torch"}
+        assert set(packages) == listed - {"librosa"}  # for recipes only
 
 
 # --- sheet ---------------------------------------------------------------------------------------------------------

@@ -359,22 +359,22 @@ def kept_record(number, **values):
 
 
 def test_the_page_sums_up_and_suggests_limits_with_a_reason(tmp_path):
-    records = [kept_record(i, face_px=90.0 if i < 3 else 200.0) for i in range(10)]
+    records = [kept_record(i, face_px=90.0 if i < 3 else 200.0) for i in range(14)]
     records += [kept_record(20 + i, source="ben/x.mp4", offset=5, confidence=i / 10) for i in range(11)]
     report = Report(tmp_path, PrepareSettings(min_confidence=0.0), records)
-    assert dict(statistics.totals(report))["Hours"] == f"{21 * 4 / 3600:.2f}"
-    assert dict(statistics.totals(report))["Recordings"] == "11"
+    assert dict(statistics.totals(report))["Hours"] == f"{25 * 4 / 3600:.2f}"
+    assert dict(statistics.totals(report))["Recordings"] == "15"
     assert dict(statistics.totals(report))["Folders of the input (people, if there is one for each)"] == "2"
-    assert dict(statistics.totals(report))["Largest recording"] == "ben/x.mp4, 52 % of the time"
+    assert dict(statistics.totals(report))["Largest recording"] == "ben/x.mp4, 44 % of the time"
     spread = {row[0]: row[1:] for row in statistics.spread(report)}
-    assert spread["Face, brows to chin (px)"] == ("21", "90", "90", "200", "200", "200")
+    assert spread["Face, brows to chin (px)"] == ("25", "90", "90", "200", "200", "200")
     assert "Image quality" not in spread
     found = dict(statistics.suggestions(report))
-    assert "3 of 21" in found["--min-face 96"]
+    assert "3 of 25" in found["--min-face 96"]
     assert "9 kept clips" in found["--min-confidence 0.9"]  # nine of the eleven false matches lie below 0.9
     assert "more recordings" not in found
     page = statistics.write_statistics(report).read_text()
-    assert "<td>ben/x.mp4, 52 % of the time" in page
+    assert "<td>ben/x.mp4, 44 % of the time" in page
     assert "report.png" not in page
 
 

@@ -1,5 +1,6 @@
 """Tiny clips in the prepared form, and tiny networks to train on them."""
 
+import dataclasses
 import json
 from fractions import Fraction
 from pathlib import Path
@@ -28,6 +29,16 @@ SYNC = SyncNetConfig(
 )
 
 
+SHORT = dataclasses.replace(
+    SYNC,
+    audio=EncoderConfig(1, (32, 32, 32, 128), ((5, 4), (4, 4), (2, 2), (2, 1)), (False,) * 4),
+    visual=dataclasses.replace(SYNC.visual, in_channels=30),
+    frames=10,
+    mels=(80, 32),
+)
+"""A SyncNet of another window."""
+
+
 def faces(frames: int, seed: int, side: int = SIDE) -> np.ndarray:
     """Colored noise in the manner of a face, with a dark bar for a mouth that opens and shuts: (F, S, S, 3) uint8."""
     random = np.random.default_rng(seed)
@@ -40,13 +51,13 @@ def faces(frames: int, seed: int, side: int = SIDE) -> np.ndarray:
     return out
 
 
-def write_clips(folder: Path, count: int, frames: int = 60) -> Path:
+def write_clips(folder: Path, count: int, frames: int = 60, side: int = SIDE) -> Path:
     """A folder as `latentsync prepare` leaves it; each clip is a recording of its own."""
     (folder / "clips").mkdir(parents=True)
     records = []
     for i in range(count):
         sound = write_speech(folder / f"{i}.wav", float(frames / FPS))
-        write_clip(folder / "clips" / f"c{i}.mp4", faces(frames, i), FPS, audio=sound)
+        write_clip(folder / "clips" / f"c{i}.mp4", faces(frames, i, side), FPS, audio=sound)
         sound.unlink()
         records.append({"id": f"c{i}", "source": f"film{i}", "status": "kept", "path": f"clips/c{i}.mp4"})
     records.append({"id": "gone", "source": "film0", "status": "dropped", "reason": "two faces"})
@@ -114,7 +125,7 @@ def recipe(stage: str, **settings) -> UNetRecipe:
 def tiny_task(data: Path, chosen: UNetRecipe, nets: PerceptualNets | None = None) -> UNetTask:
     split = split_clips(find_clips(data), chosen)
     store = ClipStore(data / "cache", chosen.resolution, tiny_whisper())
-    make = UNetWindows(store, mel=bool(chosen.sync_weight), pixels=chosen.has_pixel_losses)
+    make = UNetWindows(store, mel=SYNC.frames if chosen.sync_weight else 0, pixels=chosen.has_pixel_losses)
     return UNetTask(
         initial_unet("none", chosen, size="tiny").unet,
         tiny_vae(),

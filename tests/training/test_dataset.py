@@ -311,13 +311,15 @@ def test_clips_must_be_as_prepare_makes_them(store, tmp_path, change, words):
 
 
 def test_a_sample_of_the_unet(store, clip):
-    make = UNetWindows(store, mel=True)
+    make = UNetWindows(store, mel=16)
     sample = make(clip, np.random.default_rng(3))
     target, reference = draw_windows(np.random.default_rng(3), 0, 60)
     assert torch.equal(sample["pixels"], store.pixels(clip, target))
     assert torch.equal(sample["reference"], store.pixels(clip, reference))
     assert torch.equal(sample["audio"], store.audio(clip, target))
-    assert torch.equal(sample["mel"], store.mel(clip, target))
+    assert torch.equal(sample["mel"], store.mel(clip, target)[None])
+    smaller = UNetWindows(store, mel=10)(clip, np.random.default_rng(3))["mel"]  # of a SyncNet of ten frames
+    assert torch.equal(smaller, torch.stack([store.mel(clip, target + start, 10) for start in (0, 6)]))
     assert "mel" not in UNetWindows(store)(clip, np.random.default_rng(3))
 
 

@@ -1,6 +1,7 @@
 """What a network begins with: nothing, Stable Diffusion in both layouts, an earlier stage."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,8 +11,11 @@ from latentsync.errors import UserError
 from latentsync.models.unet import UNet
 from latentsync.models.unet_config import UNetConfig
 from latentsync.training.unet.init import initial_unet, sd_unet
+from latentsync.training.unet.lora import add_lora, merge_files, save_lora
+from latentsync.weights import identify as identifying
 from latentsync.weights.convert import save_model
 from latentsync.weights.identify import identify
+from latentsync.weights.load import load_unet
 
 from ..tiny import lively, tiny_checkpoint
 from .parts import recipe
@@ -103,7 +107,9 @@ def test_the_name_sd15_finds_the_file(sd_file, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="No Stable Diffusion"):
         initial_unet("sd15", recipe("1"))
     (tmp_path / "v1-5-pruned-emaonly.safetensors").write_bytes(sd_file.read_bytes())
-    assert initial_unet("sd15", recipe("1")).unet.config.widths == (32, 64)
+    start = initial_unet("sd15", recipe("1"))
+    assert start.unet.config.widths == (32, 64)
+    assert start.metadata == {"license": "CreativeML OpenRAIL-M"}
 
 
 def inputs(config, frames=4):
@@ -141,6 +147,49 @@ def test_a_bundle_brings_its_own_kind(tmp_path):
     path = tiny_checkpoint(tmp_path / "nano.safetensors")
     start = initial_unet(str(path), recipe("2"))
     assert (start.unet.config.prediction_type, start.unet.config.resolution) == ("sample", 64)
+
+
+STATED = {"license": "Apache-2.0", "default_steps": "3", "default_guidance": "2.0", "latent_rgb": "[[1, 2, 3]]"}
+
+
+def starts(folder, monkeypatch, name):
+    """A start of each kind, and what whoever is trained from it inherits."""
+    unet = lively(UNet(UNetConfig((32, 32), 1, (True, True), 384, 4, "all")), 4)
+    facts = {"resolution": 64, "version": "nano", "steps": 9, "source_sha256": "ab", "unet_residual": "jaw"}
+    path = folder / "start.safetensors"
+    if name in ("1.5", "1.6"):  # a file without metadata, known by its size
+        path = path.with_suffix(".pt")
+        torch.save({"global_step": 1, "state_dict": unet.state_dict()}, path)
+        entries = [e if e.name != name else replace(e, bytes=path.stat().st_size) for e in identifying.ENTRIES]
+        monkeypatch.setattr(identifying, "ENTRIES", tuple(entries))
+        return path, {"license": "OpenRAIL++"}
+    if name == "old":
+        save_model(path, unet.state_dict(), metadata={"resolution": 64, "usual_steps": "3", "reference": "still"})
+        return path, {"default_steps": "3"}
+    save_model(path, unet.state_dict(), metadata=facts | STATED)
+    if name == "merged LoRA":
+        add_lora(unet, 2)
+        lora = save_lora(folder / "lora.safetensors", unet, {})
+        path = merge_files(str(path), lora, folder / "merged.safetensors")
+    return path, STATED | {"unet_residual": "jaw"}
+
+
+@pytest.mark.parametrize("name", ["nano", "1.5", "1.6", "old", "merged LoRA"])
+def test_what_is_trained_inherits_what_its_start_states(tmp_path, monkeypatch, name):
+    path, wanted = starts(tmp_path, monkeypatch, name)
+    start = initial_unet(str(path), recipe("2"))
+    assert start.metadata == wanted
+    assert str(start.unet.config.default_steps) == wanted.get("default_steps", "20")
+
+
+def test_a_merged_lora_keeps_what_its_base_is(tmp_path, monkeypatch):
+    base, _ = starts(tmp_path, monkeypatch, "1.6")
+    unet = load_unet(base)
+    add_lora(unet, 2)
+    merged = identify(
+        merge_files(str(base), save_lora(tmp_path / "l.safetensors", unet, {}), tmp_path / "m.safetensors")
+    )
+    assert (merged.version, merged.resolution, merged.license) == ("1.6", 512, "OpenRAIL++")
 
 
 def test_motion_modules_are_not_thrown_away(tmp_path):

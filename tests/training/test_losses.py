@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from latentsync.errors import UserError
 from latentsync.models.perceptual import VideoFeatures, load_lpips, load_videomae, videomae_input
+from latentsync.models.syncnet import StableSyncNet
 from latentsync.sampling import alphas_cumprod
 from latentsync.training.unet.losses import (
     add_noise,
@@ -18,14 +19,17 @@ from latentsync.training.unet.losses import (
     mixed_noise,
     perceptual_loss,
     predict_clean,
+    similarities,
     similarity,
+    sub_windows,
     sync_loss,
     syncnet_input,
     target,
     trepa_loss,
 )
 
-from .parts import tiny_syncnet, tiny_videomae
+from ..tiny import lively
+from .parts import SHORT, tiny_syncnet, tiny_videomae
 
 BARS = alphas_cumprod().float()
 
@@ -115,13 +119,36 @@ def test_a_syncnet_of_latents_sees_latents():
     [
         (fake_net(frames=5), (1, 4, 3, 16, 16)),
         (fake_net(space="latent", size=(4, 4)), (1, 4, 3, 8, 8)),
-        (fake_net(size=(16, 16)), (1, 4, 3, 16, 16)),
+        (fake_net(size=(24, 16)), (1, 4, 3, 16, 16)),
     ],
 )
 def test_a_syncnet_for_something_else_is_refused(net, shape):
     value = torch.rand(shape)
     with pytest.raises(UserError, match="The SyncNet"):
         syncnet_input(value, value, net)
+
+
+@pytest.mark.parametrize(
+    ("frames", "window", "starts"),
+    [(16, 16, [0]), (16, 10, [0, 6]), (16, 5, [0, 4, 7, 11]), (16, 1, [*range(16)]), (20, 10, [0, 10]), (1, 1, [0])],
+)
+def test_smaller_windows_cover_all_frames(frames, window, starts):
+    assert sub_windows(frames, window) == starts
+    assert {f for s in starts for f in range(s, s + window)} == {*range(frames)}
+
+
+def test_a_syncnet_of_ten_frames_judges_sixteen_in_two_windows():
+    """Each with the mel of its own frames; a network of sixteen judges them at once."""
+    short = StableSyncNet(SHORT)
+    lively(short, 6).eval().requires_grad_(False)
+    pixels, mel = torch.rand(2, 16, 3, 64, 64), torch.rand(2, 2, 1, 80, 32)
+    got = similarities(short, pixels, torch.empty(2, 16, 4, 8, 8), mel)
+    for window, start in enumerate((0, 6)):
+        images = syncnet_input(pixels[:, start : start + 10], None, short)
+        assert torch.allclose(got[:, window], similarity(short, images, mel[:, window]), atol=1e-6)
+    net, mel = tiny_syncnet(), torch.rand(2, 1, 1, 80, 52)
+    whole = similarity(net, syncnet_input(pixels, None, net), mel[:, 0])
+    assert torch.allclose(similarities(net, pixels, torch.empty(2, 16, 4, 8, 8), mel)[:, 0], whole, atol=1e-6)
 
 
 def test_the_syncnets_loss_reaches_the_picture():

@@ -1,7 +1,9 @@
 """Whole runs on tiny networks: the right numbers move, losses fall, runs go on exactly, trouble passes."""
 
 import copy
+import dataclasses
 import json
+import math
 from dataclasses import replace
 from fractions import Fraction
 
@@ -13,7 +15,7 @@ from safetensors.torch import save_file
 from torch.utils.data import default_collate
 
 from latentsync.dataset import find_clips
-from latentsync.errors import UserError
+from latentsync.errors import UnfinishedError, UserError
 from latentsync.training.dataset import ClipStore, split_clips
 from latentsync.training.distributed import make_accelerator
 from latentsync.training.logging import CHARTS, EVENTS, read_log
@@ -21,6 +23,7 @@ from latentsync.training.recipes import Files
 from latentsync.training.trainer import Trainer
 from latentsync.training.unet.data import UNetWindows
 from latentsync.training.unet.run import long_enough, run_unet
+from latentsync.training.unet.samples import SampleWriter
 from latentsync.training.unet.task import PerceptualNets, UNetTask
 from latentsync.weights.identify import identify
 from latentsync.weights.load import load_unet
@@ -202,6 +205,29 @@ def test_the_sample_video_shows_truth_and_result_with_sound(finished):
     assert abs(left[40:56, 16:48] - right[40:56, 16:48]).mean() > 3
 
 
+@pytest.mark.parametrize("mode", ["per_frame", "first_frame"])
+def test_samples_are_made_as_in_use(clips, mode):
+    """Frames are their own references, or the first one is; steps and guidance are those of the weights."""
+    chosen = recipe("1", sample_steps=0)
+    task = tiny_task(clips, chosen)
+    unet = task.network
+    unet.config = dataclasses.replace(unet.config, reference_mode=mode, default_steps=3, default_guidance=2.0)
+    writer = SampleWriter(unet, task.codec, chosen, task.validation)
+    (segment,) = writer._segments()
+    seen = []
+    unet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    made = writer.sample(segment)
+    assert len(seen) == 3 * 2  # without and with the speech
+    inputs, _, audio = seen[0][:3]
+    assert (audio == 0).all()
+    clean, masked = (part.transpose(0, 1) for part in task.codec.encode_pair(segment.true))
+    reference = clean if mode == "per_frame" else clean[:, :1].expand_as(clean)
+    assert torch.allclose(inputs[0][5:9], masked, atol=1e-5)
+    assert torch.allclose(inputs[0][9:], reference, atol=1e-5)
+    kept = task.codec.keep > 0.5
+    assert torch.equal(made[:, :, kept], segment.true[:, :, kept])
+
+
 def test_the_result_is_a_model_that_loads(finished):
     trainer, _ = finished
     unet = load_unet(trainer.run / "unet.safetensors")
@@ -333,9 +359,68 @@ def test_a_run_that_cannot_recover_ends_with_a_word(clips, tmp_path, plain):
     trainer.task.losses = lambda network, batch, validating=False: {
         "total": sum(p.sum() for p in network.parameters()) * float("nan")
     }
-    with pytest.raises(UserError, match="non-finite again and again after step 0"):
+    with pytest.raises(
+        UnfinishedError, match=r"non-finite again and again after step 0; unet\.safetensors holds step 0"
+    ):
         trainer.fit()
     assert trainer.checkpoints.steps() == [0]
+    assert (tmp_path / "unet.safetensors").is_file()
+
+
+def test_a_validation_without_a_number_leads_back(clips, tmp_path, plain):
+    """At step 4 the weights are spoiled once; what is tried again from step 2 on goes well."""
+    trainer = trainer_of(clips, tmp_path, steps=6, validate_every=2, save_every=2, sample_clips=1)
+    update, sampled = trainer.update, []
+    trainer.task.evaluate = lambda folder, step: sampled.append(step) or {}
+
+    def spoil():
+        update()
+        if (trainer.step, trainer.rollbacks) == (3, 0):
+            with torch.no_grad():
+                trainer.parameters[0].fill_(float("nan"))
+
+    trainer.update = spoil
+    assert trainer.fit() == "6 steps are done"
+    assert [(e["event"], e["step"]) for e in events(tmp_path)] == [
+        ("weights or validation are non-finite", 4), ("rolled back", 2), ("stopped", 6),
+    ]  # fmt: skip
+    assert sampled == [2, 4, 6]  # not of spoiled weights
+    assert all(math.isfinite(line["validation/total"]) for line in read_log(tmp_path) if "validation/total" in line)
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_diverged_run_is_no_success(clips, tmp_path, plain, validated):
+    """Learning rate 0.99: whatever else happens, the weights that are saved and named are finite."""
+    told, settings = [], {} if validated else {"holdout_time": 0.0, "holdout_recordings": 0.0}
+    trainer = trainer_of(clips, tmp_path, steps=3, learning_rate=0.99, validate_every=100, sample_clips=0, **settings)
+    update = trainer.update
+
+    def explode():
+        update()
+        with torch.no_grad():
+            trainer.parameters[0].mul_(float("inf"))
+
+    trainer.update, trainer.report = explode, told.append
+    with pytest.raises(UnfinishedError, match=r"after step 0; unet\.safetensors holds step 0"):
+        trainer.fit()
+    assert trainer.checkpoints.steps() == [0]
+    assert f"{tmp_path / 'unet.safetensors'} holds the weights of step 0 (the last checkpoint)" in told
+    assert all(p.isfinite().all() for p in load_unet(tmp_path / "unet.safetensors").parameters())
+
+
+def test_a_run_whose_last_steps_are_skipped_is_no_success(clips, tmp_path, plain):
+    trainer = poisoned(clips, tmp_path, {3}, steps=4, save_every=2)
+    with pytest.raises(UnfinishedError, match=r"last steps were non-finite.*unet.safetensors holds step 2"):
+        trainer.fit()
+
+
+def test_the_result_is_named(clips, tmp_path, plain):
+    told = []
+    trainer = trainer_of(clips, tmp_path, steps=3, validate_every=1, sample_clips=0)
+    totals = iter((3.0, 1.0, 2.0))
+    trainer.validation_losses, trainer.report = lambda: {"validation/total": next(totals)}, told.append
+    trainer.fit()
+    assert told[-1] == f"{tmp_path / 'unet.safetensors'} holds the weights of step 2 (the best validation/total, 1)"
 
 
 def test_a_broken_clip_is_replaced_and_named_once(clips, tmp_path, plain):
@@ -437,7 +522,7 @@ def test_a_lora_is_for_a_finished_network(clips, files, tmp_path):
 )
 def test_what_cannot_be_done_is_said_in_a_line(clips, files, tmp_path, words, says):
     shared = ("--vae", files["vae"], "--whisper", files["whisper"], "--cpu", "--size", "tiny", "--lpips", "off")
-    shared += ("--holdout-time", 0)
+    shared += ("--holdout-time", 0, "--resolution", 64)
     done = command("train", "unet", clips, "-o", tmp_path / "run", *shared, *words)
     assert done.exit_code == 2
     assert says in done.output
@@ -473,7 +558,7 @@ def test_clips_that_cannot_be_used_are_reported_as_such(files, tmp_path):
         run_unet(tmp_path / "data", tmp_path / "run", recipe("1", steps=1), given, cpu=True)
 
 
-def test_the_reference_mode_of_the_initial_weights_is_kept(clips, files, tmp_path):
+def test_what_the_initial_weights_state_is_kept(clips, files, tmp_path):
     """From metadata of before version 0.2 to those of the result; its windows have one reference frame."""
     from ..tiny import tiny_checkpoint
 
@@ -481,10 +566,13 @@ def test_the_reference_mode_of_the_initial_weights_is_kept(clips, files, tmp_pat
     old = tmp_path / "old.safetensors"
     with safe_open(base, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        save_file(tensors, old, file.metadata() | {"reference": "still"})
+        stated = {"default_steps": "3", "license": "Apache-2.0", "latent_rgb": "[[1, 2, 3]]"}
+        save_file(tensors, old, file.metadata() | {"reference": "still"} | stated)
     given = Files(str(old), whisper=str(files["whisper"]), cache=tmp_path / "cache")
     run_unet(clips, tmp_path / "run", recipe("1", steps=1, sample_clips=0), given, cpu=True)
     assert load_unet(tmp_path / "run" / "unet.safetensors").config.reference_mode == "first_frame"
+    metadata = identify(tmp_path / "run" / "unet.safetensors").metadata
+    assert metadata | stated | {"version": "run", "steps": "1"} == metadata
     assert "reference_mode: first_frame" in (tmp_path / "run" / "recipe.yaml").read_text()
     store = ClipStore(tmp_path / "cache", 64, tiny_whisper())
     sample = UNetWindows(store, first_frame=True)(find_clips(clips)[0], np.random.default_rng(0))

@@ -47,8 +47,10 @@ class CropStore(ClipStore):
     encode: for a network on latents, which sees the whole crop.
     """
 
-    def __init__(self, cache: Path, config: SyncNetConfig, encode: VaeEncoder | None = None) -> None:
-        super().__init__(cache, config.size[1])
+    def __init__(
+        self, cache: Path, config: SyncNetConfig, encode: VaeEncoder | None = None, *, upsample: bool = True
+    ) -> None:
+        super().__init__(cache, config.size[1], upsample=upsample)
         self.config, self.encode = config, encode
         self.border = 0 if config.space == "latent" else max(1, round(BORDER * config.size[1]))
         if config.space == "latent" and encode is None:
@@ -69,6 +71,8 @@ class CropStore(ClipStore):
     def crops(self, clip: ClipFile) -> np.ndarray:
         """(F, h + 2 · border, w + 2 · border, 3) uint8, or latents (F, C, h, w) float16, of the whole clip."""
         height, width = self.config.size
+        if self.config.space == "pixel":
+            self.check_side(clip)
         encode = self.encode if self.config.space == "latent" else None
         kind = f"latents-{encode.key}" if encode else "mouths"
         path = self.cache_path(clip, f"syncnet-{kind}-{height}x{width}").with_suffix(".npy")

@@ -39,11 +39,12 @@ def run_syncnet(
     accelerator = make_accelerator(recipe.precision, recipe.gradient_accumulation_steps, cpu=cpu)
     main_report: Report = report if accelerator.is_main_process else lambda line: None
     with accelerator.main_process_first():  # it fills the cache
-        store = CropStore(cache or default_cache(data, out), config, encode)
+        store = CropStore(cache or default_cache(data, out), config, encode, upsample=recipe.upsample)
         task = syncnet_task(data, store, recipe, main_report)
     network = json.loads(json.dumps(dataclasses.asdict(config)))  # tuples to lists, for YAML
+    trainer = Trainer(task, task.recipe, out, accelerator, report)
     prepare_folder(accelerator, out, dataclasses.replace(task.recipe, network=network))
-    return Trainer(task, task.recipe, out, accelerator, report).fit()
+    return trainer.fit()
 
 
 def syncnet_task(data: Path, store: CropStore, recipe: SyncNetRecipe, report: Report = lambda _: None) -> SyncNetTask:

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ...face.mask import latent_mask, mouth_mask
-from ...models.vae import VAE
+from ...models.vae import PICTURE, VAE
 
-MAX_FRAMES = 4
-"""Frames that are decoded at once; only these have their activations in memory."""
+AT_ONCE = 4
+"""Frames of 256 px that are decoded at once, of larger ones fewer; only these have their activations in memory."""
 
 
 class Codec:
@@ -50,8 +50,8 @@ class Codec:
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, F, C, h, w) to images (B, F, 3, R, R), with gradients."""
-        parts = []
-        for part in latents.flatten(0, 1).split(MAX_FRAMES):
+        parts, area = [], latents.shape[-1] * latents.shape[-2] * self.vae.factor**2
+        for part in latents.flatten(0, 1).split(max(1, AT_ONCE * PICTURE // area)):
             recompute = self.gradient_checkpointing and part.requires_grad
             decode: Any = partial(checkpoint, self.vae.decode, use_reentrant=False) if recompute else self.vae.decode
             with self.autocast():

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from ...dataset import ClipFile
 from ...errors import UserError
 from ...settings import WINDOW
 from ..dataset import ClipStore, Sample
+from .losses import sub_windows
 
 
 def target_starts(first: int, stop: int, length: int = WINDOW) -> list[int]:
@@ -29,13 +31,14 @@ def draw_windows(random: np.random.Generator, first: int, stop: int, length: int
 class UNetWindows:
     """A window, a reference window of the same clip, and the audio of the first.
 
-    pixels, reference: (16, 3, R, R) uint8. audio: (16, 50, D). mel: (1, 80, 52). latents: a kind of the cache; with it
+    pixels, reference: (16, 3, R, R) uint8. audio: (16, 50, D). mel: (K, 1, 80, T) of the sub_windows of so many frames,
+    0 for none. latents: a kind of the cache; with it
     the images come as clean, masked, reference_latents (16, C, h, w) too, and pixels only if asked for. first_frame:
     the reference is one frame, 16 times.
     """
 
     store: ClipStore
-    mel: bool = False
+    mel: int = 0
     pixels: bool = True
     latents: str | None = None
     frames: int = WINDOW
@@ -56,5 +59,6 @@ class UNetWindows:
         if self.pixels or not self.latents:
             sample["pixels"] = store.pixels(clip, target, self.frames)
         if self.mel:
-            sample["mel"] = store.mel(clip, target, self.frames)
+            starts = sub_windows(self.frames, self.mel)
+            sample["mel"] = torch.stack([store.mel(clip, target + start, self.mel) for start in starts])
         return sample

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
+from ...models.libraries import hide_broken_torchvision
 from ...models.unet import UNet
 from ...models.unet_config import Motion, UNetConfig, config_from_tensors
 from ...weights import load
@@ -19,6 +20,7 @@ from ...weights.registry import model_folders
 from ..recipes import UNetRecipe
 
 SD15_FILES = ("v1-5-pruned-emaonly.safetensors", "v1-5-pruned.safetensors", "sd15.safetensors")
+SD15_LICENSE = "CreativeML OpenRAIL-M"
 _AUDIO_ATTENTION = ".attn2."
 _UNET_PARTS = "time_embed.", "input_blocks.", "middle_block.", "output_blocks.", "out."
 
@@ -32,11 +34,11 @@ SIZES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class InitialUNet:
-    """A network to train. new: parameters that are not from a file. latent_rgb: of its file's metadata."""
+    """A network to train. new: parameters that are not from a file. metadata: what it inherits from its file's."""
 
     unet: UNet
     new: tuple[str, ...]
-    latent_rgb: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def initial_unet(
@@ -94,7 +96,7 @@ def _from_latentsync(info: FileInfo, recipe: UNetRecipe) -> InitialUNet:
             " another --stage, or set motion in --config."
         )
     unet = _new_unet(dataclasses.replace(config, motion=recipe.motion), recipe.seed)
-    return InitialUNet(unet, _copy_weights(unet, state), info.metadata.get("latent_rgb"))
+    return InitialUNet(unet, _copy_weights(unet, state), load.inherited(info))
 
 
 def _from_sd15(tensors: Mapping[str, Tensor], recipe: UNetRecipe, audio_dim: int) -> InitialUNet:
@@ -109,7 +111,8 @@ def _from_sd15(tensors: Mapping[str, Tensor], recipe: UNetRecipe, audio_dim: int
     first = torch.zeros(shapes["conv_in.weight"])
     first[:, :latents] = state["conv_in.weight"][:, :latents].float()
     unet = _new_unet(config, recipe.seed)
-    return InitialUNet(unet, _copy_weights(unet, {**state, "conv_in.weight": first}))
+    new = _copy_weights(unet, {**state, "conv_in.weight": first})
+    return InitialUNet(unet, new, {"license": SD15_LICENSE})
 
 
 def _copy_weights(unet: UNet, state: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -132,6 +135,7 @@ def _copy_weights(unet: UNet, state: Mapping[str, Tensor]) -> tuple[str, ...]:
 
 def sd_unet(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The U-Net of a Stable Diffusion 1.x file, in either layout, under diffusers' names."""
+    hide_broken_torchvision()
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     prefix = "model.diffusion_model."

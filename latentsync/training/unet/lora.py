@@ -15,7 +15,7 @@ from ...errors import UserError
 from ...weights.convert import save_model
 from ...weights.files import read_tensors, write_safetensors
 from ...weights.identify import identify
-from ...weights.load import load_unet
+from ...weights.load import inherited, load_unet
 from .init import locate
 
 PREFIX = "diffusion_model."
@@ -118,6 +118,7 @@ def merge_files(base: str, lora: str | os.PathLike[str], out: Path, strength: fl
     vae = None
     if info.kind == "nano":
         vae = {key.removeprefix("vae."): t for key, t in read_tensors(path).items() if key.startswith("vae.")}
-    metadata = {key: value for key, value in info.metadata.items() if key not in ("format", "kind", "config")}
-    metadata |= {"prediction_type": info.prediction_type or "epsilon", "resolution": info.resolution, "lora": strength}
+    stated = {key: value for key, value in info.metadata.items() if key not in ("format", "kind", "config")}
+    metadata = stated | inherited(info) | {"version": info.version, "resolution": info.resolution, "lora": strength}
+    metadata |= {"prediction_type": info.prediction_type or "epsilon"}
     return save_model(out, state, vae_state=vae, metadata=metadata)

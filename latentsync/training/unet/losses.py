@@ -52,10 +52,17 @@ def _broadcast(alpha_bar: Tensor, like: Tensor) -> Tensor:
     return alpha_bar.to(like).reshape(-1, *(1,) * (like.ndim - 1))
 
 
+def sub_windows(frames: int, window: int) -> list[int]:
+    """First frames of the fewest windows of a SyncNet that together hold all frames, evenly spread: 0 and 6 of 16 for
+    windows of 10."""
+    count = -(-frames // window)
+    return [round(i * (frames - window) / max(1, count - 1)) for i in range(count)]
+
+
 def syncnet_input(pixels: Tensor | None, latents: Tensor | None, net: StableSyncNet) -> Tensor:
     """The SyncNet's image input, frames on channels, of pixels (B, F, 3, R, R) in [-1, 1] or latents (B, F, C, h, w).
 
-    Pixels are scaled to its width; it sees the lower half.
+    Pixels are scaled to its width; it sees the lower rows, mostly half.
     """
     config = net.config
     images = latents if config.space == "latent" else pixels
@@ -63,7 +70,8 @@ def syncnet_input(pixels: Tensor | None, latents: Tensor | None, net: StableSync
         frames = "none" if images is None else images.shape[1]
         raise UserError(f"The SyncNet takes {config.frames} frames of {config.space}s together; it got {frames}.")
     if config.space == "pixel":
-        images = lower_half(resize(images.flatten(0, 1), config.size[1])).unflatten(0, images.shape[:2])
+        scaled = resize(images.flatten(0, 1), config.size[1])[..., -config.size[0] :, :]
+        images = scaled.unflatten(0, images.shape[:2])
     if tuple(images.shape[-2:]) != config.size:
         raise UserError(f"The SyncNet takes {config.space}s of {config.size}; these are {tuple(images.shape[-2:])}.")
     return images.flatten(1, 2)
@@ -73,6 +81,14 @@ def similarity(net: StableSyncNet, images: Tensor, mel: Tensor) -> Tensor:
     """(B,) cosine similarity of images and audio, 0 to 1: the SyncNet's confidence that they are in sync."""
     visual, audio = net(images, mel)
     return (visual.float() * audio.float()).sum(1)
+
+
+def similarities(net: StableSyncNet, pixels: Tensor, latents: Tensor, mel: Tensor) -> Tensor:
+    """(B, K) similarities of all sub_windows of pixels (B, F, 3, R, R) or latents (B, F, C, h, w), whichever the
+    SyncNet takes. mel: (B, K, 1, 80, T)."""
+    starts = sub_windows(pixels.shape[1], window := net.config.frames)
+    images = [syncnet_input(pixels[:, s : s + window], latents[:, s : s + window], net) for s in starts]
+    return similarity(net, torch.stack(images, 1).flatten(0, 1), mel.flatten(0, 1)).unflatten(0, mel.shape[:2])
 
 
 def sync_loss(cosine: Tensor) -> Tensor:

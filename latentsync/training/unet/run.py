@@ -21,6 +21,7 @@ from ..distributed import make_accelerator, prepare_folder
 from ..recipes import Files, UNetRecipe
 from ..task import Report
 from ..trainer import Trainer
+from .checks import check_clips, check_initial
 from .data import UNetWindows, target_starts
 from .init import InitialUNet, initial_unet, locate
 from .task import PerceptualNets, UNetTask
@@ -52,20 +53,24 @@ def run_unet(
     whisper = load_whisper(files.whisper or ("tiny.en" if bundle else "tiny"))
     vae = load_vae(files.vae or bundle or DEFAULT_VAE)
     initial = initial_unet(files.init, recipe, size=files.size, audio_dim=whisper.dim, channels=vae.channels)
-    _check(recipe, files, initial, whisper.dim)
+    check_initial(recipe, files, initial, whisper.dim)
     recipe = _follow_weights(recipe, initial, keep_resolution)
     split = split_clips(find_clips(data), recipe)
-    store = ClipStore(files.cache or default_cache(data, out), recipe.resolution, whisper)
+    cache = files.cache or default_cache(data, out)
+    store = ClipStore(cache, recipe.resolution, whisper, upsample=recipe.upsample)
     validation = long_enough(store, split.validation, recipe.frames)
-    main_report(_summary(split, validation))
+    for line in filter(None, (_summary(split, validation), check_clips(store, split.train, recipe.frames))):
+        main_report(line)
     dtype = DTYPES[str(accelerator.mixed_precision)]
     kind = f"latents-{fingerprint(vae.state_dict())}-{recipe.resolution}" if recipe.cache_latents else None
     first_frame = recipe.reference_mode == "first_frame"
-    make = UNetWindows(store, bool(recipe.sync_weight), recipe.needs_pixels, kind, recipe.frames, first_frame)
+    nets = load_perceptual_nets(recipe, files, accelerator.device, dtype)
+    judged = nets.syncnet.config.frames if nets.syncnet and recipe.sync_weight else 0
+    make = UNetWindows(store, judged, recipe.needs_pixels, kind, recipe.frames, first_frame)
     train = ClipDataset(split.train, make, recipe.seed)
     checks = ClipDataset(validation, make, recipe.validate_seed) if validation else None
-    nets = load_perceptual_nets(recipe, files, accelerator.device, dtype)
-    metadata, vae_state = _metadata(initial, vae, out), vae.model.state_dict() if files.vae or bundle else None
+    metadata = _metadata(initial, vae, out, own_vae=not files.vae)
+    vae_state = vae.model.state_dict() if files.vae or bundle else None
     task = make_task(
         initial.unet, vae, recipe, train, checks, nets, metadata=metadata, vae_state=vae_state, dtype=dtype
     )
@@ -73,24 +78,12 @@ def run_unet(
     counts = f"{sum(n for n, trained in sizes if trained):.1f} of {sum(n for n, _ in sizes):.1f} million parameters"
     main_report(f"{len(task.trained)} tensors, {counts} are trained; the result will be {out / task.result}")
     also = {name: str(value) for name, value in dataclasses.asdict(files).items() if value is not None}
+    trainer = Trainer(task, recipe, out, accelerator, report)
     prepare_folder(accelerator, out, recipe, **also)
     if kind:
         clips = {clip.path: clip for clip in [*split.train, *validation]}
         fill_cache(task, store, kind, [clips[path] for path in sorted(clips)], accelerator, main_report)
-    return Trainer(task, recipe, out, accelerator, report).fit()
-
-
-def _check(recipe: UNetRecipe, files: Files, initial: InitialUNet, audio_dim: int) -> None:
-    if recipe.lora and initial.new:
-        raise UserError(
-            f"A LoRA needs a complete network, but {files.init} lacks {initial.new[0]} and more that this stage adds;"
-            " take --stage 1 for a network without motion modules."
-        )
-    if audio_dim != initial.unet.config.audio_dim:
-        raise UserError(
-            f"The Whisper gives {audio_dim} numbers per token and the U-Net takes {initial.unet.config.audio_dim}; give"
-            " the Whisper that it was trained with."
-        )
+    return trainer.fit()
 
 
 def _follow_weights(recipe: UNetRecipe, initial: InitialUNet, keep_resolution: bool) -> UNetRecipe:
@@ -141,13 +134,14 @@ def load_perceptual_nets(recipe: UNetRecipe, files: Files, device: torch.device,
     return PerceptualNets(syncnet, lpips, videomae)
 
 
-def _metadata(initial: InitialUNet, vae: VAE, out: Path) -> dict[str, Any]:
-    metadata = {
+def _metadata(initial: InitialUNet, vae: VAE, out: Path, *, own_vae: bool) -> dict[str, Any]:
+    """own_vae: the VAE is the one that the initial weights were made with."""
+    of_vae = () if own_vae else ("latent_rgb",)
+    metadata = {name: value for name, value in initial.metadata.items() if name not in of_vae} | {
         "version": out.absolute().name,
         "unet_groups": initial.unet.config.groups,
         "unet_residual": residual if (residual := initial.unet.config.residual) != "none" else None,
         "vae_groups": getattr(vae.model.config, "norm_num_groups", None),  # a tiny VAE has no norms
-        "latent_rgb": initial.latent_rgb,
     }
     return {name: value for name, value in metadata.items() if value is not None}
 

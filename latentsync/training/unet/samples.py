@@ -31,18 +31,18 @@ COLUMNS = 8
 
 @dataclass(frozen=True)
 class Segment:
-    """Consecutive frames of a clip, (F, 3, R, R) in [-1, 1], with reference frames from elsewhere in it."""
+    """Consecutive frames of a clip, (F, 3, R, R) in [-1, 1], and their audio."""
 
     clip: ClipFile
     first: int
     true: Tensor
-    reference: Tensor
     audio: Tensor
 
 
 @dataclass(frozen=True)
 class SampleWriter:
-    """Samples the network on the first clips of a dataset of UNetWindows."""
+    """Samples the network on the first clips of a dataset of UNetWindows, as `run` would: the frames are their own
+    references, or the first one is everybody's; steps and guidance are the network's own."""
 
     unet: UNet
     codec: Codec
@@ -71,19 +71,21 @@ class SampleWriter:
 
     def _segments(self) -> Iterator[Segment]:
         """Of the clips in the order of validation, without broken ones."""
-        windows, frames = self.windows, self.recipe.sample_frames
+        frames = self.recipe.sample_frames
         for number in range(min(self.recipe.sample_clips, len(self.data.clips))):
             try:
-                yield read_segment(windows.store, self.data.clip(number), frames, windows.first_frame)
+                yield read_segment(self.windows.store, self.data.clip(number), frames)
             except CLIP_ERRORS:
                 continue
 
     @torch.no_grad()
     def sample(self, segment: Segment) -> Tensor:
         """(F, 3, R, R) in [-1, 1]; pixels outside the mask are the clip's own."""
-        codec, recipe = self.codec, self.recipe
-        true, reference = segment.true.to(codec.device), segment.reference.to(codec.device)
-        masked, reference = (codec.encode(pixels).transpose(0, 1)[None] for pixels in (true * codec.keep, reference))
+        codec, recipe, config = self.codec, self.recipe, self.unet.config
+        true = segment.true.to(codec.device)
+        reference, masked = (latents.transpose(0, 1)[None] for latents in codec.encode_pair(true))
+        if config.reference_mode == "first_frame":
+            reference = reference[:, :, :1].expand_as(masked)
         noise = shared_noise(recipe.validate_seed, *masked.shape[1:2], *masked.shape[3:])
         self.unet.eval()
         latents = denoise(
@@ -93,8 +95,8 @@ class SampleWriter:
             masked,
             reference,
             segment.audio[None].to(codec.device),
-            steps=recipe.sample_steps,
-            guidance=1.5 if recipe.drop_audio else 1.0,
+            steps=recipe.sample_steps or config.default_steps,
+            guidance=config.default_guidance,
         )
         made = codec.decode(latents.transpose(1, 2))[0].clamp(-1, 1)
         return torch.where(codec.keep > 0.5, true, made).cpu()
@@ -114,23 +116,14 @@ class SampleWriter:
         return scores
 
 
-def read_segment(store: ClipStore, clip: ClipFile, max_frames: int, first_frame: bool = False) -> Segment:
+def read_segment(store: ClipStore, clip: ClipFile, max_frames: int) -> Segment:
     """The first frames of the clip's held-out part, in whole windows."""
     begin, end = clip.span(store.info(clip).frames)
     frames = min(max_frames, end - begin) // WINDOW * WINDOW
     if not frames:
         raise UserError(f"{clip.path} has no {WINDOW} frames held out.")
-    elsewhere = 0 if begin >= WINDOW else max(begin + frames, end - WINDOW)
-    if elsewhere + WINDOW > end:  # there is no window apart from the segment
-        elsewhere = 0
-    reference = to_signed(store.pixels(clip, elsewhere, 1 if first_frame else min(WINDOW, end - elsewhere)))
-    return Segment(
-        clip,
-        begin,
-        to_signed(store.pixels(clip, begin, frames)),
-        reference.repeat(frames // len(reference) + 1, 1, 1, 1)[:frames],
-        store.audio(clip, begin, frames),
-    )
+    true = to_signed(store.pixels(clip, begin, frames))
+    return Segment(clip, begin, true, store.audio(clip, begin, frames))
 
 
 def _to_uint8(pixels: Tensor) -> np.ndarray:

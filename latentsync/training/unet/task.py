@@ -24,6 +24,7 @@ from ...weights.files import read_tensors
 from ..dataset import ClipDataset, Sample, to_signed
 from ..recipes import UNetRecipe
 from . import losses as terms
+from .checks import check_networks
 from .codec import Codec, spread_evenly
 from .lora import LORA_KEY, add_lora, load_lora_state, save_lora
 from .samples import SampleWriter
@@ -82,8 +83,7 @@ class UNetTask:
         missing = [f"{name} (its weight is {weight:g})" for name, weight, net in needed if weight and net is None]
         if missing:
             raise UserError(f"The recipe needs a {' and a '.join(missing)}; give it, or set its weight to 0.")
-        if vae.channels != unet.config.latent_channels:
-            raise UserError(f"The VAE has {vae.channels} latent channels and the U-Net {unet.config.latent_channels}.")
+        check_networks(unet, vae, recipe, nets.syncnet)
         self.trained = prepare_unet(unet, recipe)
         self.result = "lora.safetensors" if recipe.lora else "unet.safetensors"
         self.stated = {name: getattr(recipe, name) for name in ("prediction_type", "reference_mode", "resolution")}
@@ -152,8 +152,7 @@ class UNetTask:
         out = {}
         with self.codec.autocast():
             if recipe.sync_weight and nets.syncnet is not None:
-                images = terms.syncnet_input(made, latents, nets.syncnet)
-                out["sync"] = terms.sync_loss(terms.similarity(nets.syncnet, images, batch["mel"]))
+                out["sync"] = terms.sync_loss(terms.similarities(nets.syncnet, made, latents, batch["mel"]))
             if recipe.lpips_weight and nets.lpips is not None:
                 out["lpips"] = terms.perceptual_loss(made, true, nets.lpips)
             if recipe.trepa_weight and nets.videomae is not None:
@@ -168,7 +167,7 @@ class UNetTask:
 
     def save(self, folder: Path, state: dict[str, Tensor], step: int) -> None:
         vae = {"vae_scaling": self.codec.vae.scaling, "vae_shift": self.codec.vae.shift}
-        metadata = self.stated | vae | {"steps": step, **self.metadata}
+        metadata = {**self.metadata, "steps": step} | self.stated | vae
         if self.recipe.lora:
             texts = {name: v if isinstance(v, str) else json.dumps(v) for name, v in metadata.items()}
             save_lora(folder / self.result, self.network, texts)
