@@ -94,7 +94,7 @@ class SampleWriter:
             reference,
             segment.audio[None].to(codec.device),
             steps=recipe.sample_steps,
-            guidance=1.5 if recipe.drop_audio else 1.0,
+            guidance=recipe.sample_guidance or (1.5 if recipe.drop_audio else 1.0),
         )
         made = codec.decode(latents.transpose(1, 2))[0].clamp(-1, 1)
         return torch.where(codec.keep > 0.5, true, made).cpu()
