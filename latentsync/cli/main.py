@@ -21,6 +21,7 @@ from .prepare import filelist, prepare
 from .queue import queue
 from .run import run
 from .train import train
+from .train_recipe import recipe
 
 if TYPE_CHECKING:
     from ..weights.registry import ModelEntry
@@ -203,6 +204,7 @@ def convert(
 app.command("app")(web_app)
 app.command()(batch)
 app.command()(queue)
+train.command()(recipe)
 app.add_typer(train, name="train")
 app.command()(prepare)
 app.command()(filelist)

@@ -64,7 +64,16 @@ Data = Annotated[
     Path, typer.Argument(metavar="DATA", help="A folder of `latentsync prepare`, a file list, or a folder of clips.")
 ]
 Out = Annotated[Path, option(RUN, "--out -o", "The run's folder. A run that is there resumes.", "FOLDER")]
-Config = Annotated[Path | None, option(RUN, "", "Settings that differ from the recipe, as YAML.", "FILE")]
+Config = Annotated[
+    Path | None,
+    option(
+        RUN, "", "Settings that differ from the recipe, as YAML; or a YAML of the public project, as it is.", "FILE"
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    option(RUN, "--set", "Any setting, also one of the file: a=1, or a.b=1 for a part. Repeatable.", "NAME=VALUE"),
+]
 Cache = Annotated[Path | None, option(RUN, "", "Cache of features and latents.", "FOLDER", show_default="DATA/cache")]
 Cpu = Annotated[bool, option(RUN, "--cpu", "Do not use a GPU.")]
 
@@ -78,6 +87,7 @@ def unet(
     ] = "1",
     out: Out = Path("run"),
     config: Config = None,
+    set_: Set = None,
     cpu: Cpu = False,
     *,
     files: Files,
@@ -97,12 +107,13 @@ def unet(
 
     Ctrl-C stops after a checkpoint; the same command resumes. The result is unet.safetensors in the run's folder.
     """
-    from ..training.recipes import read_yaml, unet_recipe
+    from ..training.config import fill_files, read_config
+    from ..training.recipes import unet_recipe
     from ..training.unet.run import run_unet
 
-    settings = _given(options)
-    recipe = unet_recipe(stage, config, **settings)
-    keep_resolution = "resolution" not in settings and not (config and "resolution" in read_yaml(config))
+    settings, stated = _given(options), read_config(UNetRecipe, config, set_ or ())
+    recipe, files = unet_recipe(stage, stated, **settings), fill_files(files, stated)
+    keep_resolution = not {"resolution"} & {*settings, *stated.settings}
     run_unet(data, out, recipe, files, keep_resolution=keep_resolution, cpu=cpu, report=_report)
     _print_result(out / ("lora.safetensors" if recipe.lora else "unet.safetensors"))
 
@@ -116,6 +127,7 @@ def syncnet(
     ] = "16_pixel_attn",
     out: Out = Path("syncnet"),
     config: Config = None,
+    set_: Set = None,
     vae: Annotated[str | None, option(RUN, "", "The VAE, for a SyncNet on latents.", "NAME|FILE")] = None,
     cache: Cache = None,
     cpu: Cpu = False,
@@ -135,11 +147,13 @@ def syncnet(
     Ctrl-C stops after a checkpoint; the same command resumes. The result is syncnet.safetensors in the run's folder.
     """
     from ..models.device import pick_device
+    from ..training.config import read_config
+    from ..training.syncnet.architecture import syncnet_recipe
     from ..training.syncnet.data import VaeEncoder
-    from ..training.syncnet.run import run_syncnet, syncnet_recipe
+    from ..training.syncnet.run import run_syncnet
     from ..training.syncnet.task import RESULT
 
-    network, recipe = syncnet_recipe(preset, config, **_given(options))
+    network, recipe = syncnet_recipe(preset, read_config(SyncNetRecipe, config, set_ or ()), **_given(options))
     encode = VaeEncoder(vae, pick_device("cpu" if cpu else "auto")) if vae else None
     run_syncnet(data, out, network, recipe, cache=cache, encode=encode, cpu=cpu, report=_report)
     _print_result(out / RESULT)

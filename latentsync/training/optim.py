@@ -1,6 +1,6 @@
 """Optimizer, and the moving average of weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,21 @@ def make_optimizer(settings: RunSettings, parameters: list[nn.Parameter]) -> tor
             raise UserError("adamw8bit needs bitsandbytes: pip install bitsandbytes, or use adamw.") from error
         kind = AdamW8bit
     return kind(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+
+def learning_rates(settings: RunSettings, processes: int = 1) -> Callable[[int], float]:
+    """The learning rate by the number of steps that are done: so a resumed run needs no state of a scheduler."""
+    from diffusers.optimization import get_scheduler
+
+    peak = settings.learning_rate * (processes if settings.scale_lr else 1)
+    name = settings.lr_scheduler
+    if name == "constant" and settings.warmup_steps:
+        name = "constant_with_warmup"
+    unused = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=peak)
+    scheduler: Any = get_scheduler(
+        name, unused, num_warmup_steps=settings.warmup_steps, num_training_steps=settings.steps
+    )
+    return lambda step: peak * scheduler.lr_lambdas[0](step)
 
 
 def drop_gradients(optimizer: Any, scaler: Any) -> None:

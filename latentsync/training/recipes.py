@@ -1,23 +1,27 @@
 """Training recipes. A preset states only what differs from the defaults, and so does a YAML file for --config."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar
 
 from ..errors import UserError
 from ..settings import WINDOW
+from .config import Config, read_config
+from .public_config import is_public, read_public
+from .yaml_files import load_yaml
 
 RUN, TRAINING, LOSSES, CHECKS, HOLDOUT = "Run", "Training", "Losses", "Checkpoints and validation", "Held-out data"
 """Panels of the options in `latentsync train … --help`."""
 
+SCHEDULERS = "constant", "linear", "cosine", "cosine_with_restarts", "polynomial"
+"""Of diffusers.optimization, which the public project uses."""
 AT_LEAST = {
-    "steps": 1, "batch_size": 1, "gradient_accumulation_steps": 1, "log_every": 1, "save_every": 1, "keep": 1,
-    "validate_every": 1, "validate_windows": 1, "max_bad_steps": 1, "resolution": 1, "windows": 1, "min_shift": 1,
-    "sample_steps": 0, "contrast": 0, "opening": 0, "augment": 0,
+    "steps": 1, "epochs": 0, "warmup_steps": 0, "batch_size": 1, "gradient_accumulation_steps": 1, "log_every": 1,
+    "save_every": 1, "keep": 1, "validate_every": 1, "validate_windows": 1, "max_bad_steps": 1, "resolution": 1,
+    "windows": 1, "min_shift": 1, "sample_steps": 0, "contrast": 0, "opening": 0, "augment": 0,
 }  # fmt: skip
 
 
@@ -31,8 +35,16 @@ def setting(default: Any, help: str, panel: str = "", choices: tuple[str, ...] =
 class RunSettings:
     """How any network is trained."""
 
+    network_kind: ClassVar[str] = ""
+
     steps: int = setting(100_000, "Training steps.", TRAINING)
-    learning_rate: float = setting(1e-5, "Constant learning rate.", TRAINING)
+    epochs: int = setting(0, "Train until every clip was seen this often, instead of --steps.", TRAINING)
+    learning_rate: float = setting(1e-5, "Learning rate, after the warm-up.", TRAINING)
+    lr_scheduler: str = setting(
+        "constant", f"What the learning rate does after the warm-up: {', '.join(SCHEDULERS)}.", TRAINING, SCHEDULERS
+    )
+    warmup_steps: int = setting(0, "Steps in which the learning rate rises from 0.", TRAINING)
+    scale_lr: bool = setting(False, "Multiply the learning rate by the number of processes.", TRAINING)
     batch_size: int = setting(1, "Clips per batch on each GPU.", TRAINING)
     gradient_accumulation_steps: int = setting(1, "Batches per training step.", TRAINING)
     precision: str = setting(
@@ -84,6 +96,8 @@ class UNetRecipe(RunSettings):
     """How a U-Net is trained. The defaults are stage 1's. Every pixel loss (all but noise) decodes the window, so a
     weight of 0 saves time and memory."""
 
+    network_kind: ClassVar[str] = "U-Net"
+
     resolution: int = setting(256, "Side of the crops, 256 or 512, if not that of the initial weights.", RUN)
     lora: int = setting(0, "Train a LoRA of this rank on the attention to speech and time. 0: no LoRA.", RUN)
     lora_alpha: float = setting(0.0, "LoRA alpha. 0: the rank.")
@@ -109,6 +123,7 @@ class UNetRecipe(RunSettings):
     sample_clips: int = setting(4, "Held-out clips to sample at each validation.")
     sample_frames: int = setting(3 * WINDOW, "Frames of each sample.")
     sample_steps: int = setting(0, "Solver steps of each sample. 0: the initial weights' own.")
+    sample_guidance: float = setting(0.0, "Guidance of each sample. 0: the initial weights' own.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -170,6 +185,8 @@ class DistillRecipe(UNetRecipe):
 @dataclass(frozen=True)
 class SyncNetRecipe(RunSettings):
     """How a SyncNet is trained. The defaults are the public recipe's: pairs, half of them shifted within their clip."""
+
+    network_kind: ClassVar[str] = "SyncNet"
 
     batch_size: int = setting(64, "Clips per batch on each GPU.", TRAINING)
     windows: int = setting(
@@ -238,32 +255,48 @@ SYNCNET_PRESETS: dict[str, dict[str, Any]] = {
 Recipe = TypeVar("Recipe", bound=RunSettings)
 
 
-def unet_recipe(stage: str, config: Path | None = None, **given: Any) -> UNetRecipe:
+def unet_recipe(stage: str, config: Path | Config | None = None, **given: Any) -> UNetRecipe:
     if stage not in STAGES:
         raise UserError(f"stage is {stage!r}; it must be one of {', '.join(STAGES)}.")
     return build(UNetRecipe, STAGES[stage], config, given)
 
 
-def build(kind: type[Recipe], preset: Mapping[str, Any], config: Path | None, given: Mapping[str, Any]) -> Recipe:
+def build(
+    kind: type[Recipe], preset: Mapping[str, Any], config: Path | Config | None, given: Mapping[str, Any]
+) -> Recipe:
     """A recipe from a preset, then a YAML file, then the given values (None: not given)."""
-    given = {name: value for name, value in given.items() if value is not None}
-    return kind(**{**preset, **(_checked(kind, read_yaml(config), config) if config else {}), **given})
+    if not isinstance(config, Config):
+        config = read_config(kind, config)
+    out: dict[str, Any] = {}
+    for part in (preset, config.settings, {name: value for name, value in given.items() if value is not None}):
+        if part.get("epochs") and "steps" in part:
+            raise UserError(f"Both steps ({part['steps']}) and epochs ({part['epochs']}) are set; set one of them.")
+        out |= {"epochs": 0, **part} if "steps" in part else part
+    return kind(**out)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    yaml = _yaml()
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read as YAML ({str(error).splitlines()[0]}).") from error
-    if content is not None and not isinstance(content, dict):
-        raise UserError(f"{path} is not a mapping of settings; write one `name: value` per line.")
-    return {str(key): value for key, value in (content or {}).items()}
+def is_syncnet(content: Mapping[str, Any]) -> bool:
+    """Whether a file's settings are of a SyncNet: of the public project, or with names that only its recipe has."""
+    if is_public(content):
+        return read_public(content).network == SyncNetRecipe.network_kind
+    unet, syncnet = ({part.name for part in dataclasses.fields(kind)} for kind in (UNetRecipe, SyncNetRecipe))
+    return bool(set(content) & (syncnet - unet))
+
+
+def count_steps(settings: Recipe, clips: int, samples_per_step: int) -> Recipe:
+    """The recipe with the steps that its epochs take, if it counts in epochs."""
+    if not settings.epochs:
+        return settings
+    return dataclasses.replace(settings, steps=-(-settings.epochs * clips // samples_per_step))
 
 
 def write_recipe(path: Path, recipe: RunSettings, **also: Any) -> None:
+    path.write_text(recipe_text(recipe, **also), encoding="utf-8")
+
+
+def recipe_text(recipe: RunSettings, **also: Any) -> str:
     """The settings that differ from the defaults as YAML for --config, all others as comments."""
-    yaml, defaults = _yaml(), dataclasses.asdict(type(recipe)())
+    yaml, defaults = load_yaml(), dataclasses.asdict(type(recipe)())
     changed, rest = {}, {}
     for name, value in dataclasses.asdict(recipe).items():
         part = rest if value == defaults[name] else changed
@@ -272,44 +305,4 @@ def write_recipe(path: Path, recipe: RunSettings, **also: Any) -> None:
     text = dump(changed) if changed else "# only defaults\n"
     for part in filter(None, (also, rest)):
         text += "\n" + "".join(f"# {line}\n" for line in dump(part).splitlines())
-    path.write_text(text, encoding="utf-8")
-
-
-def _checked(kind: type[RunSettings], content: Mapping[str, Any], path: Path | None) -> dict[str, Any]:
-    hints = get_type_hints(kind)
-    out = {}
-    for name, value in content.items():
-        if name not in hints:
-            near = difflib.get_close_matches(name, hints, 1)
-            advice = f"did you mean {near[0]}?" if near else f"known settings: {', '.join(sorted(hints))}."
-            raise UserError(f"{path} sets {name}, which is not a setting; {advice}")
-        try:
-            out[name] = _convert(hints[name], value)
-        except (TypeError, ValueError) as error:
-            kinds = {int: "a whole number", float: "a number", bool: "true or false"}
-            wanted = kinds.get(hints[name], "a text or a list of texts")
-            raise UserError(f"{path} sets {name} to {value!r}; {wanted} is needed.") from error
-    return out
-
-
-def _convert(hint: Any, value: Any) -> Any:
-    """A YAML value to the type of a field. YAML 1.1 reads 1e-5 as a text."""
-    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        return float(value)
-    if get_origin(hint) is tuple:
-        if not isinstance(value, list | tuple):
-            raise TypeError(value)
-        return tuple(map(str, value))
-    if hint is str or not isinstance(hint, type):
-        return str(value)
-    if type(value) is not hint:
-        raise TypeError(value)
-    return value
-
-
-def _yaml() -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise UserError('Reading YAML needs pyyaml; type: pip install "latentsync[train]".') from error
-    return yaml
+    return text

@@ -21,8 +21,8 @@ from .checkpoints import SHARDS, Checkpoints, EarlyStopping, StepGuard, Verdict,
 from .dataset import IndexSampler, Sample, load_batches, to_device
 from .distributed import any_rank, from_main, is_sharded, mean_over_ranks, prepare
 from .logging import EVENTS, RunLog, draw_charts
-from .optim import averaged_model, drop_gradients, make_optimizer
-from .recipes import RunSettings
+from .optim import averaged_model, drop_gradients, learning_rates, make_optimizer
+from .recipes import RunSettings, count_steps
 from .task import Report, Task
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ class Trainer:
     reported_clips: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        accelerator, settings = self.accelerator, self.settings
+        accelerator = self.accelerator
+        self.settings = settings = count_steps(self.settings, len(self.task.data), self.samples_per_step)
+        self.learning_rate = learning_rates(settings, accelerator.num_processes)
         self.main: bool = accelerator.is_main_process
         self.sharded = is_sharded(accelerator)
         self.parameters = [p for p in self.task.network.parameters() if p.requires_grad]
@@ -131,6 +133,8 @@ class Trainer:
         return self.guard.check(not bad)
 
     def update(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.step)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None and not self.optimizer.step_was_skipped:
@@ -155,11 +159,14 @@ class Trainer:
     def log_step(self, losses: dict[str, float], norm: float, verdict: Verdict) -> None:
         if verdict == "step" and math.isfinite(norm):
             self.log.add({f"loss/{name}": value for name, value in losses.items()} | {"gradient": norm})
-        if self.step % self.settings.log_every and self.step != self.settings.steps:
+        settings = self.settings
+        if self.step % settings.log_every and self.step != settings.steps:
             return
         clips, seconds = self.steps_since_log * self.samples_per_step, max(self.seconds, 1e-9)
         speed = {"clips per second": clips / seconds, "waiting for data": self.waited / seconds}
         self.seconds, self.waited, self.steps_since_log = 0.0, 0.0, 0
+        if settings.warmup_steps or settings.lr_scheduler != "constant":
+            speed["learning rate"] = self.learning_rate(self.step - 1)
         values = mean_over_ranks(self.accelerator, self.log.means() | speed)
         scaler = self.accelerator.scaler
         self._write(values | ({"scale": scaler.get_scale()} if scaler is not None else {}))
@@ -295,8 +302,6 @@ class Trainer:
         self.batches = None
         if self.sharded:
             self._clear_initial_state()
-        for group in self.optimizer.param_groups:  # the recipe's, if it has changed
-            group["lr"] = self.settings.learning_rate
         if self.main:
             self.checkpoints.drop_after(step)
         self.log.truncate(step)

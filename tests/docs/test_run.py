@@ -53,6 +53,7 @@ ELSEWHERE = {
     "syncnet-accuracy": "a trained SyncNet: tests/evaluation/test_eval.py",
     "unet": "minutes to weeks: tests/training/test_trainer.py, tests/training/test_processes.py",
     "merge-lora": "a trained LoRA: tests/training/test_trainer.py",
+    "recipe": "a configuration of the public project: tests/training/test_config.py",
     "charts": "a run to draw: tests/training/test_trainer.py",
     "distill": "minutes to days: tests/training/test_distill.py",
     "syncnet": "minutes to weeks: tests/training/test_syncnet_training.py",

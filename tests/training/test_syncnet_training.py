@@ -21,8 +21,9 @@ from latentsync.evaluation.syncnet_sync import StableScorer
 from latentsync.models.syncnet import StableSyncNet
 from latentsync.training.logging import read_log
 from latentsync.training.recipes import SYNCNET_PRESETS, SyncNetRecipe
+from latentsync.training.syncnet.architecture import NETWORKS, SMALL, network_from, syncnet_recipe
 from latentsync.training.syncnet.data import CropStore, SyncNetWindows, draw_augmentation, draw_pair, mouth
-from latentsync.training.syncnet.run import NETWORKS, SMALL, network_from, run_syncnet, syncnet_recipe, syncnet_task
+from latentsync.training.syncnet.run import run_syncnet, syncnet_task
 from latentsync.training.syncnet.score import Score, read_windows, score
 from latentsync.training.syncnet.task import contrastive_loss, cross_entropy, pair_masks
 from latentsync.weights.syncnet_files import load_syncnet

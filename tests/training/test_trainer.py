@@ -577,3 +577,16 @@ def test_what_the_initial_weights_state_is_kept(clips, files, tmp_path):
     store = ClipStore(tmp_path / "cache", 64, tiny_whisper())
     sample = UNetWindows(store, first_frame=True)(find_clips(clips)[0], np.random.default_rng(0))
     assert (sample["reference"] == sample["reference"][:1]).all()
+
+
+def test_the_learning_rate_follows_the_schedule_also_after_resuming(clips, tmp_path, plain):
+    """Two epochs of three clips, in two runs; the rate of each step is logged."""
+    settings = {"epochs": 2, "holdout_time": 0.0, "holdout_recordings": 0.0, "learning_rate": 1e-3}
+    settings |= {"lr_scheduler": "linear", "warmup_steps": 2}
+    first = trainer_of(clips, tmp_path, **settings)
+    assert first.settings.steps == 6
+    first.settings = replace(first.settings, steps=3)  # stopped there
+    first.fit()
+    trainer_of(clips, tmp_path, **settings).fit()
+    rates = [line["learning rate"] for line in read_log(tmp_path) if "learning rate" in line]
+    assert rates == pytest.approx([0, 5e-4, 1e-3, 7.5e-4, 5e-4, 2.5e-4])

@@ -96,7 +96,7 @@ class SampleWriter:
             reference,
             segment.audio[None].to(codec.device),
             steps=recipe.sample_steps or config.default_steps,
-            guidance=config.default_guidance,
+            guidance=recipe.sample_guidance or config.default_guidance,
         )
         made = codec.decode(latents.transpose(1, 2))[0].clamp(-1, 1)
         return torch.where(codec.keep > 0.5, true, made).cpu()
