@@ -99,11 +99,10 @@ def app(where: AddressOptions, limits: LimitOptions, backends: BackendOptions) -
 
 
 def _checkpoint(name: str) -> str:
-    from ..weights.identify import identify
+    from ..weights.identify import check_is_unet, identify
 
     path = Path(name)
     if not path.is_file():
         raise UserError(f"There is no file {name}; give --checkpoint a weight file.")
-    if problem := identify(path).problem:
-        raise UserError(problem)
+    check_is_unet(identify(path))
     return str(path.resolve())

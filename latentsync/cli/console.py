@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,36 @@ def transfer(name: str, size: int | None = None) -> Iterator[Callable[[int, int]
     with _bars(progress.DownloadColumn(), progress.TransferSpeedColumn()) as bars:
         task = bars.add_task(name, total=size)
         yield lambda done, total: bars.update(task, completed=done, total=total or None)
+
+
+class LinesAndBar:
+    """Lines on stderr; on a terminal also a bar below them, in the main one of several processes.
+
+    Drawn by hand, without the thread that rich would take: training forks processes that load data.
+    """
+
+    WIDTH, PAUSE = 24, 0.2
+
+    def __init__(self) -> None:
+        self._bar, self._drawn = "", 0.0
+
+    def __call__(self, line: str) -> None:
+        clear = "\r\033[K" if self._bar else ""
+        typer.echo(f"{clear}{line}", err=True, color=bool(clear) or None)
+        typer.echo(self._bar, err=True, nl=False)
+
+    def draw(self, share: float, text: str) -> None:
+        """share: 0 to 1; at 1 the bar goes away."""
+        if os.environ.get("RANK", "0") != "0" or not _terminal():
+            return
+        now = time.monotonic()
+        if share < 1 and now - self._drawn < self.PAUSE:
+            return
+        filled = int(share * self.WIDTH)
+        self._drawn, self._bar = now, f"{'█' * filled}{'░' * (self.WIDTH - filled)} {text}" if share < 1 else ""
+        width = Console(stderr=True).width - 1  # a line that wraps could not be cleared
+        self._bar = self._bar[:width]
+        typer.echo(f"\r\033[K{self._bar}", err=True, nl=False, color=True)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +18,7 @@ from ..training.recipes import (
     SyncNetRecipe,
     UNetRecipe,
 )
+from .console import LinesAndBar
 from .parameters import expand_options, option
 
 train = typer.Typer(
@@ -55,7 +55,7 @@ def _given(options: Any) -> dict[str, Any]:
     return given
 
 
-_report = partial(typer.echo, err=True)
+_report = LinesAndBar()
 UNetOptions = recipe_options(UNetRecipe, STAGES)
 SyncNetOptions = recipe_options(SyncNetRecipe, SYNCNET_PRESETS)
 DistillOptions = recipe_options(DistillRecipe, {}, {"steps": "training_steps", "student_steps": "steps"})
@@ -114,6 +114,7 @@ def unet(
     settings, stated = _given(options), read_config(UNetRecipe, config, set_ or ())
     recipe, files = unet_recipe(stage, stated, **settings), fill_files(files, stated)
     keep_resolution = not {"resolution"} & {*settings, *stated.settings}
+    _use_free_cores(recipe.threads, cpu=cpu)
     run_unet(data, out, recipe, files, keep_resolution=keep_resolution, cpu=cpu, report=_report)
     _print_result(out / ("lora.safetensors" if recipe.lora else "unet.safetensors"))
 
@@ -154,6 +155,7 @@ def syncnet(
     from ..training.syncnet.task import RESULT
 
     network, recipe = syncnet_recipe(preset, read_config(SyncNetRecipe, config, set_ or ()), **_given(options))
+    _use_free_cores(recipe.threads, cpu=cpu)
     encode = VaeEncoder(vae, pick_device("cpu" if cpu else "auto")) if vae else None
     run_syncnet(data, out, network, recipe, cache=cache, encode=encode, cpu=cpu, report=_report)
     _print_result(out / RESULT)
@@ -184,6 +186,7 @@ def distill(
     from ..training.unet.distill import run_distill
 
     recipe = build(DistillRecipe, {}, config, _given(options))
+    _use_free_cores(recipe.threads, cpu=cpu)
     run_distill(data, out, teacher, recipe, files, cpu=cpu, report=_report)
     _print_result(out / ("lora.safetensors" if recipe.lora else "unet.safetensors"))
 
@@ -207,6 +210,21 @@ def merge_lora(
     from ..training.unet.lora import merge_files
 
     typer.echo(str(merge_files(base, lora, out, strength)))
+
+
+def _use_free_cores(threads: int, *, cpu: bool) -> None:
+    """Where the CPU trains: one thread that waits for a busy core holds up all others."""
+    import torch
+
+    from ..models.device import free_cores, pick_device
+
+    if threads:
+        torch.set_num_threads(threads)
+    elif "OMP_NUM_THREADS" not in os.environ and pick_device("cpu" if cpu else "auto") == "cpu":
+        before, free = torch.get_num_threads(), free_cores()
+        if free < before:
+            torch.set_num_threads(free)
+            _report(f"{free} of {before} threads, as other programs are running; --threads sets them")
 
 
 def _print_result(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Which device and which number format to use when the user leaves it open."""
 
+import os
 import platform
 import time
 from functools import cache
@@ -28,6 +29,13 @@ def pick_device(name: str = "auto") -> str:
     if not here[kind]:
         raise UserError(f"device is {name!r}, which torch {torch.__version__} does not see here; use auto or cpu.")
     return name
+
+
+def free_cores() -> int:
+    """Cores that no other program is using, by the load of the last minute; at least one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # Windows does not tell
+    return max(1, min(cores, round(cores - load)))
 
 
 def pick_dtype(name: str, device: str) -> torch.dtype:

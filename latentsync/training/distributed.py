@@ -1,5 +1,6 @@
 """One process or many, by accelerate."""
 
+import os
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -36,7 +37,18 @@ def make_accelerator(precision: str, gradient_accumulation_steps: int, *, cpu: b
         raise UserError("fp16 trains on CUDA GPUs only; use --precision bf16 or fp32 here.")
     handlers: Any = [InitProcessGroupKwargs(timeout=TIMEOUT)]
     steps = gradient_accumulation_steps
-    return Accelerator(mixed_precision=mixed, gradient_accumulation_steps=steps, cpu=cpu, kwargs_handlers=handlers)
+    accelerator = Accelerator(
+        mixed_precision=mixed, gradient_accumulation_steps=steps, cpu=cpu, kwargs_handlers=handlers
+    )
+    # accelerate's launcher says where processes meet if it was asked for several, and torchrun also how many there are
+    asked = {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys() and "WORLD_SIZE" not in os.environ
+    if asked and accelerator.num_processes == 1:
+        raise UserError(
+            "`accelerate launch` was asked for several processes and started one: without several GPUs it needs MPI"
+            " (--mpirun_hostfile). Type `torchrun --nproc_per_node 2 -m latentsync train …` instead, or take"
+            " --num_processes 1."
+        )
+    return accelerator
 
 
 def prepare_folder(accelerator: "Accelerator", out: Path, recipe: RunSettings, **also: str) -> None:

@@ -45,6 +45,12 @@ def drop_gradients(optimizer: Any, scaler: Any) -> None:
     optimizer.zero_grad()
 
 
+def all_finite(parameters: Sequence[Tensor]) -> bool:
+    """Of FSDP's shards: those of this process."""
+    shards = (getattr(p, "to_local", p.detach)() for p in parameters)
+    return all(bool(shard.isfinite().all()) for shard in shards)
+
+
 def averaged_model(module: nn.Module, decay: float) -> AveragedModel:
     """Exponential moving average, starting at the module's weights.
 

@@ -21,7 +21,8 @@ SCHEDULERS = "constant", "linear", "cosine", "cosine_with_restarts", "polynomial
 AT_LEAST = {
     "steps": 1, "epochs": 0, "warmup_steps": 0, "batch_size": 1, "gradient_accumulation_steps": 1, "log_every": 1,
     "save_every": 1, "keep": 1, "validate_every": 1, "validate_windows": 1, "max_bad_steps": 1, "resolution": 1,
-    "windows": 1, "min_shift": 1, "sample_steps": 0, "contrast": 0, "opening": 0, "augment": 0,
+    "windows": 1, "min_shift": 1, "sample_steps": 0, "threads": 0, "workers": 0,
+    "contrast": 0, "opening": 0, "augment": 0,
 }  # fmt: skip
 
 
@@ -56,6 +57,7 @@ class RunSettings:
     ema_decay: float = setting(0.0, "Also average the weights with this decay, such as 0.999. 0: no average.", TRAINING)
     upsample: bool = setting(False, "Also train on crops that are smaller than the resolution, enlarged.")
     workers: int = setting(4, "Processes that load data. 0: load in the training process.", TRAINING)
+    threads: int = setting(0, "CPU threads. 0: those cores that are free when the run starts.", TRAINING)
     seed: int = setting(1247, "Seed of the initial weights, the order of clips and the noise.", TRAINING)
     log_every: int = setting(10, "Steps between log lines.", CHECKS)
     save_every: int = setting(1000, "Steps between checkpoints.", CHECKS)

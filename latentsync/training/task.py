@@ -19,7 +19,7 @@ class Task(Protocol):
     """What a Trainer trains. All parameters of network with requires_grad go to the optimizer.
 
     network: an nn.Module. result: name of the weight file that save() writes. data: the samples; validation: those of
-    validations, if any.
+    validations, if any. criterion: the number of a validation that tells which weights are best, the lower the better.
     """
 
     result: str
@@ -27,6 +27,9 @@ class Task(Protocol):
     network: Any
     data: ClipDataset
     validation: ClipDataset | None
+
+    @property
+    def criterion(self) -> str: ...
 
     def to(self, device: torch.device) -> None:
         """Move everything but the network."""

@@ -2,13 +2,11 @@
 
 import math
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +15,21 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from ..errors import UnfinishedError, UserError
-from .checkpoints import SHARDS, Checkpoints, EarlyStopping, StepGuard, Verdict, load_state, save_state
+from .checkpoints import (
+    SHARDS,
+    Checkpoints,
+    EarlyStopping,
+    StepGuard,
+    Verdict,
+    load_state,
+    save_state,
+    stop_on_signals,
+)  # fmt: skip
 from .dataset import IndexSampler, Sample, load_batches, to_device
 from .distributed import any_rank, from_main, is_sharded, mean_over_ranks, prepare
 from .logging import EVENTS, RunLog, draw_charts
-from .optim import averaged_model, drop_gradients, learning_rates, make_optimizer
+from .optim import all_finite, averaged_model, drop_gradients, learning_rates, make_optimizer
+from .progress import Pace
 from .recipes import RunSettings, count_steps
 from .task import Report, Task
 
@@ -64,6 +72,7 @@ class Trainer:
         self.checkpoints = Checkpoints(self.run, settings.keep)
         self.guard, self.early_stopping = StepGuard(settings.max_bad_steps), EarlyStopping(settings.patience)
         self.batches: Iterator[Sample] | None = None
+        self.pace = self._pace()
 
     @cached_property
     def log(self) -> RunLog:
@@ -72,8 +81,9 @@ class Trainer:
 
     def fit(self) -> str:
         """Train until a stop rule applies; returns the reason."""
-        with stop_on_signals(self):
+        with stop_on_signals(partial(setattr, self, "stop_requested", True)):
             self.resume()
+            self.pace = self._pace()
             while (reason := self.reason_to_stop()) is None:
                 start = time.perf_counter()
                 losses, norm = self.compute_gradients()
@@ -84,6 +94,7 @@ class Trainer:
                     continue
                 self.step, self.steps_since_log = self.step + 1, self.steps_since_log + 1
                 self.seconds += time.perf_counter() - start
+                self.pace.update(self.step)
                 self.log_step(losses, norm, verdict)
                 validation = self.validate()
                 if not self.is_sound(validation):
@@ -169,7 +180,7 @@ class Trainer:
             speed["learning rate"] = self.learning_rate(self.step - 1)
         values = mean_over_ranks(self.accelerator, self.log.means() | speed)
         scaler = self.accelerator.scaler
-        self._write(values | ({"scale": scaler.get_scale()} if scaler is not None else {}))
+        self._write(values | ({"scale": scaler.get_scale()} if scaler is not None else {}), f"{self.pace}")
 
     @property
     def samples_per_step(self) -> int:
@@ -178,7 +189,7 @@ class Trainer:
         return settings.batch_size * settings.gradient_accumulation_steps * self.accelerator.num_processes
 
     def validate(self) -> float | None:
-        """validation/total if a validation is due. The windows and the noise are always the same."""
+        """The task's criterion if a validation is due. The windows and the noise are always the same."""
         due = self.step % self.settings.validate_every == 0 or self.step == self.settings.steps
         if self.task.validation is None or not due:
             return None
@@ -192,15 +203,13 @@ class Trainer:
         self._write(values)
         if self.main and self.step < self.settings.steps:  # else finish() does
             draw_charts(self.run)
-        return values["validation/total"]
+        return values.get(self.task.criterion, values["validation/total"])  # a sharded network is not evaluated
 
     def is_sound(self, validation: float | None) -> bool:
         """Whether the validation, if there was one, and the weights that would be saved are finite."""
         if validation is None and not self.save_is_due:
             return True
-        finite = validation is None or math.isfinite(validation)
-        shards = (getattr(p, "to_local", p.detach)() for p in self.parameters)  # of FSDP: what this process holds
-        finite = finite and all(bool(shard.isfinite().all()) for shard in shards)
+        finite = (validation is None or math.isfinite(validation)) and all_finite(self.parameters)
         return not any_rank(self.accelerator, not finite)[0]
 
     def validation_losses(self) -> dict[str, float]:
@@ -340,7 +349,9 @@ class Trainer:
         if self.main:
             best = self.checkpoints.best()
             why = (
-                "the last checkpoint" if best is None else f"the best validation/total, {self.early_stopping.best:.4g}"
+                "the last checkpoint"
+                if best is None
+                else f"the best {self.task.criterion}, {self.early_stopping.best:.4g}"
             )
             self.checkpoints.publish(self.task.result, self.run)
             self.report(f"{self.run / self.task.result} holds the weights of step {self.checkpoints.chosen()} ({why})")
@@ -353,6 +364,9 @@ class Trainer:
         """Against non-finite numbers."""
         held = f"{self.task.result} holds step {self.checkpoints.chosen()}"
         return f"{held}. Look at {self.run / EVENTS}, lower the learning rate, or use --precision bf16 or fp32."
+
+    def _pace(self) -> Pace:
+        return Pace("step", self.settings.steps, self.report, done=self.step, lines=False)
 
     def _batches(self) -> Iterator[Sample]:
         settings, accelerator = self.settings, self.accelerator
@@ -372,27 +386,13 @@ class Trainer:
         for parameter, value in zip(self.parameters, values, strict=True):
             parameter.copy_(value)
 
-    def _write(self, values: dict[str, float]) -> None:
+    def _write(self, values: dict[str, float], place: str = "") -> None:
         self.log.write(self.step, values)
         if self.main:
-            self.report(f"step {self.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+            self.report(
+                f"{place or f'step {self.step}'}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            )
 
     def _event(self, event: str, **details: Any) -> None:
         if self.main:
             self.report(self.log.event(self.step, event, **details))
-
-
-@contextmanager
-def stop_on_signals(trainer: Trainer) -> Iterator[None]:
-    """Ctrl-C and SIGTERM (a cluster that wants its machine back) finish the step and make a checkpoint."""
-
-    def request(*_: object) -> None:
-        trainer.stop_requested = True
-
-    kinds = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    before = {kind: signal.signal(kind, request) for kind in kinds}
-    try:
-        yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
+from ..files import command
 from ..models.unet import UNet
 from ..models.unet_config import UNetConfig, config_from_tensors
 from .files import Header, Shape, mismatch, read_head, read_header, shapes_of, zip_names
@@ -74,6 +75,12 @@ def check_is_unet(info: FileInfo) -> None:
     """UserError unless the file is a complete LatentSync U-Net."""
     if info.problem:
         raise UserError(info.problem)
+    if info.kind == "lora":
+        raise UserError(
+            f"{info.path} is a LoRA, which changes a U-Net and is none itself. Make one file of it and the U-Net that"
+            f" it was trained on, say 1.5: `{command()} train merge-lora 1.5 {info.path.name} merged.safetensors`, and"
+            " give that one; ComfyUI's LoraLoaderModelOnly takes it as it is."
+        )
     if info.kind not in ("unet", "nano"):
         raise UserError(f"{info.path} is {info.title}, not a LatentSync U-Net; {_WANTED}.")
 

@@ -11,10 +11,12 @@ PACKAGE = ROOT / "latentsync"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LONGEST_FUNCTION, LONGEST_FILE = 60, 400
 OWN_PROCESS = {
+    "latentsync/cli/train.py": "torch.set_num_threads",
     "latentsync/batch/worker.py": "torch.set_num_threads(self.threads)",
     "latentsync/prepare/worker.py": "torch.set_num_threads(plan.threads)",
 }
-"""What is done in processes that are started for it: a worker computes with the cores that it was given."""
+"""What is done in processes that are started for it: a worker computes with the cores that it was given, a training
+run with those that are free."""
 HEAVY = ("torch", "numpy", "cv2", "av", "mediapipe", "transformers", "diffusers", "librosa", "safetensors", "typer")
 
 

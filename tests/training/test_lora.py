@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from latentsync.cli.app import _checkpoint
 from latentsync.errors import UserError
 from latentsync.models.unet import UNet
+from latentsync.training.unet.init import initial_unet
 from latentsync.training.unet.lora import (
     LORA_KEY,
     add_lora,
@@ -15,6 +17,7 @@ from latentsync.training.unet.lora import (
     save_lora,
 )
 from latentsync.training.unet.task import prepare_unet
+from latentsync.weights.bundle import load_models
 from latentsync.weights.convert import save_model
 from latentsync.weights.identify import identify
 from latentsync.weights.load import load_unet
@@ -125,6 +128,18 @@ def test_what_does_not_fit_is_refused():
         merge_lora(smaller, state)
     with pytest.raises(UserError, match="rank is 0"):
         add_lora(network(), 0)
+
+
+DOORS = {"run": load_models, "train --init": lambda path: initial_unet(path, recipe("2")), "app": _checkpoint}
+
+
+@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
+def test_a_lora_is_no_checkpoint_and_says_how_to_make_one(tmp_path, door):
+    unet = network()
+    add_lora(unet, 2)
+    lora = save_lora(tmp_path / "mine.safetensors", unet, {})
+    with pytest.raises(UserError, match=r"is a LoRA.*train merge-lora 1\.5 mine\.safetensors merged\.safetensors`"):
+        door(str(lora))
 
 
 @pytest.mark.parametrize("bundled", [False, True])

@@ -315,6 +315,12 @@ def test_a_run_resumes_exactly_and_its_result_loads(clips, tmp_path, plain):
     torch.testing.assert_close(public.state_dict(), net.state_dict())
     assert (whole / "samples" / "time.png").is_file()
     assert {"time/accuracy", "time/auc", "validation/total"} <= set().union(*map(set, read_log(whole)))
+    for line in read_log(whole):  # what shares a panel of the chart is one loss, in training and in validation
+        for kind in ("loss", "validation"):
+            if f"{kind}/total" in line:
+                pairs = line[f"{kind}/bce"] + recipe.contrast * line[f"{kind}/contrast"]
+                openings = line[f"{kind}/opening_visual"] + line[f"{kind}/opening_audio"]
+                assert line[f"{kind}/total"] == pytest.approx(pairs + recipe.opening * openings, abs=1e-5)
     assert "frames: 5" in (whole / "recipe.yaml").read_text()
     changed = dataclasses.replace(recipe, opening=0.0, steps=6)
     with pytest.raises(UserError, match="another network or recipe"):

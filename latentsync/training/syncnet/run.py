@@ -12,6 +12,7 @@ from ...errors import UserError
 from ...models.syncnet import SyncNetConfig
 from ..dataset import ClipDataset, default_cache, split_clips
 from ..distributed import make_accelerator, prepare_folder
+from ..progress import Pace
 from ..recipes import SyncNetRecipe
 from ..task import Report
 from ..trainer import Trainer
@@ -73,12 +74,13 @@ def syncnet_task(data: Path, store: CropStore, recipe: SyncNetRecipe, report: Re
 
 def _usable(store: CropStore, clips: Sequence[ClipFile], report: Report) -> list[ClipFile]:
     """Clips that can be read and are long enough."""
-    kept = []
-    for clip in clips:
+    kept, pace = [], Pace("pictures of clip", len(clips), report)
+    for done, clip in enumerate(clips, 1):
         try:
             store.starts(clip)
             store.crops(clip)
             kept.append(clip)
         except UserError as error:
             report(f"skipped: {error}")
+        pace.update(done)
     return kept

@@ -93,6 +93,12 @@ class SyncNetTask:
     def to(self, device: torch.device) -> None:
         self.device = device
 
+    @property
+    def criterion(self) -> str:
+        """The cross-entropy on held-out clips, which says more than that of the few pairs of a validation. A sharded
+        network has the latter only."""
+        return "time/bce" if self.time else "people/bce"
+
     def losses(self, network: nn.Module, batch: Sample, *, validating: bool = False) -> dict[str, Tensor]:
         """total and its parts, and the accuracy on the batch's pairs at a threshold of 0.5."""
         images, mel = (batch[name].flatten(0, 1) for name in ("images", "mel"))
@@ -123,8 +129,7 @@ class SyncNetTask:
         return (visual @ audio.T)[used], diagonal[used], allowed
 
     def evaluate(self, folder: Path, step: int) -> dict[str, float]:
-        """Scores on held-out time and people, with a chart each. The cross-entropy of the first becomes
-        validation/total: it says more than that of the few pairs of a validation."""
+        """Scores on held-out time and people, with a chart each."""
         values: dict[str, float] = {}
         for name, clips in (("time", self.time), ("people", self.people)):
             if clips:
@@ -133,9 +138,8 @@ class SyncNetTask:
                     {"min_shift": self.recipe.min_shift, "device": self.device},
                 )
                 scores = score(self.network.syncnet, self.store, clips, windows, **options)
-                numbers = {f"{name}/{key}": value for key, value in scores.numbers().items()}
                 draw_scores(scores, folder / f"{name}.png", f"held-out {name}, step {step}")
-                values = {"validation/total": numbers[f"{name}/bce"]} | values | numbers
+                values |= {f"{name}/{key}": value for key, value in scores.numbers().items()}
         return values
 
     def save(self, folder: Path, state: dict[str, Tensor], step: int) -> None:

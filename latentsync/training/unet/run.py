@@ -18,6 +18,7 @@ from ...weights.vae_files import load_vae
 from ...weights.whisper_files import load_whisper
 from ..dataset import CLIP_ERRORS, ClipDataset, ClipStore, Split, default_cache, fingerprint, split_clips, to_signed
 from ..distributed import make_accelerator, prepare_folder
+from ..progress import Pace
 from ..recipes import Files, UNetRecipe
 from ..task import Report
 from ..trainer import Trainer
@@ -157,11 +158,11 @@ def fill_cache(
         return task.codec.encode_pair(to_signed(pixels.to(task.codec.device)))
 
     share = clips[accelerator.process_index :: accelerator.num_processes]
+    pace = Pace("latents of clip", len(share), report)
     for done, clip in enumerate(share, 1):
         try:
             store.fill_latents(clip, kind, encode)
         except CLIP_ERRORS as error:
             report(f"{clip.path}: no latents, {error}")
-        if done % 100 == 0:
-            report(f"latents of {done} of {len(share)} clips are in the cache")
+        pace.update(done)
     accelerator.wait_for_everyone()

@@ -75,6 +75,7 @@ class UNetTask:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     vae_state: Mapping[str, Tensor] | None = None
     dtype: InitVar[torch.dtype] = torch.float32
+    criterion: str = "validation/total"
 
     def __post_init__(self, vae: VAE, dtype: torch.dtype) -> None:
         recipe, nets, unet = self.recipe, self.nets, self.network
