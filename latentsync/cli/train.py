@@ -19,6 +19,7 @@ from ..training.recipes import (
     UNetRecipe,
 )
 from .console import LinesAndBar
+from .dry_run import print_dry_run
 from .parameters import expand_options, option
 
 train = typer.Typer(
@@ -75,6 +76,9 @@ Set = Annotated[
     option(RUN, "--set", "Any setting, also one of the file: a=1, or a.b=1 for a part. Repeatable.", "NAME=VALUE"),
 ]
 Cache = Annotated[Path | None, option(RUN, "", "Cache of features and latents.", "FOLDER", show_default="DATA/cache")]
+DryRun = Annotated[
+    bool, option(RUN, "--dry-run", "Print the memory, the speed and the disk space of this run, and write nothing.")
+]
 Cpu = Annotated[bool, option(RUN, "--cpu", "Do not use a GPU.")]
 
 
@@ -89,6 +93,7 @@ def unet(
     config: Config = None,
     set_: Set = None,
     cpu: Cpu = False,
+    dry_run: DryRun = False,
     *,
     files: Files,
     options: UNetOptions,  # pyright: ignore[reportInvalidTypeForm]
@@ -109,13 +114,17 @@ def unet(
     """
     from ..training.config import fill_files, read_config
     from ..training.recipes import unet_recipe
-    from ..training.unet.run import run_unet
+    from ..training.unet.run import run_unet, try_unet
 
     settings, stated = _given(options), read_config(UNetRecipe, config, set_ or ())
     recipe, files = unet_recipe(stage, stated, **settings), fill_files(files, stated)
     keep_resolution = not {"resolution"} & {*settings, *stated.settings}
     _use_free_cores(recipe.threads, cpu=cpu)
-    run_unet(data, out, recipe, files, keep_resolution=keep_resolution, cpu=cpu, report=_report)
+    common = {"keep_resolution": keep_resolution, "cpu": cpu, "report": _report}
+    if dry_run:
+        print_dry_run(try_unet(data, out, recipe, files, **common))
+        return
+    run_unet(data, out, recipe, files, **common)
     _print_result(out / ("lora.safetensors" if recipe.lora else "unet.safetensors"))
 
 
@@ -132,6 +141,7 @@ def syncnet(
     vae: Annotated[str | None, option(RUN, "", "The VAE, for a SyncNet on latents.", "NAME|FILE")] = None,
     cache: Cache = None,
     cpu: Cpu = False,
+    dry_run: DryRun = False,
     *,
     options: SyncNetOptions,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
@@ -151,12 +161,15 @@ def syncnet(
     from ..training.config import read_config
     from ..training.syncnet.architecture import syncnet_recipe
     from ..training.syncnet.data import VaeEncoder
-    from ..training.syncnet.run import run_syncnet
+    from ..training.syncnet.run import run_syncnet, try_syncnet
     from ..training.syncnet.task import RESULT
 
     network, recipe = syncnet_recipe(preset, read_config(SyncNetRecipe, config, set_ or ()), **_given(options))
     _use_free_cores(recipe.threads, cpu=cpu)
     encode = VaeEncoder(vae, pick_device("cpu" if cpu else "auto")) if vae else None
+    if dry_run:
+        print_dry_run(try_syncnet(data, out, network, recipe, encode=encode, cpu=cpu, report=_report))
+        return
     run_syncnet(data, out, network, recipe, cache=cache, encode=encode, cpu=cpu, report=_report)
     _print_result(out / RESULT)
 

@@ -31,11 +31,25 @@ class Task(Protocol):
     @property
     def criterion(self) -> str: ...
 
+    @property
+    def frozen(self) -> list[nn.Module]:
+        """The networks beside it, on the same device."""
+        ...
+
+    @property
+    def result_bytes(self) -> int:
+        """Of the weight file."""
+        ...
+
     def to(self, device: torch.device) -> None:
         """Move everything but the network."""
 
     def losses(self, network: nn.Module, batch: Sample, *, validating: bool = False) -> dict[str, Tensor]:
         """Numbers to log by name; the gradients are those of "total". A function of the batch alone."""
+        ...
+
+    def dry_loss(self, network: Any, batch: Sample) -> Tensor:
+        """A loss that takes as much memory, of tensors without content: it reads no values but those of "number"."""
         ...
 
     def evaluate(self, folder: Path, step: int) -> dict[str, float]:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -12,6 +13,7 @@ from ...errors import UserError
 from ...models.syncnet import SyncNetConfig
 from ..dataset import ClipDataset, default_cache, split_clips
 from ..distributed import make_accelerator, prepare_folder
+from ..dry_run import DryRun, dry_run
 from ..progress import Pace
 from ..recipes import SyncNetRecipe
 from ..task import Report
@@ -19,6 +21,8 @@ from ..trainer import Trainer
 from .data import CropStore, SyncNetWindows, VaeEncoder, repeat_long_clips
 from .task import SyncNetTask, SyncNetTrainingModule
 
+TRIED_CLIPS = 8
+"""Clips of a dry run."""
 MIN_WIDTH = 256
 """With a smaller last width the last normalization has less than eight numbers per group, and learning fails."""
 
@@ -46,10 +50,25 @@ def run_syncnet(
     return trainer.fit()
 
 
-def syncnet_task(data: Path, store: CropStore, recipe: SyncNetRecipe, report: Report = lambda _: None) -> SyncNetTask:
-    """A new network, and the clips to train and score it on; fills the store's cache."""
+def try_syncnet(
+    data: Path, out: Path, config: SyncNetConfig, recipe: SyncNetRecipe,
+    *, encode: VaeEncoder | None = None, cpu: bool = False, report: Report = lambda line: None,
+) -> DryRun:  # fmt: skip
+    """What run_syncnet would take. Its cache is temporary, so only a few clips are cropped."""
+    accelerator = make_accelerator(recipe.precision, recipe.gradient_accumulation_steps, cpu=cpu)
+    with TemporaryDirectory(prefix="latentsync-") as folder:
+        task = syncnet_task(data, CropStore(Path(folder), config, encode), recipe, report, limit=TRIED_CLIPS)
+        return dry_run(task, task.recipe, accelerator, out)
+
+
+def syncnet_task(
+    data: Path, store: CropStore, recipe: SyncNetRecipe, report: Report = lambda _: None, limit: int | None = None
+) -> SyncNetTask:
+    """A new network, and the clips to train and score it on; fills the store's cache. limit: of clips of each kind."""
     config, split = store.config, split_clips(find_clips(data), recipe, recipe.holdout_at)
-    train, time, people = (_usable(store, clips, report) for clips in (split.train, split.time, split.recordings))
+    train, time, people = (
+        _usable(store, clips[:limit], report) for clips in (split.train, split.time, split.recordings)
+    )
     if recipe.opening and not (train and all(store.opening(clip) is not None for clip in train)):
         report("The clips have no mouth openings (.npz files beside them); opening is set to 0.")
         recipe = dataclasses.replace(recipe, opening=0.0)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -89,6 +90,20 @@ class SyncNetTask:
     metadata: Mapping[str, object] = field(default_factory=dict)
     result: str = RESULT
     device: torch.device | str = "cpu"
+
+    @property
+    def frozen(self) -> list[nn.Module]:
+        return []
+
+    @property
+    def result_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.network.syncnet.state_dict().values())
+
+    def dry_loss(self, network: Any, batch: Sample) -> Tensor:
+        """The losses pick pairs by their values; those pairs are few numbers."""
+        images, mel = (batch[name].flatten(0, 1) for name in ("images", "mel"))
+        out = network(to_signed(images) if images.dtype == torch.uint8 else images, mel)
+        return torch.stack([values.float().sum() for values in out.values()]).sum()
 
     def to(self, device: torch.device) -> None:
         self.device = device

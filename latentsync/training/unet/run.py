@@ -2,7 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +20,7 @@ from ...weights.vae_files import load_vae
 from ...weights.whisper_files import load_whisper
 from ..dataset import CLIP_ERRORS, ClipDataset, ClipStore, Split, default_cache, fingerprint, split_clips, to_signed
 from ..distributed import make_accelerator, prepare_folder
+from ..dry_run import DryRun, dry_run
 from ..progress import Pace
 from ..recipes import Files, UNetRecipe
 from ..task import Report
@@ -35,12 +38,48 @@ FEW_RECORDINGS = 20
 DEFAULT_VAE = "vae"
 
 
-def run_unet(
+@dataclass(frozen=True)
+class UNetRun:
+    """A run with everything loaded. latents: their kind in the cache, if they are cached; clips: to encode then."""
+
+    task: UNetTask
+    recipe: UNetRecipe
+    accelerator: "Accelerator"
+    store: ClipStore
+    latents: str | None
+    clips: Sequence[ClipFile]
+
+
+def run_unet(data: Path, out: Path, recipe: UNetRecipe, files: Files, **options: Any) -> str:
+    """Train, or resume; returns the reason for the end. The result is out/unet.safetensors (or lora.safetensors).
+
+    options: of prepare_run.
+    """
+    run = prepare_run(data, out, recipe, files, **options)
+    report: Report = options.get("report", lambda line: None)
+    trainer = Trainer(run.task, run.recipe, out, run.accelerator, report)
+    also = {name: str(value) for name, value in dataclasses.asdict(files).items() if value is not None}
+    prepare_folder(run.accelerator, out, run.recipe, **also)
+    if run.latents:
+        fill_cache(run, report if run.accelerator.is_main_process else lambda line: None)
+    return trainer.fit()
+
+
+def try_unet(data: Path, out: Path, recipe: UNetRecipe, files: Files, **options: Any) -> DryRun:
+    """What run_unet would take. Its caches are temporary."""
+    with TemporaryDirectory(prefix="latentsync-") as folder:
+        run = prepare_run(data, out, recipe, dataclasses.replace(files, cache=Path(folder)), **options)
+        if run.latents:
+            fill_cache(dataclasses.replace(run, clips=[run.task.data.clip(0)]))
+        return dry_run(run.task, run.recipe, run.accelerator, out)
+
+
+def prepare_run(
     data: Path, out: Path, recipe: UNetRecipe, files: Files,
     *, keep_resolution: bool = False, cpu: bool = False, report: Report = lambda line: None,
     make_task: Callable[..., UNetTask] = UNetTask,
-) -> str:  # fmt: skip
-    """Train, or resume; returns the reason for the end. The result is out/unet.safetensors (or lora.safetensors).
+) -> UNetRun:  # fmt: skip
+    """Load and check everything; writes nothing.
 
     keep_resolution: train at the resolution of the initial weights, not the recipe's. make_task: of UNetTask's fields.
     """
@@ -78,13 +117,8 @@ def run_unet(
     sizes = [(p.numel() / 1e6, p.requires_grad) for p in task.network.parameters()]
     counts = f"{sum(n for n, trained in sizes if trained):.1f} of {sum(n for n, _ in sizes):.1f} million parameters"
     main_report(f"{len(task.trained)} tensors, {counts} are trained; the result will be {out / task.result}")
-    also = {name: str(value) for name, value in dataclasses.asdict(files).items() if value is not None}
-    trainer = Trainer(task, recipe, out, accelerator, report)
-    prepare_folder(accelerator, out, recipe, **also)
-    if kind:
-        clips = {clip.path: clip for clip in [*split.train, *validation]}
-        fill_cache(task, store, kind, [clips[path] for path in sorted(clips)], accelerator, main_report)
-    return trainer.fit()
+    clips = {clip.path: clip for clip in [*split.train, *validation]}
+    return UNetRun(task, recipe, accelerator, store, kind, [clips[path] for path in sorted(clips)])
 
 
 def _follow_weights(recipe: UNetRecipe, initial: InitialUNet, keep_resolution: bool) -> UNetRecipe:
@@ -147,21 +181,20 @@ def _metadata(initial: InitialUNet, vae: VAE, out: Path, *, own_vae: bool) -> di
     return {name: value for name, value in metadata.items() if value is not None}
 
 
-def fill_cache(
-    task: UNetTask, store: ClipStore, kind: str, clips: Sequence[ClipFile], accelerator: "Accelerator", report: Report
-) -> None:
+def fill_cache(run: UNetRun, report: Report = lambda line: None) -> None:
     """Encode what is not in the cache yet, each process its share. Broken clips are left to the dataset, which replaces
     them."""
+    task, accelerator = run.task, run.accelerator
     task.to(accelerator.device)
 
     def encode(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return task.codec.encode_pair(to_signed(pixels.to(task.codec.device)))
 
-    share = clips[accelerator.process_index :: accelerator.num_processes]
+    share = run.clips[accelerator.process_index :: accelerator.num_processes]
     pace = Pace("latents of clip", len(share), report)
     for done, clip in enumerate(share, 1):
         try:
-            store.fill_latents(clip, kind, encode)
+            run.store.fill_latents(clip, str(run.latents), encode)
         except CLIP_ERRORS as error:
             report(f"{clip.path}: no latents, {error}")
         pace.update(done)

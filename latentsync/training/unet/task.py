@@ -92,6 +92,20 @@ class UNetTask:
         self.alphas_cumprod = alphas_cumprod().float()
         self.codec = Codec(vae, recipe.resolution, dtype, gradient_checkpointing=recipe.gradient_checkpointing)
 
+    @property
+    def frozen(self) -> list[nn.Module]:
+        nets = self.nets.syncnet, self.nets.lpips, self.nets.videomae
+        return [self.codec.vae, *(net for net in nets if isinstance(net, nn.Module))]
+
+    @property
+    def result_bytes(self) -> int:
+        if self.recipe.lora:
+            return sum(p.nbytes for p in self.network.parameters() if p.requires_grad)
+        return sum(t.nbytes for t in [*self.network.state_dict().values(), *(self.vae_state or {}).values()])
+
+    def dry_loss(self, network: Any, batch: Sample) -> Tensor:
+        return self.losses(network, batch)["total"]
+
     def to(self, device: torch.device) -> None:
         self.codec.to(device)
         self.nets.to(device)
