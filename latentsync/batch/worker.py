@@ -23,6 +23,7 @@ class ModelSpec:
     checkpoint: str = "nano"
     vae: str | None = None
     whisper: str | None = None
+    lora: tuple[str, ...] = ()
     resolution: int | None = None
     device: str = "auto"
     dtype: str = "auto"
@@ -30,8 +31,12 @@ class ModelSpec:
 
     def fingerprint(self) -> dict[str, Any]:
         """What results depend on: names, and files with their size and modification time."""
+        from ..weights.lora import split_strength
+
         names = ("checkpoint", "vae", "whisper", "resolution", "dtype")
-        return {name: _stamped(getattr(self, name)) for name in names}
+        stamped = {name: _stamped(getattr(self, name)) for name in names}
+        loras = [[_stamped(str(path)), strength] for path, strength in map(split_strength, self.lora)]
+        return stamped | ({"lora": loras} if loras else {})
 
     def load(self) -> "Models":
         import torch
@@ -46,6 +51,7 @@ class ModelSpec:
             self.checkpoint,
             vae=self.vae,
             whisper=self.whisper,
+            lora=self.lora,
             resolution=self.resolution,
             device=device,
             dtype=pick_dtype(self.dtype, device),

@@ -89,6 +89,7 @@ def batch(
     from ..batch.runner import Batch
     from ..batch.worker import ModelSpec
     from ..weights.load import default_settings
+    from ..weights.lora import split_strength
 
     listed = read_jobs(jobs, run.out, default_settings(models.checkpoint))
     report_path = _report_path(jobs, run)
@@ -96,6 +97,7 @@ def batch(
     files: dict[str, Any] = {
         n: str(Path(v).resolve()) for n, v in options.items() if isinstance(v, str) and Path(v).is_file()
     }
+    files["lora"] = tuple(f"{path.resolve()}:{strength:g}" for path, strength in map(split_strength, models.lora))
     spec = ModelSpec(**options | files)  # absolute paths: workers may run in another folder
     log, start = ResultsLog(report_path.with_suffix(".jsonl")), time.perf_counter()
     limit = None if run.segment_seconds else len(listed)

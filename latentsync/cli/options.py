@@ -161,6 +161,10 @@ class ModelOptions:
         _MACHINE, "", None, "Another VAE. taesd: a tiny one for drafts with 1.5 and 1.6, softer and quicker.",
         "NAME|PATH", show_default="the checkpoint's",
     )
+    lora: tuple[str, ...] = choice(
+        _LOOK, "--lora", (), "A LoRA of that checkpoint, such as one of a person; with :0.8 it acts less. May be given"
+        " several times.", "FILE[:STRENGTH]",
+    )
     whisper: str | None = choice(_MACHINE, "", None, "Another Whisper.", "NAME|PATH", show_default="the checkpoint's")
     device: str = DEVICE
     dtype: str = DTYPE

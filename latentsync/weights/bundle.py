@@ -2,11 +2,13 @@
 
 import hashlib
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..errors import UserError
 from ..face.detect import FaceFinder
@@ -17,6 +19,7 @@ from ..models.whisper import WhisperEncoder
 from ..settings import GUIDANCE, STEPS, Settings
 from .identify import FileInfo, identify
 from .load import load_unet, locate
+from .lora import open_lora
 from .registry import find
 from .vae_files import load_vae
 from .whisper_files import load_whisper
@@ -77,18 +80,30 @@ def load_models(
     vae: str | Path | None = None,
     whisper: str | Path | None = None,
     resolution: int | None = None,
+    lora: Sequence[str | Path] = (),
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Models:
-    """Load what a checkpoint needs. vae and whisper default to those that it was trained with."""
-    unet = load_unet(checkpoint, dtype=dtype, device=device, resolution=resolution)
-    info, config = identify(locate(checkpoint)), unet.config
+    """Load what a checkpoint needs. vae and whisper default to those that it was trained with. lora: files of LoRAs, or
+    "FILE:STRENGTH"."""
+    info, loras = identify(locate(checkpoint)), [open_lora(given) for given in lora]
+    for one in loras:
+        one.check(info)
+
+    def merged(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return reduce(lambda tensors, one: one.merged(tensors), loras, state)
+
+    unet = load_unet(checkpoint, dtype=dtype, device=device, resolution=resolution, change=merged)
+    config = unet.config
     if not config.resolution:
         raise UserError(
             f"{checkpoint} does not state its resolution; give it (--resolution 256 for LatentSync 1.5, 512 for 1.6)."
         )
     own_vae, own_whisper = companions(info)
-    loaded_vae = quicken(load_vae(vae or own_vae, dtype=dtype, device=device))
+    loaded_vae = load_vae(vae or own_vae, dtype=dtype, device=device)
+    for one in loras:
+        loaded_vae.model.load_state_dict(one.merged_vae(loaded_vae.model.state_dict()))
+    loaded_vae = quicken(loaded_vae)
     if loaded_vae.channels != config.latent_channels:
         raise UserError(
             f"The VAE has {loaded_vae.channels} latent channels and {checkpoint} takes {config.latent_channels};"
@@ -101,7 +116,7 @@ def load_models(
             f" {config.audio_dim}; LatentSync 1.5 and 1.6 go with Whisper tiny."
         )
     finder = FaceFinder(find("face_landmarker.task"))
-    name = info.version or Path(checkpoint).stem
+    name = " + ".join([info.version or Path(checkpoint).stem, *(one.label for one in loras)])
     _log.debug("%s on %s in %s: %s", info.title, device, dtype, config)
     defaults = Settings(steps=config.default_steps, guidance=config.default_guidance)
     return Models(unet, loaded_vae, encoder, finder, config.resolution, name, defaults)

@@ -68,11 +68,13 @@ def load_unet(
     device: str | torch.device = "cpu",
     resolution: int | None = None,
     build: Callable[[UNetConfig], UNet] = UNet,
+    change: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,
 ) -> UNet:
     """A U-Net from "nano", "1.5", "1.6" or a file, every tensor accounted for, in eval mode, without gradients.
 
     Its `config.resolution` is `resolution` when given, else the file's (0 when neither says: a re-saved 1.5 and 1.6
-    look alike). build makes the empty module: a host has layers of its own.
+    look alike). build makes the empty module: a host has layers of its own. change is applied to the tensors of the
+    file.
     Raises UserError when the file is anything else or not complete.
     """
     path = locate(name_or_path)
@@ -80,6 +82,7 @@ def load_unet(
     check_is_unet(info)
     state = _unet_part(read_tensors(path))
     config = config_of(state, info)
+    state = state if change is None else change(state)
     if resolution is not None:
         config = dataclasses.replace(config, resolution=resolution)
     small = sum(tensor.numel() * tensor.element_size() for tensor in state.values()) < _COPY_BELOW

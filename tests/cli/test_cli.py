@@ -50,6 +50,7 @@ NOT_SETTINGS = {
     "sheet": None,
     "timeline": None,
     "cache": None,
+    "lora": None,
     "checkpoint": "nano",
     "resolution": None,
     "vae": None,

@@ -13,7 +13,6 @@ from latentsync.training.unet.lora import (
     load_lora_state,
     lora_state,
     merge_files,
-    merge_lora,
     save_lora,
 )
 from latentsync.training.unet.task import prepare_unet
@@ -21,6 +20,7 @@ from latentsync.weights.bundle import load_models
 from latentsync.weights.convert import save_model
 from latentsync.weights.identify import identify
 from latentsync.weights.load import load_unet
+from latentsync.weights.lora import merge_lora
 
 from ..tiny import lively, tiny_checkpoint, tiny_config
 from .parts import recipe

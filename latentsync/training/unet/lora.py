@@ -3,6 +3,7 @@
 Files hold `diffusion_model.<layer>.lora_A.weight`, `.lora_B.weight` and `.alpha`, which ComfyUI's LoRA loader takes.
 """
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +17,9 @@ from ...weights.convert import save_model
 from ...weights.files import read_tensors, write_safetensors
 from ...weights.identify import identify
 from ...weights.load import inherited, load_unet
+from ...weights.lora import PREFIX, open_lora
 from .init import locate
 
-PREFIX = "diffusion_model."
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 LORA_KEY = "lora_"
 
@@ -86,38 +87,17 @@ def save_lora(path: str | os.PathLike[str], unet: nn.Module, metadata: Mapping[s
     return write_safetensors(path, lora_state(unet), {"format": "latentsync", "kind": "lora", **metadata})
 
 
-def merge_lora(
-    state: Mapping[str, Tensor], lora: str | os.PathLike[str] | Mapping[str, Tensor], strength: float = 1.0
-) -> dict[str, Tensor]:
-    """A U-Net's tensors with W + strength · alpha / rank · B A. UserError unless all layers fit."""
-    tensors = dict(lora) if isinstance(lora, Mapping) else read_tensors(lora)
-    layers = sorted(key.removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight"))
-    if not layers:
-        raise UserError(
-            "There is no LoRA in this file (no key ends in lora_A.weight); give a file of `train unet --lora`."
-        )
-    out = dict(state)
-    for layer in layers:
-        key = f"{layer.removeprefix(PREFIX)}.weight"
-        down, up = tensors[f"{layer}.lora_A.weight"], tensors.get(f"{layer}.lora_B.weight")
-        if up is None or key not in out or out[key].shape != (up.shape[0], down.shape[1]):
-            raise UserError(f"The LoRA's layer {layer} does not fit this U-Net; it was made for another one.")
-        scale = strength * float(tensors.get(f"{layer}.alpha", torch.tensor(float(len(down))))) / len(down)
-        out[key] = (out[key].float() + scale * up.float() @ down.float()).to(out[key].dtype)
-    return out
-
-
-def merge_files(base: str, lora: str | os.PathLike[str], out: Path, strength: float = 1.0) -> Path:
+def merge_files(base: str, lora: Path, out: Path, strength: float = 1.0) -> Path:
     """Write base with the LoRA added, under base's metadata; with its VAE, if it has one inside."""
-    if identify(lora).kind != "lora":
-        raise UserError(f"{lora} is {identify(lora).title}, not a LoRA; give lora.safetensors of `train unet --lora`.")
+    added = dataclasses.replace(open_lora(lora), strength=strength)
     path = locate(base)
     info = identify(path)
-    unet = load_unet(path)
-    state = merge_lora(unet.state_dict(), lora, strength)
+    added.check(info)
+    state = added.merged(load_unet(path).state_dict())
     vae = None
     if info.kind == "nano":
-        vae = {key.removeprefix("vae."): t for key, t in read_tensors(path).items() if key.startswith("vae.")}
+        inside = {key.removeprefix("vae."): t for key, t in read_tensors(path).items() if key.startswith("vae.")}
+        vae = added.merged_vae(inside)
     stated = {key: value for key, value in info.metadata.items() if key not in ("format", "kind", "config")}
     metadata = stated | inherited(info) | {"version": info.version, "resolution": info.resolution, "lora": strength}
     metadata |= {"prediction_type": info.prediction_type or "epsilon"}

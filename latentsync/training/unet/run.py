@@ -110,6 +110,8 @@ def prepare_run(
     train = ClipDataset(split.train, make, recipe.seed)
     checks = ClipDataset(validation, make, recipe.validate_seed) if validation else None
     metadata = _metadata(initial, vae, out, own_vae=not files.vae)
+    if recipe.lora:
+        metadata["base"] = identify(locate(files.init)).version
     vae_state = vae.model.state_dict() if files.vae or bundle else None
     task = make_task(
         initial.unet, vae, recipe, train, checks, nets, metadata=metadata, vae_state=vae_state, dtype=dtype
