@@ -14,7 +14,8 @@ from latentsync.models.syncnet import StableSyncNet
 from latentsync.models.unet_config import UNetConfig
 from latentsync.training.dataset import ClipStore
 from latentsync.training.recipes import Files
-from latentsync.training.syncnet.run import SMALL, network_from, run_syncnet
+from latentsync.training.syncnet.architecture import SMALL, network_from
+from latentsync.training.syncnet.run import run_syncnet
 from latentsync.training.unet import codec
 from latentsync.training.unet.checks import check_clips, check_networks
 from latentsync.training.unet.data import UNetWindows
