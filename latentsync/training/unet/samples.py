@@ -134,9 +134,9 @@ def _to_uint8(pixels: Tensor) -> np.ndarray:
 def _write_video(path: Path, segment: Segment, made: Tensor) -> None:
     """True on the left, made on the right, with the clip's audio."""
     frames = np.concatenate((_to_uint8(segment.true), _to_uint8(made)), 2)
-    path = segment.clip.file()
-    start = probe(path).start + Fraction(segment.first) / FPS
-    audio = AudioTrack(path, start, duration=len(frames) / FPS)
+    clip = segment.clip.file()
+    start = probe(clip).start + Fraction(segment.first) / FPS
+    audio = AudioTrack(clip, start, duration=len(frames) / FPS)
     with VideoWriter(path, frames.shape[2], frames.shape[1], FPS, audio=audio) as writer:
         for frame in frames:
             writer.write(frame)
