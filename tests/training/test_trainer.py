@@ -29,7 +29,7 @@ from latentsync.weights.identify import identify
 from latentsync.weights.load import load_unet
 
 from ..tiny import tiny_whisper, write_clip, write_speech
-from .parts import faces, recipe, tiny_task, tiny_vae, write_files
+from .parts import faces, recipe, tiny_task, tiny_vae, write_clips, write_files
 
 STEPS = {"1": 5, "2": 7, "2-efficient": 12}
 """That take the loss of a fixed batch below half."""
@@ -590,3 +590,12 @@ def test_the_learning_rate_follows_the_schedule_also_after_resuming(clips, tmp_p
     trainer_of(clips, tmp_path, **settings).fit()
     rates = [line["learning rate"] for line in read_log(tmp_path) if "learning rate" in line]
     assert rates == pytest.approx([0, 5e-4, 1e-3, 7.5e-4, 5e-4, 2.5e-4])
+
+
+def test_a_run_changes_none_of_its_clips(tmp_path, plain):
+    data = write_clips(tmp_path / "data", 2)
+    before = {path: path.read_bytes() for path in sorted(data.rglob("*")) if path.is_file()}
+    trainer_of(data, tmp_path / "run", steps=2, validate_every=1, save_every=2).fit()
+    assert {path: path.read_bytes() for path in before} == before
+    samples = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
+    assert samples == [f"step-0000000{step}.{kind}" for step in (1, 2) for kind in ("mp4", "png")]
