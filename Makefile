@@ -3,8 +3,11 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# More for pip, say a package index with torch for the CPU only: make demo PIP_ARGS='--extra-index-url …'
+# More for pip, say another package index: make demo PIP_ARGS='--index-url …'
 PIP_ARGS ?=
+# Linux without an NVIDIA card: the builds of torch for the CPU, which make .venv 1.8 GB; the default ones bring CUDA, 6.4 GB.
+# TORCH_INDEX= takes the default ones; another address takes, say, PyTorch's builds for AMD cards
+TORCH_INDEX ?= $(shell [ "$$(uname)" != Linux ] || nvidia-smi -L 2>/dev/null | grep -q GPU || echo https://download.pytorch.org/whl/cpu)
 # The versions that were tested, on the Python that they were tested on; any other, or PINS=, takes the newest that fit
 PINS ?= $(shell $(BIN)/python -c 'import sys; print("-c constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 CHECKPOINT ?= nano
@@ -68,8 +71,11 @@ lint: $(VENV)/.dev
 assets: | $(VENV)/.installed
 	@$(BIN)/latentsync download nano
 
-$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml requirements.txt constraints.txt | $(BIN)/pip
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) $(PINS) -e '.[$*]'
+PIP = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) $(PINS)
+
+$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml requirements.txt requirements-torch.txt constraints.txt | $(BIN)/pip
+	@$(call with_torch)
+	$(PIP) -e '.$(if $(filter dev,$*),[dev])'
 	@$(call with_libraries)
 	@touch $@ $(VENV)/.installed
 
@@ -88,6 +94,17 @@ if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 	echo "installing $(1)" && apt-get update -q && apt-get install -y -q --no-install-recommends $(1); \
 else \
 	echo "error: the system lacks $(1); type: sudo apt-get install $(1)"; exit 1; \
+fi
+endef
+
+# torch from TORCH_INDEX where that answers; else it comes with all other packages.
+define with_torch
+if [ -z "$(TORCH_INDEX)" ] || $(BIN)/python -c 'import torch' 2> /dev/null; then :; \
+elif $(BIN)/python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=10)' $(TORCH_INDEX)/torch/ 2> /dev/null; then \
+	echo "torch comes from $(TORCH_INDEX): $(VENV) takes about 1.8 GB with the build for the CPU"; \
+	$(PIP) --extra-index-url $(TORCH_INDEX) -r requirements-torch.txt || echo "torch: trying the default index"; \
+else \
+	echo "$(TORCH_INDEX) does not answer: torch comes from the default index; $(VENV) takes 1.8 GB, with CUDA 6.4 GB"; \
 fi
 endef
 

@@ -47,12 +47,24 @@ class Doors(TyperGroup):
         except KeyboardInterrupt as error:
             typer.echo("interrupted; nothing was left behind", err=True)
             raise typer.Exit(INTERRUPTED) from error
-        except (MemoryError, OSError, RuntimeError, ImportError) as error:
-            if not is_out_of_memory(error):
+        except (UserError, MemoryError, OSError, RuntimeError, ImportError) as error:
+            sentence = _for_users(error)
+            if not sentence:
                 raise
             _log.debug("the error came from here", exc_info=True)
-            typer.echo(f"error: {NO_MEMORY}", err=True)
+            typer.echo(f"error: {sentence}", err=True)
             raise typer.Exit(BAD_INPUT) from error
+
+
+def _for_users(error: Exception) -> str:
+    """One line about what a user can put right; empty where only a traceback helps."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split())
+    if is_out_of_memory(error):
+        return NO_MEMORY
+    from .doctor import package_problem
+
+    return package_problem(error)
 
 
 app = typer.Typer(

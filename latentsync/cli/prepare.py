@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UserError
+from ..errors import UserError, missing_package
 from ..prepare.settings import STEPS_PANEL, PrepareSettings
 from .console import show_json, show_table, stages, write_file, write_json
 from .parameters import choice, expand_options, option
@@ -68,7 +68,7 @@ def prepare(
     from ..prepare.runner import prepare as run
 
     if options.chart and find_spec("matplotlib") is None:  # said before the work, not after it
-        raise UserError('The chart needs matplotlib; pip install "latentsync[prepare]" or add --no-chart.')
+        raise missing_package("The chart", "matplotlib", instead="add --no-chart")
     start = time.perf_counter()
     workers = options.workers or (0 if options.ray else os.cpu_count() or 1)
     threads = 1 if options.ray or workers > 1 else 0

@@ -173,7 +173,7 @@ def test_a_heic_is_a_picture(media, monkeypatch):
         probe(path)
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     monkeypatch.setattr(stills, "_known", lambda: set(Image.OPEN) - {"HEIF"})
-    with pytest.raises(UserError, match="pip install pillow-heif"):
+    with pytest.raises(UserError, match='pip install "pillow-heif>=0.16"'):
         read_image(path)
 
 

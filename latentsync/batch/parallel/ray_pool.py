@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError
+from ...errors import UserError, missing_package
 from ...files import remove_partial_files
 from .processes import GRACE, WorkerFactory
 from .worker import Call, Outcome
@@ -21,7 +21,7 @@ def connect(address: str | None = None) -> None:
     try:
         import ray
     except ImportError as error:
-        raise UserError('--ray needs Ray, which is not installed; pip install "latentsync[ray]".') from error
+        raise missing_package("--ray", "ray", instead="leave out --ray") from error
     if ray.is_initialized():
         return
     try:
