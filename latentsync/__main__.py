@@ -1,4 +1,4 @@
-"""The command `latentsync`, and python -m latentsync: the command line, or what to type where its packages are missing."""
+"""The command `latentsync`, and python -m latentsync: the command line, or what to type where packages are missing."""
 
 import sys
 

@@ -213,7 +213,9 @@ def _importable(name: str, describe: Callable[[], str], module: str = "") -> Che
 
 def _install(module: str) -> str:
     """All at once in a checkout or a pack; where the package was installed from a wheel, one by one."""
-    return "pip install -r requirements.txt" if _REQUIREMENTS_FILE.is_file() else f'pip install "{REQUIREMENTS[module]}"'
+    if _REQUIREMENTS_FILE.is_file():
+        return "pip install -r requirements.txt"
+    return f'pip install "{REQUIREMENTS[module]}"'
 
 
 def _codecs() -> Check:

@@ -276,8 +276,8 @@ def _models(model: Path) -> tuple[Any, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """MediaPipe's C++ side logs its start and its end to stderr and has no switch for it. The command line hides that; in a host's
-    process file descriptor 2 belongs to the host."""
+    """MediaPipe's C++ side logs its start and its end to stderr and has no switch for it. The command line hides that;
+    in a host's process file descriptor 2 belongs to the host."""
     kept = None
     with suppress(OSError):  # no stderr at all
         kept = os.dup(2) if files.in_terminal else None

@@ -120,7 +120,7 @@ def test_what_only_parts_need(module, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(server, "find_spec", lambda name: None if name == module else object())
     (tmp_path / "settings.yaml").write_text("steps: 3\n")
-    with pytest.raises(UserError, match="needs .*; type: pip install ") as error:
+    with pytest.raises(UserError, match=r"needs .*; type: pip install ") as error:
         OPTIONAL[module](tmp_path)
     assert f'"{REQUIREMENTS[module.partition(".")[0]]}"' in str(error.value)
     assert all(requirement in REQUIREMENTS.values() for requirement in str(error.value).split('"')[1::2])
