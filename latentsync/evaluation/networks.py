@@ -128,7 +128,8 @@ def _torchmetrics_lpips(name: str, device: str) -> Any:
 def _lacking(what: str, problem: str, *modules: str) -> UserError:
     """problem: of the installed torchvision."""
     if problem:
-        return UserError(f"{what} needs torchvision, which cannot be imported here ({problem}); {torchvision_advice()}.")
+        broken = f"torchvision, which cannot be imported here ({problem})"
+        return UserError(f"{what} needs {broken}; {torchvision_advice()}.")
     return missing_package(what, *modules)
 
 

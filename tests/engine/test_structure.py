@@ -14,9 +14,10 @@ OWN_PROCESS = {
     "latentsync/cli/train.py": "torch.set_num_threads",
     "latentsync/batch/worker.py": "torch.set_num_threads(self.threads)",
     "latentsync/prepare/worker.py": "torch.set_num_threads(plan.threads)",
+    "latentsync/cli/main.py": "os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')",
 }
 """What is done in processes that are started for it: a worker computes with the cores that it was given, a training
-run with those that are free."""
+run with those that are free, and threads of the command line let others have the cores while they wait."""
 HEAVY = ("torch", "numpy", "cv2", "av", "mediapipe", "transformers", "diffusers", "librosa", "safetensors", "typer")
 
 

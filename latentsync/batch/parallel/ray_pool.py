@@ -25,7 +25,9 @@ def connect(address: str | None = None) -> None:
     if ray.is_initialized():
         return
     try:
-        environment = {"env_vars": python_path()}
+        # how threads wait is said before torch loads, and so to processes that Ray starts, here or elsewhere
+        waiting = {name: os.environ[name] for name in ("OMP_WAIT_POLICY",) if name in os.environ}
+        environment = {"env_vars": waiting | python_path()}
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=environment)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).split("\n")[0].rstrip(".")
