@@ -76,11 +76,9 @@ def companions(info: FileInfo) -> tuple[str | Path, str]:
 
 def _check_present(checkpoint: str, vae: str | Path | None, whisper: str | Path | None) -> None:
     """All at once, before gigabytes are read: what of the known files is not here."""
-    if Path(checkpoint).is_file():
-        kind = identify(Path(checkpoint)).kind
-    elif is_registered(checkpoint):
-        kind = get(checkpoint).kind
-    else:
+    is_file = Path(checkpoint).is_file()
+    kind = identify(Path(checkpoint)).kind if is_file else get(checkpoint).kind if is_registered(checkpoint) else ""
+    if kind not in ("unet", "nano"):
         return  # loading says what it is
     own_vae, own_whisper = companions(FileInfo(Path(checkpoint), kind, ""))
     wanted = [str(name) for name in (checkpoint, vae or own_vae, whisper or own_whisper, "face-landmarker")]
