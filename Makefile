@@ -1,4 +1,4 @@
-# `make demo` and `make test` each do all their own set-up; what is there already is kept.
+# Each target does all its own set-up; what is there already is kept.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -16,13 +16,15 @@ RUN_ARGS ?=
 START := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast smoke smoke-browser lint fuzz assets clean
+.PHONY: help demo app docs test test-fast smoke smoke-browser lint fuzz assets clean
 
 help:
 	@echo "make demo   a portrait says a sentence: out/demo.mp4 and its contact sheet out/demo.png"
+	@echo "make app    the web app, in your browser"
 	@echo "make test   all tests; make test-fast: the engine and the nodes' schemas"
 	@echo "make smoke  the pack in the ComfyUI that COMFYUI_PATH names; make smoke-browser: its front end"
 	@echo "make lint   ruff, pyright and the import contracts"
+	@echo "make docs   the handbook as a site: out/site/index.html"
 	@echo "make fuzz   damaged files for every parser, FUZZ=10000 each; findings go to out/fuzz"
 	@echo "make clean  remove .venv and out"
 
@@ -31,6 +33,14 @@ demo: $(VENV)/.demo assets
 	$(BIN)/latentsync run --image latentsync/assets/astronaut.jpg --audio latentsync/assets/voice.flac --checkpoint $(CHECKPOINT) \
 		--out out/demo.mp4 --sheet out/demo.png --json out/demo.json $(RUN_ARGS)
 	@echo "Look at out/demo.mp4 and out/demo.png; all of it took $$(( $$(date +%s) - $(START) )) s."
+
+# More for `latentsync app`, say APP_ARGS='--port 8600'
+app: $(VENV)/.app assets
+	$(BIN)/latentsync app $(APP_ARGS)
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "Open out/site/index.html."
 
 # One process for each core, up to four; a test file stays in one process. PYTEST_JOBS=0: all in this one
 PYTEST_JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n > 4 ? 4 : n)))
@@ -73,11 +83,15 @@ assets: | $(VENV)/.installed
 
 PIP = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) $(PINS)
 
-$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml requirements.txt requirements-torch.txt constraints.txt | $(BIN)/pip
+$(VENV)/.demo $(VENV)/.app $(VENV)/.dev: $(VENV)/.%: pyproject.toml requirements.txt requirements-torch.txt constraints.txt | $(BIN)/pip
 	@$(call with_torch)
-	$(PIP) -e '.$(if $(filter dev,$*),[dev])'
+	$(PIP) -e '.$(if $(filter-out demo,$*),[$*])'
 	@$(call with_libraries)
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.docs: docs/requirements.txt | $(BIN)/pip
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_ARGS) -r docs/requirements.txt
+	@touch $@
 
 $(VENV)/.installed:
 	@$(MAKE) --no-print-directory $(VENV)/.demo

@@ -164,7 +164,7 @@ runpy.run_path(sys.argv[1] + "/install.py", run_name="__main__")
 
 
 def test_the_documents_have_the_registry_right():
-    from latentsync.weights.registry import ENTRIES
+    from latentsync.weights.registry import ENTRIES, human_size, with_required
 
     text = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -172,6 +172,7 @@ def test_the_documents_have_the_registry_right():
         for source in map(entry.fetched, entry.sources):
             assert source.sha256 in text
             assert not source.bytes or f"{source.bytes:,}" in text
-        if entry.kind != "syncnet":
-            assert f"`{entry.name}`" in readme
-            assert entry.built_in or entry.size in readme
+        if entry.kind in ("nano", "unet"):
+            assert f"| `{entry.name}` |" in readme
+            whole = sum(one.bytes or 0 for one in with_required([entry.name]))
+            assert entry.built_in or human_size(whole)[:3] in readme

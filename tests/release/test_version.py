@@ -216,7 +216,7 @@ def test_what_a_workflow_runs_is_there(path):
 def test_systems_and_pythons():
     matrix = load(ROOT / ".github" / "workflows" / "tests.yml")["jobs"]["tests"]["strategy"]["matrix"]
     assert {name.split("-")[0] for name in matrix["os"]} == {"ubuntu", "macos", "windows"}
-    assert matrix["python"] == ["3.10", "3.11", "3.12"]
+    assert matrix["python"] == ["3.10", "3.11", "3.12", "3.13"]
     assert PROJECT["requires-python"] == f">={matrix['python'][0]}"
 
 
