@@ -303,7 +303,7 @@ def _orientation(frame: Any) -> tuple[bool, bool, bool]:
 def _display_matrix(frame: Any) -> np.ndarray | None:
     """3×3, 16.16 fixed point (ISO 14496-12, tkhd): x' = ax + cy, y' = bx + dy."""
     with suppress(ValueError):  # side data of a kind that this PyAV does not know
-        for data in frame.side_data:
+        for data in map(frame.side_data.__getitem__, range(len(frame.side_data))):  # PyAV 19 iterates over kinds
             if data.type.name == "DISPLAYMATRIX":
                 return np.frombuffer(bytes(data), np.int32)
     return None
