@@ -184,10 +184,16 @@ class Together(Soundtrack):
             track.close()
 
 
+MOST_PADDING = 4096
+"""Samples that an encoder puts before the sound, at most."""
+
+
 def _holds(form: str, source: Sound) -> bool:
     # FFmpeg refuses slow MP3 in these two
     slow = source.codec.startswith("mp3") and source.rate < 16000 and form in ("mp4", "mov")
-    return source.codec in COPIED[form] and not slow
+    # an edit list that hides much of the beginning: FFmpeg 8.1 (PyAV 19) would have Matroska hide as much again
+    hidden = getattr(source.stream.codec_context, "initial_padding", 0) > MOST_PADDING and form in ("matroska", "webm")
+    return source.codec in COPIED[form] and not slow and not hidden
 
 
 def _padded(track: AudioTrack) -> bool:

@@ -282,7 +282,7 @@ def _is_transparent(stream: Any, first: list[Any]) -> bool:
     """GIF, APNG and WebP are decoded with alpha whether they use it or not."""
     if hidden_alpha(stream) is not None or not has_alpha(first[0]):
         return hidden_alpha(stream) is not None
-    always = stream.codec_context.name in ("gif", "apng", "webp")
+    always = stream.codec_context.name in ("gif", "apng", "webp", "webp_anim")
     return not always or any(frame.to_ndarray(format="rgba")[..., 3].min() < 255 for frame in first)
 
 
