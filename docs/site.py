@@ -11,7 +11,7 @@ OUTWARD = re.compile(r"\]\(\.\./([^)\s]+)\)")
 def on_config(config: Any) -> Any:
     """The repository's address stands in pyproject.toml alone."""
     found = re.search(r'^Repository = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
-    config.repo_url = found[1] if found else None
+    config.repo_url, config.repo_name = found[1] if found else None, "ComfyUI-LatentSync"
     return config
 
 
