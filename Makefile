@@ -1,10 +1,13 @@
-# `make demo` and `make test` each do all their own set-up; what is there already is kept.
+# Each target does all its own set-up; what is there already is kept.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# More for pip, say a package index with torch for the CPU only: make demo PIP_ARGS='--extra-index-url …'
+# More for pip, say another package index: make demo PIP_ARGS='--index-url …'
 PIP_ARGS ?=
+# Linux without an NVIDIA card: the builds of torch for the CPU, which make .venv 1.8 GB; the default ones bring CUDA, 6.4 GB.
+# TORCH_INDEX= takes the default ones; another address takes, say, PyTorch's builds for AMD cards
+TORCH_INDEX ?= $(shell [ "$$(uname)" != Linux ] || nvidia-smi -L 2>/dev/null | grep -q GPU || echo https://download.pytorch.org/whl/cpu)
 # The versions that were tested, on the Python that they were tested on; any other, or PINS=, takes the newest that fit
 PINS ?= $(shell $(BIN)/python -c 'import sys; print("-c constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 CHECKPOINT ?= nano
@@ -13,13 +16,15 @@ RUN_ARGS ?=
 START := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast smoke smoke-browser lint fuzz assets clean
+.PHONY: help demo app docs test test-fast smoke smoke-browser lint fuzz assets clean
 
 help:
 	@echo "make demo   a portrait says a sentence: out/demo.mp4 and its contact sheet out/demo.png"
+	@echo "make app    the web app, in your browser"
 	@echo "make test   all tests; make test-fast: the engine and the nodes' schemas"
 	@echo "make smoke  the pack in the ComfyUI that COMFYUI_PATH names; make smoke-browser: its front end"
 	@echo "make lint   ruff, pyright and the import contracts"
+	@echo "make docs   the handbook as a site: out/site/index.html"
 	@echo "make fuzz   damaged files for every parser, FUZZ=10000 each; findings go to out/fuzz"
 	@echo "make clean  remove .venv and out"
 
@@ -28,6 +33,14 @@ demo: $(VENV)/.demo assets
 	$(BIN)/latentsync run --image latentsync/assets/astronaut.jpg --audio latentsync/assets/voice.flac --checkpoint $(CHECKPOINT) \
 		--out out/demo.mp4 --sheet out/demo.png --json out/demo.json $(RUN_ARGS)
 	@echo "Look at out/demo.mp4 and out/demo.png; all of it took $$(( $$(date +%s) - $(START) )) s."
+
+# More for `latentsync app`, say APP_ARGS='--port 8600'
+app: $(VENV)/.app assets
+	$(BIN)/latentsync app $(APP_ARGS)
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "Open out/site/index.html."
 
 # One process for each core, up to four; a test file stays in one process. PYTEST_JOBS=0: all in this one
 PYTEST_JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n > 4 ? 4 : n)))
@@ -68,10 +81,17 @@ lint: $(VENV)/.dev
 assets: | $(VENV)/.installed
 	@$(BIN)/latentsync download nano
 
-$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml requirements.txt constraints.txt | $(BIN)/pip
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) $(PINS) -e '.[$*]'
+PIP = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) $(PINS)
+
+$(VENV)/.demo $(VENV)/.app $(VENV)/.dev: $(VENV)/.%: pyproject.toml requirements.txt requirements-torch.txt constraints.txt | $(BIN)/pip
+	@$(call with_torch)
+	$(PIP) -e '.$(if $(filter-out demo,$*),[$*])'
 	@$(call with_libraries)
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.docs: docs/requirements.txt | $(BIN)/pip
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_ARGS) -r docs/requirements.txt
+	@touch $@
 
 $(VENV)/.installed:
 	@$(MAKE) --no-print-directory $(VENV)/.demo
@@ -88,6 +108,17 @@ if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 	echo "installing $(1)" && apt-get update -q && apt-get install -y -q --no-install-recommends $(1); \
 else \
 	echo "error: the system lacks $(1); type: sudo apt-get install $(1)"; exit 1; \
+fi
+endef
+
+# torch from TORCH_INDEX where that answers; else it comes with all other packages.
+define with_torch
+if [ -z "$(TORCH_INDEX)" ] || $(BIN)/python -c 'import torch' 2> /dev/null; then :; \
+elif $(BIN)/python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=10)' $(TORCH_INDEX)/torch/ 2> /dev/null; then \
+	echo "torch comes from $(TORCH_INDEX): $(VENV) takes about 1.8 GB with the build for the CPU"; \
+	$(PIP) --extra-index-url $(TORCH_INDEX) -r requirements-torch.txt || echo "torch: trying the default index"; \
+else \
+	echo "$(TORCH_INDEX) does not answer: torch comes from the default index; $(VENV) takes 1.8 GB, with CUDA 6.4 GB"; \
 fi
 endef
 

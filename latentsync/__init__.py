@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
-from .settings import Settings
+from .settings import Progress, Settings
 
 if TYPE_CHECKING:
     from .audio.whisper_features import audio_windows, encode_audio
     from .face.align import align_matrices
-    from .pipeline import lipsync, lipsync_file
+    from .pipeline import Report, Result, lipsync, lipsync_file
     from .sampling import denoise
-    from .weights.bundle import load_models
+    from .weights.bundle import Models, load_models
     from .weights.load import load_unet
     from .weights.vae_files import load_vae
     from .weights.whisper_files import load_whisper
 
 __all__ = [
+    "Models",
+    "Progress",
+    "Report",
+    "Result",
     "Settings",
     "UserError",
     "align_matrices",
@@ -37,6 +41,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Models": ".pipeline",
+    "Report": ".pipeline",
+    "Result": ".pipeline",
     "align_matrices": ".face.align",
     "audio_windows": ".audio.whisper_features",
     "denoise": ".sampling",
@@ -71,11 +78,13 @@ def read_version(package: Path = Path(__file__).parent) -> str:
 __version__ = read_version()
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOMES[name], __name__), name)
-    return value
+if not TYPE_CHECKING:  # to a type checker, names that are not here would be Any
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_HOMES[name], __name__), name)
+        return value
 
 
 def __dir__() -> list[str]:

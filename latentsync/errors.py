@@ -1,5 +1,6 @@
 """The one error that a person, not a programmer, is meant to read."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,46 @@ class NoFaceError(UserError):
     """The face that was asked for is nowhere in the clip."""
 
     __module__ = "latentsync.errors"
+
+
+REQUIREMENTS = {
+    "PIL": "pillow>=10",
+    "accelerate": "accelerate>=0.30",
+    "aiohttp": "aiohttp>=3.9",
+    "av": "av>=12.0",
+    "cv2": "opencv-contrib-python>=4.8",
+    "diffusers": "diffusers>=0.30",
+    "filelock": "filelock>=3.12",
+    "librosa": "librosa>=0.10",
+    "matplotlib": "matplotlib>=3.7",
+    "mediapipe": "mediapipe>=0.10.14",
+    "numpy": "numpy>=1.26",
+    "pillow_heif": "pillow-heif>=0.16",
+    "pyngrok": "pyngrok>=7",
+    "ray": "ray[data]>=2.10",
+    "rich": "rich>=13",
+    "safetensors": "safetensors>=0.4.3",
+    "scenedetect": "scenedetect>=0.6.1,<0.7",
+    "soxr": "soxr>=0.3.7",
+    "streamlit": "streamlit>=1.52",
+    "torch": "torch>=2.4",
+    "torch_fidelity": "torch-fidelity>=0.3",
+    "torchmetrics": "torchmetrics>=1.4",
+    "torchvision": "torchvision>=0.19",
+    "transformers": "transformers>=4.40",
+    "typer": "typer>=0.12",
+    "yaml": "pyyaml>=6",
+    "yarl": "yarl>=1.9",
+}
+"""Module: what pip is asked for when it is missing. The package itself may not be in any index, so its extras cannot be
+named. A test compares this with requirements.txt and pyproject.toml."""
+
+
+def missing_package(purpose: str, *modules: str, instead: str = "") -> UserError:
+    """purpose: what needs the modules, the subject of the sentence. instead: what to do without them."""
+    names = " and ".join(re.split(r"[\[<>=]", REQUIREMENTS[module])[0] for module in modules)
+    asked = " ".join(f'"{REQUIREMENTS[module]}"' for module in modules)
+    return UserError(f"{purpose} needs {names}; type: pip install {asked}{instead and f', or {instead}'}.")
 
 
 NO_MEMORY = (

@@ -156,8 +156,8 @@ def command() -> str:
     return "latentsync" if comfyui_folder() is None else "python -m latentsync"
 
 
-def getting(name: str) -> str:
-    """What to do to get a known file."""
+def getting(*names: str) -> str:
+    """What to do to get known files."""
     if in_terminal or comfyui_folder() is None:
-        return f"type `{command()} download {name}`"
-    return f"run the node LatentSync: Download Model with the name {name}"
+        return f"type `{command()} download {' '.join(names)}`"
+    return f"run the node LatentSync: Download Model with the name {', then with '.join(names)}"

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
-from .console import check_writable, show_table, write_json
+from . import console
+from .console import check_writable, note, show_table, write_json
 from .options import ModelOptions
 from .parameters import choice, expand_options
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 FAILED = 1
 """Exit code: some jobs failed."""
+
+ACTORS_GET = ("LATENTSYNC_MODELS", "OMP_WAIT_POLICY")
+"""Variables of this process that actors on other machines get too."""
 
 WHAT, WHERE = "What runs", "Where it runs"
 
@@ -80,7 +84,8 @@ def batch(
 
     \b
       latentsync batch jobs.csv --out results
-      latentsync batch jobs.csv --out results --ray-address auto --gpus-per-worker 0.5 -c 1.5
+      latentsync batch jobs.csv --out results -c 1.5 --ray-address auto \\
+          --gpus-per-worker 0.5
 
     Exit code 1: some jobs failed; the report says why.
     """
@@ -149,10 +154,10 @@ def _ray_pool(spec: "ModelSpec", where: WorkerOptions, limit: int | None) -> "Po
     connect(where.ray_address)
     gpus, cpus = worker_resources(where.gpus_per_worker, where.cpus_per_worker, spec.device, torch.get_num_threads())
     if not has_free_resources(gpus, cpus):
-        typer.echo("the cluster is busy: workers start when others end", err=True)
+        note("the cluster is busy: workers start when others end")
     workers = where.workers or max(1, capacity(gpus, cpus))
     spec, workers = replace(spec, threads=cpus), min(workers, limit or workers)
-    return RayPool(spec, workers, LipSyncWorker, gpus=gpus, cpus=cpus, environment=("LATENTSYNC_MODELS",))
+    return RayPool(spec, workers, LipSyncWorker, gpus=gpus, cpus=cpus, environment=ACTORS_GET)
 
 
 def _show_job(numbers: Iterator[int], total: int, result: "JobResult") -> None:
@@ -161,14 +166,15 @@ def _show_job(numbers: Iterator[int], total: int, result: "JobResult") -> None:
         "skipped": "done before",
         "failed": f"failed: {result.get('error')}",
     }[result["status"]]
-    typer.echo(f"{next(numbers)}/{total} {Path(result['out']).name}: {message}", err=True)
+    line = f"{next(numbers)}/{total} {Path(result['out']).name}: {message}"
+    typer.echo(line, err=True) if result["status"] == "failed" else note(line)
 
 
 def _show(results: "list[JobResult]", path: Path, elapsed_s: float) -> None:
     from ..batch.results import TITLES, cells, footer, summary
 
     totals = summary(results, elapsed_s)
-    show_table([cells(result) for result in results], TITLES)
-    typer.echo(footer(totals))
     write_json(path, {"summary": totals, "jobs": results})
-    typer.echo(f"report: {path}")
+    if not console.quiet:
+        show_table([cells(result) for result in results], TITLES)
+        typer.echo(f"{footer(totals)}\nreport: {path}")

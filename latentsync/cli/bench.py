@@ -64,7 +64,8 @@ def bench(options: BenchOptions) -> None:
 
     \b
     The published size on a graphics card:
-      latentsync bench --model full --resolution 256,512 --device cuda --json bench.json --chart bench.png
+      latentsync bench --model full --resolution 256,512 --device cuda \\
+          --json bench.json --chart bench.png
     """
     from .console import as_json, check_writable, show_json, write_file
 
@@ -117,10 +118,11 @@ def _run(plan: "Plan") -> dict[str, Any]:
     import torch
 
     from ..evaluation.bench import run_bench
+    from .console import note
 
     try:
         with tempfile.TemporaryDirectory() as folder:
-            return run_bench(plan, Path(folder), lambda line: typer.echo(line, err=True))
+            return run_bench(plan, Path(folder), note)
     except torch.OutOfMemoryError as error:
         raise UserError(
             "The graphics card ran out of memory; lower --window-batch or --resolution, or use --dtype fp16."

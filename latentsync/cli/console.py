@@ -1,4 +1,4 @@
-"""What the command line shows: progress on stderr, results on stdout."""
+"""What the command line shows: progress and summaries, which --quiet leaves out, and results on stdout."""
 
 import json
 import os
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..settings import Progress as Done
     from ..settings import ProgressCallback
 
+quiet = False
+"""Whether `latentsync --quiet` was given."""
 MARKS = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "missing": "[red]missing[/red]"}
 MOST_PARTS = 8
 """Parts of a clip that the result names."""
@@ -35,7 +37,7 @@ def stages(logged: Sequence[str] = ("sample",), *, title: str = "", keep: bool =
 
     title: before the stage. keep: whether the bars stay when all is done.
     """
-    if not _terminal():
+    if quiet or not _terminal():
         lines = {stage: _quarters(stage) for stage in logged}
         yield lambda step: lines[step.stage](step.done, step.total) if step.stage in lines else None
         return
@@ -53,7 +55,7 @@ def stages(logged: Sequence[str] = ("sample",), *, title: str = "", keep: bool =
 @contextmanager
 def transfer(name: str, size: int | None = None) -> Iterator[Callable[[int, int], None]]:
     """A bar of bytes on a terminal, elsewhere a line at each quarter of a large file; told (done, total)."""
-    if not _terminal():
+    if quiet or not _terminal():
         yield _quarters(name) if (size or 0) >= LARGE else lambda done, total: None
         return
     with _bars(progress.DownloadColumn(), progress.TransferSpeedColumn()) as bars:
@@ -73,13 +75,15 @@ class LinesAndBar:
         self._bar, self._drawn = "", 0.0
 
     def __call__(self, line: str) -> None:
+        if quiet:
+            return
         clear = "\r\033[K" if self._bar else ""
         typer.echo(f"{clear}{line}", err=True, color=bool(clear) or None)
         typer.echo(self._bar, err=True, nl=False)
 
     def draw(self, share: float, text: str) -> None:
         """share: 0 to 1; at 1 the bar goes away."""
-        if os.environ.get("RANK", "0") != "0" or not _terminal():
+        if quiet or os.environ.get("RANK", "0") != "0" or not _terminal():
             return
         now = time.monotonic()
         if share < 1 and now - self._drawn < self.PAUSE:
@@ -93,8 +97,14 @@ class LinesAndBar:
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    with Console(stderr=True).status(what):
+    with Console(stderr=True, quiet=quiet).status(what):
         yield
+
+
+def note(text: str) -> None:
+    """Something beside the result, on stderr."""
+    if not quiet:
+        typer.echo(text, err=True)
 
 
 def _terminal() -> bool:
@@ -119,12 +129,14 @@ def _quarters(name: str) -> Callable[[int, int], None]:
         quarter = 4 * done // max(total, 1)
         if quarter and quarter not in printed:
             printed.add(quarter)
-            typer.echo(f"{name}: {25 * quarter} %", err=True)
+            note(f"{name}: {25 * quarter} %")
 
     return on_progress
 
 
 def show_result(report: "Report", facts: Mapping[str, Any], sheet: Path | None, *, to_stderr: bool) -> None:
+    if quiet:
+        return
     width, height = report.size
     lines = [
         f"{report.out}: {report.frames} frames of {width} × {height} at {float(report.fps):g} fps,"

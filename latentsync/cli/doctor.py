@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import REQUIREMENTS, missing_package
 from ..files import command
 from .imports import try_all
 
@@ -44,8 +45,7 @@ SLOW = {
 }
 """What is needed and takes seconds to import."""
 
-_INSTALL = "pip install -r requirements.txt"
-_EXTRA = 'pip install "latentsync['
+_REQUIREMENTS_FILE = Path(__file__).parents[2] / "requirements.txt"
 _SYSTEM_LIBRARIES = {"libEGL.so": "libegl1 libgles2", "libGLESv2.so": "libegl1 libgles2", "libGL.so": "libgl1"}
 """Libraries that wheels take from the system, and the Debian packages to install (mediapipe takes two together)."""
 
@@ -73,7 +73,8 @@ def ready(checks: Sequence[Check]) -> bool:
 
 def advice(checks: Sequence[Check]) -> Iterator[str]:
     """What to type: first what is needed, then what the published weights take, then the verdict."""
-    absent = {check.name for check in checks if check.fix.startswith((f"{command()} download", _EXTRA))}
+    download = f"{command()} download"
+    absent = {c.name for c in checks if c.fix.startswith((download, "pip install ") if c.state == "note" else download)}
     needed = dict.fromkeys(c.fix for c in checks if c.needed and c.state == "missing" and c.name not in absent)
     yield from (f"needed: {fix}" for fix in needed)
     for checkpoint, purpose in CHECKPOINTS.items() if absent else ():
@@ -99,6 +100,18 @@ def place(name: str) -> Path | None:
         return None
 
 
+def package_problem(error: BaseException) -> str:
+    """One sentence where a package, or a library of the system that one takes, is missing or broken; else empty."""
+    module = str(getattr(error, "name", None) or "").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and module in REQUIREMENTS:
+        return str(missing_package("This command", module))
+    if packages := _system_packages(error):
+        return f"A library of the system is missing ({_reason(error)}); type: apt-get install {packages}"
+    if isinstance(error, ImportError) and module in REQUIREMENTS:
+        return f"{module} cannot be loaded ({_reason(error)}); `{command()} doctor` says more."
+    return ""
+
+
 def _all() -> Iterator[Check]:
     with ThreadPoolExecutor(1) as executor:  # in the meantime the rest is looked at
         tried = executor.submit(_try_slow)
@@ -116,7 +129,7 @@ def _here() -> Iterator[Check]:
     try:
         from ..weights.registry import ENTRIES
     except ImportError as error:
-        yield Check("weights", "missing", f"cannot be looked for ({error})", _INSTALL, needed=True)
+        yield Check("weights", "missing", f"cannot be looked for ({error})", _install("safetensors"), needed=True)
         return
     yield from (_weights(entry.name) for entry in ENTRIES)
     yield _room()
@@ -135,7 +148,7 @@ def _torch() -> Check:
 
         from ..models.device import pick_device, pick_dtype, short_name
     except ImportError as error:
-        return Check("torch", "missing", _reason(error), "pip install torch", needed=True)
+        return Check("torch", "missing", _reason(error), f'pip install "{REQUIREMENTS["torch"]}"', needed=True)
     device = pick_device()
     name = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} cores"
     kind = short_name(pick_dtype("auto", device))
@@ -164,7 +177,7 @@ def _packages(tried: "Future[dict[str, str]]") -> Iterator[Check]:
     for name in SLOW:
         problem = tried.result()[name]
         if _version(name) and problem:
-            yield Check(name, "missing", problem, _INSTALL, needed=True)
+            yield Check(name, "missing", problem, _install(name), needed=True)
         else:
             yield _importable(name, lambda name=name: version(name))
 
@@ -172,7 +185,8 @@ def _packages(tried: "Future[dict[str, str]]") -> Iterator[Check]:
 def _extra(name: str, tried: Mapping[str, str]) -> Check:
     """An extra that is not installed is an offer; one that is has been imported."""
     found = {package: _version(package) for package in EXTRAS[name]}
-    install, label = f'{_EXTRA}{name}]"', f"extra {name}"
+    modules = dict.fromkeys(module.partition(".")[0] for module in EXTRAS[name].values())
+    install, label = "pip install " + " ".join(f'"{REQUIREMENTS[one]}"' for one in modules), f"extra {name}"
     if problem := tried[name]:
         from ..models.libraries import torchvision_advice
 
@@ -190,9 +204,18 @@ def _importable(name: str, describe: Callable[[], str], module: str = "") -> Che
             import_module(module or name)
         return Check(name, "ok", describe())
     except PackageNotFoundError:
-        return Check(name, "missing", "not installed", _INSTALL, needed=True)
+        return Check(name, "missing", "not installed", _install(module or name), needed=True)
     except Exception as error:  # a broken package may fail in any way, and the doctor has to say so
-        return Check(name, "missing", _reason(error), _system_fix(error), needed=True)
+        packages = _system_packages(error)
+        fix = f"apt-get install {packages}" if packages else _install(module or name)
+        return Check(name, "missing", _reason(error), fix, needed=True)
+
+
+def _install(module: str) -> str:
+    """All at once in a checkout or a pack; where the package was installed from a wheel, one by one."""
+    if _REQUIREMENTS_FILE.is_file():
+        return "pip install -r requirements.txt"
+    return f'pip install "{REQUIREMENTS[module]}"'
 
 
 def _codecs() -> Check:
@@ -281,10 +304,9 @@ def _room() -> Check:
     return Check("disk", "ok", detail)
 
 
-def _system_fix(error: BaseException) -> str:
+def _system_packages(error: BaseException) -> str:
     """Wheels that need a library of the system fail to load with its file name."""
-    packages = next((package for library, package in _SYSTEM_LIBRARIES.items() if library in str(error)), "")
-    return f"apt-get install {packages}" if packages else _INSTALL
+    return next((package for library, package in _SYSTEM_LIBRARIES.items() if library in str(error)), "")
 
 
 def _reason(error: BaseException) -> str:

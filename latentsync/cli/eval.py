@@ -11,6 +11,7 @@ import typer
 from ..errors import UserError
 from ..settings import ProgressCallback, Settings
 from .console import check_writable, show_json, show_table, stages, waiting, write_json
+from .group import Commands
 from .parameters import choice, expand_options, option
 
 if TYPE_CHECKING:
@@ -26,13 +27,14 @@ _bars = partial(stages, (), keep=False)
 _NETS, _OUT = "Networks (a measure without its network is listed as not measured)", "Output"
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="""Measure clips: sync, similarity to a reference, flicker; and the accuracy of a SyncNet.
 
     \b
       latentsync eval sync out.mp4 --syncnet syncnet-v2
-      latentsync eval compare generated.mp4 true.mp4 --json - --picture curves.png
+      latentsync eval compare made.mp4 true.mp4 --json - --picture curves.png
       latentsync eval compare generated/ true/
       latentsync eval measure results/
       latentsync eval syncnet-accuracy syncnet.safetensors prepared/
@@ -262,9 +264,11 @@ def accuracy(
     At threshold 0.5, and at the threshold that is best on every second clip, measured on the others.
 
     \b
-    After a training with --holdout-time 0.25 --holdout-people anna,ben:
-      latentsync eval syncnet-accuracy NET DATA --holdout-time 0.25 --holdout-people anna,ben    held-out time
-      latentsync eval syncnet-accuracy NET DATA --only anna,ben                                  held-out people
+    After a training with --holdout-time 0.25 --holdout-people anna,ben, on
+    the time that was held out, then on the people:
+      latentsync eval syncnet-accuracy NET DATA --holdout-time 0.25 \\
+          --holdout-people anna,ben
+      latentsync eval syncnet-accuracy NET DATA --only anna,ben
     """
     from ..dataset import find_clips, holdout_part
     from ..evaluation.charts import draw_accuracy

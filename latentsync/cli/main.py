@@ -2,21 +2,24 @@
 
 import io
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from .. import __version__, files
-from ..errors import NO_MEMORY, UnfinishedError, UserError, is_out_of_memory
+from ..errors import UserError
+from . import console
 from . import eval as cli_eval
 from .app import app as web_app
 from .batch import batch
 from .bench import bench
 from .faces import faces
+from .group import Commands
+from .parameters import expand_options, option
 from .prepare import filelist, prepare
 from .queue import queue
 from .run import run
@@ -26,39 +29,12 @@ from .train_recipe import recipe
 if TYPE_CHECKING:
     from ..weights.registry import ModelEntry
 
-_log = logging.getLogger(__name__)
-
-UNFINISHED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-"""Exit codes: not all was done; something that the user can put right; Ctrl-C."""
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-class Doors(TyperGroup):
-    """Every command's last resort: one line instead of a traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except UserError as error:
-            _log.debug("the error came from here", exc_info=True)
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(UNFINISHED if isinstance(error, UnfinishedError) else BAD_INPUT) from error
-        except KeyboardInterrupt as error:
-            typer.echo("interrupted; nothing was left behind", err=True)
-            raise typer.Exit(INTERRUPTED) from error
-        except (MemoryError, OSError, RuntimeError, ImportError) as error:
-            if not is_out_of_memory(error):
-                raise
-            _log.debug("the error came from here", exc_info=True)
-            typer.echo(f"error: {NO_MEMORY}", err=True)
-            raise typer.Exit(BAD_INPUT) from error
-
-
 app = typer.Typer(
-    cls=Doors,
+    cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -69,6 +45,8 @@ app = typer.Typer(
 def main() -> None:
     """The console script. A run that is told to terminate cleans up like an interrupted one."""
     files.in_terminal = True
+    # before torch loads: threads that wait for work must not keep the cores busy, which other programs may need
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -83,29 +61,41 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
+@expand_options
 def common(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool, option(None, "--version", "Print the version and stop.", callback=_version, is_eager=True)
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Log what happens, with tracebacks, to stderr.")] = False,
+    quiet: Annotated[bool, option(None, "--quiet -q", "No progress and no summary, only results and errors.")] = False,
+    verbose: Annotated[bool, option(None, "--verbose -v", "Also log what is decided, to stderr.")] = False,
+    debug: Annotated[
+        bool, option(None, "--debug", "Log everything, with tracebacks, to stderr.", envvar="LATENTSYNC_DEBUG")
+    ] = False,
 ) -> None:
-    """Make a face say a speech: a video or a picture and a recording in, a talking video out.
+    """Lip-sync a video or a picture to a voice recording.
 
     [bold]latentsync run --image face.png --audio speech.wav --out talking.mp4[/bold]
+
+    --quiet, --verbose and --debug may also stand behind the command.
     """
-    if debug:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(relativeCreated)8d ms %(name)s: %(message)s"))
-        package = logging.getLogger("latentsync")
-        package.addHandler(handler)
-        package.setLevel(logging.DEBUG)
+    console.quiet = quiet
+    package, handler = logging.getLogger("latentsync"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(relativeCreated)8d ms %(name)s: %(message)s"))
+    package.handlers = [handler] if debug or verbose else []
+    package.setLevel(logging.DEBUG if debug else logging.INFO if verbose else logging.NOTSET)
 
 
-app.command()(run)
-app.command()(faces)
+MAKE, MODELS, TRAIN = "Make videos", "Models and this computer", "Measure and train"
+
+app.command(rich_help_panel=MAKE)(run)
+app.command(rich_help_panel=MAKE)(expand_options(faces))
+app.command("app", rich_help_panel=MAKE)(web_app)
+app.command(rich_help_panel=MAKE)(batch)
+app.command(rich_help_panel=MAKE)(queue)
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
+@expand_options
 def info(
     file: Annotated[Path, typer.Argument(help="A weight file: .pt, .safetensors, .task, …")], as_json: AsJson = False
 ) -> None:
@@ -133,7 +123,8 @@ def info(
         raise UserError(found.problem)
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
+@expand_options
 def download(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="What to get.")] = None,
     to: Annotated[
@@ -181,7 +172,8 @@ def _list_models() -> None:
     show_table(rows, ("name", "what", "size", "license", "here"))
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
+@expand_options
 def convert(
     src: Annotated[str, typer.Argument(help="A U-Net, VAE or SyncNet: a file or a known name.")],
     dst: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
@@ -201,18 +193,8 @@ def convert(
     typer.echo(str(path))
 
 
-app.command("app")(web_app)
-app.command()(batch)
-app.command()(queue)
-train.command()(recipe)
-app.add_typer(train, name="train")
-app.command()(prepare)
-app.command()(filelist)
-app.add_typer(cli_eval.app, name="eval")
-app.command()(bench)
-
-
-@app.command()
+@app.command(rich_help_panel=MODELS)
+@expand_options
 def doctor(as_json: AsJson = False) -> None:
     """Say what is here, what is missing and what to type. Needs no network. Exit code 0: the built-in model can run."""
     from .console import MARKS, show_json, show_table
@@ -227,6 +209,14 @@ def doctor(as_json: AsJson = False) -> None:
         for line in advice(checks):
             typer.echo(f"→ {line}")
     raise typer.Exit(0 if able else 1)
+
+
+app.command(rich_help_panel=MODELS)(bench)
+app.add_typer(cli_eval.app, name="eval", rich_help_panel=TRAIN)
+app.command(rich_help_panel=TRAIN)(prepare)
+app.command(rich_help_panel=TRAIN)(expand_options(filelist))
+train.command()(expand_options(recipe))
+app.add_typer(train, name="train", rich_help_panel=TRAIN)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UserError
+from ..errors import UserError, missing_package
 from ..prepare.settings import STEPS_PANEL, PrepareSettings
 from .console import show_json, show_table, stages, write_file, write_json
 from .parameters import choice, expand_options, option
@@ -34,6 +34,9 @@ class RunOptions:
         STEPS_PANEL, "", None, "Only files whose path in IN matches; may be repeated.", "PATTERN"
     )
     workers: int = choice(_WHERE, "", 0, "Processes (with --ray: actors).", min=0, show_default="one for each CPU")
+    device: str = choice(
+        _WHERE, "", "cpu", "Of the networks for sync and quality: cpu, cuda, mps or auto; not with --ray.", "NAME"
+    )
     ray: bool = choice(_WHERE, "--ray", False, "Distribute the work with Ray Data.")
     ray_address: str | None = choice(_WHERE, "", None, "A running cluster, say auto; implies --ray.", "ADDRESS")
     shards: int = choice(
@@ -57,7 +60,8 @@ def prepare(
 
     \b
       latentsync prepare videos/ prepared/ --skip sync --skip quality
-      latentsync prepare videos/ prepared/ --syncnet syncnet_v2.model --skip quality
+      latentsync prepare videos/ prepared/ --skip quality \\
+          --syncnet syncnet_v2.model
       latentsync filelist prepared/ > train.txt
 
     OUT/manifest.jsonl says for every clip of every video what became of it and why, OUT/report.png shows it;
@@ -68,13 +72,22 @@ def prepare(
     from ..prepare.runner import prepare as run
 
     if options.chart and find_spec("matplotlib") is None:  # said before the work, not after it
-        raise UserError('The chart needs matplotlib; pip install "latentsync[prepare]" or add --no-chart.')
-    start = time.perf_counter()
+        raise missing_package("The chart", "matplotlib", instead="add --no-chart")
+    start, device = time.perf_counter(), _device(options)
     workers = options.workers or (0 if options.ray else os.cpu_count() or 1)
     threads = 1 if options.ray or workers > 1 else 0
     try:
         with _executor(options, workers) as execute, stages(("source", "clip")) as show:
-            report = run(source, out, settings, execute, only=options.only or (), threads=threads, on_progress=show)
+            report = run(
+                source,
+                out,
+                settings,
+                execute,
+                only=options.only or (),
+                threads=threads,
+                device=device,
+                on_progress=show,
+            )
     except KeyboardInterrupt as error:
         typer.echo("interrupted; the same command goes on where this one stopped", err=True)
         raise typer.Exit(INTERRUPTED) from error
@@ -86,6 +99,16 @@ def prepare(
     _show(report, options, time.perf_counter() - start, workers)
     if report.errors:
         raise typer.Exit(INCOMPLETE)
+
+
+def _device(options: RunOptions) -> str:
+    if options.device == "cpu":
+        return "cpu"
+    from ..models.device import pick_device
+
+    if options.ray:
+        raise UserError(f"--device {options.device} does not go with --ray, whose workers use CPUs; leave one out.")
+    return pick_device(options.device)
 
 
 @contextmanager

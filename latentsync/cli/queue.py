@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError
-from .console import check_writable, show_json, write_json
+from . import console
+from .console import check_writable, note, show_json, write_json
 from .parameters import choice, expand_options
 
 if TYPE_CHECKING:
@@ -68,8 +69,9 @@ def queue(
     """Run a workflow on a running ComfyUI and fetch what it makes.
 
     \b
-      latentsync queue example_workflows/api/lip_sync_a_video.json -i "Video of a face.file=clip.mp4" \\
-          -i "Speech.audio=speech.wav" --set "LatentSync: Lip Sync.seed=7" -o results
+      latentsync queue example_workflows/api/lip_sync_a_video.json -o results \\
+          -i "Video of a face.file=clip.mp4" -i "Speech.audio=speech.wav" \\
+          --set "LatentSync: Lip Sync.seed=7"
 
     Prints the paths of the results. Ctrl-C withdraws the run from the server.
     """
@@ -174,12 +176,12 @@ def _display() -> Iterator["OnEvent"]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda event: typer.echo(line, err=True) if (line := _line(event)) is not None else None
+    screen = Console(stderr=True)
+    if console.quiet or not screen.is_terminal:
+        yield lambda event: note(line) if (line := _line(event)) is not None else None
         return
     columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
-    with Progress(*columns, TextColumn("{task.fields[stage]}", markup=False), console=console) as bars:
+    with Progress(*columns, TextColumn("{task.fields[stage]}", markup=False), console=screen) as bars:
         show = _Bars(bars)
         yield show
         show.finish()
@@ -239,9 +241,8 @@ def _show(result: "RunResult", paths: dict[str, list[Path]], server: str, report
         typer.echo(str(path), err=on_screen)
     for text in (text for values in result.values.values() for text in values.get("text", [])):
         if isinstance(text, str) and len(text) <= MAX_TEXT:
-            typer.echo(text, err=True)
-    note = "" if paths else "; no node of the workflow has a result"
-    typer.echo(f"{result.elapsed_s:.1f} s{note}", err=True)
+            note(text)
+    note(f"{result.elapsed_s:.1f} s{'' if paths else '; no node of the workflow has a result'}")
     if report is not None:
         content = _report(result, paths, server)
         show_json(content) if on_screen else write_json(report, content)

@@ -31,8 +31,8 @@ def run(files: InputOptions, sampling: SamplingOptions, file: FileOptions, machi
 
     \b
     The person on the left, at the picture's length, with a report and a contact sheet:
-      latentsync run -v two.mp4 -a speech.wav -o out.mp4 --face left --fit silence \\
-          --json out.json --sheet out.png
+      latentsync run -v two.mp4 -a speech.wav -o out.mp4 --face left \\
+          --fit silence --json out.json --sheet out.png
     """
     from ..evaluation.span_chart import span_chart
     from .console import show_json, show_result, write_json

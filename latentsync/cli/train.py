@@ -20,9 +20,11 @@ from ..training.recipes import (
 )
 from .console import LinesAndBar
 from .dry_run import print_dry_run
+from .group import Commands
 from .parameters import expand_options, option
 
 train = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     help="Train your own networks on prepared clips: the U-Net, and the SyncNet that scores lip sync.",
     rich_markup_mode="rich",
@@ -79,7 +81,14 @@ Cache = Annotated[Path | None, option(RUN, "", "Cache of features and latents.",
 DryRun = Annotated[
     bool, option(RUN, "--dry-run", "Print the memory, the speed and the disk space of this run, and write nothing.")
 ]
-Cpu = Annotated[bool, option(RUN, "--cpu", "Do not use a GPU.")]
+Device = Annotated[str, option(RUN, "--device", "auto, cpu, cuda or mps. auto takes a GPU where there is one.", "NAME")]
+
+
+def _on_cpu(device: str) -> bool:
+    """Whether to keep off GPUs; which of them a process takes is decided by its launcher."""
+    from ..models.device import pick_device
+
+    return pick_device(device) == "cpu"
 
 
 @train.command()
@@ -92,7 +101,7 @@ def unet(
     out: Out = Path("run"),
     config: Config = None,
     set_: Set = None,
-    cpu: Cpu = False,
+    device: Device = "auto",
     dry_run: DryRun = False,
     *,
     files: Files,
@@ -102,12 +111,15 @@ def unet(
 
     \b
     A LoRA on LatentSync 1.5, one GPU:
-      latentsync train unet data --stage 2 --init 1.5 --lora 16 --sync-weight 0 --lpips off --trepa-weight 0 -o mine
+      latentsync train unet data --stage 2 --init 1.5 --lora 16 -o mine \\
+          --sync-weight 0 --lpips off --trepa-weight 0
 
     \b
     The public recipe, 8 GPUs:
-      accelerate launch --num_processes 8 -m latentsync train unet data --stage 1 --init sd15 -o stage1
-      accelerate launch --num_processes 8 -m latentsync train unet data --stage 2 --init stage1/unet.safetensors \\
+      accelerate launch --num_processes 8 -m latentsync \\
+          train unet data --stage 1 --init sd15 -o stage1
+      accelerate launch --num_processes 8 -m latentsync \\
+          train unet data --stage 2 --init stage1/unet.safetensors \\
           --sync-net stable_syncnet.pt --videomae videomae/ -o stage2
 
     Ctrl-C stops after a checkpoint; the same command resumes. The result is unet.safetensors in the run's folder.
@@ -119,6 +131,7 @@ def unet(
     settings, stated = _given(options), read_config(UNetRecipe, config, set_ or ())
     recipe, files = unet_recipe(stage, stated, **settings), fill_files(files, stated)
     keep_resolution = not {"resolution"} & {*settings, *stated.settings}
+    cpu = _on_cpu(device)
     _use_free_cores(recipe.threads, cpu=cpu)
     common = {"keep_resolution": keep_resolution, "cpu": cpu, "report": _report}
     if dry_run:
@@ -140,7 +153,7 @@ def syncnet(
     set_: Set = None,
     vae: Annotated[str | None, option(RUN, "", "The VAE, for a SyncNet on latents.", "NAME|FILE")] = None,
     cache: Cache = None,
-    cpu: Cpu = False,
+    device: Device = "auto",
     dry_run: DryRun = False,
     *,
     options: SyncNetOptions,  # pyright: ignore[reportInvalidTypeForm]
@@ -149,11 +162,13 @@ def syncnet(
 
     \b
     A small one, on two CPU cores:
-      latentsync train syncnet data --preset small --holdout-people anna,ben -o syncnet
+      latentsync train syncnet data --preset small -o syncnet \\
+          --holdout-people anna,ben
 
     \b
     The public architecture, 8 GPUs:
-      accelerate launch --num_processes 8 -m latentsync train syncnet data --preset 16_pixel_attn -o syncnet
+      accelerate launch --num_processes 8 -m latentsync \\
+          train syncnet data --preset 16_pixel_attn -o syncnet
 
     Ctrl-C stops after a checkpoint; the same command resumes. The result is syncnet.safetensors in the run's folder.
     """
@@ -165,8 +180,9 @@ def syncnet(
     from ..training.syncnet.task import RESULT
 
     network, recipe = syncnet_recipe(preset, read_config(SyncNetRecipe, config, set_ or ()), **_given(options))
+    cpu = _on_cpu(device)
     _use_free_cores(recipe.threads, cpu=cpu)
-    encode = VaeEncoder(vae, pick_device("cpu" if cpu else "auto")) if vae else None
+    encode = VaeEncoder(vae, pick_device(device)) if vae else None
     if dry_run:
         print_dry_run(try_syncnet(data, out, network, recipe, encode=encode, cpu=cpu, report=_report))
         return
@@ -181,7 +197,7 @@ def distill(
     teacher: Annotated[str, option(RUN, "", "The network to distill: 1.5, 1.6, nano, or a file.", "NAME|FILE")],
     out: Out = Path("distilled"),
     config: Config = None,
-    cpu: Cpu = False,
+    device: Device = "auto",
     *,
     files: Files,
     options: DistillOptions,  # pyright: ignore[reportInvalidTypeForm]
@@ -199,12 +215,14 @@ def distill(
     from ..training.unet.distill import run_distill
 
     recipe = build(DistillRecipe, {}, config, _given(options))
+    cpu = _on_cpu(device)
     _use_free_cores(recipe.threads, cpu=cpu)
     run_distill(data, out, teacher, recipe, files, cpu=cpu, report=_report)
     _print_result(out / ("lora.safetensors" if recipe.lora else "unet.safetensors"))
 
 
 @train.command()
+@expand_options
 def charts(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]) -> None:
     """Draw the curves of a run (charts.png), also while it runs."""
     from ..training.logging import draw_charts
@@ -213,6 +231,7 @@ def charts(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder o
 
 
 @train.command("merge-lora")
+@expand_options
 def merge_lora(
     base: Annotated[str, typer.Argument(help="The U-Net that the LoRA was trained on: a file or a name.")],
     lora: Annotated[Path, typer.Argument(help="lora.safetensors of a run.")],

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, missing_package
 from ..models.libraries import hide_broken_torchvision, torchvision_advice
 from .image_metrics import FVD_FRAMES, Features, pixels
 
@@ -74,7 +74,7 @@ class Inception:
 
             self.module: Any = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(file)).to(device)
         except ImportError as error:
-            raise UserError(_lacking("FID by torchmetrics needs torch-fidelity", problem, error)) from error
+            raise _lacking("FID", problem, "torchmetrics", "torch_fidelity", "torchvision") from error
         self.device = device
 
     @torch.no_grad()
@@ -122,14 +122,15 @@ def _torchmetrics_lpips(name: str, device: str) -> Any:
 
         return LearnedPerceptualImagePatchSimilarity(net_type=name).to(device).eval()  # type: ignore[arg-type]
     except ImportError as error:
-        raise UserError(_lacking("LPIPS needs torchmetrics", problem, error)) from error
+        raise _lacking("LPIPS", problem, "torchmetrics", "torchvision") from error
 
 
-def _lacking(what: str, problem: str, error: ImportError) -> str:
+def _lacking(what: str, problem: str, *modules: str) -> UserError:
     """problem: of the installed torchvision."""
     if problem:
-        return f"{what} and torchvision, which cannot be imported here ({problem}); {torchvision_advice()}."
-    return f'{what} and torchvision ({error}); type: pip install "latentsync[eval]".'
+        broken = f"torchvision, which cannot be imported here ({problem})"
+        return UserError(f"{what} needs {broken}; {torchvision_advice()}.")
+    return missing_package(what, *modules)
 
 
 def _hub_file(pattern: str, what: str, option: str) -> Path:

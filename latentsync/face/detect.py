@@ -109,11 +109,14 @@ class FaceFinder(AbstractContextManager["FaceFinder"]):
     def __init__(self, model: Path | str) -> None:
         self._landmarker, self._detector = _models(Path(model))
         self._turn = Lock()  # MediaPipe's models serve one thread at a time
+        with _quiet():  # what it logs about the first picture
+            self.detect(np.zeros((64, 64, 3), np.uint8), thorough=False)
 
     def close(self) -> None:
         """Best called (or `with` used): MediaPipe complains when it is closed by the end of Python."""
-        self._landmarker.close()
-        self._detector.close()
+        with _quiet():
+            self._landmarker.close()
+            self._detector.close()
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -273,8 +276,8 @@ def _models(model: Path) -> tuple[Any, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """MediaPipe's C++ side logs its start to stderr and has no switch for it. The command line hides that; in a host's
-    process file descriptor 2 belongs to the host."""
+    """MediaPipe's C++ side logs its start and its end to stderr and has no switch for it. The command line hides that;
+    in a host's process file descriptor 2 belongs to the host."""
     kept = None
     with suppress(OSError):  # no stderr at all
         kept = os.dup(2) if files.in_terminal else None

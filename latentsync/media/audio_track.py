@@ -12,7 +12,7 @@ import av
 import numpy as np
 from av.error import InvalidDataError
 
-from .opening import open_media
+from .opening import clean_tags, exact, open_media
 from .samples import no_sound, resampled
 from .sound import Sound, packets_of
 from .tracks import DEFAULT, audible, decodable
@@ -110,7 +110,7 @@ class Soundtrack:
         self._source = source
         self._stream = source.stream
         self.origin = source.origin if track.start is None else Fraction(track.start)
-        self.language = source.stream.metadata.get("language", "und")
+        self.language = clean_tags(source.stream.metadata).get("language", "und")
 
     def advance(self, until: Fraction) -> None:
         """Write what is heard before `until` seconds."""
@@ -184,10 +184,16 @@ class Together(Soundtrack):
             track.close()
 
 
+MOST_PADDING = 4096
+"""Samples that an encoder puts before the sound, at most."""
+
+
 def _holds(form: str, source: Sound) -> bool:
     # FFmpeg refuses slow MP3 in these two
     slow = source.codec.startswith("mp3") and source.rate < 16000 and form in ("mp4", "mov")
-    return source.codec in COPIED[form] and not slow
+    # an edit list that hides much of the beginning: FFmpeg 8.1 (PyAV 19) would have Matroska hide as much again
+    hidden = getattr(source.stream.codec_context, "initial_padding", 0) > MOST_PADDING and form in ("matroska", "webm")
+    return source.codec in COPIED[form] and not slow and not hidden
 
 
 def _padded(track: AudioTrack) -> bool:
@@ -223,7 +229,7 @@ class PacketCopier(Soundtrack):
         else:  # PyAV < 14
             self.target = output.add_stream(template=self._stream)
         # AVI counts in whole packets, which is too coarse for a part that begins anywhere
-        self._tick = min(self._stream.time_base, Fraction(1, source.rate))
+        self._tick = min(exact(self._stream.time_base), Fraction(1, source.rate))
         self._packets = self._heard()
         self._next = next(self._packets, None)
 
@@ -239,7 +245,7 @@ class PacketCopier(Soundtrack):
             if stop > end:
                 # Tells players to stop inside the last packet. PyAV < 14 cannot set it: the sound then is a bit longer
                 with contextlib.suppress(AttributeError):
-                    packet.duration = max(1, round((end - start) / packet.time_base))
+                    packet.duration = max(1, round((end - start) / exact(packet.time_base)))
             self._write(packet)
 
     def _write(self, packet: Any) -> None:
@@ -271,7 +277,7 @@ class PacketCopier(Soundtrack):
 
     def _moved(self) -> Iterator[tuple[int, int, Any]]:
         """The same in ticks, of all packets."""
-        base, clock = self._stream.time_base, None
+        base, clock = exact(self._stream.time_base), None
         for packet in packets_of(self._source.container, self._stream):
             if packet.size:
                 start = clock or 0 if packet.pts is None else round((packet.pts * base - self.origin) / self._tick)

@@ -8,6 +8,7 @@ from typing import Any
 from av.filter import Graph
 
 from .hdr import HLG, PQ
+from .opening import clean_tags
 
 TO_RGB = "neighbor+accurate_rnd+full_chroma_int"
 FROM_RGB = "area+accurate_rnd+full_chroma_inp"
@@ -53,8 +54,7 @@ def has_alpha(frame: Any) -> bool:
 
 def hidden_alpha(stream: Any) -> str | None:
     """The decoder that shows a stream's transparency where FFmpeg's own drops it: VP8 and VP9 keep it beside."""
-    facts = {name.lower(): value for name, value in stream.metadata.items()}
-    if facts.get("alpha_mode") != "1":
+    if clean_tags(stream.metadata).get("alpha_mode") != "1":
         return None
     return {"vp9": "libvpx-vp9", "vp8": "libvpx"}.get(stream.codec_context.name)
 

@@ -58,7 +58,7 @@ def side_data(frame: Any) -> dict[str, str]:
     """The screen that the film was graded on and its brightest light, in x265's words; empty where it does not say."""
     told: dict[str, str] = {}
     with suppress(ValueError):  # side data of a kind that this PyAV does not know
-        for data in frame.side_data:
+        for data in map(frame.side_data.__getitem__, range(len(frame.side_data))):  # PyAV 19 iterates over kinds
             if data.type.name == "MASTERING_DISPLAY_METADATA":
                 told["master-display"] = _mastering(bytes(data))
             elif data.type.name == "CONTENT_LIGHT_LEVEL":

@@ -12,7 +12,7 @@ import numpy as np
 from av.error import FFmpegError
 from PIL import Image, ImageColor, ImageOps
 
-from ..errors import UserError
+from ..errors import UserError, missing_package
 from .opening import file_url, reason
 from .profile import to_srgb
 
@@ -188,7 +188,7 @@ def _about_heif(path: Path) -> str:
     try:
         import pillow_heif  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:
-        return f"{path} is a HEIC picture; install pillow-heif (pip install pillow-heif) or save it as JPEG."
+        return str(missing_package(f"{path} is a HEIC picture, which", "pillow_heif", instead="save it as JPEG"))
     return f"{path} is a HEIC picture that cannot be read; save it as JPEG."
 
 

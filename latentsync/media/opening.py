@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,27 @@ from ..errors import UserError
 
 PLAIN_FILES = {"protocol_whitelist": "file,crypto,data"}
 """A playlist may name parts beside it, but no address in a network."""
+
+
+ANY_TAGS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+"""Tags are written in many encodings, which is no reason to refuse a file. From PyAV 19 on: clean_tags."""
+
+
+def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Names in small letters; bytes that are no UTF-8, which PyAV 19 hands on as halves of characters, replaced."""
+    return {_clean(name).lower(): _clean(text) for name, text in tags.items()}
+
+
+def _clean(text: str) -> str:
+    return text.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def exact(rational: Any) -> Fraction:
+    """A rate, a time base or a ratio of PyAV; 0 where it is not stated. From PyAV 19 on they are numbers of its own,
+    whose sums and products are rounded."""
+    if not rational or not rational.denominator:
+        return Fraction(0)
+    return Fraction(rational.numerator, rational.denominator)
 
 
 def reason(error: BaseException) -> str:
@@ -33,8 +55,7 @@ def open_media(path: str | os.PathLike[str], kind: str, **options: str) -> Any:
             raise UserError(f"{path} is a folder; give the path of {kind} in it.")
         if not path.exists():
             raise UserError(f"There is no file {path}; give the path of {kind}.")
-        # tags are written in many encodings and are no reason to refuse a file
-        container = av.open(file_url(path), options=PLAIN_FILES | options, metadata_errors="replace")
+        container = av.open(file_url(path), options=PLAIN_FILES | options, **ANY_TAGS)
     except UnicodeError as error:
         advice = "rename it with plain letters"
         raise UserError(f"{path} has a name that this system cannot pass on to FFmpeg; {advice}.") from error

@@ -19,7 +19,7 @@ from .color import Color, color_of, has_alpha, hidden_alpha
 from .encoding import Kind, kind_of
 from .hdr import side_data
 from .image import STILL_BRANDS
-from .opening import decoded, open_media
+from .opening import decoded, exact, open_media
 from .sequence import CONTAINER, is_sequence
 from .sound import LONGEST_HOLE, origin
 from .tracks import audible, chosen_track
@@ -112,9 +112,9 @@ def probe_container(container: Any, path: Path) -> VideoInfo:
     packets, first, lead = _scan(container, stream)
     sound = chosen_track(container, path) if audible(container) else None
     heard = None if sound is None else origin(sound)
-    aspect = stream.codec_context.sample_aspect_ratio or Fraction(1)
-    rates = (stream.guessed_rate, stream.average_rate, stream.base_rate)
-    stated = [Fraction(rate) for rate in rates if rate and rate <= MAX_RATE]
+    aspect = exact(stream.codec_context.sample_aspect_ratio) or Fraction(1)
+    rates = map(exact, (stream.guessed_rate, stream.average_rate, stream.base_rate))
+    stated = [rate for rate in rates if 0 < rate <= MAX_RATE]
     index = _frame_index(path, packets, first)
     _check_leaps(path, index)
     turn = _orientation(first[0])
@@ -153,7 +153,7 @@ def _is_cover(stream: Any) -> bool:
     disposition = getattr(stream, "disposition", None)
     if disposition is not None:
         return bool(int(disposition.value if hasattr(disposition, "value") else disposition) & 0x400)
-    return stream.codec_context.name in ("png", "mjpeg") and stream.average_rate in (None, 90000)
+    return stream.codec_context.name in ("png", "mjpeg") and exact(stream.average_rate) in (0, 90000)
 
 
 def _scan(container: Any, stream: Any) -> tuple[list[tuple[int | None, int, bool]], list[Any], tuple[int, int | None]]:
@@ -182,7 +182,7 @@ def _first_time(container: Any, stream: Any, path: Path, index: FrameIndex, firs
     if container.format.name == "avi" and stream.start_time is not None:
         # AVI states no such times: FFmpeg guesses by how many frames a decoder may hold back, but what writes and what
         # plays AVI begins with the first frame when its first packet is due
-        return begin - (stamp - stream.start_time) * stream.time_base
+        return begin - (stamp - stream.start_time) * exact(stream.time_base)
     if "mp4" in container.format.name.split(","):
         return begin + _edited(path, stream, place, stamp)
     return begin
@@ -192,12 +192,12 @@ def _edited(path: Path, stream: Any, place: int, stamp: int) -> Fraction:
     """By how many seconds FFmpeg's stamps are early where an edit list begins in the middle of a frame (a trim without
     a new encoding): it stamps the first whole frame 0. Told by the same packet as the list alone would stamp it."""
     with suppress(FFmpegError, StopIteration), open_media(path, "a video", advanced_editlist="0") as plain:
-        same, second = plain.streams[stream.index], int(1 / stream.time_base)
+        same, second = plain.streams[stream.index], int(1 / exact(stream.time_base))
         plain.seek(stamp - second, stream=same, backward=True)
         packets = plain.demux(same)
         while (packet := next(packets)).pts is not None and packet.pts < stamp + second:
             if packet.pos == place:
-                return (packet.pts - stamp) * stream.time_base
+                return (packet.pts - stamp) * exact(stream.time_base)
     return Fraction(0)
 
 
@@ -214,7 +214,7 @@ def _frame_index(path: Path, packets: list[tuple[int | None, int, bool]], first:
     if not believable or [frame.pts for frame in first] != times[: len(first)] or not first:
         return _decoded_index(path)
     keys = sorted({pts for pts, _, key in packets if key and pts is not None} | {times[0]})
-    return FrameIndex(array("q", times), array("q", keys), first[0].time_base)
+    return FrameIndex(array("q", times), array("q", keys), exact(first[0].time_base))
 
 
 def _decoded_index(path: Path) -> FrameIndex:
@@ -222,11 +222,12 @@ def _decoded_index(path: Path) -> FrameIndex:
     with open_video(path) as container:
         stream = _video_stream(container, path)
         times = [frame.pts for frame in decoded(container, stream)]
-        base, rate = stream.time_base, stream.guessed_rate or stream.average_rate or Fraction(25)
+        base = exact(stream.time_base)
+        rate = exact(stream.guessed_rate) or exact(stream.average_rate) or Fraction(25)
     if not times:
         raise UserError(f"{path} has no frame that can be decoded; give a video that plays.")
     if None in times or any(b <= a for a, b in pairwise(times)):
-        return FrameIndex(array("q", range(len(times))), array("q", [0]), 1 / Fraction(rate), counted=True)
+        return FrameIndex(array("q", range(len(times))), array("q", [0]), 1 / rate, counted=True)
     return FrameIndex(array("q", times), array("q", times[:1]), base)
 
 
@@ -281,7 +282,7 @@ def _is_transparent(stream: Any, first: list[Any]) -> bool:
     """GIF, APNG and WebP are decoded with alpha whether they use it or not."""
     if hidden_alpha(stream) is not None or not has_alpha(first[0]):
         return hidden_alpha(stream) is not None
-    always = stream.codec_context.name in ("gif", "apng", "webp")
+    always = stream.codec_context.name in ("gif", "apng", "webp", "webp_anim")
     return not always or any(frame.to_ndarray(format="rgba")[..., 3].min() < 255 for frame in first)
 
 
@@ -302,7 +303,7 @@ def _orientation(frame: Any) -> tuple[bool, bool, bool]:
 def _display_matrix(frame: Any) -> np.ndarray | None:
     """3×3, 16.16 fixed point (ISO 14496-12, tkhd): x' = ax + cy, y' = bx + dy."""
     with suppress(ValueError):  # side data of a kind that this PyAV does not know
-        for data in frame.side_data:
+        for data in map(frame.side_data.__getitem__, range(len(frame.side_data))):  # PyAV 19 iterates over kinds
             if data.type.name == "DISPLAYMATRIX":
                 return np.frombuffer(bytes(data), np.int32)
     return None

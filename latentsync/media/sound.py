@@ -13,7 +13,7 @@ from typing import Any
 from av.error import FFmpegError
 
 from ..errors import UserError
-from .opening import open_media
+from .opening import exact, open_media
 from .samples import Piece, piece_of, silence
 from .tracks import chosen_track
 
@@ -77,7 +77,7 @@ class Sound(AbstractContextManager["Sound"]):
         """MP4 and MOV state the length to the sample; elsewhere it is an estimate or the decoder trims by itself."""
         if "mp4" not in self.container.format.name.split(",") or not self.stream.duration:
             return None
-        return self.origin + self.stream.duration * self.stream.time_base
+        return self.origin + self.stream.duration * exact(self.stream.time_base)
 
     def pieces(self, start: Fraction | None = None) -> Iterator[Piece]:
         """What is heard from `start` (None: the first sample) on, each piece where the one before it ends. Decodes;
@@ -98,7 +98,7 @@ class Sound(AbstractContextManager["Sound"]):
 
 
 def origin(stream: Any) -> Fraction:
-    return Fraction(0) if stream.start_time is None else stream.start_time * stream.time_base
+    return Fraction(0) if stream.start_time is None else stream.start_time * exact(stream.time_base)
 
 
 def _check_rate(rate: int, path: Path) -> None:
@@ -109,7 +109,7 @@ def _check_rate(rate: int, path: Path) -> None:
 
 def _decoded(sound: Sound) -> Iterator[Stamped]:
     """Pieces with their stamps. Damaged packets leave a hole; at the end, where no stamp follows, they are silence."""
-    base = sound.stream.time_base
+    base = exact(sound.stream.time_base)
     lost: Stamped | None = None
     last: Piece | None = None
     for packet in packets_of(sound.container, sound.stream):

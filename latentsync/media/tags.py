@@ -10,7 +10,7 @@ from typing import Any
 
 from av.error import FFmpegError
 
-from .opening import open_media
+from .opening import clean_tags, exact, open_media
 
 _log = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ class Tags:
 
 def tags_of(container: Any, path: Path) -> Tags:
     """Of a video that is open already."""
-    kept = {name.lower(): text for name, text in container.metadata.items() if text}
-    facts = {name.lower(): text for name, text in container.streams.video[0].metadata.items()}
+    kept = {name: text for name, text in clean_tags(container.metadata).items() if text}
+    facts = clean_tags(container.streams.video[0].metadata)
     for name in ("title", "creation_time"):  # some cameras write them with the picture alone
         if name in facts:
             kept.setdefault(name, facts[name])
@@ -88,9 +88,9 @@ class Extras:
             for packet in self.source.demux([stream for stream, _ in self.pairs]):
                 if not packet.size or packet.pts is None:
                     continue
-                shift = round(self.tags.start / packet.time_base)
-                begin = packet.pts - shift
-                if begin + (packet.duration or 0) <= 0 or begin * packet.time_base >= self.tags.duration:
+                tick = exact(packet.time_base)
+                begin = packet.pts - round(self.tags.start / tick)
+                if begin + (packet.duration or 0) <= 0 or begin * tick >= self.tags.duration:
                     continue
                 packet.pts = packet.dts = max(0, begin)
                 packet.stream = targets[packet.stream.index]
@@ -119,7 +119,7 @@ class Extras:
     def _shifted(self) -> Iterator[dict[str, Any]]:
         """Those that begin or go on within the output; times count from its first frame."""
         for number, one in enumerate(self.tags.chapters):
-            base = Fraction(one["time_base"])
+            base = exact(one["time_base"])
             begin, end = (round(one[key] * base * 1000 - self.tags.start * 1000) for key in ("start", "end"))
             begin, end = max(0, begin), min(end, round(self.tags.duration * 1000))
             if end > begin:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .opening import decoded, open_media
+from .opening import clean_tags, decoded, open_media
 from .samples import piece_of
 
 SILENT = 0.001
@@ -66,6 +66,6 @@ def _choice(tracks: Any) -> str:
     for i, track in enumerate(tracks):
         known = track.codec_context
         kind = f"{known.name}, {known.layout.nb_channels} channels" if decodable(track) else "cannot be decoded"
-        language = track.metadata.get("language", "und")
+        language = clean_tags(track.metadata).get("language", "und")
         listed.append(f"{i}: {kind}" + ("" if language == "und" else f", {language}"))
     return f"it has {'; '.join(listed)}"

@@ -21,7 +21,7 @@ from .color import Color, Scaler, of_rgb
 from .encoding import ENDINGS, Encoding, Kind, choose_encoding, with_screen
 from .hdr import in_16_bits
 from .journal import CHUNK, EncodedPacket, Journal
-from .opening import file_url, reason
+from .opening import clean_tags, file_url, reason
 from .sequence import CONTAINER, Pictures, is_sequence
 from .sound import Sound
 from .tags import MOV_LANGUAGES, MP4_FIELDS, Extras, Tags
@@ -130,7 +130,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         return stream
 
     def _name_languages(self, tags: Tags, source: Sound | None) -> None:
-        spoken = "" if source is None or tags.path is None else source.stream.metadata.get("language", "")
+        spoken = "" if source is None or tags.path is None else clean_tags(source.stream.metadata).get("language", "")
         for stream, language in (
             (self._stream, tags.language),
             *((one, spoken) for one in self._container.streams.audio),

@@ -145,7 +145,7 @@ def quality(workspace: Workspace, item: Item, data: StepData) -> StepData:
     chosen = np.linspace(0, len(frames) - 1, min(QUALITY_FRAMES, len(frames))).round().astype(int)
     pixels = torch.from_numpy(np.stack([frames[i] for i in chosen])).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
-        score = round(float(workspace.quality(pixels).float().mean()), 2)
+        score = round(float(workspace.quality(pixels).mean()), 2)
     if not score >= workspace.settings.min_quality:
         detail = f"Quality {score:g}; at least {workspace.settings.min_quality:g} is needed."
         raise Rejected("low_quality", detail, quality=score)

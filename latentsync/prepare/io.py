@@ -13,7 +13,7 @@ import numpy as np
 from ..audio.mel import SAMPLE_RATE
 from ..dataset import FPS
 from ..files import atomic_path, parse_json
-from ..media.opening import file_url
+from ..media.opening import ANY_TAGS, file_url
 
 SAMPLES_PER_FRAME = int(SAMPLE_RATE / FPS)
 CRF = 8
@@ -116,7 +116,7 @@ def replace_audio(path: Path, audio: np.ndarray) -> None:
 
     with (
         atomic_path(path) as part,
-        av.open(file_url(path), metadata_errors="replace") as source,
+        av.open(file_url(path), **ANY_TAGS) as source,
         _container(part) as out,
     ):
         old = source.streams.video[0]

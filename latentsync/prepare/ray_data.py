@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..batch.parallel.ray_pool import connect
-from ..errors import UserError
+from ..errors import missing_package
 from .steps import Outcome
 from .worker import Worker
 from .workspace import Item, Kind, Plan
@@ -25,7 +25,7 @@ def connected(address: str | None) -> Iterator[Any]:
         import ray
         import ray.data
     except ImportError as error:
-        raise UserError('--ray needs Ray Data, which is missing; pip install "latentsync[ray]".') from error
+        raise missing_package("--ray", "ray", instead="leave out --ray") from error
     is_ours = not ray.is_initialized()
     connect(address)
     try:

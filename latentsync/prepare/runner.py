@@ -87,15 +87,16 @@ def prepare(
     *,
     only: Sequence[str] = (),
     threads: int = 0,
+    device: str = "cpu",
     on_progress: ProgressCallback | None = None,
 ) -> Report:
     """Take every video of a folder (or one file) through all steps; writes manifest.jsonl and summary.json into out.
 
-    only: patterns of paths below source. Sources are read, never changed. UserError, before any work is done, if
-    something that the steps need is missing.
+    only: patterns of paths below source. device: of the networks for sync and quality. Sources are read, never
+    changed. UserError, before any work is done, if something that the steps need is missing.
     """
     root, files, other_files = list_sources(source, out, only)
-    plan = make_plan(root, out, settings, threads)
+    plan = make_plan(root, out, settings, threads, device)
     for name in ("", "clips", "work/source", "work/clip", "work/audio", "work/faces"):
         remove_stale(make_folder(out / name))
     report = Report(out, settings, [], other_files=other_files)
@@ -140,7 +141,7 @@ def list_sources(source: Path, out: Path, only: Sequence[str] = ()) -> tuple[Pat
     return root, names, len(paths) - len(names)
 
 
-def make_plan(root: Path, out: Path, settings: PrepareSettings, threads: int = 0) -> Plan:
+def make_plan(root: Path, out: Path, settings: PrepareSettings, threads: int, device: str) -> Plan:
     """Loads all models once, to check that everything the steps need is here."""
     syncnet, quality = settings.syncnet, settings.quality
     _check_networks({"sync": syncnet, "quality": quality}, settings.skip)
@@ -148,7 +149,7 @@ def make_plan(root: Path, out: Path, settings: PrepareSettings, threads: int = 0
     Workspace(Plan(root, out, settings, Path())).load("source")
     face_model = find("face_landmarker.task").resolve()
     hashes = ("" if path is None else sha256(path)[:16] for path in (settings.syncnet, settings.quality))
-    plan = Plan(root, out.resolve(), settings, face_model, *hashes, threads=threads)
+    plan = Plan(root, out.resolve(), settings, face_model, *hashes, threads=threads, device=device)
     with closing(Workspace(plan)) as workspace:
         workspace.load("clip")
     return plan

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from ..dataset import FPS
-from ..errors import UserError
+from ..errors import missing_package
 from .settings import PrepareSettings
 
 SHOT_WIDTH = 256
@@ -41,9 +41,7 @@ def shot_detector(threshold: float) -> tuple[Any, Any]:
         from scenedetect import FrameTimecode
         from scenedetect.detectors import AdaptiveDetector
     except ImportError as error:
-        raise UserError(
-            'Shot detection needs PySceneDetect; pip install "latentsync[prepare]" or add --skip shots.'
-        ) from error
+        raise missing_package("Shot detection", "scenedetect", instead="add --skip shots") from error
     return AdaptiveDetector(adaptive_threshold=threshold), lambda i: FrameTimecode(i, float(FPS))
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..dataset import FPS
 from ..errors import UserError
@@ -16,6 +16,7 @@ from .settings import PrepareSettings
 from .shots import shot_detector
 
 if TYPE_CHECKING:
+    from ..evaluation.networks import Network
     from ..face.detect import FaceFinder
     from ..models.syncnet import SyncNet
 
@@ -46,6 +47,7 @@ class Plan:
     """What all workers of a run share. root, out: absolute; on a cluster, paths that every node sees.
 
     syncnet_hash, quality_hash: of the files. threads: of OpenCV and torch in each worker; 0 leaves them alone.
+    device: where the networks run.
     """
 
     root: Path
@@ -55,6 +57,7 @@ class Plan:
     syncnet_hash: str = ""
     quality_hash: str = ""
     threads: int = 0
+    device: str = "cpu"
 
 
 def source_id(source: str) -> str:
@@ -119,7 +122,7 @@ class Workspace:
         from ..weights.syncnet_files import load_syncnet
 
         assert self.settings.syncnet  # make_plan() checked it
-        return load_syncnet(self.settings.syncnet)
+        return load_syncnet(self.settings.syncnet, device=self.plan.device)
 
     @cached_property
     def uses_chung(self) -> bool:
@@ -139,11 +142,11 @@ class Workspace:
         return CHUNG_CONFIDENCE
 
     @cached_property
-    def quality(self) -> Any:
+    def quality(self) -> "Network":
         from ..evaluation.networks import Network
 
         assert self.settings.quality
-        return Network(self.settings.quality).module
+        return Network(self.settings.quality, self.plan.device)
 
     def load(self, kind: Kind) -> None:
         """Load all models and libraries that items of this kind need. UserError: one is missing or does not fit."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..errors import UserError
+from ..errors import UserError, missing_package
 from ..models.libraries import hide_broken_torchvision
 from .recipes import RunSettings, write_recipe
 
@@ -28,7 +28,7 @@ def make_accelerator(precision: str, gradient_accumulation_steps: int, *, cpu: b
         from accelerate import Accelerator
         from accelerate.utils import InitProcessGroupKwargs
     except ImportError as error:
-        raise UserError('Training needs accelerate; type: pip install "latentsync[train]".') from error
+        raise missing_package("Training", "accelerate") from error
     cuda = torch.cuda.is_available() and not cpu
     mixed = {"fp32": "no"}.get(precision, precision)
     if precision == "auto":

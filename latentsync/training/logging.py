@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, missing_package
 from ..files import atomic_path
 
 LOG, EVENTS, CHARTS = "log.jsonl", "events.jsonl", "charts.png"
@@ -114,7 +114,7 @@ def new_figure(**options: Any) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UserError('Charts need matplotlib; type: pip install "latentsync[train]".') from error
+        raise missing_package("A chart", "matplotlib") from error
     return Figure(**options)
 
 

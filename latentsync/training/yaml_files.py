@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, missing_package
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -21,5 +21,5 @@ def load_yaml() -> Any:
     try:
         import yaml
     except ImportError as error:
-        raise UserError('Reading YAML needs pyyaml; type: pip install "latentsync[train]".') from error
+        raise missing_package("Reading YAML", "yaml") from error
     return yaml

@@ -15,9 +15,9 @@ def _text(name: str) -> str:
 
 
 def face_names(count: int) -> list[str]:
-    """Labels for the faces of a frame, from left to right."""
+    """Labels for the faces of a frame, from left to right; numbers as in ComfyUI and on the command line, from 0."""
     names = ["left", *["middle"] * (count - 2), "right"] if count > 1 else [""]
-    return [f"Face {i + 1}" + (f" ({name})" if name in ("left", "right") else "") for i, name in enumerate(names)]
+    return [f"Face {i}" + (f" ({name})" if name in ("left", "right") else "") for i, name in enumerate(names)]
 
 
 def face_picker(st: Any, shot: Shot, chosen: int, disabled: bool) -> int | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, missing_package
 from .config import VARIABLE, AppSettings
 
 PAGE = Path(__file__).with_name("streamlit_app.py")
@@ -73,9 +73,9 @@ def command(address: Address, settings: AppSettings) -> list[str]:
 def serve(settings: AppSettings, address: Address, echo: Callable[[str], None], on_ready: Callable[[str], None]) -> int:
     """Run the app until it ends or is interrupted; its exit code. on_ready(address) is called once it answers."""
     if find_spec("streamlit") is None:
-        raise UserError('The web app needs Streamlit; type: pip install "latentsync[app]"')
+        raise missing_package("The web app", "streamlit")
     if address.share and find_spec("pyngrok") is None:
-        raise UserError('--share needs pyngrok; type: pip install "latentsync[share]"')
+        raise missing_package("--share", "pyngrok")
     with (
         tempfile.TemporaryDirectory(prefix="latentsync-app-", ignore_cleanup_errors=True) as folder,
         _running(dataclasses.replace(settings, folder=folder), address) as child,

@@ -145,11 +145,11 @@ def _container_ending(path: Path, wanted: str) -> str:
     import av
     from av.error import FFmpegError
 
-    from ..media.opening import file_url
+    from ..media.opening import ANY_TAGS, file_url
 
     options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
     try:
-        with av.open(file_url(path), options=options, metadata_errors="replace") as container:
+        with av.open(file_url(path), options=options, **ANY_TAGS) as container:
             return _own_ending(container, path) or CONTAINERS[container.format.name.split(",")[0]]
     except (FFmpegError, OSError, KeyError, ValueError):
         raise UserError(f"{path} is not {wanted} that can be read; its content is something else.") from None
@@ -191,8 +191,11 @@ def _sound_tracks(path: Path) -> tuple[tuple[int, str], ...]:
 
 def _track_name(number: int, stream: Any) -> str:
     """Counted from 0, as everywhere else."""
+    from ..media.opening import clean_tags
+
     count = stream.codec_context.layout.nb_channels
-    said = (stream.metadata.get(key, "")[:40] for key in ("title", "language"))
+    tags = clean_tags(stream.metadata)
+    said = (tags.get(key, "")[:40] for key in ("title", "language"))
     known = [text for text in said if text not in ("", "und")]
     return f"Track {number}: {', '.join([*known, {1: 'mono', 2: 'stereo'}.get(count, f'{count} channels')])}"
 

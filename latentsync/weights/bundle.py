@@ -20,7 +20,7 @@ from ..settings import GUIDANCE, STEPS, Settings
 from .identify import FileInfo, identify
 from .load import load_unet, locate
 from .lora import open_lora
-from .registry import find
+from .registry import check_present, find, get, is_registered
 from .vae_files import load_vae
 from .whisper_files import load_whisper
 
@@ -74,6 +74,17 @@ def companions(info: FileInfo) -> tuple[str | Path, str]:
     return (info.path, "tiny.en") if info.kind == "nano" else ("vae", "tiny")
 
 
+def _check_present(checkpoint: str, vae: str | Path | None, whisper: str | Path | None) -> None:
+    """All at once, before gigabytes are read: what of the known files is not here."""
+    is_file = Path(checkpoint).is_file()
+    kind = identify(Path(checkpoint)).kind if is_file else get(checkpoint).kind if is_registered(checkpoint) else ""
+    if kind not in ("unet", "nano"):
+        return  # loading says what it is
+    own_vae, own_whisper = companions(FileInfo(Path(checkpoint), kind, ""))
+    wanted = [str(name) for name in (checkpoint, vae or own_vae, whisper or own_whisper, "face-landmarker")]
+    check_present([name for name in wanted if not Path(name).is_file() and is_registered(name)])
+
+
 def load_models(
     checkpoint: str | Path = "nano",
     *,
@@ -86,6 +97,7 @@ def load_models(
 ) -> Models:
     """Load what a checkpoint needs. vae and whisper default to those that it was trained with. lora: files of LoRAs, or
     "FILE:STRENGTH"."""
+    _check_present(str(checkpoint), vae, whisper)
     info, loras = identify(locate(checkpoint)), [open_lora(given) for given in lora]
     for one in loras:
         one.check(info)

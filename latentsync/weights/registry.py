@@ -266,6 +266,23 @@ def find(name: str, folders: Sequence[str | os.PathLike[str]] | None = None) -> 
     raise UserError(_how_to_get(entry, places))
 
 
+def check_present(names: Sequence[str], folders: Sequence[str | os.PathLike[str]] | None = None) -> None:
+    """UserError that tells of every file of these names that is not here; the first name may require the others."""
+    absent: dict[str, UserError] = {}
+    for entry in map(get, names):
+        try:
+            find(entry.name, folders)
+        except UserError as error:
+            absent[entry.name] = error
+    if len(absent) == 1:
+        raise absent.popitem()[1]
+    if absent:
+        files = [f"{name} ({get(name).size})" for name in absent]
+        first = with_required(names[:1])
+        wanted = [first[0].name] if {entry.name for entry in first} >= set(absent) else list(absent)
+        raise UserError(f"{', '.join(files[:-1])} and {files[-1]} are not on this machine: {getting(*wanted)}.")
+
+
 def _find_in(entry: ModelEntry, folder: Path) -> Path | None:
     for form in entry.files:
         if (folder / form.file).is_file():

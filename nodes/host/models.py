@@ -34,13 +34,13 @@ from ...latentsync.weights.bundle import companions
 from ...latentsync.weights.download import download as get_file
 from ...latentsync.weights.identify import FileInfo, check_is_unet, identify
 from ...latentsync.weights.load import DTYPES, load_unet
-from ...latentsync.weights.registry import ENTRIES, with_required
+from ...latentsync.weights.registry import ENTRIES, check_present, with_required
 from ...latentsync.weights.syncnet_files import load_syncnet
 from ...latentsync.weights.vae_files import load_vae
 from ...latentsync.weights.whisper_files import load_whisper
 from ..images import speech_of
 from ..windows import Branches, FrameConditions, FrameUNet
-from .files import MODEL_FOLDER, find_file
+from .files import MODEL_FOLDER, find_file, search_folders
 from .progress import Stages
 
 NO_SYNCNET = "none"
@@ -349,6 +349,7 @@ def _load(name: str, path: Path, resolution: int | None, dtype: torch.dtype | No
             f"{name} does not state its resolution; set the input resolution to 256 (LatentSync 1.5) or 512 (1.6)."
         )
     own_vae, own_whisper = companions(info)
+    check_present([name for name in (own_vae, own_whisper) if isinstance(name, str)], search_folders())
     if info.kind == "nano":
         own = load_vae(own_vae)
         # a tiny VAE shares its latents with Stable Diffusion's, and so their previews

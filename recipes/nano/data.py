@@ -17,7 +17,7 @@ from torch import Tensor
 
 from latentsync.audio.load import load_audio
 from latentsync.audio.whisper_features import audio_windows, encode_audio
-from latentsync.errors import UserError
+from latentsync.errors import UserError, missing_package
 from latentsync.face.align import align_matrices, crop_matrix, face_size, resample, rescaled
 from latentsync.face.choose import choose
 from latentsync.face.detect import Box, FaceFinder, three_points
@@ -178,7 +178,7 @@ def other_voices(waveform: Tensor, rate: int) -> dict[str, Tensor]:
     try:
         import librosa
     except ImportError as error:
-        raise UserError('Other voices need librosa; type: pip install "latentsync[train]".') from error
+        raise missing_package("Changing voices", "librosa") from error
     sound = waveform.numpy()
     voices = {f"voice {by:+d}": librosa.effects.pitch_shift(sound, sr=rate, n_steps=by) for by in (-4, -2, 2, 4)}
     noise = np.random.default_rng(len(sound)).standard_normal(len(sound)) * sound.std() / 10

@@ -367,7 +367,7 @@ def test_doctor_on_extras(monkeypatch):
     assert f"built for torch {torch.__version__}" in broken.fix
     whole, absent = doctor._extra("ray", {"ray": ""}), doctor._extra("app", {"app": ""})
     assert (whole.state, whole.detail) == ("ok", "ray 2.60.0")
-    assert absent.fix == 'pip install "latentsync[app]"'
+    assert absent.fix == 'pip install "streamlit>=1.52"'
     said = list(doctor.advice([broken, whole, absent]))
     assert any(line.startswith("extra eval: ") for line in said)
     assert not any("extra app" in line for line in said)  # an offer, no fault

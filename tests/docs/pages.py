@@ -195,7 +195,7 @@ def _program(raw: list[str]) -> list[str]:
 
 
 def extras() -> set[str]:
-    """What `pip install "latentsync[…]"` may ask for."""
+    """What `pip install -e ".[…]"` may ask for."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     section = text.split("[project.optional-dependencies]")[1].split("\n[")[0]
     return set(re.findall(r"^(\w+) *=", section, re.MULTILINE))

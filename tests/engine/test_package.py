@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import latentsync
+from latentsync.errors import REQUIREMENTS
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "latentsync"
@@ -25,6 +26,10 @@ PUBLIC = [
     "lipsync_file",
     "load_models",
     "load_vae",
+    "Models",
+    "Progress",
+    "Report",
+    "Result",
     "Settings",
     "UserError",
 ]
@@ -107,6 +112,26 @@ def test_extras_are_pinned():
     assert wanted <= names_in(pins) | untested
 
 
+def test_what_messages_ask_pip_for_is_what_the_package_needs():
+    """requirements.txt, requirements-torch.txt and every extra but dev, whose tools no message names."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[project.optional-dependencies]")[1]
+    extras = [line for line in text.split("\n[")[0].splitlines() if not line.startswith(("#", "dev ="))]
+    wanted = {quoted for line in extras for quoted in re.findall(r'"([^"]+)"', line)}
+    for name in ("requirements.txt", "requirements-torch.txt"):
+        lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+        wanted |= {line for line in lines if line and not line.startswith("#")}
+    assert set(REQUIREMENTS.values()) == wanted
+
+
+def test_no_message_names_a_project_that_no_index_has():
+    """Neither an extra of ours nor, by hand, what REQUIREMENTS says."""
+    for path in [*MODULES, *(ROOT / "nodes").rglob("*.py"), *(ROOT / "recipes").rglob("*.py")]:
+        text = path.read_text(encoding="utf-8")
+        assert "latentsync[" not in text, path
+        named = re.findall(r"pip install (?:-U )?([\w\"-]+)", text)
+        assert set(named) <= {"-r", "bitsandbytes", "opencv-contrib-python", '"'}, path
+
+
 def test_the_sample_voice():
     from latentsync.audio.load import load_audio, loudness
 
@@ -139,7 +164,7 @@ runpy.run_path(sys.argv[1] + "/install.py", run_name="__main__")
 
 
 def test_the_documents_have_the_registry_right():
-    from latentsync.weights.registry import ENTRIES
+    from latentsync.weights.registry import ENTRIES, human_size, with_required
 
     text = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -147,6 +172,7 @@ def test_the_documents_have_the_registry_right():
         for source in map(entry.fetched, entry.sources):
             assert source.sha256 in text
             assert not source.bytes or f"{source.bytes:,}" in text
-        if entry.kind != "syncnet":
-            assert f"`{entry.name}`" in readme
-            assert entry.built_in or entry.size in readme
+        if entry.kind in ("nano", "unet"):
+            assert f"| `{entry.name}` |" in readme
+            whole = sum(one.bytes or 0 for one in with_required([entry.name]))
+            assert entry.built_in or human_size(whole)[:3] in readme

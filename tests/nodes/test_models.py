@@ -122,7 +122,7 @@ def trained(base: Path, name: str, **recipe: Any) -> Path:
     weights = {"sync_weight": 0.0, "lpips": "off", "trepa_weight": 0.0}
     (base / f"{name}.yaml").write_text(json.dumps(brief | weights | recipe))  # JSON is YAML
     files = [base / "data", "--init", base / "base.safetensors", "--config", base / f"{name}.yaml", "-o", base / name]
-    done = CliRunner().invoke(app, ["train", "unet", "--stage", "2", "--cpu", *map(str, files)])
+    done = CliRunner().invoke(app, ["train", "unet", "--stage", "2", "--device", "cpu", *map(str, files)])
     assert done.exit_code == 0, done.output
     made = Path(done.stdout.splitlines()[-1])
     return made.rename(base / f"{name}.safetensors")

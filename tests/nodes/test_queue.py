@@ -378,25 +378,6 @@ def test_the_first_command_and_the_same_with_curl(comfy, desk, tmp_path):
 
 
 @needs_tools
-def test_the_same_with_curl_in_the_readme(comfy, desk, tmp_path):
-    """Line by line, as a person types them: what one answers is filled into the next."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    lines = re.search(r"^    SERVER=.*\n(?:    .*\n)+", text, re.MULTILINE)[0].replace("\\\n", "").splitlines()
-    server, prepare, queue, history, fetch = lines[0], lines[1:4], *lines[4:]
-    desk("\n".join([server, *prepare]))
-    prompt = tmp_path / "prompt.json"
-    quick = re.sub(r'"steps": \d+', '"steps": 1', prompt.read_text(encoding="utf-8"))
-    prompt.write_text(quick, encoding="utf-8")
-    asked = json.loads(desk(f"{server}\n{queue}"))["prompt_id"]
-    history = f"{server}\n{history.replace('PROMPT_ID', asked)}"
-    while (told := json.loads(desk(history))) == {}:
-        time.sleep(0.5)
-    (shown,) = [file for node in told[asked]["outputs"].values() for file in node.get("images", [])]
-    desk(f"{server}\n{fetch.replace('NAME', shown['filename'])}")
-    assert frames_of(tmp_path / "out.mp4").shape == (30, 280, 320, 3)
-
-
-@needs_tools
 def test_scoring_from_a_shell(desk, tmp_path):
     line = next(line for line in "\n".join(BLOCKS).splitlines() if "--json score.json" in line)
     names = [Path(path).name for path in desk(line).split("\n") if path]

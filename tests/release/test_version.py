@@ -130,7 +130,7 @@ def test_the_owner_is_named_in_one_place(release):
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     block = text[text.index("# ---- The owner.") : text.index("# ---- End of what the owner fills in.")]
     values = [line for line in block.splitlines() if line[:1] != "#" and ("github" in line or "PublisherId" in line)]
-    assert len(values) == 6
+    assert len(values) == 7
     owners = {re.search(r'(?:\.com/|= ")([\w-]+)(?:/ComfyUI|"$)', line)[1] for line in values}
     assert len(owners) == 1, owners
     assert text.count("OWNER") == block.count("OWNER")
@@ -216,7 +216,7 @@ def test_what_a_workflow_runs_is_there(path):
 def test_systems_and_pythons():
     matrix = load(ROOT / ".github" / "workflows" / "tests.yml")["jobs"]["tests"]["strategy"]["matrix"]
     assert {name.split("-")[0] for name in matrix["os"]} == {"ubuntu", "macos", "windows"}
-    assert matrix["python"] == ["3.10", "3.11", "3.12"]
+    assert matrix["python"] == ["3.10", "3.11", "3.12", "3.13"]
     assert PROJECT["requires-python"] == f">={matrix['python'][0]}"
 
 

@@ -65,11 +65,13 @@ def test_what_the_wheel_says_of_itself(wheel):
         said = email.message_from_string(archive.read(f"{info}/METADATA").decode())
         entry = archive.read(f"{info}/entry_points.txt").decode()
         assert {f"{info}/licenses/{name}" for name in LICENSES} < set(archive.namelist())
-    assert "latentsync = latentsync.cli.main:main" in entry
+    assert "latentsync = latentsync.__main__:main" in entry
     assert said["License-Expression"] == "Apache-2.0 AND MIT"
     needed = {line for line in said.get_all("Requires-Dist", []) if "extra ==" not in line}
-    wanted = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    files = [ROOT / name for name in ("requirements.txt", "requirements-torch.txt")]
+    wanted = [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
     assert needed == {line.strip() for line in wanted if line.strip() and not line.startswith("#")}
+    assert "torch>=2.4" in needed
 
 
 def test_the_sdist_can_be_built_from(dist):
@@ -77,7 +79,8 @@ def test_the_sdist_can_be_built_from(dist):
     (path,) = dist.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"pyproject.toml", "requirements.txt", "README.md", "LICENSE", "CHANGELOG.md"} <= names
+    read = {"README.md", "LICENSE", "CHANGELOG.md"}
+    assert {"pyproject.toml", "requirements.txt", "requirements-torch.txt"} | read <= names
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "nodes", "out"))]
 
 

@@ -28,7 +28,20 @@ def test_three_commands(media, tmp_path):
     fast = tmp_path / "fast.yaml"
     fast.write_text("holdout_time: 0.3\nsample_clips: 1\nsample_frames: 16\nsample_steps: 2\nvalidate_windows: 2\n")
     skip = ("--skip", "sync", "--skip", "quality", "--min-seconds", 2, "--workers", 1)
-    short = ("--cpu", "--precision", "fp32", "--workers", 0, "--steps", 3, "--validate-every", 2, "--log-every", 1)
+    short = (
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+        "--workers",
+        0,
+        "--steps",
+        3,
+        "--validate-every",
+        2,
+        "--log-every",
+        1,
+    )
     command("prepare", media / "clips", data, "--only", "grid/p[ABC]_*", "--resolution", 64, *skip)
     command("train", "unet", data, "--size", "tiny", "--vae", "nano", "--whisper", whisper, "--resolution", 64,
             "--config", fast, "-o", unet, *short)  # fmt: skip

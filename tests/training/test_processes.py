@@ -135,7 +135,7 @@ def test_a_killed_command_goes_on_as_if_nothing_had_happened(clips, tmp_path):
     files = write_files(tmp_path)
     config = tmp_path / "settings.yaml"
     config.write_text(SETTINGS)
-    words = ["train", "unet", clips, "--config", config, "--size", "tiny", "--cpu", "-o", tmp_path / "killed"]
+    words = ["train", "unet", clips, "--config", config, "--size", "tiny", "--device", "cpu", "-o", tmp_path / "killed"]
     words += ["--vae", files["vae"], "--whisper", files["whisper"], "--cache", tmp_path / "cache"]
     when = random.randint(2, 10)
     kill_at([sys.executable, "-m", "latentsync", *map(str, words)], tmp_path / "killed" / LOG, when)

@@ -375,7 +375,17 @@ def test_score_knows_a_perfect_judge(clips, tmp_path):
 def test_the_command(clips, tmp_path):
     config = tmp_path / "tiny.yaml"
     config.write_text(json.dumps(BASE))
-    command = ["train", "syncnet", str(clips), "--config", str(config), "--out", str(tmp_path / "run"), "--cpu"]
+    command = [
+        "train",
+        "syncnet",
+        str(clips),
+        "--config",
+        str(config),
+        "--out",
+        str(tmp_path / "run"),
+        "--device",
+        "cpu",
+    ]
     command += ["--steps", "2", "--cache", str(tmp_path / "cache"), "--holdout-people", "film2"]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output

@@ -457,8 +457,8 @@ def command(*words):
 @pytest.mark.slow
 def test_two_stages_by_command(clips, files, tmp_path):
     """Stage 1 from nothing with cached latents, then stage 2 on it with a SyncNet; the result says the mouth."""
-    shared = ("--vae", files["vae"], "--whisper", files["whisper"], "--cpu", "--precision", "fp32", "--workers", 0,
-              "--cache", tmp_path / "cache", "--validate-every", 2)  # fmt: skip
+    shared = ("--vae", files["vae"], "--whisper", files["whisper"], "--device=cpu", "--precision", "fp32",
+              "--workers", 0, "--cache", tmp_path / "cache", "--validate-every", 2)  # fmt: skip
     (tmp_path / "fast.yaml").write_text("sample_steps: 2\nsample_clips: 1\nsample_frames: 16\nholdout_time: 0.4\n")
     shared += ("--config", tmp_path / "fast.yaml", "--steps", 2)
     one = ("train", "unet", clips, "--stage", 1, "--size", "tiny", "--resolution", 64, "-o", tmp_path / "one")
@@ -487,7 +487,20 @@ def test_a_lora_by_command(clips, files, tmp_path):
     base = tiny_checkpoint(tmp_path / "base.safetensors", audio_dim=64)
     run = tmp_path / "run"
     words = ("train", "unet", clips, "--stage", 2, "--init", base, "--lora", 4, "--sync-weight", 0, "--lpips", "off")
-    more = ("--trepa-weight", 0, "--whisper", files["whisper"], "--cpu", "--workers", 0, "--steps", 2, "-o", run)
+    more = (
+        "--trepa-weight",
+        0,
+        "--whisper",
+        files["whisper"],
+        "--device",
+        "cpu",
+        "--workers",
+        0,
+        "--steps",
+        2,
+        "-o",
+        run,
+    )
     (tmp_path / "fast.yaml").write_text("sample_clips: 0\nholdout_time: 0.4\nlearning_rate: 1e-3\n")
     done = command(*words, *more, "--config", tmp_path / "fast.yaml")
     assert done.exit_code == 0, done.output
@@ -521,7 +534,7 @@ def test_a_lora_is_for_a_finished_network(clips, files, tmp_path):
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(clips, files, tmp_path, words, says):
-    shared = ("--vae", files["vae"], "--whisper", files["whisper"], "--cpu", "--size", "tiny", "--lpips", "off")
+    shared = ("--vae", files["vae"], "--whisper", files["whisper"], "--device=cpu", "--size", "tiny", "--lpips", "off")
     shared += ("--holdout-time", 0, "--resolution", 64)
     done = command("train", "unet", clips, "-o", tmp_path / "run", *shared, *words)
     assert done.exit_code == 2

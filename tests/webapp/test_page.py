@@ -54,7 +54,7 @@ def test_faces_can_be_chosen_by_buttons_too(screen, service, material):
     shown(screen)
     assert "Who speaks?" in text(screen)
     picked = anna.picked
-    button(screen, ["Face 2 (right)", "Face 1 (left)"][picked]).click().run()
+    button(screen, ["Face 1 (right)", "Face 0 (left)"][picked]).click().run()
     assert not screen.exception
     assert anna.picked == 1 - picked
     assert not button(screen, "Make the video").disabled
@@ -79,7 +79,7 @@ def test_the_run_gets_what_was_chosen(screen, service, material, monkeypatch):
     shown(screen)
     next(one for one in screen.selectbox if one.key == "fit").set_value("hold").run()
     next(one for one in screen.selectbox if one.key == "watermark").set_value("visible").run()
-    button(screen, "Face 2 (right)").click().run()
+    button(screen, "Face 1 (right)").click().run()
     button(screen, "Make the video").click().run()
     ((session, form),) = forms
     assert session is anna
@@ -309,7 +309,7 @@ def test_while_it_runs_nothing_can_be_changed(screen, service, material):
     assert wait_until(lambda: anna.run.done == 3)
     shown(screen)
     assert button(screen, "Cancel") is not None
-    assert all(one.disabled for one in screen.button if one.label in ("Change", "Face 1 (left)"))
+    assert all(one.disabled for one in screen.button if one.label in ("Change", "Face 0 (left)"))
     assert all(one.disabled for one in [*screen.selectbox, *screen.radio])
     assert not [one for one in screen.button if one.label == "Make the video"]
     button(screen, "Cancel").click().run()

@@ -100,7 +100,7 @@ def test_the_page_takes_another_voice_and_lets_it_go(screen, service, material):
     shown(screen)
     assert "**second\\.wav** · 1.3 s" in text(screen)
     who = by_key(screen.selectbox, "who")
-    assert (who.options, who.value) == (["Face 1 (left)", "Face 2 (right)"], 0)
+    assert (who.options, who.value) == (["Face 0 (left)", "Face 1 (right)"], 0)
     who.set_value(1).run()
     by_key(screen.number_input, "begins").set_value(2.25).run()
     assert (other.picked, other.start) == (1, Fraction("2.25"))

@@ -13,14 +13,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from latentsync import files
 from latentsync.cli.main import app
 from latentsync.errors import UserError
 from latentsync.weights import download as module
 from latentsync.weights import registry
-from latentsync.weights.bundle import companions
+from latentsync.weights.bundle import companions, load_models
 from latentsync.weights.download import download, sha256
 from latentsync.weights.identify import FileInfo
-from latentsync.weights.registry import ModelEntry, Source, find, get, human_size, model_folders
+from latentsync.weights.registry import ModelEntry, Source, check_present, find, get, human_size, model_folders
+
+from ..tiny import tiny_checkpoint
 
 BODY = bytes(range(256)) * 12_000  # 3 MB
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -400,3 +403,38 @@ def test_a_checkpoint_brings_all_that_it_requires(monkeypatch, name):
     fetched.clear()
     assert CliRunner().invoke(app, ["download", name, "--only"]).exit_code == 0
     assert fetched == [name]
+
+
+@pytest.mark.parametrize(
+    ("here", "checkpoint", "absent", "wanted"),
+    [
+        ((), "1.6", ("1.6 (5.07 GB)", "vae (335 MB)", "whisper-tiny (75.6 MB)", "face-landmarker (3.76 MB)"), "1.6"),
+        (("face_landmarker.task",), "1.5", ("1.5 (5.07 GB)", "vae (335 MB)", "whisper-tiny (75.6 MB)"), "1.5"),
+        ((), "nano", ("whisper-tiny.en (75.5 MB)", "face-landmarker (3.76 MB)"), "nano"),
+        (("face_landmarker.task",), "nano", ("Whisper tiny.en encoder", "(75.5 MB)"), "whisper-tiny.en"),
+    ],
+)
+def test_all_that_a_checkpoint_lacks_is_said_at_once(here, checkpoint, absent, wanted, tmp_path, monkeypatch):
+    monkeypatch.setenv("LATENTSYNC_MODELS", str(tmp_path))
+    for name in here:
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match="not on this machine: type `latentsync download ") as error:
+        load_models(checkpoint)
+    said = str(error.value)
+    assert all(one in said for one in absent), said
+    assert f"`latentsync download {wanted}`" in said
+    assert len(said.split("not on this machine")) == 2
+
+
+def test_a_checkpoint_by_path_lacks_its_companions(tmp_path, monkeypatch):
+    monkeypatch.setenv("LATENTSYNC_MODELS", str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"whisper-tiny\.en .* and face-landmarker .* download whisper-tiny\.en face-la"
+    ):
+        load_models(tiny_checkpoint(tmp_path / "tiny.safetensors"))
+
+
+def test_a_node_is_named_inside_comfyui(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "comfyui_folder", lambda: tmp_path)
+    with pytest.raises(UserError, match="Download Model with the name vae, then with whisper-tiny"):
+        check_present(["vae", "whisper-tiny"], [tmp_path])

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError
+from ...errors import UserError, missing_package
 from ...files import remove_partial_files
 from .processes import GRACE, WorkerFactory
 from .worker import Call, Outcome
@@ -21,11 +21,13 @@ def connect(address: str | None = None) -> None:
     try:
         import ray
     except ImportError as error:
-        raise UserError('--ray needs Ray, which is not installed; pip install "latentsync[ray]".') from error
+        raise missing_package("--ray", "ray", instead="leave out --ray") from error
     if ray.is_initialized():
         return
     try:
-        environment = {"env_vars": python_path()}
+        # how threads wait is said before torch loads, and so to processes that Ray starts, here or elsewhere
+        waiting = {name: os.environ[name] for name in ("OMP_WAIT_POLICY",) if name in os.environ}
+        environment = {"env_vars": waiting | python_path()}
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=environment)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).split("\n")[0].rstrip(".")

@@ -14,7 +14,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     button.setAttribute("aria-label", data.labels[i]);
     button.setAttribute("aria-pressed", i === data.chosen);
     const number = document.createElement("span");
-    number.textContent = i + 1;
+    number.textContent = i; // as in ComfyUI and on the command line
     button.append(number);
     Object.assign(button.style, { left: `${left}%`, top: `${top}%`, width: `${width}%`, height: `${height}%` });
     button.onclick = () => setTriggerValue("picked", i);
