@@ -77,9 +77,9 @@ def check_is_unet(info: FileInfo) -> None:
         raise UserError(info.problem)
     if info.kind == "lora":
         raise UserError(
-            f"{info.path} is a LoRA, which changes a U-Net and is none itself. Make one file of it and the U-Net that"
-            f" it was trained on, say 1.5: `{command()} train merge-lora 1.5 {info.path.name} merged.safetensors`, and"
-            " give that one; ComfyUI's LoraLoaderModelOnly takes it as it is."
+            f"{info.path} is a LoRA, which changes a U-Net and is none itself. Give the U-Net that it was trained on,"
+            f" say 1.5, and the LoRA by --lora (in ComfyUI: LoraLoaderModelOnly); or make one file of both:"
+            f" `{command()} train merge-lora 1.5 {info.path.name} merged.safetensors`."
         )
     if info.kind not in ("unet", "nano"):
         raise UserError(f"{info.path} is {info.title}, not a LatentSync U-Net; {_WANTED}.")
