@@ -4,6 +4,7 @@ import sys
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 
@@ -30,9 +31,11 @@ def hide_broken_torchvision() -> str:
 
 def torchvision_advice() -> str:
     """What to do about a torchvision that cannot be imported."""
-    import torch
-
+    try:
+        torch = f"torch {version('torch')}"
+    except PackageNotFoundError:
+        torch = "your torch"
     return (
-        f"install the torchvision that was built for torch {torch.__version__}, from where that torch came, or"
+        f"install the torchvision that was built for {torch}, from where that torch came, or"
         " `pip uninstall torchvision`"
     )

@@ -14,7 +14,7 @@ from latentsync.errors import REQUIREMENTS, UserError
 from latentsync.evaluation import networks
 from latentsync.media.image import read_image
 from latentsync.prepare import ray_data, shots
-from latentsync.training import distributed, logging, recipes
+from latentsync.training import distributed, logging, yaml_files
 from latentsync.webapp import server
 from latentsync.webapp.config import AppSettings
 
@@ -101,8 +101,8 @@ OPTIONAL = {
     "streamlit": lambda _: server.serve(AppSettings(), server.Address(), print, print),
     "pyngrok": lambda _: server.serve(AppSettings(), server.Address(share=True), print, print),
     "accelerate": lambda _: distributed.make_accelerator("fp32", 1, cpu=True),
-    "matplotlib": lambda _: logging.new_figure(),
-    "yaml": lambda folder: recipes.read_yaml(folder / "settings.yaml"),
+    "matplotlib.figure": lambda _: logging.new_figure(),
+    "yaml": lambda folder: yaml_files.read_yaml(folder / "settings.yaml"),
     "scenedetect": lambda _: shots.shot_detector(3.0),
     "ray": lambda _: ray_pool.connect(),
     "ray.data": lambda _: ray_data.connected(None).__enter__(),

@@ -170,6 +170,8 @@ def test_modules_exist_and_take_these_words(command, monkeypatch):
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.words[0] in ("accelerate", "torchrun")], ids=str)
 def test_launchers_take_their_own_words(command):
     """Theirs stand before `-m latentsync`; what stands behind is parsed above."""
+    if not command.whole and "-m" not in command.words:  # a mere mention
+        return
     if command.words == ("accelerate", "config"):
         pytest.importorskip("accelerate.commands.config")
         return

@@ -83,6 +83,7 @@ EXTRAS = {
     "tensorboard",
     "bitsandbytes",
     "librosa",
+    "psutil",  # comes with accelerate
     "streamlit",
     "pyngrok",
 }
@@ -164,7 +165,7 @@ runpy.run_path(sys.argv[1] + "/install.py", run_name="__main__")
 
 
 def test_the_documents_have_the_registry_right():
-    from latentsync.weights.registry import ENTRIES, human_size, with_required
+    from latentsync.weights.registry import ENTRIES, with_required
 
     text = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -175,4 +176,4 @@ def test_the_documents_have_the_registry_right():
         if entry.kind in ("nano", "unet"):
             assert f"| `{entry.name}` |" in readme
             whole = sum(one.bytes or 0 for one in with_required([entry.name]))
-            assert entry.built_in or human_size(whole)[:3] in readme
+            assert entry.built_in or f"{whole / 1e9:.1f} GB" in readme
