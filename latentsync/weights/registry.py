@@ -10,7 +10,6 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import comfyui_models, getting
-from .files import our_metadata
 
 ASSETS = Path(__file__).parents[1] / "assets"
 NANO_FILE = "nano.safetensors"
@@ -300,6 +299,8 @@ def _find_in(entry: ModelEntry, folder: Path) -> Path | None:
 def _says_it_is(entry: ModelEntry, path: Path) -> bool:
     if not entry.version or path.suffix != ".safetensors":
         return False
+    from .files import our_metadata  # brings torch, which `doctor` may miss
+
     said = our_metadata(path)
     return said.get("kind") == entry.kind and said.get("version") == entry.version
 

@@ -97,7 +97,7 @@ def test_what_cannot_be_is_said_at_once(started, arguments, says):
 
 def test_without_streamlit_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(server, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install .latentsync\[app\]"):
+    with pytest.raises(UserError, match=r"pip install .streamlit>="):
         serve(AppSettings(), Address(), print, print)
 
 
