@@ -158,7 +158,7 @@ def test_a_dry_run_measures_and_writes_nothing(clips, tmp_path):
     before = entries(tmp_path), entries(clips)
     common = ["--size", "tiny", "--vae", str(files["vae"]), "--whisper", str(files["whisper"]), "--resolution", "64"]
     done = CliRunner().invoke(
-        cli.app, ["train", "unet", str(clips), *common, "--device=cpu", "--set", "holdout_time=0.4", "-o", str(out),
+        cli.app, ["train", "unet", str(clips), *common, "--device", "cpu", "--set", "holdout_time=0.4", "-o", str(out),
                   "--cache-latents", "--epochs", "4", "--dry-run", "--ema-decay", "0.9"],
     )  # fmt: skip
     assert done.exit_code == 0, done.output
