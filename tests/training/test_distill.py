@@ -155,8 +155,8 @@ def test_from_the_command_line_to_a_file_that_knows_its_steps(clips, tmp_path, m
     stated = {"prediction_type": "sample", "resolution": SIDE, "default_steps": 8, "default_guidance": 2.0}
     path = save_model(tmp_path / "teacher.safetensors", teacher.state_dict(), metadata=stated | {"license": "MIT"})
     words = ["--teacher", path, "--steps", 2, "--teacher-steps", 4, "--training-steps", 2, "--device=cpu",
-             "--workers", 0, "--vae", files["vae"], "--whisper", files["whisper"], "--cache", tmp_path / "cache", "--validate-every", 2,
-             "--holdout-time", 0.4, "--decoded-frames", 1, "-o", tmp_path / "run"]  # fmt: skip
+             "--workers", 0, "--vae", files["vae"], "--whisper", files["whisper"], "--cache", tmp_path / "cache",
+             "--validate-every", 2, "--holdout-time", 0.4, "--decoded-frames", 1, "-o", tmp_path / "run"]  # fmt: skip
     result = CliRunner().invoke(app, ["train", "distill", str(clips), *map(str, words)])
     assert result.exit_code == 0, result.output
     assert "4 steps, guidance 2" in result.output
