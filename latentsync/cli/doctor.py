@@ -73,8 +73,8 @@ def ready(checks: Sequence[Check]) -> bool:
 
 def advice(checks: Sequence[Check]) -> Iterator[str]:
     """What to type: first what is needed, then what the published weights take, then the verdict."""
-    download = f"{command()} download"
-    absent = {c.name for c in checks if c.fix.startswith((download, "pip install ") if c.state == "note" else download)}
+    absent = {check.name for check in checks if check.fix.startswith(f"{command()} download")}
+    offers = absent | {check.name for check in checks if check.state == "note" and check.fix.startswith("pip install ")}
     needed = dict.fromkeys(c.fix for c in checks if c.needed and c.state == "missing" and c.name not in absent)
     yield from (f"needed: {fix}" for fix in needed)
     for checkpoint, purpose in CHECKPOINTS.items() if absent else ():
@@ -82,7 +82,7 @@ def advice(checks: Sequence[Check]) -> Iterator[str]:
 
         if any(entry.name in absent for entry in with_required([checkpoint])):
             yield f"{purpose}: {command()} download {checkpoint}"
-    yield from (f"{c.name}: {c.fix}" for c in checks if c.state == "note" and c.name not in absent)
+    yield from (f"{c.name}: {c.fix}" for c in checks if c.state == "note" and c.name not in offers)
     if ready(checks):
         yield f"ready: {command()} run --image face.png --audio speech.wav --out talking.mp4"
     else:

@@ -299,8 +299,10 @@ def _find_in(entry: ModelEntry, folder: Path) -> Path | None:
 def _says_it_is(entry: ModelEntry, path: Path) -> bool:
     if not entry.version or path.suffix != ".safetensors":
         return False
-    from .files import our_metadata  # brings torch, which `doctor` may miss
-
+    try:
+        from .files import our_metadata
+    except ModuleNotFoundError:  # torch: `doctor` looks for files without it
+        return False
     said = our_metadata(path)
     return said.get("kind") == entry.kind and said.get("version") == entry.version
 
