@@ -170,7 +170,7 @@ class RayPool:
 
         ticket, (ref, _) = next(iter(self._calls[number].items()))
         try:
-            outcome = ray.get(ref)
+            outcome: Any = ray.get(ref)
         except RayTaskError as error:
             outcome = Outcome("failed", error=" ".join(str(error.cause).split()), traceback=str(error))
         except RayError as error:
