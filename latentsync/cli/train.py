@@ -53,8 +53,9 @@ def recipe_options(
 def _given(options: Any) -> dict[str, Any]:
     """The settings that were given, by the recipe's names."""
     given = {name: value for name, value in vars(options).items() if value is not None}
-    if people := given.get("holdout_people"):
-        given["holdout_people"] = tuple(name.strip() for name in people.split(",") if name.strip())
+    for name in ("holdout_people", "trackers"):
+        if name in given:
+            given[name] = tuple(part.strip() for part in given[name].split(",") if part.strip())
     return given
 
 
@@ -223,11 +224,14 @@ def distill(
 
 @train.command()
 @expand_options
-def charts(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]) -> None:
-    """Draw the curves of a run (charts.png), also while it runs."""
-    from ..training.logging import draw_charts
+def charts(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="The folder of a run, or of several to compare.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The picture of several runs.")] = Path("runs.png"),
+) -> None:
+    """Draw the curves of a run (charts.png in its folder), also while it runs; or those of several over each other."""
+    from ..training.logging import draw_charts, draw_runs
 
-    typer.echo(str(draw_charts(run)))
+    typer.echo(str(draw_charts(runs[0]) if len(runs) == 1 else draw_runs(runs, out)))
 
 
 @train.command("merge-lora")

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from .console import show_json, show_table
-from .parameters import option
+from .parameters import expand_options, option
 from .train import Set
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ VALUE_WIDTH = 40
 """Characters of a value that the table shows."""
 
 
+@expand_options
 def recipe(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A YAML for --config, ours or the public project's.")],
     stage: Annotated[str, option(None, "", "Of the U-Net, under the file.", "STAGE")] = "1",

@@ -3,11 +3,8 @@
 import json
 import os
 import shutil
-import signal
-import threading
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -166,15 +163,3 @@ def load_state(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} has no {STATE}, so a run cannot resume from it; start one with --init.") from error
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UserError(f"{path} is damaged; remove {folder} to resume from the checkpoint before it.") from error
-
-
-@contextmanager
-def stop_on_signals(request: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM (a cluster that wants its machine back) ask for a stop: the step is finished and saved."""
-    kinds = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    before = {kind: signal.signal(kind, lambda *_: request()) for kind in kinds}
-    try:
-        yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)

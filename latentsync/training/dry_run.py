@@ -14,7 +14,7 @@ from torch.utils.data import default_collate
 from .dataset import Sample, to_device
 from .disk import Written, written
 from .memory import CUDA_ITSELF, StepMemory, step_memory
-from .recipes import RunSettings, count_steps
+from .recipes import NONE, RunSettings, count_steps
 from .task import Task
 from .trainer import Trainer
 
@@ -97,7 +97,7 @@ def measure(task: Task, settings: RunSettings, accelerator: "Accelerator", batch
     start = time.perf_counter()
     default_collate([task.data[0]] * settings.batch_size)
     loading = time.perf_counter() - start
-    trainer = Trainer(task, replace(settings, workers=0), folder, accelerator)
+    trainer = Trainer(task, replace(settings, workers=0, trackers=(NONE,)), folder, accelerator)
     trainer.batches = repeat(to_device(batch, accelerator.device))
     cuda = accelerator.device.type == "cuda"
     times: list[float] = []

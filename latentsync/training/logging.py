@@ -1,18 +1,23 @@
-"""The log of a run: JSON lines, TensorBoard where it is installed, and charts."""
+"""The log of a run: JSON lines, trackers, and charts."""
 
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, missing_package
 from ..files import atomic_path
+from .trackers import NO_TRACKERS, Trackers
 
 LOG, EVENTS, CHARTS = "log.jsonl", "events.jsonl", "charts.png"
+MEDIA = ".png", ".mp4"
 NO_CURVES = ("step", "seconds", "time")
+STYLES = {"validation": "--", "true": ":", "people": "--"}
+"""Of curves where several runs are drawn: those beside the first kind of a panel."""
 LOG_SCALE = ("gradient", "scale")
 WIDTH, HEIGHT = 5.0, 3.2
 """Inches of a panel."""
@@ -24,16 +29,10 @@ class RunLog:
     Names with a slash share a panel of the chart: "loss/noise" and "validation/noise" go together under "noise".
     """
 
-    def __init__(self, folder: Path, *, main: bool = True, tensorboard: bool = True) -> None:
-        self.folder, self.main = folder, main
+    def __init__(self, folder: Path, *, main: bool = True, trackers: Trackers = NO_TRACKERS) -> None:
+        self.folder, self.main, self.trackers = folder, main, trackers
         self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}
-        self._tensorboard: Any = None
-        if main and tensorboard:
-            with suppress(ImportError):
-                from torch.utils.tensorboard import SummaryWriter
-
-                self._tensorboard = SummaryWriter(str(folder / "tensorboard"))
 
     def add(self, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
@@ -50,10 +49,14 @@ class RunLog:
         if not self.main:
             return
         _append(self.folder / LOG, {"step": step, "time": round(time.time(), 1), **values})
-        if self._tensorboard is not None:
-            for name, value in values.items():
-                self._tensorboard.add_scalar(name, value, step)
-            self._tensorboard.flush()
+        self.trackers.log(values, step)
+
+    @contextmanager
+    def new_media(self, folder: Path, step: int) -> Iterator[None]:
+        """Pictures and videos that are written into the folder within it go to the trackers afterwards."""
+        before = _changed_at(folder)
+        yield
+        self.trackers.log_media([path for path, time in _changed_at(folder).items() if before.get(path) != time], step)
 
     def event(self, step: int, event: str, **details: Any) -> str:
         """Write a skipped step, a bad clip, a rollback, the end; from any process. Returns it as a line to print."""
@@ -70,8 +73,12 @@ class RunLog:
             part.write_text(kept, encoding="utf-8")
 
     def close(self) -> None:
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        self.trackers.finish()
+
+
+def _changed_at(folder: Path) -> dict[Path, int]:
+    """Pictures and videos, and when they were written (ns)."""
+    return {path: path.stat().st_mtime_ns for path in sorted(folder.glob("*")) if path.suffix in MEDIA}
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:
@@ -118,12 +125,69 @@ def new_figure(**options: Any) -> Any:
     return Figure(**options)
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A curve of a panel. noisy: of single batches, so where it is long its running mean is drawn over it."""
+
+    label: str | None
+    steps: Sequence[int]
+    values: Sequence[float]
+    noisy: bool
+    color: str | None = None
+    style: str = "-"
+
+
 def draw_charts(folder: Path) -> Path:
     """Draw all curves of a run over steps into charts.png in its folder."""
     curves = series(read_log(folder))
-    subjects = panels(curves)
+    subjects = {
+        subject: [Curve(_kind(name) or None, *curves[name], _is_noisy(name)) for name in names]
+        for subject, names in panels(curves).items()
+    }
     if not subjects:
         raise UserError(f"{folder} has no curves to draw yet; wait for the first log line.")
+    return _draw(subjects, folder.name, folder / CHARTS)
+
+
+def draw_runs(folders: Sequence[Path], path: Path) -> Path:
+    """Draw the curves of several runs over each other: a color for each run, a style for each kind of curve."""
+    runs = dict(zip(_short_names(folders), (series(read_log(folder)) for folder in folders), strict=True))
+    subjects: dict[str, list[Curve]] = {}
+    for number, (run, curves) in enumerate(runs.items()):
+        for subject, names in panels(curves).items():
+            for name in names:
+                kind = name.partition("/")[0] if "/" in name else ""
+                curve = Curve(
+                    f"{run} {kind}".strip(), *curves[name], _is_noisy(name), f"C{number}", STYLES.get(kind, "-")
+                )
+                subjects.setdefault(subject, []).append(curve)
+    if not subjects:
+        raise UserError(f"{', '.join(map(str, folders))} have no curves to draw yet; wait for the first log line.")
+    return _draw(subjects, " · ".join(runs), path)
+
+
+def _kind(name: str) -> str:
+    """loss, validation, … or nothing."""
+    return name.partition("/")[0] if "/" in name else ""
+
+
+def _is_noisy(name: str) -> bool:
+    return name.startswith("loss/")
+
+
+def _short_names(folders: Sequence[Path]) -> list[str]:
+    """The folders' names, with as many folders above them as it takes to tell them apart."""
+    paths = [folder.absolute().parts for folder in folders]
+    if len(set(paths)) < len(paths):
+        raise UserError("A run is named twice; name each once.")
+    for length in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(parts[-length:]) for parts in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder) for folder in folders]
+
+
+def _draw(subjects: Mapping[str, Sequence[Curve]], title: str, path: Path) -> Path:
     columns = min(3, len(subjects))
     rows = -(-len(subjects) // columns)
     width, height = WIDTH * columns, HEIGHT * rows + 0.4
@@ -131,27 +195,36 @@ def draw_charts(folder: Path) -> Path:
     sides = {"left": 0.6 / width, "right": 1 - 0.15 / width, "bottom": 0.5 / height, "top": 1 - 0.7 / height}
     # fixed margins for labels: measuring them takes matplotlib as long as drawing
     grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw=sides | {"wspace": 0.16, "hspace": 0.32}).ravel()
-    for axes, (subject, names) in zip(grid, subjects.items(), strict=False):
-        _panel(axes, subject, [(name, *curves[name]) for name in names])
+    for axes, (subject, curves) in zip(grid, subjects.items(), strict=False):
+        _panel(axes, subject, curves)
     for axes in grid[len(subjects) :]:
         axes.set_axis_off()
-    figure.suptitle(folder.name, y=1 - 0.15 / height)
-    path = folder / CHARTS
-    with atomic_path(path) as part:
-        figure.savefig(part, dpi=110, format="png")
+    figure.suptitle(title, y=1 - 0.15 / height)
+    try:
+        with atomic_path(path) as part:
+            figure.savefig(part, dpi=110, format="png")
+    except OSError as error:
+        raise UserError(f"{path} could not be written ({error.strerror}); give another name.") from error
     return path
 
 
-def _panel(axes: Any, subject: str, curves: Sequence[tuple[str, list[int], list[float]]]) -> None:
-    for name, steps, values in curves:
-        faint = name.startswith("loss/") and len(values) > 40
-        (line,) = axes.plot(steps, values, lw=0.8 if faint else 1.4, alpha=0.35 if faint else 1, label=None)
+def _panel(axes: Any, subject: str, curves: Sequence[Curve]) -> None:
+    for curve in curves:
+        faint = curve.noisy and len(curve.values) > 40
+        (line,) = axes.plot(
+            curve.steps, curve.values, lw=0.8 if faint else 1.4, alpha=0.35 if faint else 1, color=curve.color,
+            ls=curve.style,
+        )  # fmt: skip
         if faint:
-            axes.plot(steps, smoothed(values), lw=1.6, color=line.get_color(), label=name.partition("/")[0])
+            axes.plot(
+                curve.steps, smoothed(curve.values), lw=1.6, color=line.get_color(), ls=curve.style, label=curve.label
+            )
         else:
-            line.set(marker="" if len(values) > 30 else ".", label=name.partition("/")[0] if "/" in name else None)
-    if subject in LOG_SCALE and all(value > 0 for _, _, values in curves for value in values):
+            line.set(marker="" if len(curve.values) > 30 else ".", label=curve.label)
+    if subject in LOG_SCALE and all(value > 0 for curve in curves for value in curve.values):
         axes.set_yscale("log")
+    else:
+        axes.ticklabel_format(axis="y", scilimits=(-3, 5))  # a learning rate's zeros would not fit beside the panel
     axes.set_title(subject, fontsize=10)
     axes.set_xlabel("step", fontsize=8)
     axes.xaxis.get_major_locator().set_params(integer=True)

@@ -18,6 +18,8 @@ RUN, TRAINING, LOSSES, CHECKS, HOLDOUT = "Run", "Training", "Losses", "Checkpoin
 
 SCHEDULERS = "constant", "linear", "cosine", "cosine_with_restarts", "polynomial"
 """Of diffusers.optimization, which the public project uses."""
+AUTO, NONE = "auto", "none"
+TRACKERS = "tensorboard", "wandb", "trackio"
 AT_LEAST = {
     "steps": 1, "epochs": 0, "warmup_steps": 0, "batch_size": 1, "gradient_accumulation_steps": 1, "log_every": 1,
     "save_every": 1, "keep": 1, "validate_every": 1, "validate_windows": 1, "max_bad_steps": 1, "resolution": 1,
@@ -59,6 +61,11 @@ class RunSettings:
     workers: int = setting(4, "Processes that load data. 0: load in the training process.", TRAINING)
     threads: int = setting(0, "CPU threads. 0: those cores that are free when the run starts.", TRAINING)
     seed: int = setting(1247, "Seed of the initial weights, the order of clips and the noise.", TRAINING)
+    trackers: tuple[str, ...] = setting(
+        (AUTO,),
+        f"Also send curves and samples to {', '.join(TRACKERS)}. auto: TensorBoard if installed; none.",
+        CHECKS,
+    )
     log_every: int = setting(10, "Steps between log lines.", CHECKS)
     save_every: int = setting(1000, "Steps between checkpoints.", CHECKS)
     keep: int = setting(3, "Newest checkpoints to keep, besides the best.", CHECKS)
@@ -84,6 +91,8 @@ class RunSettings:
             raise UserError(f"learning_rate is {self.learning_rate:g}; it must be above 0 and below 1.")
         if not 0 <= self.ema_decay < 1 or self.max_grad_norm <= 0:
             raise UserError(f"ema_decay {self.ema_decay:g} or max_grad_norm {self.max_grad_norm:g} is out of range.")
+        if unknown := sorted({*self.trackers} - {AUTO, NONE, *TRACKERS}):
+            raise UserError(f"trackers has {unknown[0]!r}; known are {', '.join([AUTO, NONE, *TRACKERS])}.")
         for name in ("holdout_recordings", "holdout_time"):
             if not 0 <= getattr(self, name) < 0.9:
                 raise UserError(f"{name} is {getattr(self, name):g}; it must be 0 or more and below 0.9.")

@@ -15,23 +15,16 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from ..errors import UnfinishedError, UserError
-from .checkpoints import (
-    SHARDS,
-    Checkpoints,
-    EarlyStopping,
-    StepGuard,
-    Verdict,
-    load_state,
-    save_state,
-    stop_on_signals,
-)  # fmt: skip
+from .checkpoints import SHARDS, Checkpoints, EarlyStopping, StepGuard, Verdict, load_state, save_state
 from .dataset import IndexSampler, Sample, load_batches, to_device
 from .distributed import any_rank, from_main, is_sharded, mean_over_ranks, prepare
 from .logging import EVENTS, RunLog, draw_charts
 from .optim import all_finite, averaged_model, drop_gradients, learning_rates, make_optimizer
 from .progress import Pace
 from .recipes import RunSettings, count_steps
+from .signals import stop_on_signals
 from .task import Report, Task
+from .trackers import NO_TRACKERS, choose, start_trackers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -65,6 +58,7 @@ class Trainer:
             raise UserError("There is nothing to train: no parameter's name matches the recipe.")
         if self.sharded and settings.ema_decay:
             raise UserError("Sharded weights (FSDP, ZeRO) cannot be averaged; set ema_decay to 0.")
+        choose(settings.trackers)  # says what is not installed, before anything is written
         self.task.to(accelerator.device)
         optimizer = make_optimizer(settings, self.parameters)
         self.model, self.optimizer = prepare(accelerator, self.task.network, optimizer, settings.batch_size)
@@ -77,7 +71,8 @@ class Trainer:
     @cached_property
     def log(self) -> RunLog:
         """Its files are made when it is first used: a run that cannot begin leaves nothing."""
-        return RunLog(self.run, main=self.main)
+        trackers = start_trackers(self.settings, self.run) if self.main else NO_TRACKERS
+        return RunLog(self.run, main=self.main, trackers=trackers)
 
     def fit(self) -> str:
         """Train until a stop rule applies; returns the reason."""
@@ -198,7 +193,8 @@ class Trainer:
             if self.main or self.sharded:
                 values = self.validation_losses()
             if self.main and not self.sharded and math.isfinite(values["validation/total"]):
-                values |= self.task.evaluate(self.run / "samples", self.step)
+                with self.log.new_media(self.run / "samples", self.step):
+                    values |= self.task.evaluate(self.run / "samples", self.step)
         values = from_main(self.accelerator, values)
         self._write(values)
         if self.main and self.step < self.settings.steps:  # else finish() does

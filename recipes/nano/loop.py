@@ -85,7 +85,7 @@ class Trainer(ABC):
 
 def fit(trainer: Trainer, checkpoint: Path, *, save_every: int, on_report: Report | None = None) -> None:
     """Train to the end. The log goes into a folder beside the checkpoint, named like it."""
-    settings, log = trainer.settings, RunLog(checkpoint.with_suffix(""), tensorboard=False)
+    settings, log = trainer.settings, RunLog(checkpoint.with_suffix(""))
     log.truncate(trainer.step)
     while trainer.step < settings.steps:
         log.add(trainer.train_step())

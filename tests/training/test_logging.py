@@ -4,14 +4,16 @@ import json
 
 import cv2
 import pytest
+from typer.testing import CliRunner
 
+from latentsync.cli import main as cli
 from latentsync.errors import UserError
-from latentsync.training.logging import EVENTS, LOG, RunLog, draw_charts, panels, read_log, series, smoothed
+from latentsync.training.logging import EVENTS, LOG, RunLog, draw_charts, draw_runs, panels, read_log, series, smoothed
 
 
 @pytest.fixture
 def log(tmp_path):
-    return RunLog(tmp_path, tensorboard=False)
+    return RunLog(tmp_path)
 
 
 def test_means_between_lines(log, tmp_path):
@@ -80,3 +82,41 @@ def test_the_picture(log, tmp_path):
     assert picture.shape[1] > 1000
     assert picture.std() > 10
     assert not list(tmp_path.glob(".*"))
+
+
+def run_of(folder, scale):
+    log = RunLog(folder)
+    for step in range(1, 80):
+        log.write(step, {"loss/noise": scale / step, "gradient": 2.0 / step})
+        if step % 20 == 0:
+            log.write(step, {"validation/noise": 1.2 * scale / step})
+    return folder
+
+
+def test_runs_over_each_other(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "latentsync.training.logging._draw", lambda subjects, title, path: drawn.append((subjects, title))
+    )
+    folders = [run_of(tmp_path / name, scale) for name, scale in (("a/run", 1), ("b/run", 2))]
+    draw_runs(folders, tmp_path / "runs.png")
+    ((subjects, title),) = drawn
+    assert title == "a/run · b/run"
+    noise = [(curve.label, curve.color, curve.style, curve.noisy) for curve in subjects["noise"]]
+    assert noise == [
+        ("a/run loss", "C0", "-", True), ("a/run validation", "C0", "--", False),
+        ("b/run loss", "C1", "-", True), ("b/run validation", "C1", "--", False),
+    ]  # fmt: skip
+    assert [curve.values[0] for curve in subjects["noise"]] == [1, 0.06, 2, 0.12]
+    assert [curve.label for curve in subjects["gradient"]] == ["a/run", "b/run"]
+
+
+def test_the_command_compares_runs(tmp_path):
+    one, two = (run_of(tmp_path / name, scale) for name, scale in (("one", 1), ("two", 2)))
+    out = tmp_path / "both.png"
+    done = CliRunner().invoke(cli.app, ["train", "charts", str(one), str(two), "-o", str(out)])
+    assert done.output.strip() == str(out)
+    assert cv2.imread(str(out)).std() > 10
+    for words, said in (([str(one), str(one)], "named twice"), ([str(one), str(tmp_path)], "has no log.jsonl")):
+        failed = CliRunner().invoke(cli.app, ["train", "charts", *words, "-o", str(out)])
+        assert (failed.exit_code, said in failed.output) == (2, True)
