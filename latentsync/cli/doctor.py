@@ -127,6 +127,7 @@ def _here() -> Iterator[Check]:
     yield _opencv()
     yield _mediapipe()
     try:
+        from ..weights import files as _files  # noqa: F401  what looks into files needs torch
         from ..weights.registry import ENTRIES
     except ImportError as error:
         yield Check("weights", "missing", f"cannot be looked for ({error})", _install("safetensors"), needed=True)
