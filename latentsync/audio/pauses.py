@@ -13,6 +13,7 @@ HOP = SAMPLE_RATE // 100
 SHORTEST = 0.3
 """Seconds: shorter ones are stops within words, in which lips must not wait."""
 CLICK = 0.06  # a sound of at most so many seconds within a pause does not end it
+TAIL = CLICK + 0.01  # nor does one after the last pause; longer sounds there are a last word
 BELOW_SPEECH, ABOVE_NOISE, LEAST_BELOW = 38.0, 10.0, 15.0
 """Decibels: a pause is so far under the loud parts of the speech, or within so much of the background's noise, where
 that is at least this much under the speech."""
@@ -43,7 +44,7 @@ def spoken(waveform: Tensor) -> list[tuple[Fraction, Fraction | None]]:
     """Start and end in seconds of all between the pauses, with the time that lips need before and after."""
     end, edges = len(waveform) / SAMPLE_RATE, [0.0]
     for start, stop in pauses(waveform):
-        rest = start + AFTER + RELEASE if start > 0 else 0.0, stop - BEFORE - ATTACK if stop < end - SHORTEST else end
+        rest = start + AFTER + RELEASE if start > 0 else 0.0, stop - BEFORE - ATTACK if stop < end - TAIL else end
         edges += rest if rest[0] < rest[1] else ()
     edges.append(end)
     spoken_parts = ((a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b > a)
@@ -61,7 +62,7 @@ def rest_at(times: np.ndarray, found: list[tuple[float, float]], end: float) -> 
     A pause at the beginning or the end has no ramp there: nothing was said before and nothing will be.
     """
     rest = np.zeros(len(times))
-    last = found[-1][0] if found and found[-1][1] > end - SHORTEST else end
+    last = found[-1][0] if found and found[-1][1] > end - TAIL else end
     for start, stop in [*(pause for pause in found if pause[0] != last), (last, np.inf)]:
         fall = np.inf if start <= 0 else (times - start - AFTER) / RELEASE
         rise = (stop - BEFORE - times) / ATTACK

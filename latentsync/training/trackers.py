@@ -72,7 +72,7 @@ def _start(name: str, folder: Path, recipe: Mapping[str, Any]) -> Any:
 
     kind = getattr(tracking, KINDS[name], None)
     if kind is None:
-        raise UserError(f"This accelerate knows no {name}; type: pip install -U accelerate.")
+        raise UserError(f"This accelerate knows no {name}; install a newer accelerate.")
     try:
         if name == "tensorboard":
             tracker = kind(name, str(folder))

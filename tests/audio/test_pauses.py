@@ -180,3 +180,17 @@ def test_spoken_parts_are_in_order_and_hold_all_speech(parts, quiet_first):
     inside = np.array([any(a <= time <= b for a, b in found) for time in times])
     assert inside[loud].all()
     assert (rest_at(times, pauses(wave), len(wave) / SAMPLE_RATE)[~inside] > 0.99).all()
+
+
+@pytest.mark.parametrize("last", [0.1, 0.2, 0.3, 0.5])
+def test_a_short_last_word_is_spoken(last):
+    """A mouth that has come to rest opens for it, however short it is."""
+    wave = said(1.0, 0.6, last)
+    end = len(wave) / SAMPLE_RATE
+    start, stop = map(float, spoken(wave)[-1])
+    assert start < end - last
+    assert stop == pytest.approx(end, abs=0.01)
+    times = np.array([1.4, end - last / 2])
+    resting, speaking = rest_at(times, pauses(wave), end)
+    assert resting > 0.1
+    assert speaking == 0
