@@ -22,6 +22,7 @@ from .console import LinesAndBar
 from .dry_run import print_dry_run
 from .group import Commands
 from .parameters import expand_options, option
+from .train_ray import RayOptions, start
 
 train = typer.Typer(
     cls=Commands,
@@ -106,6 +107,7 @@ def unet(
     dry_run: DryRun = False,
     *,
     files: Files,
+    ray: RayOptions,
     options: UNetOptions,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
     """Train the U-Net, or resume a run.
@@ -132,6 +134,9 @@ def unet(
     settings, stated = _given(options), read_config(UNetRecipe, config, set_ or ())
     recipe, files = unet_recipe(stage, stated, **settings), fill_files(files, stated)
     keep_resolution = not {"resolution"} & {*settings, *stated.settings}
+    if ray.on and not dry_run:
+        start(run_unet, ray, device, _report, data, out, recipe, files, keep_resolution=keep_resolution)
+        return _print_result(out / ("lora.safetensors" if recipe.lora else "unet.safetensors"))
     cpu = _on_cpu(device)
     _use_free_cores(recipe.threads, cpu=cpu)
     common = {"keep_resolution": keep_resolution, "cpu": cpu, "report": _report}
@@ -157,6 +162,7 @@ def syncnet(
     device: Device = "auto",
     dry_run: DryRun = False,
     *,
+    ray: RayOptions,
     options: SyncNetOptions,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
     """Train a SyncNet, or resume a run.
@@ -177,10 +183,13 @@ def syncnet(
     from ..training.config import read_config
     from ..training.syncnet.architecture import syncnet_recipe
     from ..training.syncnet.data import VaeEncoder
-    from ..training.syncnet.run import run_syncnet, try_syncnet
+    from ..training.syncnet.run import run_syncnet, train_syncnet, try_syncnet
     from ..training.syncnet.task import RESULT
 
     network, recipe = syncnet_recipe(preset, read_config(SyncNetRecipe, config, set_ or ()), **_given(options))
+    if ray.on and not dry_run:
+        start(train_syncnet, ray, device, _report, data, out, network, recipe, cache=cache, vae=vae)
+        return _print_result(out / RESULT)
     cpu = _on_cpu(device)
     _use_free_cores(recipe.threads, cpu=cpu)
     encode = VaeEncoder(vae, pick_device(device)) if vae else None
@@ -201,6 +210,7 @@ def distill(
     device: Device = "auto",
     *,
     files: Files,
+    ray: RayOptions,
     options: DistillOptions,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
     """Teach a network to make in a few steps what it makes in many.
@@ -216,6 +226,9 @@ def distill(
     from ..training.unet.distill import run_distill
 
     recipe = build(DistillRecipe, {}, config, _given(options))
+    if ray.on:
+        start(run_distill, ray, device, _report, data, out, teacher, recipe, files)
+        return _print_result(out / ("lora.safetensors" if recipe.lora else "unet.safetensors"))
     cpu = _on_cpu(device)
     _use_free_cores(recipe.threads, cpu=cpu)
     run_distill(data, out, teacher, recipe, files, cpu=cpu, report=_report)

@@ -57,6 +57,10 @@ def capacity(gpus: float, cpus: int) -> int:
     return sum(_node_capacity(node, gpus, cpus) for node in _nodes())
 
 
+def cluster_gpus() -> float:
+    return sum(node.get("GPU", 0.0) for node in _nodes())
+
+
 def has_free_resources(gpus: float, cpus: int) -> bool:
     import ray
 

@@ -5,11 +5,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
 from ...dataset import ClipFile, find_clips
 from ...errors import UserError
+from ...models.device import pick_device
 from ...models.syncnet import SyncNetConfig
 from ..dataset import ClipDataset, default_cache, split_clips
 from ..distributed import make_accelerator, prepare_folder
@@ -48,6 +50,14 @@ def run_syncnet(
     trainer = Trainer(task, task.recipe, out, accelerator, report)
     prepare_folder(accelerator, out, dataclasses.replace(task.recipe, network=network))
     return trainer.fit()
+
+
+def train_syncnet(
+    data: Path, out: Path, config: SyncNetConfig, recipe: SyncNetRecipe, *, vae: str | None = None, **options: Any
+) -> str:
+    """run_syncnet with the VAE's name, for processes elsewhere."""
+    device = "cpu" if options.get("cpu") else pick_device("auto")
+    return run_syncnet(data, out, config, recipe, encode=VaeEncoder(vae, device) if vae else None, **options)
 
 
 def try_syncnet(
