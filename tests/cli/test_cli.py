@@ -256,6 +256,7 @@ def test_exit_codes_of_errors(monkeypatch, error, code):
     def end(*_: object, **__: object) -> None:
         raise error("what was got,\nand what to do")
 
+    monkeypatch.setattr("latentsync.cli.train._use_free_cores", lambda *_, **__: None)  # says what the machine is at
     monkeypatch.setattr("latentsync.training.unet.run.run_unet", end)
     result = call("train", "unet", "data")
     assert (result.exit_code, result.stdout) == (code, "")
