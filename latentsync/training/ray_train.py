@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..batch.parallel.ray_pool import capacity, cluster_gpus, connect
-from ..errors import UnfinishedError, UserError
+from ..errors import REQUIREMENTS, UnfinishedError, UserError
 from .distributed import TIMEOUT
 from .task import Report
 
@@ -67,7 +67,10 @@ def _check_version() -> None:
 
     version = tuple(int(part) for part in ray.__version__.split(".")[:2])
     if version < OLDEST:
-        raise UserError(f"Training on Ray needs Ray {OLDEST[0]}.{OLDEST[1]} or newer; this is {ray.__version__}.")
+        raise UserError(
+            f"Training on Ray needs Ray {OLDEST[0]}.{OLDEST[1]} or newer, and this is {ray.__version__}; type: pip install"
+            f' "{REQUIREMENTS["ray"]}".'
+        )
 
 
 def _fit(config: dict[str, Any], count: int, cpus: int, use_gpu: bool, storage: Path) -> str:
