@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...errors import UserError
 from ...models.unet import UNet
 from ...sampling import cfg_denoise, ddim, timesteps
-from ...weights.load import default_settings, load_unet
+from ...weights.load import load_unet
 from ..dataset import Sample, to_signed
 from ..recipes import DistillRecipe, Files
 from ..task import Report
@@ -88,12 +88,8 @@ class DistillTask(UNetTask):
         distance = ((made - target).square() + HUBER**2).sqrt() - HUBER
         out = {"distill": (weight / weight.mean() * distance).mean()}
         total = out["distill"]
-        if recipe.has_pixel_losses:
-            pixel = self.pixel_losses(made, batch)
-            total = (
-                total + torch.stack([getattr(recipe, f"{name}_weight") * loss for name, loss in pixel.items()]).sum()
-            )
-            out |= pixel
+        for name, loss in (self.pixel_losses(made, batch) if recipe.has_pixel_losses else {}).items():
+            total, out[name] = total + getattr(recipe, f"{name}_weight") * loss, loss
         if self.critic is not None and not validating:
             judged = self.judge(made, batch, self.critic)
             share = adversarial_weight(out["distill"], judged, made)
@@ -105,17 +101,15 @@ class DistillTask(UNetTask):
         """Where on the teacher's plan the batch begins, and noise (B, C, F, h, w) that all frames share, from the
         samples' indices. Half of the batches begin where the student does in use, or all if the teacher finishes."""
         recipe, own = self.distill, self.own
-        seeds = [
-            np.random.default_rng([recipe.validate_seed if validating else recipe.seed, n, 2]) for n in numbers.tolist()
-        ]
+        seed = recipe.validate_seed if validating else recipe.seed
+        randoms = [np.random.default_rng([seed, number, 2]) for number in numbers.tolist()]
         start = own[int(numbers[0]) % len(own)]
-        if not validating and recipe.solve < len(self.plan) and seeds[0].random() < 0.5:
-            start = int(seeds[0].integers(len(self.plan)))
-        generators = [torch.Generator().manual_seed(int(random.integers(2**63))) for random in seeds]
+        if not validating and recipe.solve < len(self.plan) and randoms[0].random() < 0.5:
+            start = int(randoms[0].integers(len(self.plan)))
+        generators = [torch.Generator().manual_seed(int(random.integers(2**63))) for random in randoms]
         one = (shape[1], 1, *shape[3:])
-        return start, torch.stack([mixed_noise(one, g, 0.0).expand(shape[1:]) for g in generators]).to(
-            self.codec.device
-        )
+        noise = torch.stack([mixed_noise(one, generator, 0.0).expand(shape[1:]) for generator in generators])
+        return start, noise.to(self.codec.device)
 
     def answer(self, network: nn.Module, noisy: Tensor, conditions: Tensor, audio: Tensor, position: int) -> Tensor:
         """The student's clean latents (B, C, F, h, w) at a position of the plan."""
@@ -165,10 +159,8 @@ def run_distill(
     """Distill, or resume; returns the reason for the end. teacher: a name or a file. The student starts as files.init,
     else as the teacher; it must be of the same kind."""
     unet = load_unet(teacher)
-    own = default_settings(teacher)
-    guidance = recipe.teacher_guidance or own.guidance
-    config = unet.config
-    recipe = dataclasses.replace(recipe, motion=config.motion, teacher_guidance=guidance)
+    guidance = recipe.teacher_guidance or unet.config.default_guidance
+    recipe = dataclasses.replace(recipe, motion=unet.config.motion, teacher_guidance=guidance)
     files = dataclasses.replace(files, init=teacher if files.init == "none" else files.init)
     report(f"teacher: {locate(teacher).name}, {recipe.teacher_steps} steps, guidance {guidance:g}")
     make_task = partial(DistillTask, teacher=unet)
