@@ -68,8 +68,8 @@ def _check_version() -> None:
     version = tuple(int(part) for part in ray.__version__.split(".")[:2])
     if version < OLDEST:
         raise UserError(
-            f"Training on Ray needs Ray {OLDEST[0]}.{OLDEST[1]} or newer, and this is {ray.__version__}; type: pip install"
-            f' "{REQUIREMENTS["ray"]}".'
+            f"Training on Ray needs Ray {OLDEST[0]}.{OLDEST[1]} or newer, and this is {ray.__version__}; type:"
+            f' pip install "{REQUIREMENTS["ray"]}".'
         )
 
 
