@@ -1,7 +1,6 @@
 """The same on Ray: two nodes on this machine give what one process gives, and a dead actor costs nothing."""
 
 import json
-import os
 import sys
 
 import pytest
@@ -17,10 +16,11 @@ from latentsync.batch.worker import LipSyncWorker
 from latentsync.cli.main import app
 from latentsync.errors import UserError
 
+from ..ray_nodes import two_nodes
 from .parts import DIE, Mortal, Plain, frames_of
 
 ray = pytest.importorskip(
-    "ray", reason='Ray is not here (pip install "latentsync[ray]"): batches on clusters are not tested'
+    "ray", reason='Ray is not here (pip install "ray[data,train]"): batches on clusters are not tested'
 )
 
 from latentsync.batch.parallel import ray_pool  # noqa: E402
@@ -38,20 +38,8 @@ b.mp4,say.wav,b.mp4,1,1
 @pytest.fixture(scope="module")
 def cluster():
     """Two nodes of one core each; this process is the driver."""
-    from ray.cluster_utils import Cluster
-
-    mode = os.environ.get("RAY_AUTH_MODE")
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
-    cluster.add_node(**NODE)
-    connect(cluster.address)
-    cluster.wait_for_nodes()
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
-    os.environ.pop("RAY_AUTH_MODE")
-    if mode is not None:
-        os.environ["RAY_AUTH_MODE"] = mode
+    with two_nodes(**NODE) as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from latentsync.cli.train_ray import _absolute
 from latentsync.training.logging import EVENTS, read_log
 from latentsync.training.recipes import Files
 
+from ..ray_nodes import two_nodes
 from .parts import write_files
 
 STEPS = 8
@@ -39,24 +40,9 @@ def test_devices_that_ray_does_not_have(clips, tmp_path):
 @pytest.fixture(scope="module")
 def cluster():
     """Two nodes of one core each; this process is the driver."""
-    ray = pytest.importorskip("ray", reason='Ray is not here (pip install "latentsync[ray]")')
-    pytest.importorskip("ray.train")
-    from ray.cluster_utils import Cluster
-
-    from latentsync.batch.parallel.ray_pool import connect
-
-    node, mode = {"num_cpus": 1, "object_store_memory": 100 * 2**20}, os.environ.get("RAY_AUTH_MODE")
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
-    cluster.add_node(**node)
-    connect(cluster.address)
-    cluster.wait_for_nodes()
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
-    os.environ.pop("RAY_AUTH_MODE")
-    if mode is not None:
-        os.environ["RAY_AUTH_MODE"] = mode
+    pytest.importorskip("ray.train", reason='Ray Train is not here: pip install "ray[data,train]"')
+    with two_nodes(num_cpus=1, object_store_memory=100 * 2**20) as cluster:
+        yield cluster
 
 
 @pytest.fixture
