@@ -161,5 +161,5 @@ def test_a_node_that_is_gone_costs_no_call(cluster, plain_pool, monkeypatch):
 
 def test_without_ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"latentsync\[ray\]"):
+    with pytest.raises(UserError, match=r"pip install .ray\[data,train\]"):
         connect()

@@ -101,7 +101,7 @@ def _free_port() -> int:
 def chromium() -> "Iterator[Browser]":
     """A headless browser whose microphone beeps; the test is skipped, saying so, where there is none."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
-    pytest.importorskip("streamlit", reason="the app is a Streamlit page: pip install latentsync[app]")
+    pytest.importorskip("streamlit", reason="the app is a Streamlit page: pip install streamlit")
     path = find_browser()
     if path is None:
         pytest.skip("No Chromium or Chrome here; BROWSER_PATH names one.")

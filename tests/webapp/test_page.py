@@ -29,7 +29,7 @@ from ..tiny import link
 from .drawn import Told, button, by_key, finished, give, shown, text
 from .test_queue import wait_until
 
-pytest.importorskip("streamlit.testing.v1", reason="Streamlit draws the page: pip install latentsync[app]")
+pytest.importorskip("streamlit.testing.v1", reason="Streamlit draws the page: pip install streamlit")
 
 
 def test_an_empty_page_says_what_to_do(screen):
