@@ -57,9 +57,7 @@ def service(tiny, tmp_path, monkeypatch):
 
 @pytest.fixture
 def screen(service, monkeypatch):
-    testing = pytest.importorskip(
-        "streamlit.testing.v1", reason="Streamlit draws the page: pip install streamlit"
-    )
+    testing = pytest.importorskip("streamlit.testing.v1", reason="Streamlit draws the page: pip install streamlit")
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # Streamlit leaves its own there
     return testing.AppTest.from_function(page, default_timeout=120)
 
