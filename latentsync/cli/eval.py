@@ -162,10 +162,11 @@ def _sync_aligned(clip: Path, audio: Path | None, net: "SyncNet | None", vae: "V
 
 
 def _sync_video(clip: Path, audio: Path | None, net: "SyncNet | None", vae: "VAE | None", face: str) -> Findings:
-    from ..evaluation.charts import draw_chart, draw_sync, verdict
+    from ..evaluation.charts import draw_chart, draw_sync
     from ..evaluation.clips import sync_clip, track_clip
     from ..evaluation.landmark_sync import score_track
     from ..evaluation.report import landmark_rows, sync_rows
+    from ..evaluation.verdict import verdict
 
     with _finder() as finder, _bars(title=clip.name) as on_progress:
         tracked = track_clip(clip, finder, face=face, on_progress=on_progress)

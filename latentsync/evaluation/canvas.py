@@ -12,6 +12,8 @@ TOP, PANEL, GAP = 86, 190, 78
 PAPER, INK, GRAY, GRID = (252, 252, 252), (45, 48, 54), (120, 124, 132), (228, 230, 234)
 SCALE = 2
 """Charts are drawn this much larger and reduced, because OpenCV's letters are thin."""
+LOWEST, LIFT = 0.02, 0.6
+"""Lightness of what was white, and how much lighter than its opposite a color becomes: on black, lines look dim."""
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 Color = tuple[int, int, int]
@@ -144,6 +146,13 @@ class Panel:
 
 def _to_pixels(points: np.ndarray) -> np.ndarray:
     return np.round(np.asarray(points) * SCALE).astype(np.int32)
+
+
+def for_dark_pages(picture: np.ndarray) -> np.ndarray:
+    """A chart, (H, W, 3) uint8, with dark and light exchanged and its hues kept."""
+    hue = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2HLS)
+    hue[..., 1] = LOWEST + (1 - LOWEST) * (1 - hue[..., 1]) ** LIFT
+    return np.round(255 * cv2.cvtColor(hue, cv2.COLOR_HLS2RGB)).clip(0, 255).astype(np.uint8)
 
 
 def ticks(low: float, high: float, count: int, *, whole: bool = False) -> list[float]:

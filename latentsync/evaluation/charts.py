@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..dataset import FPS
-from .canvas import GRAY, INK, RIGHT, Chart, Color, Line, Panel, thinned, ticks, value_range
+from .canvas import GRAY, INK, RIGHT, Chart, Color, Line, Panel, for_dark_pages, thinned, ticks, value_range
 from .landmark_sync import SHOWN_DB, Score
 from .syncnet_sync import SyncScore
+from .verdict import verdict
 
 if TYPE_CHECKING:
     from .measure import Result
     from .syncnet_accuracy import Accuracy
 
-MOUTH, SOUND, SOUND_EDGE, BEST, PALE = (206, 52, 46), (190, 211, 236), (110, 150, 205), (24, 128, 84), (196, 200, 208)
+MOUTH, SOUND, SOUND_EDGE, BEST, PALE = (206, 52, 46), (190, 211, 236), (64, 106, 166), (24, 128, 84), (196, 200, 208)
 POINTS = 413
 """Most points of a curve over time."""
 BINS = 20
@@ -22,25 +23,16 @@ SHIFTS = ("audio early", "shift in frames", "audio late")
 TIME = ("", "seconds", "")
 
 
-def verdict(score: Score) -> str:
-    if not score.significant:
-        return "No clear match: not significant"
-    if abs(score.offset) <= 1:
-        return "In sync"
-    frames, ms = abs(score.offset), abs(score.offset) / score.fps * 1000
-    return f"Audio {frames} frames ({ms:.0f} ms) {'late' if score.offset > 0 else 'early'}"
-
-
 def _over_time(values: np.ndarray, seconds: float, label: str, color: Color = INK, fill: bool = False) -> Line:
     thin = thinned(values, POINTS)
     return Line((np.arange(len(thin)) + 0.5) * seconds / len(thin), thin, color, label, fill=fill)
 
 
-def draw_chart(score: Score) -> np.ndarray:
-    """Mouth opening and loudness over time, and their correlation at every lag."""
+def draw_chart(score: Score, dark: bool = False) -> np.ndarray:
+    """Mouth opening and loudness over time, and their correlation at every lag. dark: light lines on a dark ground."""
     seconds = len(score.opening) / score.fps
     subtitle = (
-        f"offset {score.offset:+d} frames     confidence {score.confidence:.2f}     "
+        f"offset {score.offset:+d} frame{'s' * (abs(score.offset) != 1)}     confidence {score.confidence:.2f}     "
         f"correlation {score.correlation:.2f}     {score.fps:.5g} frames/s"
     )
     chart = Chart(2, verdict(score), subtitle)
@@ -68,7 +60,7 @@ def draw_chart(score: Score) -> np.ndarray:
     panel.dashed(threshold)
     peak = float(values[score.lags == score.offset][0])
     _mark_best(panel, score.offset, peak, f"{score.offset:+d}: {peak:.2f}")
-    return chart.picture()
+    return for_dark_pages(chart.picture()) if dark else chart.picture()
 
 
 def _mark_best(panel: Panel, x: float, y: float, label: str = "") -> None:

@@ -5,7 +5,7 @@ Loudness between 1.5 and 4.5 kHz follows the mouth opening best: parted lips let
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..audio.load import Rate, check_speech, loudness, to_mono_16k
 from ..audio.mel import SAMPLE_RATE
+from ..audio.pauses import pauses, rest_at
 from ..errors import UserError
 from ..face.detect import mouth_opening
 from ..face.track import FaceTrack
@@ -51,7 +52,7 @@ class Score:
     lags, correlation_by_lag: correlation of the two curves with the audio read that many frames later.
     correlation: at lag 0. offset: the lag of the highest correlation. confidence: peak minus median of
     correlation_by_lag, 0 to 2. significance_threshold: correlation that unrelated lips and audio reach at some lag
-    about one time in twenty.
+    about one time in twenty. rest: (F,) 0 to 1, how much a mouth rests there in pauses of the speech; None: not known.
 
     confidence is defined like SyncNet's LSE-C, but its values (0.4 and more in sync over ten seconds, 0.2 by accident)
     compare only with each other, on clips of similar length.
@@ -67,6 +68,7 @@ class Score:
     offset: int
     confidence: float
     significance_threshold: float
+    rest: np.ndarray | None = None
 
     @property
     def significant(self) -> bool:
@@ -98,7 +100,9 @@ class Score:
 def score_track(track: FaceTrack, speech: Tensor, fps: Rate) -> Score:
     """Score a tracked face; speech (T,) at 16 kHz begins with its first frame."""
     opening = np.where(track.present, mouth_opening(track.landmarks), np.nan)
-    return compare(opening, speech_level(speech, fps, track.frames), float(fps), track.segments)
+    score = compare(opening, speech_level(speech, fps, track.frames), float(fps), track.segments)
+    times = (np.arange(track.frames) + 0.5) / float(fps)
+    return replace(score, rest=rest_at(times, pauses(speech), len(speech) / SAMPLE_RATE))
 
 
 def compare(opening: np.ndarray, level: np.ndarray, fps: float, segments: Iterable[tuple[int, int]]) -> Score:

@@ -7,9 +7,10 @@ from ..settings import FITS, LIKE_SOURCE, SILENCES, SOLVERS, WATERMARKS, Setting
 from ..timeline import Cut, parse_spans
 from .config import Limits
 from .people import MorePeople
-from .result import plain
 from .sessions import Session
-from .uploads import Media
+from .taking import Taking
+from .uploads import Media, take_lora
+from .words import plain
 
 USUAL_CODEC = "h264"
 """The browser shows the result, and few play H.265."""
@@ -42,28 +43,31 @@ ENCODER_LABELS = {
     "software": "Software: smaller files, the same everywhere",
     "hardware": "The graphics card, where it can: quicker, larger files",
 }
+STRENGTH = "strength"
+"""Key of the LoRA's strength."""
 BY_HAND = "by-hand"
 """Key of the choice to point out a face although some were found."""
-USUAL_TRACK = {Settings.audio_track: "The usual one"}
+DEFAULT_TRACK = {Settings.audio_track: "The default one"}
 
 
 class MoreSettings:
     """st: Streamlit. watermark: of every result here; "none" leaves the choice to the user."""
 
-    def __init__(self, st: Any, session: Session, limits: Limits, watermark: str) -> None:
-        self.st, self.session, self.limits, self.watermark = st, session, limits, watermark
+    def __init__(self, st: Any, session: Session, limits: Limits, watermark: str, files: Taking) -> None:
+        self.st, self.session, self.limits, self.watermark, self.files = st, session, limits, watermark, files
 
-    def show(self, defaults: Settings, steps: int, own_sound: bool) -> tuple[Settings, Cut]:
-        """defaults: the checkpoint's. steps: the quality's, which the user can change."""
-        with self.st.expander("More settings"):
+    def show(self, defaults: Settings, own_sound: bool) -> tuple[Settings, Cut]:
+        """defaults: the quality's, for the checkpoint."""
+        with self.st.expander("Advanced"):
             mouth, length, people, file = self.st.tabs(["Mouth", "Length and sound", "More voices", "File"])
             with mouth:
-                settings = self._mouth(defaults, steps)
+                settings = self._mouth(defaults)
+                self._person()
             with length:
                 part = self._part()
                 settings |= self._spans() | self._sound(defaults, own_sound)
             with people:
-                MorePeople(self.st, self.session, self.limits).show(own_sound)
+                MorePeople(self.st, self.session, self.limits, self.files).show(own_sound)
             with file:
                 settings |= self._file()
         shot = self.session.shot
@@ -80,31 +84,50 @@ class MoreSettings:
             label, list(options), key=key, format_func=labels.__getitem__, disabled=self.session.busy, **rest
         )
 
-    def _mouth(self, defaults: Settings, steps: int) -> dict[str, Any]:
+    def _mouth(self, defaults: Settings) -> dict[str, Any]:
         st, busy = self.st, self.session.busy
         one, two, three = st.columns(3)
         steps = one.number_input(
-            "Steps", 1, self.limits.steps, steps, key=f"steps-{steps}",
+            "Steps", 1, self.limits.steps, defaults.steps, key=f"steps-{defaults.mode}-{defaults.steps}",
             disabled=busy, help="Solver steps. Time grows in proportion.",
         )  # fmt: skip
         guidance = two.slider(
-            "Guidance", 1.0, 3.0, defaults.guidance, 0.1, disabled=busy,
+            "Guidance", 1.0, 3.0, defaults.guidance, 0.1, key=f"guidance-{defaults.guidance:g}", disabled=busy,
             help="How strongly the mouth follows the voice: more opens it wider. 1 is twice as fast.",
         )  # fmt: skip
         seed = three.number_input(
-            "Seed", 0, 2**31 - 1, defaults.seed, disabled=busy,
+            "Seed", 0, 2**31 - 1, defaults.seed, key="seed", disabled=busy,
             help="Another number gives another take; the same number the same video.",
         )  # fmt: skip
         silence = self._choose("The mouth in pauses of the voice", SILENCES, SILENCE_LABELS, "silence")
         solver = st.selectbox(
-            "Solver", list(SOLVERS), disabled=busy,
-            help="How noise is removed. ddim is the default; the others need fewer steps.",
+            "Solver", list(SOLVERS), index=list(SOLVERS).index(defaults.solver), key=f"solver-{defaults.mode}",
+            disabled=busy, help="How noise is removed. ddim is the default; the others need fewer steps.",
         )  # fmt: skip
         if self.session.shot is not None and self.session.shot.boxes:
             label = "Point out the face by hand: one that was not found, a drawing or an animal"
             st.checkbox(label, key=BY_HAND, disabled=busy)
         chosen = {"guidance": float(guidance), "seed": int(seed), "silence": silence, "solver": solver}
-        return {"steps": int(steps), **chosen}
+        return {"steps": int(steps), "mode": defaults.mode, **chosen}
+
+    def _person(self) -> None:
+        """A file that teaches the model one person's mouth."""
+        st, session = self.st, self.session
+        if session.lora is None:
+            if session.busy:
+                return
+            label = "A person's model (LoRA): a .safetensors file that was trained for the model above"
+            self.files.upload("lora", label, ["safetensors"], take_lora)
+            return
+        words, button = st.columns([5, 3], vertical_alignment="center")
+        words.markdown(f"**{plain(session.lora.name)}** · a person's model")
+        if button.button("Remove the person's model", key="lora-remove", disabled=session.busy, width="stretch"):
+            session.remove("lora")
+            st.rerun()
+        st.slider(
+            "How strongly the person's model acts", 0.0, 1.5, 1.0, 0.05, key=STRENGTH, disabled=session.busy,
+            help="1 is as it was trained, 0 not at all.",
+        )  # fmt: skip
 
     def _part(self) -> range:
         """The frames of the clip that are used."""
@@ -139,9 +162,9 @@ class MoreSettings:
         heard = self.session.face if own_sound else self.session.voice
         if heard is None or len(heard.tracks) < 2 or self.session.others:  # voices of several take their usual one
             return {"fit": fit}
-        tracks = USUAL_TRACK | dict(heard.tracks)
-        usual = "The usual one is the track that players take, or the first that is not silent."
-        track = self._choose("Sound track", tracks, tracks, f"track-{heard.path.stem}", help=usual)
+        tracks = DEFAULT_TRACK | dict(heard.tracks)
+        which = "The default one is the track that players take, or the first that is not silent."
+        track = self._choose("Sound track", tracks, tracks, f"track-{heard.path.stem}", help=which)
         return {"fit": fit, "audio_track": track}
 
     def _file(self) -> dict[str, Any]:

@@ -76,11 +76,11 @@ class LocalEngine:
 
     def __init__(self, extra_checkpoints: tuple[str, ...] = (), device: str = "auto", dtype: str = "auto") -> None:
         self._extra_checkpoints, self._device, self._dtype = extra_checkpoints, device, dtype
-        self._loaded: tuple[str, Models] | None = None
+        self._loaded: tuple[tuple[str, ...], Models] | None = None
         self._lock = threading.Lock()
 
     def checkpoints(self) -> list[str]:
-        return ["nano", *filter(_is_downloaded, PUBLISHED), *self._extra_checkpoints]
+        return ["nano", *filter(is_here, PUBLISHED), *self._extra_checkpoints]
 
     def run(self, request: LipSyncRequest, job: Job[Any]) -> "Report":
         import torch
@@ -92,7 +92,7 @@ class LocalEngine:
             voice = [Speaker(request.settings.face, voice), *request.others]
         with self._lock:
             job.report("loading")
-            models = self._models(request.checkpoint)
+            models = self._models(request.checkpoint, request.lora)
             options: dict[str, Any] = {"models": models, "settings": request.settings, "cut": request.cut}
             options["on_step"] = lambda progress: job.report(progress.stage, progress.done, progress.total)
             try:
@@ -100,12 +100,14 @@ class LocalEngine:
             except torch.OutOfMemoryError as error:
                 raise UserError("The GPU ran out of memory; a smaller checkpoint may fit.") from error
 
-    def _models(self, checkpoint: str) -> "Models":
+    def _models(self, checkpoint: str, lora: tuple[str, ...]) -> "Models":
         from ..batch.worker import ModelSpec
 
-        if self._loaded is None or self._loaded[0] != checkpoint:
+        wanted = checkpoint, *lora
+        if self._loaded is None or self._loaded[0] != wanted:
             self.close()
-            self._loaded = checkpoint, ModelSpec(checkpoint, device=self._device, dtype=self._dtype).load()
+            spec = ModelSpec(checkpoint, lora=lora, device=self._device, dtype=self._dtype)
+            self._loaded = wanted, spec.load()
         return self._loaded[1]
 
     def close(self) -> None:
@@ -114,7 +116,7 @@ class LocalEngine:
             self._loaded = None
 
 
-def _is_downloaded(name: str) -> bool:
+def is_here(name: str) -> bool:
     from ..weights.registry import find
 
     with suppress(UserError):
@@ -173,6 +175,8 @@ class ComfyServer:
                 await running
 
     async def _run(self, request: LipSyncRequest, job: Job[Any]) -> Told | None:
+        if request.lora:
+            raise UserError("A LoRA file can be used on this computer only; remove it, or run on this computer.")
         files = {"Face.image" if request.is_image else "Face.file": request.face}
         if request.voice is not None:
             files["Voice.audio"] = request.voice

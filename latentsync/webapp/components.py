@@ -1,6 +1,7 @@
-"""Components that Streamlit lacks: faces and points to click, and two videos that play in sync."""
+"""What Streamlit lacks: faces and points to click, two videos that play in sync, words for screen readers."""
 
 import base64
+import html
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -50,6 +51,33 @@ def point_picker(
 def _picture(shot: Shot) -> dict[str, Any]:
     picture = "data:image/jpeg;base64," + base64.b64encode(shot.jpeg).decode()
     return {"picture": picture, "alt": "A frame of what you gave"}
+
+
+def page_style(st: Any) -> None:
+    st.html(f"<style>{_text('page.css')}</style>")
+
+
+def show_picture(st: Any, data: str, alt: str, kind: str = "image/jpeg") -> None:
+    """data: the file in base64. alt: what it shows, in words."""
+    style = "display: block; width: 100%; height: auto; object-fit: contain; border-radius: 0.5rem"
+    st.html(f'<img src="data:{kind};base64,{data}" alt="{html.escape(alt)}" style="{style}">')
+
+
+HIDDEN = "position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%)"
+
+
+def announce(st: Any, text: str) -> None:
+    """What screen readers say when it changes; nothing is seen."""
+    mount = st.components.v2.component(
+        "latentsync_status", html=f'<div role="status" style="{HIDDEN}"></div>', js=_text("status.js")
+    )
+    mount(key="status", data={"text": text})
+
+
+def show_result(st: Any, result: str, before: str, after: str) -> None:
+    """Bring the result into view when the tab shows it for the first time. before, after: names of the videos."""
+    mount = st.components.v2.component("latentsync_result", html="<span></span>", js=_text("result.js"))
+    mount(key="show-result", data={"result": result, "names": {"before": before, "after": after}})
 
 
 def play_together(st: Any) -> None:

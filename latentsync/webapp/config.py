@@ -4,26 +4,31 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..settings import Settings
 
 VARIABLE = "LATENTSYNC_APP"
 """Environment variable that carries the settings from `latentsync app` to the page that Streamlit runs."""
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 NO_BACKEND = "No backend is enabled: drop --no-local or pass --server URL."
 
-GOOD = "Good"
-QUALITIES: Mapping[str, float] = {"Quick look": 0.4, GOOD: 1.0, "Finest": 2.0}
-"""Multiples of the checkpoint's default solver steps."""
+GOOD, FINEST = "Good", "Finest"
+QUICK: Mapping[str, str] = {"Draft": "draft", "Quick look": "fast"}
+"""Quality: Settings.mode."""
 
 
-def qualities(default_steps: int, max_steps: int) -> dict[str, int]:
-    """Solver steps by quality, without duplicates. A checkpoint made for a single step gains nothing by more."""
-    if default_steps == 1:
-        return {GOOD: 1}
-    steps = {name: min(max_steps, max(1, round(default_steps * factor))) for name, factor in QUALITIES.items()}
-    return {name: number for name, number in steps.items() if name == GOOD or number != steps[GOOD]}
+def qualities(defaults: Settings, max_steps: int) -> dict[str, Settings]:
+    """Settings by quality, from the quickest on, without duplicates. defaults: the checkpoint's; one that was made for
+    a single step gains nothing by more."""
+    good = replace(defaults, steps=min(max_steps, defaults.steps))
+    if defaults.steps == 1:
+        return {GOOD: good}
+    found = {name: Settings(mode=mode).resolved(defaults) for name, mode in QUICK.items()}
+    found = {name: one for name, one in found.items() if one.steps < good.steps}
+    finest = replace(good, steps=min(max_steps, 2 * defaults.steps))
+    return found | {GOOD: good} | ({FINEST: finest} if finest != good else {})
 
 
 @dataclass(frozen=True)
@@ -35,12 +40,12 @@ class Limits:
     """
 
     megabytes: int = 200
-    seconds: float = 120.0
+    seconds: float = 600.0
     pixels: int = 4096 * 2304
     rate: int = 60
     steps: int = 60
     waiting: int = 20
-    keep: float = 180.0
+    keep: float = 900.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ class AppSettings:
     """folder: for the files of sessions (None: a temporary one). samples: a folder whose files may be chosen.
 
     checkpoints: files to offer besides the known names. local: run on this machine. server, headers: run on a ComfyUI,
-    with these HTTP headers. watermark: of every result; "none" leaves the choice to the user.
+    with these HTTP headers. watermark: of every result; "none" leaves the choice to the user. private: only this
+    computer can open the page.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -61,6 +67,7 @@ class AppSettings:
     server: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     watermark: str = Settings.watermark
+    private: bool = False
 
     def to_text(self) -> str:
         return json.dumps(dataclasses.asdict(self))

@@ -63,7 +63,7 @@ def look(media: Media, frame: int = 0) -> Shot:
     picture = _frame(media, frame)
     with _detector_lock, FaceFinder(find("face_landmarker.task")) as finder:
         faces = sorted(finder.detect(picture), key=lambda face: face.center[0])
-    return Shot(frame, _jpeg(picture), picture.shape[1], picture.shape[0], tuple(face.box for face in faces))
+    return Shot(frame, jpeg(picture), picture.shape[1], picture.shape[0], tuple(face.box for face in faces))
 
 
 def first_look(media: Media, frames: int, first: int = 0) -> Shot:
@@ -91,7 +91,8 @@ def _frame(media: Media, frame: int) -> np.ndarray:
         return next(reader.read([frame]))
 
 
-def _jpeg(picture: np.ndarray) -> bytes:
+def jpeg(picture: np.ndarray) -> bytes:
+    """For the page: (H, W, 3) uint8 RGB, made smaller where it is large."""
     import cv2
 
     scale = min(1.0, SHOWN_SIDE / max(picture.shape[:2]))

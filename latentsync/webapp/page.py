@@ -2,50 +2,55 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from ..face.points import Points
 from ..settings import Settings
 from ..weights.load import default_settings
-from ..weights.registry import ASSETS
-from .advanced import BY_HAND, MoreSettings, used_part
+from .advanced import BY_HAND, STRENGTH, MoreSettings, used_part
 from .backends import NotReadyError
-from .components import face_names, face_picker, point_picker
+from .components import face_names, face_picker, page_style, point_picker
 from .config import GOOD, qualities
+from .examples import FACES, VOICES, Example, of_folder
 from .faces import Shot, first_look, look, places, shown_frames
+from .getting import GetModel
 from .queue import CANCELLED, DONE, FAILED
-from .result import POLL, ResultView, model_label, plain, show_progress
+from .result import POLL, ResultView, model_label, show_progress
 from .service import AppService, FormValues
 from .sessions import Session
+from .streamlit_session import LOST
 from .taking import Taking
 from .uploads import FACE_ENDINGS, VOICE_ENDINGS, Media, sample_files, take_face, take_voice
+from .words import count, plain, span
 
-STYLE = """<style>
-[data-testid="stMainBlockContainer"] { max-width: 1180px; padding-top: 3rem; }
-.st-key-before video, .st-key-after video, .st-key-before img { max-height: 32rem; }
-[class*="-too-large"] { display: none; }
-[class*="-box"]:has([aria-invalid="true"]) [class*="-too-large"] { display: flex; }
-</style>"""
-"""The last two: Streamlit itself refuses a file that is too large, and says so only in a tooltip."""
 UPLOAD, RECORD, SAMPLE, OWN_SOUND = "Upload", "Record", "Example", "The video's own sound"
 
 
 class Page:
-    """One rerun of the page for one session. st: Streamlit."""
+    """One rerun of the page for one session. st: Streamlit. owner: whether it is shown to whoever runs the app, on the
+    same computer. dark: whether it is dark."""
 
-    def __init__(self, st: Any, service: AppService, session: Session) -> None:
+    def __init__(self, st: Any, service: AppService, session: Session, owner: bool = False, dark: bool = False) -> None:
         self.st, self.service, self.session = st, service, session
-        self.limits = service.limits
-        self.files = Taking(st, session, self.limits)
+        self.owner, self.dark, self.limits = owner, dark, service.limits
+        self.files = Taking(st, session, self.limits, owner)
 
     def show(self) -> None:
         st = self.st
-        st.set_page_config(page_title="LatentSync", page_icon="👄", layout="wide")
-        st.html(STYLE)
+        st.set_page_config(page_title=self._title(), page_icon="👄", layout="wide")
+        page_style(st)
         st.title("LatentSync", anchor=False)
         st.markdown("Give a face and a voice: the face speaks with that voice.")
+        if st.session_state.get(LOST):
+            st.info(
+                "Your earlier files and result are gone: they are removed when the page has been closed for"
+                f" {span(self.limits.keep)}."
+            )
+        if self.session.face is None and self.session.voice is None:
+            if st.button("Try it with an example face and voice", key="try-it"):
+                self.files.take_examples(FACES[0].path, VOICES[0].path)
+            st.caption(f"A picture ({FACES[0].credit}) and a short sentence.")
         left, right = st.columns(2, gap="large")
         with left:
             self._face()
@@ -54,18 +59,24 @@ class Page:
             self._start(self._form(own_sound))
         run = self.session.run
         if run is not None and run.state == DONE and run.value is not None:
-            ResultView(st, self.session).show(run.value)
+            ResultView(st, self.session, self.owner, self.dark).show(run.value)
+
+    def _title(self) -> str:
+        """For the tab, which may be in the background."""
+        run = self.session.run
+        if run is None or run.state in (FAILED, CANCELLED):
+            return "LatentSync"
+        return "Your video is ready · LatentSync" if run.state == DONE else "Making your video … · LatentSync"
 
     # 1 · the face
 
     def _face(self) -> None:
         st, session = self.st, self.session
-        st.subheader("1 · The face", anchor=False)
+        st.header("1 · The face", anchor=False)
         if session.face is None:
-            samples = self._samples(FACE_ENDINGS)
-            where = self._where("face", [UPLOAD, *([SAMPLE] if samples else [])])
+            where = self._where("face", [UPLOAD, SAMPLE])
             if where == SAMPLE:
-                self.files.choose("face", samples, take_face)
+                self.files.choose("face", [*FACES, *self._samples(FACE_ENDINGS)], take_face)
             else:
                 self.files.upload(
                     "face", "A video or a picture of a face, seen from the front", FACE_ENDINGS, take_face
@@ -90,7 +101,7 @@ class Page:
                 session.picked = session.shot.largest
             shot, count = session.shot, len(session.shot.boxes)
         except UserError as error:
-            st.info(f"Faces cannot be shown here; the largest one will speak. {plain(str(error))}")
+            st.info(f"Faces cannot be shown here; the largest one will speak. {self.files.told(str(error))}")
             return
         session.points = ""
         if not count or self._by_hand:
@@ -165,7 +176,7 @@ class Page:
     def _voice(self) -> bool:
         """Returns whether the voice is the clip's own sound."""
         st, session = self.st, self.session
-        st.subheader("2 · The voice", anchor=False)
+        st.header("2 · The voice", anchor=False)
         if session.voice is not None:
             if session.voice.path.suffix in (".wav", ".mp3", ".ogg", ".flac", ".mp4", ".mov", ".webm", ".aac"):
                 st.audio(str(session.voice.path))
@@ -176,8 +187,7 @@ class Page:
         if where == OWN_SOUND:
             st.caption("The face repeats what the video says.")
         elif where == SAMPLE:
-            samples = {"voice.flac": ASSETS / "voice.flac"} | self._samples(VOICE_ENDINGS)
-            self.files.choose("voice", samples, take_voice)
+            self.files.choose("voice", [*VOICES, *self._samples(VOICE_ENDINGS)], take_voice)
         elif where == RECORD:
             self.files.record("voice")
         else:
@@ -186,20 +196,20 @@ class Page:
 
     # face and voice
 
-    def _samples(self, endings: Sequence[str]) -> dict[str, Path]:
+    def _samples(self, endings: Sequence[str]) -> Sequence[Example]:
+        """Those of the folder that whoever runs the app has named."""
         found = sample_files(self.service.settings.samples)
-        return {path.name: path for path in found if path.suffix.lower()[1:] in endings}
+        return of_folder([path for path in found if path.suffix.lower()[1:] in endings])
 
     def _where(self, what: str, places: list[str]) -> str:
-        if len(places) == 1:
-            return places[0]
-        return self.st.radio("Where from", places, horizontal=True, key=f"{what}-from", label_visibility="collapsed")
+        label = f"Where the {what} comes from"
+        return self.st.radio(label, places, horizontal=True, key=f"{what}-from", label_visibility="collapsed")
 
     def _given(self, what: str, media: Media) -> None:
         st, session = self.st, self.session
-        words, button = st.columns([3, 1], vertical_alignment="center")
+        words, button = st.columns([5, 3], vertical_alignment="center")
         words.markdown(f"**{plain(media.name)}** · {media.summary}")
-        if button.button("Change", key=f"{what}-change", disabled=session.busy, width="stretch"):
+        if button.button(f"Change the {what}", key=f"{what}-change", disabled=session.busy, width="stretch"):
             session.remove(what)
             st.rerun()
 
@@ -208,34 +218,43 @@ class Page:
     def _form(self, own_sound: bool) -> FormValues | None:
         """None when the backend cannot be used now."""
         st, busy = self.st, self.session.busy
-        st.subheader("3 · Model and quality", anchor=False)
+        st.header("3 · Model and quality", anchor=False)
         backend, checkpoint = self._backend(busy)
         defaults = default_settings(checkpoint or "nano")
-        steps = qualities(defaults.steps, self.limits.steps)
-        captions = [f"{number} step" + "s" * (number != 1) for number in steps.values()]
-        quality = st.radio(
-            "Quality", list(steps), index=list(steps).index(GOOD), horizontal=True, captions=captions, disabled=busy,
-            key="quality", help="More steps are finer and take longer in proportion.",
-        )  # fmt: skip
-        more = MoreSettings(st, self.session, self.limits, self.service.settings.watermark)
-        settings, cut = more.show(defaults, steps[quality], own_sound)
-        return None if checkpoint is None else FormValues(backend, checkpoint, settings, own_sound, cut)
+        offered, quality = qualities(defaults, self.limits.steps), GOOD
+        if len(offered) > 1:
+            captions = [count(one.steps, "step") for one in offered.values()]
+            quality = st.radio(
+                "Quality", list(offered), index=list(offered).index(GOOD), horizontal=True, captions=captions,
+                disabled=busy, key="quality", help="More steps are finer and take longer in proportion.",
+            )  # fmt: skip
+        more = MoreSettings(st, self.session, self.limits, self.service.settings.watermark, self.files)
+        settings, cut = more.show(offered[quality], own_sound)
+        strength = st.session_state.get(STRENGTH, 1.0)
+        return None if checkpoint is None else FormValues(backend, checkpoint, settings, own_sound, cut, strength)
 
     def _backend(self, busy: bool) -> tuple[str, str | None]:
         st, backends = self.st, self.service.backends
         backend = next(iter(backends))
         if len(backends) > 1:
             titles = {key: one.title[:1].upper() + one.title[1:] for key, one in backends.items()}
-            backend = st.radio("Run on", list(titles), format_func=titles.__getitem__, horizontal=True, disabled=busy)
+            backend = st.radio(
+                "Run on", list(titles), format_func=titles.__getitem__, horizontal=True, disabled=busy, key="backend"
+            )
         try:
             found = backends[backend].checkpoints()
         except UserError as error:
-            (st.info if isinstance(error, NotReadyError) else st.error)(plain(str(error)))
+            (st.info if isinstance(error, NotReadyError) else st.error)(self.files.told(str(error)))
             st.fragment(self._rerun_on_change, run_every=POLL)(backend, str(error))
             return backend, None
-        checkpoint = st.selectbox("Model", found, format_func=model_label, disabled=busy)
-        if not {"1.5", "1.6"} & set(found):
-            st.caption("nano is a demonstration. For good results, get LatentSync 1.6: `latentsync download 1.6`.")
+        if len(found) == 1:
+            checkpoint = found[0]
+            st.markdown(f"**Model** · {plain(model_label(checkpoint))}")
+        else:
+            key = f"model-{backend}"
+            checkpoint = st.selectbox("Model", found, format_func=model_label, disabled=busy, key=key)
+        if self.owner and backend == "local":
+            GetModel(st, self.service).show()
         return backend, checkpoint
 
     def _rerun_on_change(self, backend: str, shown: str) -> None:
@@ -266,7 +285,7 @@ class Page:
         st.caption(missing or "Make people say only what they agreed to say.")
         if not self.files.error("run") and session.run is not None:
             if session.run.state == FAILED:
-                st.error(plain(session.run.error))
+                st.error(self.files.told(session.run.error))
             elif session.run.state == CANCELLED:
                 st.info("Cancelled; nothing was kept.")
 
@@ -291,7 +310,7 @@ class Page:
             if run.stopping:
                 st.markdown("Cancelling …")
             elif ahead:
-                runs = "1 run is" if ahead == 1 else f"{ahead} runs are"
+                runs = f"{count(ahead, 'run')} {'is' if ahead == 1 else 'are'}"
                 st.markdown(f"**Waiting.** {runs} before yours; it starts by itself.")
             else:
                 show_progress(st, run)

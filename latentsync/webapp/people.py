@@ -5,10 +5,10 @@ from typing import Any
 
 from .components import face_names
 from .config import Limits
-from .result import plain
 from .sessions import OtherVoice, Session
 from .taking import Taking
 from .uploads import VOICE_ENDINGS, Media, take_voice
+from .words import plain
 
 MOST = 6
 """Voices of one result, as the node for several people has them."""
@@ -18,8 +18,8 @@ UPLOAD, RECORD = "Upload", "Record"
 class MorePeople:
     """st: Streamlit."""
 
-    def __init__(self, st: Any, session: Session, limits: Limits) -> None:
-        self.st, self.session, self.limits = st, session, limits
+    def __init__(self, st: Any, session: Session, limits: Limits, files: Taking) -> None:
+        self.st, self.session, self.limits, self.files = st, session, limits, files
 
     def show(self, own_sound: bool) -> None:
         st, session = self.st, self.session
@@ -31,12 +31,13 @@ class MorePeople:
         st.caption(
             "Each voice moves the mouth of its own face, from its second on. A mouth rests while its voice does."
         )
-        taking = Taking(st, session, self.limits)
         where = st.radio("Another voice", [UPLOAD, RECORD], horizontal=True, key="other-from", disabled=session.busy)
         if where == RECORD:
-            taking.record("other", keep=self._add)
+            self.files.record("other", keep=self._add)
         else:
-            taking.upload("other", "A recording of what another face says", VOICE_ENDINGS, take_voice, keep=self._add)
+            self.files.upload(
+                "other", "A recording of what another face says", VOICE_ENDINGS, take_voice, keep=self._add
+            )
 
     def _obstacle(self, own_sound: bool) -> str:
         """Why there can be no other voice, as a sentence; "" where there can."""
@@ -76,7 +77,7 @@ class MorePeople:
             disabled=busy, help="Of the result.",
         )  # fmt: skip
         other.start = Fraction(str(round(start, 3)))
-        if button.button("Remove", key=f"remove-{key}", disabled=busy, width="stretch"):
+        if button.button(f"Remove {plain(other.media.name)}", key=f"remove-{key}", disabled=busy, width="stretch"):
             self.session.remove_other(other)
             st.rerun()
 

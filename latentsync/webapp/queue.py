@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from ..errors import UserError
+from .words import count
 
 Value = TypeVar("Value")
 ReportFn = Callable[[str, float, float], None]
@@ -31,6 +32,7 @@ class Job(Generic[Value]):
         self._stop = threading.Event()
         self.state, self.error = WAITING, ""
         self.stage, self.done, self.total, self.remote_ahead = "", 0.0, 0.0, 0
+        self._done_before = 0.0
         self.value: Value | None = None
         self._stage_start = self._start = self._end_time = time.monotonic()
 
@@ -53,15 +55,16 @@ class Job(Generic[Value]):
 
     @property
     def remaining_s(self) -> float | None:
-        """Of the current stage at its present rate; None while there is no rate."""
-        spent = time.monotonic() - self._stage_start
-        return spent * (self.total - self.done) / self.done if 0 < self.done < self.total else None
+        """Of the current stage at its rate so far; None while there is no rate. What was done when the stage began, as
+        of a download that goes on, took no time."""
+        spent, made = time.monotonic() - self._stage_start, self.done - self._done_before
+        return spent * (self.total - self.done) / made if made > 0 and self.done < self.total else None
 
     def report(self, stage: str, done: float = 0, total: float = 0) -> None:
         if self._stop.is_set():
             raise CancelledError
         if stage != self.stage:
-            self._stage_start = time.monotonic()
+            self._stage_start, self._done_before = time.monotonic(), done if done > 1 else 0.0
         self.stage, self.done, self.total, self.remote_ahead = stage, done, total, 0
 
     def cancel(self) -> None:
@@ -107,7 +110,10 @@ class Queue:
         with self._change:
             self._remove_cancelled()
             if self._closed or len(self._waiting) >= self._capacity:
-                raise UserError(f"{len(self._waiting)} runs are waiting already; try again in some minutes.")
+                waiting = (
+                    f"{count(len(self._waiting), 'run')} {'is' if len(self._waiting) == 1 else 'are'} waiting already"
+                )
+                raise UserError(f"{waiting}; try again in a few minutes.")
             self._waiting.append(job)
             if len(self._threads) < self._concurrency:
                 self._threads.append(threading.Thread(target=self._serve, name="latentsync run", daemon=True))

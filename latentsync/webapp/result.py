@@ -1,15 +1,18 @@
-"""What the page shows of a run: progress, the result, and how well mouth and sound agree."""
+"""What the page shows of a run: progress, the result, and how well mouth and voice agree."""
 
+import base64
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .backends import LipSyncResult
-from .components import play_together
+from .components import announce, play_together, show_picture, show_result
 from .queue import DONE, WAITING, Job
 from .sessions import Session
+from .words import count, duration, length, moment, plain, told
 
 if TYPE_CHECKING:
     from ..face.spans import Span
@@ -19,20 +22,21 @@ MODELS = {
     "1.5": "LatentSync 1.5 (256 pixels)",
     "1.6": "LatentSync 1.6 (512 pixels: sharper, four times the work)",
 }
+TRACKING, SAMPLING = "Step 1 of 2: finding the face in every frame", "Step 2 of 2: making the mouth"
 STAGES = {
     "": "Starting",
     "loading": "Loading the model (once)",
-    "track": "Step 1 of 2: tracking the face",
-    "finding faces": "Step 1 of 2: tracking the face",
-    "sample": "Step 2 of 2: sampling the mouth",
-    "sampling": "Step 2 of 2: sampling the mouth",
+    "track": TRACKING,
+    "finding faces": TRACKING,
+    "sample": SAMPLING,
+    "sampling": SAMPLING,
     "before": "Making a copy of your video that browsers can play",
     "after": "Making a copy of the result that browsers can play",
     "sending": "Sending the files to ComfyUI",
     "queued": "Queued in ComfyUI",
     "started": "ComfyUI is running",
     "fetching": "Fetching the result",
-    "measuring": "Measuring mouth and sound",
+    "measuring": "Comparing mouth and voice",
 }
 """Texts for the stages of the engine, the backends and the nodes."""
 POLL = 0.5  # seconds between updates of the progress
@@ -47,55 +51,68 @@ def model_label(checkpoint: str) -> str:
 
 
 class ResultView:
-    def __init__(self, st: Any, session: Session) -> None:
-        self.st, self.session = st, session
+    """st: Streamlit. owner: whether the page is shown to whoever runs the app. dark: whether it is dark."""
+
+    def __init__(self, st: Any, session: Session, owner: bool = False, dark: bool = False) -> None:
+        self.st, self.session, self.owner, self.dark = st, session, owner, dark
 
     def show(self, result: LipSyncResult) -> None:
-        st, request = self.st, result.request
-        st.subheader("Your video", anchor=False)
-        left, right = st.columns(2, gap="large")
-        with left, st.container(key="before"):
-            st.markdown("**Before**")
-            if request.is_image:
-                st.image(str(result.before))
-            else:
-                st.video(str(result.before), TYPES.get(result.before.suffix, "video/mp4"))
-        with right, st.container(key="after"):
-            st.markdown("**After**")
-            played = result.preview or result.video
-            st.video(str(played), TYPES.get(played.suffix, "video/mp4"))
-        if not request.is_image:
-            with left:
-                play_together(st)
+        st, run = self.st, self.session.run
+        with st.container(key="result"):
+            st.header("Your video", anchor=False)
+            with st.container(key="pair"):
+                left, right = st.columns(2, gap="large")
+                with left, st.container(key="before"):
+                    self._before(result)
+                with right, st.container(key="after"):
+                    self._after(result)
+            self._facts(result)
+        new = self.session.told is not run
+        if new:
+            st.toast("Your video is ready.", icon=":material/check_circle:")
+            self.session.told = run
+        show_result(st, result.video.stem, "Your video, before", "Your video, after")
 
-        ending = result.video.suffix
+    def _before(self, result: LipSyncResult) -> None:
+        st = self.st
+        st.markdown("**Before**")
+        if result.request.is_image:
+            show_picture(st, _small(result.before), "The picture that you gave")
+            return
+        st.video(str(result.before), TYPES.get(result.before.suffix, "video/mp4"))
+        play_together(st)
+
+    def _after(self, result: LipSyncResult) -> None:
+        st, ending = self.st, result.video.suffix
+        st.markdown("**After**")
+        played = result.preview or result.video
+        st.video(str(played), TYPES.get(played.suffix, "video/mp4"))
         name = f"{Path(result.name).stem}_latentsync{ending}"
-        right.download_button(  # the file is opened when the button is clicked
+        st.download_button(  # the file is opened when the button is clicked
             "Download the video", lambda: result.video.open("rb"), name, TYPES[ending], type="primary",
             on_click="ignore", width="stretch",
         )  # fmt: skip
         if result.preview is not None:
-            right.caption(
+            st.caption(
                 f"Not every browser plays this {ending} file as it is stored; players on a computer do. Shown above is"
                 " a copy in H.264; the download is the file itself."
             )
-        settings = request.settings
-        steps = f"{settings.steps} step" + "s" * (settings.steps != 1)
-        model, time = model_label(request.checkpoint).split(":")[0], clock(result.elapsed_s)
-        st.caption(
-            f"{model}, {steps}, guidance {settings.guidance:g}, seed {settings.seed}; {time} min on"
-            f" {result.backend}. Another seed gives another take."
-        )
+
+    def _facts(self, result: LipSyncResult) -> None:
+        st, settings = self.st, result.request.settings
+        model = model_label(result.request.checkpoint).split(":")[0]
+        how = f"{count(settings.steps, 'step')}, guidance {settings.guidance:g}, seed {settings.seed}"
+        took = f"It took {duration(result.elapsed_s)} on {result.backend}."
+        st.caption(f"{model}, {how}. {took} Another seed gives another take.")
         for note in () if result.report is None else result.report.notes:
             st.caption(f"What you gave is {plain(note)}.")
         if result.report is not None:
             self._spans(result.report.spans, result.report.fps)
         if self.session.score is not None:
-            with st.expander("Do the lips follow the sound?", expanded=True):
-                if self.session.score.over:
-                    self._chart(self.session.score)
-                else:
-                    st.fragment(self._score_progress, run_every=POLL)()
+            if self.session.score.over:
+                self._chart(self.session.score)
+            else:
+                st.fragment(self._score_progress, run_every=POLL)()
 
     def _spans(self, spans: "Sequence[Span]", fps: Fraction) -> None:
         """What was synced, what was not, and why; nothing where all was synced."""
@@ -114,7 +131,7 @@ class ResultView:
                 lengths[span.state] = lengths.get(span.state, Fraction(0)) + stop - start
                 rows.append(f"| {moment(start)} | {moment(stop)} | {plain(span.state)} | {plain(span.reason)} |")
             more = [f"| … | | {len(rows) - MOST_SPANS} more | |"] if len(rows) > MOST_SPANS else []
-            said.append(who + ", ".join(f"{float(length):.1f} s {plain(state)}" for state, length in lengths.items()))
+            said.append(who + ", ".join(f"{length(seconds)} {plain(state)}" for state, seconds in lengths.items()))
             title = [f"**Voice {number}**", ""] if who else []
             tables.append("\n".join([*title, *head, *rows[:MOST_SPANS], *more]))
         with self.st.expander(f"What was done: {'; '.join(said)}"):
@@ -127,43 +144,54 @@ class ResultView:
             show_progress(self.st, job)
 
     def _chart(self, job: Job[Any]) -> None:
+        """One plain line, and what it rests on behind it."""
         from ..evaluation.charts import draw_chart
+        from ..evaluation.verdict import verdict
 
         st = self.st
         if job.state != DONE or job.value is None:
-            st.info(f"This could not be measured. {plain(job.error)}")
+            with st.expander("Do the lips follow the voice? This could not be measured."):
+                st.info(f"This could not be measured. {told(job.error, self.owner)}")
             return
-        st.image(draw_chart(job.value))
-        st.caption(
-            "Top: how far the mouth is open, and how loud the voice is. Bottom: their correlation when the sound is"
-            " shifted by some frames. A good result has a peak at 0, well above the dashed line of chance; clips of a"
-            " few seconds often have none."
-        )
+        said = verdict(job.value)
+        with st.expander(f"Do the lips follow the voice? {plain(said)}."):
+            alt = f"A chart of mouth opening and loudness over time, and of their correlation. {said}."
+            show_picture(st, _png(draw_chart(job.value, self.dark)), alt, "image/png")
+            st.caption(
+                "Top: how far the mouth is open, and how loud the voice is. Bottom: their correlation when the voice is"
+                " shifted by some frames. A good result has a peak at 0, well above the dashed line, which unrelated"
+                " curves seldom reach. Clips of a few seconds often have no such peak."
+            )
+
+
+@lru_cache(maxsize=16)
+def _small(path: Path) -> str:
+    from ..media.image import read_image
+    from .faces import jpeg
+
+    return base64.b64encode(jpeg(read_image(path))).decode()
+
+
+def _png(picture: Any) -> str:
+    import cv2
+
+    return base64.b64encode(cv2.imencode(".png", picture[..., ::-1])[1].tobytes()).decode()
 
 
 def show_progress(st: Any, job: Job[Any]) -> None:
-    st.progress(min(1.0, job.done / job.total) if job.total else 0.0, text=progress_text(job))
+    share = min(1.0, job.done / job.total) if job.total else 0.0
+    st.progress(share, text=progress_text(job))
+    announce(st, f"{STAGES.get(job.stage, plain(job.stage))}, {int(10 * share) * 10} percent")
 
 
 def progress_text(job: Job[Any]) -> str:
     if job.state == WAITING:
         return "Waiting for others"
-    count = f" · {job.done:.0f} of {job.total:.0f}" if job.total else ""
-    left = f", about {clock(job.remaining_s)} left" if job.remaining_s is not None else ""
-    return f"{STAGES.get(job.stage, job.stage)}{count} · {clock(job.elapsed_s)}{left}"
-
-
-def clock(seconds: float) -> str:
-    """1:05."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
-
-
-def moment(seconds: Fraction) -> str:
-    """1:05.20."""
-    minutes, hundredths = divmod(round(seconds * 100), 6000)
-    return f"{minutes}:{hundredths / 100:05.2f}"
-
-
-def plain(text: str) -> str:
-    """Escape Markdown."""
-    return "".join(f"\\{sign}" if sign in r"\`*_{}[]<>()#+-.!|~$:&" else sign for sign in text)
+    stage = STAGES.get(job.stage, plain(job.stage))
+    if stage == SAMPLING and job.total and job.done >= job.total:
+        return f"Writing the file · {duration(job.elapsed_s)} so far"
+    share = f" · {int(100 * job.done / job.total)} %" if job.total else ""
+    left = ""
+    if job.remaining_s is not None:
+        left = f", about {duration(max(1, job.remaining_s))} left{' in this step' if stage == TRACKING else ''}"
+    return f"{stage}{share} · {duration(job.elapsed_s)} so far{left}"

@@ -15,10 +15,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import UserError, missing_package
-from .config import VARIABLE, AppSettings
+from .config import LOCAL_HOSTS, VARIABLE, AppSettings
 
 PAGE = Path(__file__).with_name("streamlit_app.py")
 START, STOP = 120.0, 20.0  # seconds until the app must answer, and until it must have ended
+TAB_KEPT = 120.0
 SHARED = """This app is now open to everybody on the internet who has this address:
 
     {url}
@@ -38,8 +39,14 @@ class Address:
     share: bool = False
 
     @property
+    def private(self) -> bool:
+        """Whether only this computer is let in; a path means that a proxy stands before it."""
+        return self.host in LOCAL_HOSTS and not self.share and not self.base.strip("/")
+
+    @property
     def url(self) -> str:
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self.port}/{self.base.strip('/')}".rstrip("/")
 
 
@@ -54,7 +61,10 @@ def command(address: Address, settings: AppSettings) -> list[str]:
         "server.fileWatcherType": "none",
         "server.maxUploadSize": limits.megabytes,
         "server.enableXsrfProtection": "true",
-        "server.disconnectedSessionTTL": max(1, round(limits.keep)),
+        # of Streamlit's own memory of a tab; what a visitor did is kept elsewhere, see sessions.py
+        "server.disconnectedSessionTTL": max(1, round(min(limits.keep, TAB_KEPT))),
+        # a form that is filled in again after a reload has both a default and a value
+        "global.disableWidgetStateDuplicationWarning": "true",
         # with torch loaded, a full collection at every update of the progress would leave the run hardly any time
         "runner.postScriptGC": "false",
         "browser.gatherUsageStats": "false",
@@ -78,7 +88,7 @@ def serve(settings: AppSettings, address: Address, echo: Callable[[str], None], 
         raise missing_package("--share", "pyngrok")
     with (
         tempfile.TemporaryDirectory(prefix="latentsync-app-", ignore_cleanup_errors=True) as folder,
-        _running(dataclasses.replace(settings, folder=folder), address) as child,
+        _running(dataclasses.replace(settings, folder=folder, private=address.private), address) as child,
     ):
         _await_answer(child, address)
         with _shared(address, echo):

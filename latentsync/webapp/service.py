@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,12 @@ from ..errors import UserError
 from ..media.encoding import ending_for
 from ..settings import Settings
 from ..timeline import Cut, parse_spans
-from .backends import Backend, ComfyServer, LipSyncRequest, LipSyncResult, LocalEngine
+from .backends import Backend, ComfyServer, LipSyncRequest, LipSyncResult, LocalEngine, is_here
 from .config import NO_BACKEND, AppSettings
 from .queue import Job, Queue
 from .sessions import Session, Sessions
 from .uploads import Media, browser_copy, plays_in_browsers, small_copy
+from .words import count, duration, length
 
 if TYPE_CHECKING:
     from ..audio.speakers import Speaker
@@ -27,13 +29,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FormValues:
-    """What the form says. own_sound: the clip's own sound is the voice. cut: what is used of a clip."""
+    """What the form says. own_sound: the clip's own sound is the voice. cut: what is used of a clip. strength: of the
+    session's LoRA."""
 
     backend: str
     checkpoint: str
     settings: Settings
     own_sound: bool = False
     cut: Cut = field(default_factory=Cut)
+    strength: float = 1.0
 
 
 class AppService:
@@ -47,6 +51,8 @@ class AppService:
         self.sessions = Sessions(self.folder, is_connected, self.limits.keep)
         self._queues = {key: Queue(one.concurrency, self.limits.waiting) for key, one in self.backends.items()}
         self._score_queue = Queue(capacity=10 * self.limits.waiting)
+        self._download_queue = Queue()
+        self.download: Job[None] | None = None
         self._closed = threading.Event()
         for backend in self.backends.values():
             with suppress(UserError):  # begins a look-up that takes its time
@@ -86,7 +92,8 @@ class AppService:
         if form.backend not in self.backends or form.checkpoint not in self.backends[form.backend].checkpoints():
             raise UserError("There is no such model here; choose one of the list.")
         if form.settings.steps > self.limits.steps:
-            raise UserError(f"{form.settings.steps} steps are too many; at most {self.limits.steps} are allowed here.")
+            steps = f"{count(form.settings.steps, 'step')} of sampling"
+            raise UserError(f"This takes {steps}; at most {self.limits.steps} are allowed here.")
         if self.settings.watermark not in ("none", form.settings.watermark):
             raise UserError("Every result gets a watermark here; load the page again.")
         parse_spans(form.settings.spans)  # says what is wrong with them
@@ -96,7 +103,14 @@ class AppService:
         cut = Cut() if still else form.cut
         part = range(1) if still else used_frames(face, cut)
         others = tuple(_speakers(session, form, part, self.limits.seconds)) if session.others else ()
-        return LipSyncRequest(face.path, sound, out, form.checkpoint, form.settings, still, cut, others)
+        lora = () if session.lora is None else (f"{session.lora.path}:{form.strength:g}",)
+        return LipSyncRequest(face.path, sound, out, form.checkpoint, form.settings, still, cut, others, lora)
+
+    def get_model(self, name: str) -> None:
+        """Download a model and all that it needs, in the background; see `download`. A second call while one is under
+        way changes nothing."""
+        if self.download is None or self.download.over:
+            self.download = self._download_queue.submit(partial(_download, name))
 
     def ahead(self, job: Job[Any]) -> int:
         """How many runs come before it, here or on the server."""
@@ -105,7 +119,7 @@ class AppService:
     def close(self) -> None:
         """Cancel what runs, and remove all files."""
         self._closed.set()
-        for queue in (*self._queues.values(), self._score_queue):
+        for queue in (*self._queues.values(), self._score_queue, self._download_queue):
             queue.close()
         self.sessions.close()
         for backend in self.backends.values():
@@ -172,12 +186,27 @@ def _speakers(session: Session, form: FormValues, part: range, longest: float) -
         if face in taken:
             raise UserError(f"The face of {name} has another voice already; choose another face for one of them.")
         if other.end > longest:
-            end = f"{float(other.end):.1f} s"
-            raise UserError(
-                f"{name} would end at {end}; at most {longest:.0f} s are allowed here, so let it begin earlier."
-            )
+            most = f"at most {duration(longest)} are allowed here"
+            raise UserError(f"{name} would end at {length(other.end)}; {most}, so let it begin earlier.")
         taken.add(face)
         yield Speaker(face, other.media.path, other.start)
+
+
+def _download(name: str, job: Job[None]) -> None:
+    """A model and what it needs; the job counts the bytes of all. One that was cancelled goes on where it stopped."""
+    from ..weights.download import download
+    from ..weights.registry import with_required
+
+    job.report("connecting")
+    entries = [entry for entry in with_required([name]) if not is_here(entry.name)]
+    total, before = sum(entry.expected_bytes for entry in entries), 0
+    for entry in entries:
+
+        def report(done: int, _: int, before: int = before) -> None:
+            job.report("downloading", min(before + done, total), total)
+
+        download(entry.name, on_progress=report)
+        before += entry.expected_bytes
 
 
 def _score(result: LipSyncResult, job: Job["Score"]) -> "Score":

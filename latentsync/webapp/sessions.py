@@ -1,5 +1,9 @@
-"""Sessions (browser tabs), each with a folder that is removed when it ends."""
+"""Sessions: one visitor's work, found again by a key, each with a folder that is removed when it ends.
 
+The key is in the address of the page, so that a reload, or a phone that dropped the tab, finds the work again.
+"""
+
+import secrets
 import shutil
 import tempfile
 import threading
@@ -38,7 +42,9 @@ class OtherVoice:
 class Session:
     """folder: its files. face, voice: what was uploaded. run, score: the last jobs. errors: why the last upload
     ("face", "voice", "other") or "run" was refused. shot, picked: the frame that is shown, and which of its faces is to
-    speak. others: more people who speak. points: three places in that frame instead, "" for none."""
+    speak. others: more people who speak. points: three places in that frame instead, "" for none. lora: a file that
+    changes the model. form: the settings on the page, by the keys of their widgets. told: the run whose end was
+    announced. tabs: of browsers that show it."""
 
     folder: Path
     face: "Media | None" = None
@@ -50,11 +56,16 @@ class Session:
     picked: int = 0
     others: "list[OtherVoice]" = field(default_factory=list)
     points: str = ""
+    lora: "Media | None" = None
+    form: dict[str, Any] = field(default_factory=dict)
+    told: "Job[LipSyncResult] | None" = None
+    tabs: set[str] = field(default_factory=set)
 
     @property
     def uploads(self) -> "list[Media]":
-        """The face, if there is one, and all voices."""
-        return [media for media in (self.face, self.voice, *(one.media for one in self.others)) if media is not None]
+        """The face, if there is one, all voices and the LoRA."""
+        every = (self.face, self.voice, *(one.media for one in self.others), self.lora)
+        return [media for media in every if media is not None]
 
     @property
     def jobs(self) -> list[Job[Any]]:
@@ -66,7 +77,7 @@ class Session:
         return self.run is not None and self.run.busy
 
     def remove(self, what: str) -> None:
-        """Remove the "face" or the "voice". A file that is shown beside the last result stays until reset()."""
+        """Remove the "face", "voice" or "lora". A file that is shown beside the last result stays until reset()."""
         media: Media | None = getattr(self, what)
         setattr(self, what, None)
         result = None if self.run is None else self.run.value
@@ -93,7 +104,7 @@ class Session:
 
 
 class Sessions:
-    """All sessions by name. is_connected: whether a session has a browser. keep: seconds it may be without."""
+    """All sessions by key. is_connected: whether a browser's tab is there. keep: seconds a session may be without."""
 
     def __init__(
         self, root: Path, is_connected: Callable[[str], bool], keep: float, clock: Callable[[], float] = time.monotonic
@@ -104,35 +115,46 @@ class Sessions:
         self._ended: list[Session] = []
         self._lock = threading.Lock()
 
-    def get(self, name: str) -> Session:
-        """A new session gets a folder with a random name."""
+    def new_key(self) -> str:
+        """Begin a session; its key has 128 random bits, so nobody can guess it."""
+        key = secrets.token_urlsafe(16)
+        self.get(key)
+        return key
+
+    def has(self, key: str) -> bool:
         with self._lock:
-            self._last_seen[name] = self._clock()
-            if name not in self._sessions:
-                self._sessions[name] = Session(Path(tempfile.mkdtemp(prefix="session-", dir=self._root)))
-            return self._sessions[name]
+            return key in self._sessions
+
+    def get(self, key: str, tab: str = "") -> Session:
+        """tab: of the browser that shows it. A new session gets a folder with a random name."""
+        with self._lock:
+            self._last_seen[key] = self._clock()
+            if key not in self._sessions:
+                self._sessions[key] = Session(Path(tempfile.mkdtemp(prefix="session-", dir=self._root)))
+            self._sessions[key].tabs.add(tab or key)
+            return self._sessions[key]
 
     def collect_garbage(self) -> None:
         """End the sessions without a browser: cancel their runs, and remove their files once nothing uses them."""
         with self._lock:
             now = self._clock()
-            for name in list(self._sessions):
-                if self._is_connected(name):
-                    self._last_seen[name] = now
-                elif now - self._last_seen[name] > self._keep:
-                    self._end(name)
+            for key, session in list(self._sessions.items()):
+                if any(map(self._is_connected, session.tabs)):
+                    self._last_seen[key] = now
+                elif now - self._last_seen[key] > self._keep:
+                    self._end(key)
             self._remove_ended(force=False)
 
     def close(self) -> None:
         """End all sessions, whatever still runs."""
         with self._lock:
-            for name in list(self._sessions):
-                self._end(name)
+            for key in list(self._sessions):
+                self._end(key)
             self._remove_ended(force=True)
 
-    def _end(self, name: str) -> None:
-        session = self._sessions.pop(name)
-        del self._last_seen[name]
+    def _end(self, key: str) -> None:
+        session = self._sessions.pop(key)
+        del self._last_seen[key]
         for job in session.jobs:
             job.cancel()
         self._ended.append(session)

@@ -6,17 +6,19 @@ from typing import Any
 
 from ..errors import UserError
 from .config import Limits
-from .result import plain
+from .examples import Example
 from .sessions import Session
 from .streamlit_session import discard_upload
-from .uploads import Media, take_file, take_voice
+from .uploads import Media, take_face, take_file, take_voice
+from .words import span, told
 
 
 class Taking:
-    """st: Streamlit. "what" is the place of the file in the session: "face", "voice", or "other"."""
+    """st: Streamlit. "what" is the place of the file in the session: "face", "voice", "other" or "lora". owner: whether
+    the page is shown to whoever runs the app."""
 
-    def __init__(self, st: Any, session: Session, limits: Limits) -> None:
-        self.st, self.session, self.limits = st, session, limits
+    def __init__(self, st: Any, session: Session, limits: Limits, owner: bool = False) -> None:
+        self.st, self.session, self.limits, self.owner = st, session, limits, owner
 
     def upload(self, what: str, label: str, endings: Sequence[str], take: Callable[..., Media], **rest: Any) -> None:
         """rest: `keep`, see _take."""
@@ -24,11 +26,12 @@ class Taking:
         with st.container(key=f"{what}-box"):
             upload = st.file_uploader(label, type=endings, key=self._key(what))
             with st.container(key=f"{what}-too-large"):
-                st.error(f"This file was not accepted: at most {most.megabytes} MB, and one of {', '.join(endings)}.")
+                kinds = f"one of {', '.join(endings)}" if len(endings) > 1 else f"a .{endings[0]} file"
+                st.error(f"This file was not accepted: at most {most.megabytes} MB, and {kinds}.")
         if upload is not None:
             self._take(what, lambda folder: take(upload, upload.name, folder, most), upload, **rest)
-        if not self.error(what):
-            st.caption(f"At most {most.seconds:.0f} seconds long.")
+        if not self.error(what) and what != "lora":
+            st.caption(f"At most {span(most.seconds)} long.")
 
     def record(self, what: str, **rest: Any) -> None:
         recorded = self.st.audio_input("Press the microphone, speak, press again", key=self._key(f"{what}-recorded"))
@@ -36,18 +39,30 @@ class Taking:
             self._take(what, lambda to: take_voice(recorded, "your recording", to, self.limits), recorded, **rest)
         self.error(what)
 
-    def choose(self, what: str, samples: dict[str, Path], take: Callable[..., Media]) -> None:
+    def choose(self, what: str, samples: Sequence[Example], take: Callable[..., Media]) -> None:
         st = self.st
-        name = st.selectbox("Example", list(samples), key=f"{what}-sample", label_visibility="collapsed")
-        if st.button("Take this one", key=f"{what}-take"):
-            path = samples[name]
+        by_title = {one.title: one for one in samples}
+        title = st.selectbox(f"Example of a {what}", list(by_title), key=f"{what}-sample")
+        if credit := by_title[title].credit:
+            st.caption(f"{credit[0].upper()}{credit[1:]}.")
+        if st.button(f"Use this {what}", key=f"{what}-take"):
+            path = by_title[title].path
             self._take(what, lambda folder: take_file(path, take, folder, self.limits))
         self.error(what)
 
+    def take_examples(self, face: Path, voice: Path) -> None:
+        """Both at once."""
+        self.session.face = take_file(face, take_face, self.session.folder, self.limits)
+        self._take("voice", lambda folder: take_file(voice, take_voice, folder, self.limits))
+
     def error(self, what: str) -> bool:
         if message := self.session.errors.get(what):
-            self.st.error(plain(message))
+            self.st.error(self.told(message))
         return bool(message)
+
+    def told(self, message: str) -> str:
+        """A message for the page, as Markdown."""
+        return told(message, self.owner)
 
     def _key(self, what: str) -> str:
         """Changes with every upload, which empties the widget."""

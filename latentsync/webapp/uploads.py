@@ -16,6 +16,7 @@ from ..errors import UserError
 from ..files import safe_name
 from .config import Limits
 from .queue import ReportFn
+from .words import duration, length
 
 CONTAINERS = {
     "mov": ".mp4", "matroska": ".mkv", "avi": ".avi", "mpeg": ".mpg", "mpegts": ".ts", "flv": ".flv", "asf": ".wmv",
@@ -40,8 +41,8 @@ PREVIEW_SIDE = 720  # longest side of the copy for browsers that cannot play the
 
 @dataclass(frozen=True)
 class Media:
-    """An accepted file. kind: "video", "picture" or "sound"; name: its owner's, for display only. seconds, frames: 0
-    and 1 for a picture. playable: by browsers, as it is. tracks: number and name of each sound track.
+    """An accepted file. kind: "video", "picture", "sound" or "lora"; name: its owner's, for display only. seconds,
+    frames: 0 and 1 for a picture. playable: by browsers, as it is. tracks: number and name of each sound track.
     """
 
     path: Path
@@ -61,8 +62,9 @@ class Media:
         size = f"{self.width} × {self.height}"
         if self.kind == "picture":
             return f"picture, {size}"
-        length = f"{float(self.seconds):.1f} s"
-        return length if self.kind == "sound" else f"{length}, {size}, {float(self.fps):.4g} frames per second"
+        if self.kind == "sound":
+            return length(self.seconds)
+        return f"{length(self.seconds)}, {size}, {float(self.fps):.4g} frames per second"
 
 
 def take_face(stream: BinaryIO, name: str, folder: Path, limits: Limits) -> Media:
@@ -86,6 +88,16 @@ def take_voice(stream: BinaryIO, name: str, folder: Path, limits: Limits) -> Med
 
         check_speech(load_audio(path).waveform, str(path))
         return Media(path, safe_name(name), "sound", seconds, has_sound=True, tracks=_sound_tracks(path))
+
+
+def take_lora(stream: BinaryIO, name: str, folder: Path, limits: Limits) -> Media:
+    """Whether it belongs to the model is found out when both are loaded."""
+    from ..weights.lora import open_lora
+
+    with _stored(stream, name, folder, limits) as path:
+        path = path.rename(path.with_suffix(".safetensors"))  # whatever it was called: nothing else is read as such
+        open_lora(path)
+        return Media(path, safe_name(name), "lora")
 
 
 @contextmanager
@@ -168,8 +180,8 @@ def _video(path: Path, name: str, limits: Limits) -> Media:
 
     info = probe(path)
     if info.duration > limits.seconds:
-        most = f"at most {limits.seconds:.0f} s are allowed here, so cut it first"
-        raise UserError(f"The video lasts {float(info.duration):.0f} s; {most}.")
+        most = f"at most {duration(limits.seconds)} are allowed here, so cut it first"
+        raise UserError(f"The video lasts {duration(float(info.duration))}; {most}.")
     _check_size(info.width, info.height, limits)
     if info.fps > limits.rate:
         most = f"at most {limits.rate} are allowed here"
@@ -212,7 +224,7 @@ def _sound_seconds(path: Path, limits: Limits) -> Fraction:
         for piece in sound.pieces():
             seconds = piece.end - sound.origin
             if seconds > limits.seconds + 1:
-                raise UserError(f"The recording lasts more than {limits.seconds:.0f} s, the most that is allowed here.")
+                raise UserError(f"The recording is longer than {duration(limits.seconds)}, the most allowed here.")
     return seconds
 
 

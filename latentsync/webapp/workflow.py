@@ -30,6 +30,7 @@ NEWER = {
     "silence": "rest the mouth in pauses",
     "spans": "give only some parts new lips",
     "points": "follow a face that is pointed out by hand",
+    "mode": "work in fewer steps",
 }
 """Inputs that not every version of the node has, and what for. Sent only where they differ from UNSAID."""
 UNSAID = Settings(codec="h264")
@@ -40,7 +41,7 @@ UNSAID = Settings(codec="h264")
 class LipSyncRequest:
     """voice None: the clip's own sound. is_image: face is a still image. out: the file to write, its ending as
     ending_for(settings.codec, face) has it. cut: what is used of a clip. others: more people, beside settings.face
-    with its voice."""
+    with its voice. lora: "FILE:STRENGTH" for each."""
 
     face: Path
     voice: Path | None
@@ -50,6 +51,7 @@ class LipSyncRequest:
     is_image: bool = False
     cut: Cut = field(default_factory=Cut)
     others: "tuple[Speaker, ...]" = ()
+    lora: tuple[str, ...] = ()
 
 
 def prompt_for(request: LipSyncRequest) -> "Prompt":

@@ -83,9 +83,13 @@ class ModelEntry:
         return (first, *(s for s in map(self.fetched, self.sources) if s.file != self.file))
 
     @property
+    def expected_bytes(self) -> int:
+        """Of the file, or of what it is made from; 0: not known."""
+        return self.bytes or next((s.bytes for s in map(self.fetched, self.sources) if s.bytes), 0)
+
+    @property
     def size(self) -> str:
-        known = [s.bytes for s in map(self.fetched, self.sources) if s.bytes]
-        return human_size(self.bytes or (known[0] if known else 0))
+        return human_size(self.expected_bytes)
 
     @property
     def link(self) -> tuple[str, str]:

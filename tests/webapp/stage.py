@@ -166,7 +166,7 @@ class Visitor:
         self.upload("face", face)
         self.faces.first.wait_for()
         if voice is None:
-            self.choose("Where from", "The video's own sound")
+            self.choose("Where the voice comes from", "The video's own sound")
             return
         self.upload("voice", voice)
         self.page.locator("audio").wait_for()
@@ -181,7 +181,7 @@ class Visitor:
 
     def steps(self, number: int) -> None:
         self.settle()
-        self.page.get_by_text("More settings").click()
+        self.page.get_by_text("Advanced", exact=True).click()
         field = self.page.get_by_label("Steps", exact=True)
         field.fill(str(number))
         field.press("Enter")
@@ -190,7 +190,7 @@ class Visitor:
     def more(self, tab: str) -> None:
         """Open a part of the settings that most people leave alone."""
         if not self.page.get_by_role("tab", name=tab).is_visible():
-            self.page.get_by_text("More settings").click()
+            self.page.get_by_text("Advanced", exact=True).click()
         self.page.get_by_role("tab", name=tab).click()
         self.settle()
 

@@ -218,7 +218,7 @@ def send(asked: "Request", size: int) -> int | None:
 
 def test_a_voice_is_recorded(browser: "Browser", app: App) -> None:
     with Visitor(browser, app) as me:
-        me.choose("Where from", "Record")
+        me.choose("Where the voice comes from", "Record")
         me.page.get_by_role("button", name="Record").click()
         me.page.wait_for_timeout(2500)
         me.page.get_by_role("button", name="Stop recording").click()
