@@ -50,7 +50,7 @@ def service(tiny, tmp_path, monkeypatch):
     service = AppService(settings, lambda session: True)
     streamlit_session.service.cache_clear()
     monkeypatch.setattr(streamlit_session, "service", lambda: service)
-    monkeypatch.setattr(streamlit_session, "session_id", lambda: "anna")
+    monkeypatch.setattr(streamlit_session, "current_session", lambda st, sessions: sessions.get("anna"))
     yield service
     service.close()
 

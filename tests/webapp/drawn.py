@@ -28,7 +28,7 @@ def shown(screen):
 
 
 def text(screen):
-    kinds = (screen.title, screen.subheader, screen.markdown, screen.caption, screen.error, screen.info, screen.warning)
+    kinds = (screen.title, screen.header, screen.markdown, screen.caption, screen.error, screen.info, screen.warning)
     return "\n".join(str(element.value) for kind in kinds for element in kind)
 
 

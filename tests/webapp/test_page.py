@@ -19,10 +19,11 @@ from latentsync.webapp.advanced import (
     used_part,
 )
 from latentsync.webapp.backends import LipSyncRequest, LipSyncResult, NotReadyError
-from latentsync.webapp.config import qualities
+from latentsync.webapp.config import Limits, qualities
+from latentsync.webapp.examples import FACES, VOICES
 from latentsync.webapp.faces import look
 from latentsync.webapp.queue import CANCELLED, FAILED
-from latentsync.webapp.uploads import Media
+from latentsync.webapp.uploads import FACE_ENDINGS, VOICE_ENDINGS, Media, take_face, take_file, take_voice
 from latentsync.weights.load import default_settings
 
 from ..tiny import link
@@ -34,7 +35,9 @@ pytest.importorskip("streamlit.testing.v1", reason="Streamlit draws the page: pi
 
 def test_an_empty_page_says_what_to_do(screen):
     shown(screen)
-    assert [one.value for one in screen.subheader] == ["1 · The face", "2 · The voice", "3 · Model and quality"]
+    assert [one.value for one in screen.title] == ["LatentSync"]
+    assert [one.value for one in screen.header] == ["1 · The face", "2 · The voice", "3 · Model and quality"]
+    assert not screen.subheader, "no level of headings is left out"
     assert "At most 9 seconds long." in text(screen)
     assert "Give a face first." in text(screen)
     assert button(screen, "Make the video").disabled
@@ -43,10 +46,30 @@ def test_an_empty_page_says_what_to_do(screen):
 def test_the_sample_voice_is_two_clicks_away(screen, service):
     shown(screen)
     next(one for one in screen.radio if one.key == "voice-from").set_value("Example").run()
-    button(screen, "Take this one").click().run()
+    assert "Speech made with flite" in text(screen)
+    button(screen, "Use this voice").click().run()
     assert not screen.exception
     assert service.sessions.get("anna").voice.name == "voice.flac"
     assert "voice\\.flac" in text(screen)
+
+
+def test_one_click_gives_an_example_face_and_voice(screen, service):
+    button(shown(screen), "Try it with an example face and voice").click().run()
+    assert not screen.exception
+    anna = service.sessions.get("anna")
+    assert (anna.face.name, anna.voice.name) == ("astronaut.jpg", "voice.flac")
+    assert len(anna.shot.boxes) == 1
+    assert not button(screen, "Make the video").disabled
+    assert not [one for one in screen.button if one.label.startswith("Try it")]
+
+
+def test_every_example_is_accepted_and_says_whose_it_is(screen, service, tmp_path):
+    for offered, take, endings in ((FACES, take_face, FACE_ENDINGS), (VOICES, take_voice, VOICE_ENDINGS)):
+        assert len({one.title for one in offered}) == len(offered)
+        for one in offered:
+            assert one.credit
+            assert one.path.suffix[1:] in endings
+            assert take_file(one.path, take, tmp_path, Limits()).path.is_file()
 
 
 def test_faces_can_be_chosen_by_buttons_too(screen, service, material):
@@ -175,7 +198,11 @@ def test_a_sound_track_is_chosen_only_where_there_are_several(screen, service, m
     assert not [one for one in screen.selectbox if one.label == "Sound track"]
     anna.voice = dataclasses.replace(anna.voice, tracks=((0, "Track 0: eng, stereo"), (2, "Track 2: fra, mono")))
     shown(screen)
-    assert by_key(screen.selectbox, "track").options == ["The usual one", "Track 0: eng, stereo", "Track 2: fra, mono"]
+    assert by_key(screen.selectbox, "track").options == [
+        "The default one",
+        "Track 0: eng, stereo",
+        "Track 2: fra, mono",
+    ]
     button(screen, "Make the video").click().run()
     by_key(screen.selectbox, "track").set_value(2).run()
     button(screen, "Make the video").click().run()
@@ -201,7 +228,7 @@ def test_a_table_says_what_was_synced_and_why_not(screen, service, material):
     finished(service, anna, material, report=Told(spans=spans))
     shown(screen)
     (one,) = [box for box in screen.expander if box.label.startswith("What was done")]
-    assert one.label == "What was done: 61.2 s synced, 0.6 s passed through"
+    assert one.label == "What was done: 1 min 1 s synced, 0.6 s passed through"
     assert one.markdown[0].value.splitlines()[2:] == [
         "| 0:00.00 | 0:01.20 | synced |  |",
         r"| 0:01.20 | 0:01.80 | passed through | no face \| turned away |",
@@ -223,10 +250,8 @@ def test_the_table_stays_short_and_is_left_out_where_all_was_synced(screen, serv
 
 
 def test_what_browsers_do_not_play_is_shown_as_a_copy_and_downloaded_as_it_is(screen, service, material, monkeypatch):
-    from streamlit.delta_generator import DeltaGenerator
-
-    offered, download = [], DeltaGenerator.download_button
-    monkeypatch.setattr(DeltaGenerator, "download_button", lambda *a, **k: offered.append(a[1:]) or download(*a, **k))
+    offered = []
+    monkeypatch.setattr("streamlit.download_button", lambda *a, **k: offered.append(a))
     anna = give(service, material, "clip.mp4")
     copy = anna.folder / "copy.mp4"
     link(copy, material / "clip.mp4")
@@ -252,9 +277,10 @@ def test_the_settings_are_those_that_suit_the_checkpoint(screen, service, materi
     shown(screen)
     for name in (str(tmp_path / "fast.safetensors"), "nano"):
         next(one for one in screen.selectbox if one.label == "Model").set_value(name).run()
-        quality = next(one for one in screen.radio if one.key == "quality")
-        if "Finest" in quality.options:  # nano, made for one step, has none
-            quality.set_value("Finest").run()
+        quality = [one for one in screen.radio if one.key == "quality"]
+        assert bool(quality) == (name != "nano"), "a choice of one is none: nano is made for one step"
+        if quality:
+            quality[0].set_value("Finest").run()
         button(screen, "Make the video").click().run()
     assert (forms[0].steps, forms[0].guidance) == (10, 1.2)
     usual = default_settings("nano")
@@ -262,10 +288,18 @@ def test_the_settings_are_those_that_suit_the_checkpoint(screen, service, materi
 
 
 def test_no_two_qualities_are_the_same():
-    assert qualities(20, 60) == {"Quick look": 8, "Good": 20, "Finest": 40}
-    assert qualities(20, 30) == {"Quick look": 8, "Good": 20, "Finest": 30}
-    assert qualities(1, 60) == {"Good": 1}
-    assert qualities(20, 5) == {"Good": 5}
+    def steps(default, most):
+        return {name: (one.mode, one.steps) for name, one in qualities(Settings(steps=default), most).items()}
+
+    draft, quick = ("draft", 4), ("fast", 6)
+    assert steps(20, 60) == {"Draft": draft, "Quick look": quick, "Good": ("exact", 20), "Finest": ("exact", 40)}
+    assert steps(20, 30)["Finest"] == ("exact", 30)
+    assert steps(5, 60) == {"Draft": draft, "Good": ("exact", 5), "Finest": ("exact", 10)}
+    assert steps(1, 60) == {"Good": ("exact", 1)}
+    assert steps(20, 5) == {"Draft": draft, "Good": ("exact", 5)}
+    assert qualities(Settings(steps=20, guidance=1.5), 60)["Quick look"] == Settings(
+        steps=6, guidance=1.5, mode="fast", solver="dpm++"
+    )
 
 
 def test_the_mark_of_the_house_leaves_no_choice(screen, service, material, monkeypatch):
@@ -309,7 +343,9 @@ def test_while_it_runs_nothing_can_be_changed(screen, service, material):
     assert wait_until(lambda: anna.run.done == 3)
     shown(screen)
     assert button(screen, "Cancel") is not None
-    assert all(one.disabled for one in screen.button if one.label in ("Change", "Face 0 (left)"))
+    assert all(
+        one.disabled for one in screen.button if one.label in ("Change the face", "Change the voice", "Face 0 (left)")
+    )
     assert all(one.disabled for one in [*screen.selectbox, *screen.radio])
     assert not [one for one in screen.button if one.label == "Make the video"]
     button(screen, "Cancel").click().run()

@@ -116,8 +116,8 @@ def test_an_added_voice_gets_the_next_face_and_begins_after_the_last(screen, ser
     anna = give(service, material)
     shown(screen)
     media = dataclasses.replace(anna.voice, seconds=Fraction(2))
-    MorePeople(None, anna, LIMITS)._add(media)
-    MorePeople(None, anna, LIMITS)._add(media)
+    MorePeople(None, anna, LIMITS, None)._add(media)
+    MorePeople(None, anna, LIMITS, None)._add(media)
     assert [(one.picked, float(one.start)) for one in anna.others] == [
         (1 - anna.picked, round(float(anna.voice.seconds), 2)), (0, round(float(anna.voice.seconds), 2) + 2),
     ]  # fmt: skip
@@ -176,7 +176,7 @@ def test_a_face_that_is_not_found_is_pointed_out(screen, service, material, draw
                         ("10, 10, 20, 20, 30, 30", "make no face")]:  # fmt: skip
         field.set_value(given).run()
         assert said in text(screen).replace("\\", "")
-        assert bool(screen.error) == bool(said)
+        assert bool([one for one in screen.error if "not accepted" not in one.value]) == bool(said)
         assert button(screen, "Make the video").disabled
     field.set_value(DRAWN).run()
     button(screen, "Make the video").click().run()

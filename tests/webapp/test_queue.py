@@ -1,12 +1,15 @@
 """The queue: form, places, cancelling, failures, the end."""
 
+import re
 import threading
+from fractions import Fraction
 
 import pytest
 
 from latentsync.errors import UserError
 from latentsync.webapp.queue import CANCELLED, DONE, FAILED, WAITING, Job, Queue
-from latentsync.webapp.result import clock, plain, progress_text
+from latentsync.webapp.result import progress_text
+from latentsync.webapp.words import count, duration, length, plain, span, told
 
 
 class Gate:
@@ -142,10 +145,14 @@ def test_progress_in_words():
     job: Job[int] = Job(lambda job: 1)
     assert progress_text(job) == "Waiting for others"
     job.state = "running"
+    job.report("track", 1, 4)
+    assert re.fullmatch(r"Step 1 of 2: finding the face in every frame · 25 % · \d s so far, about \d+ s left in this step",
+                        progress_text(job))  # fmt: skip
+    job.report("sample", 1, 12)
     job.report("sample", 3, 12)
-    text = progress_text(job)
-    assert text.startswith("Step 2 of 2: sampling the mouth · 3 of 12")
-    assert text.endswith("left")
+    assert re.fullmatch(r"Step 2 of 2: making the mouth · 25 % · \d s so far, about \d+ s left", progress_text(job))
+    job.report("sample", 12, 12)
+    assert progress_text(job).startswith("Writing the file · "), "100 % is not the end of it"
     job.report("words of a server")
     assert progress_text(job).startswith("words of a server")
     assert job.remaining_s is None
@@ -153,5 +160,46 @@ def test_progress_in_words():
 
 
 def test_small_words():
-    assert clock(65.4) == "1:05"
+    assert [count(number, "step") for number in (0, 1, 2)] == ["0 steps", "1 step", "2 steps"]
+    assert [duration(seconds) for seconds in (0.4, 1, 23, 59.6, 65.4, 120, 3599.7, 3600, 5040)] == [
+        "0 s", "1 s", "23 s", "1 min", "1 min 5 s", "2 min", "1 h", "1 h", "1 h 24 min",
+    ]  # fmt: skip
+    assert [span(seconds) for seconds in (0, 1, 2, 60, 90, 600, 3601)] == [
+        "0 seconds", "1 second", "2 seconds", "1 minute", "1 minute 30 seconds", "10 minutes", "1 hour 1 second",
+    ]  # fmt: skip
+    assert [length(seconds) for seconds in (2.44, Fraction(1, 2), 600)] == ["2.4 s", "0.5 s", "10 min"]
     assert plain("a*b_[c](d)") == r"a\*b\_\[c\]\(d\)"
+
+
+def test_no_command_is_shown_to_visitors():
+    missing = "The face landmarker is not on this machine: type `latentsync download face-landmarker`."
+    assert told(missing, owner=True) == plain(missing)
+    for message in (missing, "It needs x; type: pip install x.", "type `python -m latentsync download nano`"):
+        assert told(message, owner=False) == "Something is missing on the computer that runs this app; whoever runs it " \
+            "finds the details in its log."  # fmt: skip
+    assert told("latentsync out.mp4 is no video.", owner=False) == plain("latentsync out.mp4 is no video.")
+
+
+def test_what_was_there_before_makes_no_download_look_quick(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("latentsync.webapp.queue.time.monotonic", lambda: now[0])
+    job: Job[None] = Job(lambda job: None)
+    job.report("downloading", 4e9, 5e9)
+    assert job.remaining_s is None
+    now[0] += 10
+    job.report("downloading", 4.1e9, 5e9)
+    assert job.remaining_s == pytest.approx(90)
+    job.report("sample", 1, 11)
+    now[0] += 3
+    assert job.remaining_s == pytest.approx(30)
+
+
+def test_one_run_is_not_plural():
+    queue, gate = Queue(capacity=1), Gate()
+    queue.submit(gate)
+    assert gate.begun.wait(30)
+    queue.submit(lambda job: 1)
+    with pytest.raises(UserError, match="1 run is waiting already"):
+        queue.submit(lambda job: 1)
+    gate.go.set()
+    queue.close()

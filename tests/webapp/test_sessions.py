@@ -87,3 +87,30 @@ def test_many_at_once_get_one_each(hall):
         thread.join()
     assert len({id(session) for session in got}) == 10
     assert len({session.folder for session in got}) == 10
+
+
+def test_a_key_finds_the_same_work_from_another_tab_and_cannot_be_guessed(hall):
+    keys = {hall.sessions.new_key() for _ in range(50)}
+    assert len(keys) == 50
+    assert all(len(key) >= 22 for key in keys), "128 bits"
+    key = keys.pop()
+    assert hall.sessions.has(key)
+    assert not hall.sessions.has(key[:-1])
+    assert hall.sessions.get(key, "tab 1") is hall.sessions.get(key, "tab 2")
+    assert not {key, *keys} & {folder.name for folder in hall.sessions._root.iterdir()}, "folders do not give keys away"
+
+
+def test_work_stays_while_any_tab_shows_it(hall):
+    key = hall.sessions.new_key()
+    session = hall.sessions.get(key, "phone")
+    hall.sessions.get(key, "laptop")
+    hall.here.add("laptop")
+    hall.later(61)
+    assert hall.sessions.has(key)
+    hall.here.discard("laptop")
+    hall.later(59)
+    assert hall.sessions.has(key), "a reload comes back within this time"
+    assert hall.sessions.get(key, "laptop, reloaded") is session
+    hall.later(61)
+    assert not hall.sessions.has(key)
+    assert not session.folder.exists()
