@@ -1,5 +1,6 @@
 """LatentSync 1.6 by a button: fetched in the background from a server of this test, with progress, to be stopped."""
 
+import contextlib
 import hashlib
 import http.server
 import re
@@ -45,10 +46,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data[start:half])
         self.wfile.flush()
         self.server.go.wait(30)
-        try:
+        with contextlib.suppress(ConnectionError):
             self.wfile.write(data[half:])
-        except ConnectionError:
-            pass
 
     def log_message(self, *_):
         pass

@@ -9,7 +9,7 @@ import pytest
 from latentsync.errors import UserError
 from latentsync.webapp.queue import CANCELLED, DONE, FAILED, WAITING, Job, Queue
 from latentsync.webapp.result import progress_text
-from latentsync.webapp.words import count, duration, length, plain, span, told
+from latentsync.webapp.words import MISSING, count, duration, length, plain, span, told
 
 
 class Gate:
@@ -146,8 +146,9 @@ def test_progress_in_words():
     assert progress_text(job) == "Waiting for others"
     job.state = "running"
     job.report("track", 1, 4)
-    assert re.fullmatch(r"Step 1 of 2: finding the face in every frame · 25 % · \d s so far, about \d+ s left in this step",
-                        progress_text(job))  # fmt: skip
+    text = progress_text(job)
+    assert text.startswith("Step 1 of 2: finding the face in every frame · 25 % · ")
+    assert re.search(r"· \d s so far, about \d+ s left in this step$", text)
     job.report("sample", 1, 12)
     job.report("sample", 3, 12)
     assert re.fullmatch(r"Step 2 of 2: making the mouth · 25 % · \d s so far, about \d+ s left", progress_text(job))
@@ -175,8 +176,7 @@ def test_no_command_is_shown_to_visitors():
     missing = "The face landmarker is not on this machine: type `latentsync download face-landmarker`."
     assert told(missing, owner=True) == plain(missing)
     for message in (missing, "It needs x; type: pip install x.", "type `python -m latentsync download nano`"):
-        assert told(message, owner=False) == "Something is missing on the computer that runs this app; whoever runs it " \
-            "finds the details in its log."  # fmt: skip
+        assert told(message, owner=False) == MISSING
     assert told("latentsync out.mp4 is no video.", owner=False) == plain("latentsync out.mp4 is no video.")
 
 
