@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ PATIENCE = 900_000
 """Milliseconds for what computes; a machine may be busy with other things."""
 MICROPHONE = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 WIDE, NARROW = {"width": 1280, "height": 1000}, {"width": 420, "height": 900}
+PHONE = {"width": 390, "height": 844}
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -116,7 +118,7 @@ class Visitor:
 
     def __init__(self, browser: "Browser", app: App, **context: Any) -> None:
         self.app = app
-        self.context = browser.new_context(viewport=WIDE, permissions=["microphone"], **context)
+        self.context = browser.new_context(**{"viewport": WIDE, "permissions": ["microphone"]} | context)
         self.page: Page = self.context.new_page()
         self.page.set_default_timeout(120_000)
         self.said: list[str] = []
@@ -215,6 +217,18 @@ class Visitor:
             self.page.get_by_role("button", name="Download the video").click()
         waiting.value.save_as(target)
         return target
+
+    def faults(self) -> list[str]:
+        """What axe-core finds wrong for people who cannot see well, or use no mouse: serious and critical faults."""
+        package = find_spec("axe_playwright_python")
+        if package is None or package.origin is None:
+            pytest.skip('axe-core checks the page: pip install -e ".[browser]"')
+        self.page.evaluate(Path(package.origin).with_name("axe.min.js").read_text(encoding="utf-8"))
+        found = self.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
+        return [
+            f"{one['id']}: {node['html'][:120]} {node['failureSummary'][:200]}"
+            for one in found if one["impact"] in ("serious", "critical") for node in one["nodes"]
+        ]  # fmt: skip
 
     def screen(self, name: str, *, height: int | None = None) -> None:
         """A picture for docs/screens, taken only where LATENTSYNC_SCREENS asks for it."""

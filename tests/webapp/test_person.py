@@ -1,6 +1,7 @@
 """A person's model (LoRA) with the app: what it makes, what is refused, and that nothing is left of it."""
 
 import io
+from pathlib import Path
 
 import pytest
 
@@ -70,7 +71,7 @@ def test_what_is_no_lora_is_refused_at_once(tmp_path, data):
 
 def test_a_checkpoint_is_no_lora(tmp_path, tiny):
     (tmp_path / "to").mkdir()
-    with open(tiny, "rb") as stream, pytest.raises(UserError, match=r"tiny\.safetensors is .*, not a LoRA"):
+    with Path(tiny).open("rb") as stream, pytest.raises(UserError, match=r"tiny\.safetensors is .*, not a LoRA"):
         take_lora(stream, "tiny.safetensors", tmp_path / "to", LIMITS)
 
 
