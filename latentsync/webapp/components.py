@@ -2,7 +2,8 @@
 
 import base64
 import html
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,11 @@ def show_picture(st: Any, data: str, alt: str, kind: str = "image/jpeg") -> None
 HIDDEN = "position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%)"
 
 
+def named(player: Callable[..., Any], alt: str) -> dict[str, str]:
+    """What to pass to a player of Streamlit's, so that screen readers say what it plays. Older versions lack it."""
+    return {"alt": alt} if "alt" in inspect.signature(player).parameters else {}
+
+
 def announce(st: Any, text: str) -> None:
     """What screen readers say when it changes; nothing is seen."""
     mount = st.components.v2.component(
@@ -74,10 +80,10 @@ def announce(st: Any, text: str) -> None:
     mount(key="status", data={"text": text})
 
 
-def show_result(st: Any, result: str, before: str, after: str) -> None:
-    """Bring the result into view when the tab shows it for the first time. before, after: names of the videos."""
+def show_result(st: Any, result: str) -> None:
+    """Bring the result into view when the tab shows it for the first time."""
     mount = st.components.v2.component("latentsync_result", html="<span></span>", js=_text("result.js"))
-    mount(key="show-result", data={"result": result, "names": {"before": before, "after": after}})
+    mount(key="show-result", data={"result": result})
 
 
 def play_together(st: Any) -> None:

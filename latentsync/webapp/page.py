@@ -10,7 +10,7 @@ from ..settings import Settings
 from ..weights.load import default_settings
 from .advanced import BY_HAND, STRENGTH, MoreSettings, used_part
 from .backends import NotReadyError
-from .components import face_names, face_picker, page_style, point_picker
+from .components import face_names, face_picker, named, page_style, point_picker
 from .config import GOOD, qualities
 from .examples import FACES, VOICES, Example, of_folder
 from .faces import Shot, first_look, look, places, shown_frames
@@ -179,7 +179,7 @@ class Page:
         st.header("2 · The voice", anchor=False)
         if session.voice is not None:
             if session.voice.path.suffix in (".wav", ".mp3", ".ogg", ".flac", ".mp4", ".mov", ".webm", ".aac"):
-                st.audio(str(session.voice.path))
+                st.audio(str(session.voice.path), **named(st.audio, "The voice"))
             self._given("voice", session.voice)
             return False
         has_sound = session.face is not None and session.face.has_sound

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .backends import LipSyncResult
-from .components import announce, play_together, show_picture, show_result
+from .components import announce, named, play_together, show_picture, show_result
 from .queue import DONE, WAITING, Job
 from .sessions import Session
 from .words import count, duration, length, moment, plain, told
@@ -71,7 +71,7 @@ class ResultView:
         if new:
             st.toast("Your video is ready.", icon=":material/check_circle:")
             self.session.told = run
-        show_result(st, result.video.stem, "Your video, before", "Your video, after")
+        show_result(st, result.video.stem)
 
     def _before(self, result: LipSyncResult) -> None:
         st = self.st
@@ -79,14 +79,15 @@ class ResultView:
         if result.request.is_image:
             show_picture(st, _small(result.before), "The picture that you gave")
             return
-        st.video(str(result.before), TYPES.get(result.before.suffix, "video/mp4"))
+        kind = TYPES.get(result.before.suffix, "video/mp4")
+        st.video(str(result.before), kind, **named(st.video, "Your video, before"))
         play_together(st)
 
     def _after(self, result: LipSyncResult) -> None:
         st, ending = self.st, result.video.suffix
         st.markdown("**After**")
         played = result.preview or result.video
-        st.video(str(played), TYPES.get(played.suffix, "video/mp4"))
+        st.video(str(played), TYPES.get(played.suffix, "video/mp4"), **named(st.video, "Your video, after"))
         name = f"{Path(result.name).stem}_latentsync{ending}"
         st.download_button(  # the file is opened when the button is clicked
             "Download the video", lambda: result.video.open("rb"), name, TYPES[ending], type="primary",

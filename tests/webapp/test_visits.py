@@ -155,7 +155,7 @@ def test_without_files_an_example_is_one_click_away_and_a_keyboard_will_do(brows
     with Visitor(browser, app) as me:
         example = me.page.get_by_role("button", name="Try it with an example face and voice")
         example.focus()
-        outline = "(({ outlineStyle, outlineWidth }) => outlineStyle + outlineWidth)(getComputedStyle(document.activeElement))"
+        outline = "(one => one.outlineStyle + one.outlineWidth)(getComputedStyle(document.activeElement))"
         me.page.keyboard.press("Shift+Tab")
         me.page.keyboard.press("Tab")
         assert me.page.evaluate(outline) == "solid3px", "one sees where one is"

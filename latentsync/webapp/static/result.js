@@ -1,10 +1,8 @@
-// Names the two videos for screen readers, and brings a new result into view, once.
+// Brings a new result into view, once.
 export default function ({ data }) {
-  for (const [place, name] of Object.entries(data.names)) {
-    document.querySelector(`.st-key-${place} video`)?.setAttribute("aria-label", name);
-  }
   if (window.latentsyncShown === data.result) return;
   window.latentsyncShown = data.result;
+  nameToasts();
   const heading = document.querySelector(".st-key-result h2");
   if (!heading) return;
   heading.tabIndex = -1;
@@ -14,4 +12,17 @@ export default function ({ data }) {
     document.querySelector(".st-key-result")?.scrollIntoView({ behavior: calm ? "instant" : "smooth", block: "start" });
   show();
   setTimeout(show, 600); // what was drawn above it meanwhile has moved it
+}
+
+// Streamlit gives its notices no name, which screen readers want of a dialog
+function nameToasts() {
+  const name = () => {
+    for (const toast of document.querySelectorAll("[data-testid=stToast]:not([aria-label])")) {
+      toast.setAttribute("aria-label", "Notice");
+    }
+  };
+  const observer = new MutationObserver(name);
+  observer.observe(document.body, { childList: true, subtree: true });
+  setTimeout(() => observer.disconnect(), 15000);
+  name();
 }
