@@ -34,7 +34,7 @@ class Job(Generic[Value]):
         self.stage, self.done, self.total, self.remote_ahead = "", 0.0, 0.0, 0
         self._done_before = 0.0
         self.value: Value | None = None
-        self._stage_start = self._start = self._end_time = time.monotonic()
+        self._stage_start = self._last_report = self._start = self._end_time = time.monotonic()
 
     @property
     def over(self) -> bool:
@@ -55,16 +55,25 @@ class Job(Generic[Value]):
 
     @property
     def remaining_s(self) -> float | None:
-        """Of the current stage at its rate so far; None while there is no rate. What was done when the stage began, as
-        of a download that goes on, took no time."""
-        spent, made = time.monotonic() - self._stage_start, self.done - self._done_before
-        return spent * (self.total - self.done) / made if made > 0 and self.done < self.total else None
+        """Of the current stage at its rate up to the last report, less the time since; None while there is no rate, or
+        when it takes longer than expected. What was done when the stage began, as of a download that goes on, took no
+        time."""
+        spent, made = self._last_report - self._stage_start, self.done - self._done_before
+        if made <= 0 or spent <= 0 or self.done >= self.total:
+            return None
+        left = spent * (self.total - self.done) / made - (time.monotonic() - self._last_report)
+        return left if left > 0 else None
 
     def report(self, stage: str, done: float = 0, total: float = 0) -> None:
         if self._stop.is_set():
             raise CancelledError
+        now = time.monotonic()
         if stage != self.stage:
-            self._stage_start, self._done_before = time.monotonic(), done if done > 1 else 0.0
+            # a stage tells of its first unit when that is done; it began when the one before it had ended
+            ended = 0 < self.total <= self.done
+            self._stage_start = self._last_report if ended else now
+            self._done_before = done if done > 1 else 0.0
+        self._last_report = now
         self.stage, self.done, self.total, self.remote_ahead = stage, done, total, 0
 
     def cancel(self) -> None:
@@ -73,7 +82,7 @@ class Job(Generic[Value]):
 
     def run(self) -> None:
         """Never raises: the outcome is in state, value and error."""
-        self._start = self._stage_start = time.monotonic()
+        self._start = self._stage_start = self._last_report = time.monotonic()
         self.state = RUNNING
         try:
             self.report("")

@@ -180,18 +180,26 @@ def _png(picture: Any) -> str:
 
 
 def show_progress(st: Any, job: Job[Any]) -> None:
-    share = min(1.0, job.done / job.total) if job.total else 0.0
-    st.progress(share, text=progress_text(job))
-    announce(st, f"{STAGES.get(job.stage, plain(job.stage))}, {int(10 * share) * 10} percent")
+    stage, share = stage_of(job)
+    st.progress(share or 0.0, text=progress_text(job))
+    announce(st, stage if share is None else f"{stage}, {int(10 * share) * 10} percent")
+
+
+def stage_of(job: Job[Any]) -> tuple[str, float | None]:
+    """What is done now, and how much of it, 0 to 1. A stage that told its end is followed by the next, which tells of
+    itself only when its first unit is done."""
+    stage = STAGES.get(job.stage, plain(job.stage))
+    ended = 0 < job.total <= job.done
+    if ended and stage in (TRACKING, SAMPLING):
+        return (SAMPLING, 0.0) if stage == TRACKING else ("Writing the file", None)
+    return stage, min(1.0, job.done / job.total) if job.total else None
 
 
 def progress_text(job: Job[Any]) -> str:
     if job.state == WAITING:
         return "Waiting for others"
-    stage = STAGES.get(job.stage, plain(job.stage))
-    if stage == SAMPLING and job.total and job.done >= job.total:
-        return f"Writing the file · {duration(job.elapsed_s)} so far"
-    share = f" · {int(100 * job.done / job.total)} %" if job.total else ""
+    stage, part = stage_of(job)
+    share = "" if part is None else f" · {int(100 * part)} %"
     left = ""
     if job.remaining_s is not None:
         left = f", about {duration(max(1, job.remaining_s))} left{' in this step' if stage == TRACKING else ''}"
