@@ -45,6 +45,8 @@ ENCODER_LABELS = {
 }
 STRENGTH = "strength"
 """Key of the LoRA's strength."""
+LONG = 60.0
+"""Seconds of a clip from which its part is typed: on a slider, a finger's width would be many seconds."""
 BY_HAND = "by-hand"
 """Key of the choice to point out a face although some were found."""
 DEFAULT_TRACK = {Settings.audio_track: "The default one"}
@@ -134,10 +136,16 @@ class MoreSettings:
         face = self.session.face
         if face is None or face.frames == 1:
             return range(1)
-        last = float(face.seconds)
+        last, busy = float(face.seconds), self.session.busy
+        if last > LONG:
+            one, two = self.st.columns(2)
+            label, key = "Part of the video that is used: from second", _part_key(face)
+            one.number_input(label, 0.0, last, 0.0, 1.0, key=f"{key}-from", disabled=busy)
+            two.number_input("Up to second", 0.0, last, last, 1.0, key=f"{key}-to", disabled=busy)
+            return used_part(self.st, face)
         self.st.slider(
             "Part of the video that is used", 0.0, last, (0.0, last), float(1 / face.fps), format="%.2f s",
-            key=_part_key(face), disabled=self.session.busy,
+            key=_part_key(face), disabled=busy,
         )  # fmt: skip
         return used_part(self.st, face)
 
@@ -192,7 +200,9 @@ def _part_key(face: Media) -> str:
 
 def used_part(st: Any, face: Media) -> range:
     """The frames of a clip that its slider leaves; all of them before it was drawn."""
-    begin, end = st.session_state.get(_part_key(face), (0.0, float(face.seconds)))
+    key, state = _part_key(face), st.session_state
+    typed = state.get(f"{key}-from", 0.0), state.get(f"{key}-to", float(face.seconds))
+    begin, end = state.get(key, typed)
     first, stop = (round(second * face.fps) for second in (begin, end))
     first = min(first, face.frames - 1)
     return range(first, min(face.frames, max(first + 1, stop)))

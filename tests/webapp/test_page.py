@@ -164,6 +164,20 @@ def test_a_part_of_a_clip(screen, service, material, forms):
     assert forms[0].settings.face.endswith(",5")
 
 
+def test_the_part_of_a_long_clip_is_typed(screen, service, material, forms, monkeypatch):
+    anna = give(service, material, "clip.mp4")
+    monkeypatch.setattr("latentsync.webapp.advanced.LONG", 1.0)
+    shown(screen)
+    assert not [one for one in screen.slider if (one.key or "").startswith("part-")]
+    begin, end = (one for one in screen.number_input if (one.key or "").startswith("part-"))
+    assert (begin.value, end.value) == (0.0, 1.2)
+    begin.set_value(0.4).run()
+    next(one for one in screen.number_input if (one.key or "").endswith("-to")).set_value(0.8).run()
+    assert anna.shot.frame == 10
+    button(screen, "Make the video").click().run()
+    assert forms[0].cut == Cut(Fraction(10, 25), Fraction(10, 25))
+
+
 def test_the_part_of_one_clip_is_not_that_of_another(screen, service, material, forms):
     anna = give(service, material, "clip.mp4")
     shown(screen)
