@@ -138,7 +138,7 @@ class MoreSettings:
             return range(1)
         last, busy = float(face.seconds), self.session.busy
         if last > LONG:
-            one, two = self.st.columns(2)
+            one, two = self.st.columns(2, vertical_alignment="bottom")
             label, key = "Part of the video that is used: from second", _part_key(face)
             one.number_input(label, 0.0, last, 0.0, 1.0, key=f"{key}-from", disabled=busy)
             two.number_input("Up to second", 0.0, last, last, 1.0, key=f"{key}-to", disabled=busy)

@@ -112,7 +112,7 @@ def test_lists_that_name_other_files_are_no_media(tmp_path, folder, kind):
 def test_too_much_is_refused(tmp_path, folder):
     assert "larger than 2 MB" in refused(take_face, bytes(3 << 20), folder)
     assert "lasts 4 s; at most 3 s" in refused(take_face, clip(tmp_path / "long.mp4", 100).read_bytes(), folder)
-    assert "more than 3 s" in refused(take_voice, write_speech(tmp_path / "long.wav", 5).read_bytes(), folder)
+    assert "longer than 3 s" in refused(take_voice, write_speech(tmp_path / "long.wav", 5).read_bytes(), folder)
     large = tmp_path / "large.png"
     cv2.imwrite(str(large), np.zeros((1200, 1000, 3), np.uint8))
     assert "1000 × 1200 pixels" in refused(take_face, large.read_bytes(), folder)
