@@ -154,10 +154,12 @@ def test_two_visitors_know_nothing_of_each_other(browser: "Browser", app: App, g
 def test_without_files_an_example_is_one_click_away_and_a_keyboard_will_do(browser: "Browser", app: App) -> None:
     with Visitor(browser, app) as me:
         example = me.page.get_by_role("button", name="Try it with an example face and voice")
+        me.settle()
         example.focus()
         outline = "(one => one.outlineStyle + one.outlineWidth)(getComputedStyle(document.activeElement))"
         me.page.keyboard.press("Shift+Tab")
         me.page.keyboard.press("Tab")
+        assert me.page.evaluate("document.activeElement.innerText") == "Try it with an example face and voice"
         assert me.page.evaluate(outline) == "solid3px", "one sees where one is"
         me.page.keyboard.press("Enter")
         me.faces.first.wait_for()
