@@ -239,6 +239,8 @@ class Files:
         None, "A StableSyncNet, for its loss and its confidence in samples.", "NAME|FILE", LOSSES
     )
     videomae: Path | None = _file(None, "VideoMAE as transformers saves it, for TREPA.", "FOLDER", LOSSES)
+    validate_video: Path | None = _file(None, "A video to lip-sync at each validation.", "FILE", CHECKS)
+    validate_audio: Path | None = _file(None, "The speech for it.", "FILE", CHECKS, show_default="the video's own")
     cache: Path | None = _file(None, "Cache of features and latents.", "FOLDER", show_default="DATA/cache")
 
 
