@@ -66,18 +66,18 @@ class SampleWriter:
                 _write_sheet(folder / f"step-{step:08d}.png", segment, made)
             for name, pixels in (("made", made), ("true", segment.true)):
                 scores[name] += self._confidences(segment, pixels)
-            self._add_openings(segment, made, shifted(segment) if len(segments) == 1 else segments[number - 1])
+            if self.openings is not None:
+                self.openings.add(OWN, segment.clip.path.name, _to_uint8(made), _to_uint8(segment.true))
+                if number < self.recipe.other_voices:
+                    speaker = segments[number - 1] if len(segments) > 1 else shifted(segment)
+                    self._add_other_voice(self.openings, segment, speaker)
         values = {f"{name}/sync confidence": float(np.mean(found)) for name, found in scores.items() if found}
         return values if self.openings is None else values | self.openings.values(event)
 
-    def _add_openings(self, segment: Segment, made: Tensor, speaker: Segment) -> None:
-        """made: with the clip's own voice. speaker: who says the other speech."""
-        if self.openings is None:
-            return
-        name, frames = segment.clip.path.name, min(len(segment.true), len(speaker.true))
-        spoken = replace(segment, true=segment.true[:frames], audio=speaker.audio[:frames])
-        self.openings.add(OWN, name, _to_uint8(made), _to_uint8(segment.true))
-        self.openings.add(OTHER, name, _to_uint8(self.sample(spoken)), _to_uint8(speaker.true[:frames]))
+    def _add_other_voice(self, judge: Openings, segment: Segment, speaker: Segment) -> None:
+        frames = min(len(segment.true), len(speaker.true))
+        made = self.sample(replace(segment, true=segment.true[:frames], audio=speaker.audio[:frames]))
+        judge.add(OTHER, segment.clip.path.name, _to_uint8(made), _to_uint8(speaker.true[:frames]))
 
     @property
     def windows(self) -> UNetWindows:

@@ -97,6 +97,7 @@ class UNetTask:
         self.stated = {name: getattr(recipe, name) for name in ("prediction_type", "reference_mode", "resolution")}
         unet.config = dataclasses.replace(unet.config, **self.stated)
         self.alphas_cumprod = alphas_cumprod().float()
+        self.true_openings: dict[bytes, np.ndarray] = {}
         self.codec = Codec(vae, recipe.resolution, dtype, gradient_checkpointing=recipe.gradient_checkpointing)
 
     @property
@@ -185,7 +186,7 @@ class UNetTask:
         with nullcontext() if self.landmarker is None else FaceFinder(self.landmarker) as finder:
             values: dict[str, float] = {}
             if self.validation is not None and self.recipe.sample_clips:
-                judges = self.nets.syncnet, None if finder is None else Openings(finder)
+                judges = self.nets.syncnet, None if finder is None else Openings(finder, self.true_openings)
                 writer = SampleWriter(self.network, self.codec, self.recipe, self.validation, *judges)
                 values |= writer.write(folder, step, event)
             if self.given is not None and finder is not None:
