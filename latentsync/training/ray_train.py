@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,9 +84,14 @@ def _until_stopped(fit: Callable[[], str], mailbox: Any, report: Report) -> str:
     Ctrl-C or SIGTERM: the step is finished and saved. Raises KeyboardInterrupt at the second one, or where no training
     has begun that could be saved.
     """
+    import ray
+
     asked: list[float] = []
-    with ThreadPoolExecutor(1) as pool, stop_on_signals(lambda: asked.append(time.monotonic())):
-        running, told = pool.submit(fit), False
+    running: Future[str] = Future()
+    # a daemon: it may wait for a Ray that was ended
+    threading.Thread(target=_fulfil, args=(running, fit), daemon=True).start()
+    with stop_on_signals(lambda: asked.append(time.monotonic())):
+        told = False
         while not wait([running], POLL).done:
             if asked and not told:
                 told = True
@@ -94,7 +99,7 @@ def _until_stopped(fit: Callable[[], str], mailbox: Any, report: Report) -> str:
                 mailbox.stop.remote()
             if len(asked) > 1 or (asked and time.monotonic() - asked[0] > GRACE and not _is_training(mailbox)):
                 report("Stopped; the same command resumes from the newest checkpoint.")
-                _end_ray()
+                ray.shutdown()
                 raise KeyboardInterrupt
     return running.result()
 
@@ -106,11 +111,11 @@ def _is_training(mailbox: Any) -> bool:
     return ray.get(mailbox.is_taken.remote())
 
 
-def _end_ray() -> None:
-    """With all processes of this run, so that the thread that waits for them ends as well."""
-    import ray
-
-    ray.shutdown()
+def _fulfil(future: "Future[str]", fit: Callable[[], str]) -> None:
+    try:
+        future.set_result(fit())
+    except BaseException as error:
+        future.set_exception(error)
 
 
 def _fit(config: dict[str, Any], count: int, cpus: int, use_gpu: bool, storage: Path) -> str:
@@ -176,9 +181,10 @@ def _first_line(error: Exception) -> str:
 def _printing(mailbox: Any, report: Report) -> Iterator[None]:
     """Report the processes' lines as they come."""
     import ray
+    from ray.exceptions import RayError
 
     def take() -> None:
-        with suppress(ray.exceptions.RayError, ConnectionError):  # where Ray was ended
+        with suppress(RayError, ConnectionError):  # where Ray was ended
             for line in ray.get(mailbox.take.remote()) if ray.is_initialized() else ():
                 report(line)
 
@@ -193,7 +199,7 @@ def _printing(mailbox: Any, report: Report) -> Iterator[None]:
         yield
     finally:
         done.set()
-        thread.join()
+        thread.join(2 * POLL)  # it may wait for a Ray that was ended
         take()
 
 
