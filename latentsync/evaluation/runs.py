@@ -12,7 +12,6 @@ import numpy as np
 
 from ..errors import UserError, missing_package
 from .measure import METRICS
-from .report import format_value
 
 Values = Mapping[str, float]
 """Metric to number, of one clip."""
@@ -44,7 +43,7 @@ class Comparison:
         """The run with the best mean; None where better has no direction, or two are equal."""
         sign = {"higher": 1, "lower": -1}.get(METRICS[key].better)
         means = {name: float(found.mean()) for name, found in self.values(key).items()}
-        if sign is None or len({round(mean, METRICS[key].digits + 1) for mean in means.values()}) < len(means):
+        if sign is None or len({round(mean, METRICS[key].digits) for mean in means.values()}) < len(means):
             return None
         return max(means, key=lambda name: sign * means[name])
 
@@ -53,11 +52,7 @@ class Comparison:
         out = []
         for key in self.metrics():
             values, best = self.values(key), self.best(key)
-            cells = [
-                f"{format_value(key, float(found.mean()))} ± {found.std(ddof=1) if len(found) > 1 else 0:.3g}"
-                f"{' *' if name == best else ''}"
-                for name, found in values.items()
-            ]
+            cells = [_cell(key, found) + (" *" if name == best else "") for name, found in values.items()]
             count = len(next(iter(values.values())))
             out.append((METRICS[key].title, METRICS[key].better, *cells, str(count)))
         return out
@@ -79,6 +74,13 @@ class Comparison:
         for name, clips in self.runs.items():
             writer.writerows((name, clip, *(clips[clip].get(key, "") for key in keys)) for clip in self.clips)
         return text.getvalue()
+
+
+def _cell(key: str, found: np.ndarray) -> str:
+    """Mean, and standard deviation where there are several clips."""
+    digits, unit = max(1, METRICS[key].digits), METRICS[key].unit
+    spread = f" ± {found.std(ddof=1):.{digits}f}" if len(found) > 1 else ""
+    return f"{found.mean():.{digits}f}{spread} {unit}".rstrip()
 
 
 def side_by_side(runs: Mapping[str, Mapping[str, Values]], skipped: Mapping[str, str] | None = None) -> Comparison:
