@@ -37,6 +37,8 @@ app = typer.Typer(
       latentsync eval compare made.mp4 true.mp4 --json - --picture curves.png
       latentsync eval compare generated/ true/
       latentsync eval measure results/
+      latentsync eval pairs videos/ speech/ -o pairs.csv
+      latentsync eval runs nano/ mine/ --picture runs.png
       latentsync eval syncnet-accuracy syncnet.safetensors prepared/
     """,
 )
@@ -71,9 +73,22 @@ class SyncNetOptions:
 
 
 @dataclass(frozen=True)
+class QualityOptions:
+    quality_network: str | None = choice(_NETS, "", None, "arniqa (by torchmetrics), or TorchScript.", "NAME|FILE")
+
+
+@dataclass(frozen=True)
 class MetricOptions:
+    """Of pairs of clips."""
+
     lpips: str | None = choice(_NETS, "", None, "alex, vgg or squeeze (by torchmetrics), or TorchScript.", "NAME|FILE")
     identity_network: Path | None = choice(_NETS, "", None, "Face recognition as TorchScript, 112 px.", "FILE")
+
+
+@dataclass(frozen=True)
+class SetOptions:
+    """Of all pairs together."""
+
     fid_network: str | None = choice(_NETS, "", None, "inception (by torchmetrics), or TorchScript.", "NET")
     fvd_network: str | None = choice(_NETS, "", None, "I3D as TorchScript, or the folder of a VideoMAE.", "NET")
 
@@ -188,6 +203,8 @@ def compare(
     true: Annotated[Path, typer.Argument(help="The true video, or a folder with the same names in it.")],
     networks: SyncNetOptions,
     metrics: MetricOptions,
+    sets: SetOptions,
+    quality: QualityOptions,
     output: OutputOptions,
     face: Face = Settings.face,
 ) -> None:
@@ -196,20 +213,26 @@ def compare(
     Mouth opening, lip landmarks, PSNR, SSIM, gradients, sharpness, flicker; LPIPS, identity, FID and FVD with their
     networks. Both must show the same frames.
     """
+    output.check()
+    nets = load_networks(networks, quality, metrics, sets)
+    results, skipped = compare_all(made, true, nets, face)
+    _findings(results, skipped, nets).show(output)
+
+
+def compare_all(made: Path, true: Path, nets: "Networks", face: str) -> "tuple[list[Result], dict[str, str]]":
+    """Of each pair of clips, or the reason why it was skipped."""
     from ..evaluation.clips import pair_videos, track_clip
     from ..evaluation.measure import compare as compare_clips
 
-    output.check()
     if made.is_dir() != true.is_dir():
         raise UserError(f"{made} and {true} are a folder and a file; give two videos, or two folders.")
-    nets = _load_networks(networks, metrics)
     pairs, skipped = pair_videos(made, true) if made.is_dir() else ({made.name: (made, true)}, {})
 
     def run(name: str, finder: "FaceFinder", on_progress: ProgressCallback) -> "Result":
         first, second = (track_clip(path, finder, face=face, on_progress=on_progress) for path in pairs[name])
         return compare_clips(first, second, nets, name=name, on_progress=on_progress)
 
-    _measure_all(list(pairs), skipped, nets, run).show(output)
+    return _each(list(pairs), skipped, run)
 
 
 @app.command()
@@ -217,22 +240,29 @@ def compare(
 def measure(
     place: Annotated[Path, typer.Argument(metavar="PLACE", help="A video, or a folder of them.")],
     networks: SyncNetOptions,
+    quality: QualityOptions,
     output: OutputOptions,
     face: Face = Settings.face,
 ) -> None:
-    """Measure one clip, or every clip of a folder, without a reference: sync, sharpness, flicker."""
+    """Measure one clip, or every clip of a folder, without a reference: sync, sharpness, flicker, image quality."""
+    output.check()
+    nets = load_networks(networks, quality)
+    results, skipped = measure_all(place, nets, face)
+    _findings(results, skipped, nets).show(output)
+
+
+def measure_all(place: Path, nets: "Networks", face: str) -> "tuple[list[Result], dict[str, str]]":
+    """Of each clip, or the reason why it was skipped."""
     from ..evaluation.clips import track_clip, videos
     from ..evaluation.measure import measure as measure_clip
 
-    output.check()
-    nets = _load_networks(networks, MetricOptions())
     paths = videos(place) if place.is_dir() else {place.name: place}
 
     def run(name: str, finder: "FaceFinder", on_progress: ProgressCallback) -> "Result":
         clip = track_clip(paths[name], finder, face=face, on_progress=on_progress)
         return measure_clip(clip, nets, name=name, on_progress=on_progress)
 
-    _measure_all(list(paths), {}, nets, run).show(output)
+    return _each(list(paths), {}, run)
 
 
 @dataclass(frozen=True)
@@ -297,15 +327,10 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _measure_all(
-    names: Sequence[str],
-    skipped: dict[str, str],
-    networks: "Networks",
-    run: "Callable[[str, FaceFinder, ProgressCallback], Result]",
-) -> Findings:
+def _each(
+    names: Sequence[str], skipped: dict[str, str], run: "Callable[[str, FaceFinder, ProgressCallback], Result]"
+) -> "tuple[list[Result], dict[str, str]]":
     """One of several clips that cannot be used is skipped."""
-    from ..evaluation import charts, report
-
     results: list[Result] = []
     with _finder() as finder:
         for name in names:
@@ -318,6 +343,12 @@ def _measure_all(
                 skipped[name] = str(error)
     if not results:
         raise UserError(f"None of the clips could be measured: {next(iter(skipped.values()), 'there are none')}")
+    return results, skipped
+
+
+def _findings(results: "Sequence[Result]", skipped: dict[str, str], networks: "Networks") -> Findings:
+    from ..evaluation import charts, report
+
     summary = report.summarize(results, skipped, networks.frechets)
     not_measured = [*report.skipped_rows(results), *summary.skipped.items()]
     content = {"clips": [r.as_dict() for r in results], "summary": summary.as_dict()}
@@ -330,10 +361,15 @@ def _measure_all(
     return Findings(f"{one.name}: {one.frames} frames", _ONE, rows, not_measured, content, draw)
 
 
-def _load_networks(options: SyncNetOptions, metrics: MetricOptions) -> "Networks":
+def load_networks(
+    options: SyncNetOptions,
+    quality: QualityOptions,
+    metrics: MetricOptions = MetricOptions(),
+    sets: SetOptions = SetOptions(),
+) -> "Networks":
     from ..evaluation.image_metrics import FVD_FRAMES, Frechet
     from ..evaluation.measure import Networks
-    from ..evaluation.networks import Lpips, Network, fid_network, fvd_network
+    from ..evaluation.networks import Lpips, Network, Quality, fid_network, fvd_network
     from ..models.device import pick_device
 
     device = pick_device(options.device)
@@ -341,8 +377,9 @@ def _load_networks(options: SyncNetOptions, metrics: MetricOptions) -> "Networks
         *options.load(),
         Lpips(metrics.lpips, device) if metrics.lpips else None,
         Network(metrics.identity_network, device) if metrics.identity_network else None,
-        Frechet(fid_network(metrics.fid_network, device)) if metrics.fid_network else None,
-        Frechet(fvd_network(metrics.fvd_network, device), FVD_FRAMES, batch=1) if metrics.fvd_network else None,
+        Frechet(fid_network(sets.fid_network, device)) if sets.fid_network else None,
+        Frechet(fvd_network(sets.fvd_network, device), FVD_FRAMES, batch=1) if sets.fvd_network else None,
+        Quality(quality.quality_network, device) if quality.quality_network else None,
     )
 
 

@@ -17,6 +17,7 @@ from . import eval as cli_eval
 from .app import app as web_app
 from .batch import batch
 from .bench import bench
+from .eval_runs import pairs, runs
 from .faces import faces
 from .group import Commands
 from .parameters import expand_options, option
@@ -216,6 +217,8 @@ app.add_typer(cli_eval.app, name="eval", rich_help_panel=TRAIN)
 app.command(rich_help_panel=TRAIN)(prepare)
 app.command(rich_help_panel=TRAIN)(expand_options(filelist))
 train.command()(expand_options(recipe))
+cli_eval.app.command()(expand_options(pairs))
+cli_eval.app.command()(expand_options(runs))
 app.add_typer(train, name="train", rich_help_panel=TRAIN)
 
 

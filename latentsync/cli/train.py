@@ -208,6 +208,7 @@ def distill(
     out: Out = Path("distilled"),
     config: Config = None,
     device: Device = "auto",
+    dry_run: DryRun = False,
     *,
     files: Files,
     ray: RayOptions,
@@ -223,14 +224,17 @@ def distill(
     a checkpoint; the same command resumes.
     """
     from ..training.recipes import build
-    from ..training.unet.distill import run_distill
+    from ..training.unet.distill import run_distill, try_distill
 
     recipe = build(DistillRecipe, {}, config, _given(options))
-    if ray.on:
+    if ray.on and not dry_run:
         start(run_distill, ray, device, _report, data, out, teacher, recipe, files)
         return _print_result(out / ("lora.safetensors" if recipe.lora else "unet.safetensors"))
     cpu = _on_cpu(device)
     _use_free_cores(recipe.threads, cpu=cpu)
+    if dry_run:
+        print_dry_run(try_distill(data, out, teacher, recipe, files, cpu=cpu, report=_report))
+        return
     run_distill(data, out, teacher, recipe, files, cpu=cpu, report=_report)
     _print_result(out / ("lora.safetensors" if recipe.lora else "unet.safetensors"))
 

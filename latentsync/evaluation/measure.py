@@ -16,7 +16,7 @@ from .identity import face_112, identity_similarity, thumbnail_similarity
 from .image_metrics import Frechet, flicker, gradient_similarity, lips_region, mouth_region, psnr, sharpness, ssim_map
 from .landmark_sync import Score, score_track
 from .mouth_motion import compare_motion
-from .networks import Lpips, Network
+from .networks import Lpips, Network, Quality
 from .syncnet_sync import SyncScore
 
 SIDE = 256
@@ -51,6 +51,8 @@ METRICS = {
     "lpips": Metric("LPIPS, face", "", "lower", 4, "--lpips"),
     "identity": Metric("identity similarity", "", "higher", 3, "--identity-network"),
     "thumbnail_similarity": Metric("thumbnail similarity (no identity)", "", "higher"),
+    "quality": Metric("image quality without reference", "", "higher", 3, "--quality-network"),
+    "quality_true": Metric("image quality, of the truth", "", "", 3),
     "sharpness": Metric("sharpness at the lips", "", "", 1),
     "sharpness_ratio": Metric("sharpness, made / true", "", "", 3),
     "flicker_skin": Metric("flicker outside the lips", "gray levels", "lower", 2),
@@ -72,6 +74,7 @@ class Networks:
     identity: Network | None = None
     fid: Frechet | None = None
     fvd: Frechet | None = None
+    quality: Quality | None = None
 
     @property
     def frechets(self) -> dict[str, Frechet]:
@@ -104,7 +107,9 @@ def measure(
 ) -> Result:
     """One clip without a reference: sync (by SyncNet if given, by landmarks), sharpness and flicker."""
     values, skipped, sync, score = _measure_sync(clip, networks, on_progress)
-    stats, matrices = _CropStats(), align_matrices(clip.track.points, SIDE)
+    if networks.quality is None:
+        skipped["quality"] = f"give {METRICS['quality'].needs}"
+    stats, matrices = _CropStats(networks.quality), align_matrices(clip.track.points, SIDE)
     points = in_crops(clip.track.landmarks, matrices)
     for i, frame in _face_frames(clip, clip.read()):
         if frame is None:
@@ -142,7 +147,7 @@ def compare(
         values["opening_correlation"] = motion.opening_correlation
     curves, totals = _compare_frames(made, true, networks)
     values |= {key: float(np.nanmean(curve)) for key, curve in curves.items()} | totals
-    missing = [key for key in ("lpips", "identity", "fid", "fvd") if getattr(networks, key) is None]
+    missing = [key for key in ("lpips", "identity", "quality", "fid", "fvd") if getattr(networks, key) is None]
     skipped |= {key: f"give {METRICS[key].needs}" for key in missing}
     curves |= {"lip_distance": motion.per_frame, "opening": motion.openings[0], "opening_true": motion.openings[1]}
     frames = len(motion.per_frame)
@@ -189,9 +194,11 @@ def _face_frames(clip: TrackedClip, frames: Iterator[Any]) -> Iterator[tuple[int
 
 
 class _CropStats:
-    """Sharpness and flicker of a sequence of aligned crops."""
+    """Sharpness, flicker and, by its network, the quality of a sequence of aligned crops."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: Quality | None) -> None:
+        self.network = network
+        self.quality: list[float] = []
         self.sharp: list[float] = []
         self.skin: list[float] = []
         self.lips: list[float] = []
@@ -205,6 +212,8 @@ class _CropStats:
     def add(self, crop: np.ndarray, points: np.ndarray) -> None:
         lips = lips_region(points, SIDE)
         self.sharp.append(sharpness(crop, lips))
+        if self.network is not None:
+            self.quality.append(self.network(crop))
         self._last = [*self._last[-2:], (crop, lips)]
         if len(self._last) == 3:
             (a, _), (b, _), (c, _) = self._last
@@ -213,7 +222,7 @@ class _CropStats:
             self.lips.append(flicker(a, b, c, inside))
 
     def values(self, suffix: str = "") -> dict[str, float]:
-        named = {"sharpness": self.sharp, "flicker_skin": self.skin, "flicker_lips": self.lips}
+        named = {"quality": self.quality, "sharpness": self.sharp, "flicker_skin": self.skin, "flicker_lips": self.lips}
         return {key + suffix: float(np.mean(found)) for key, found in named.items() if found}
 
 
@@ -229,7 +238,7 @@ def _compare_frames(
     frames = min(len(made.source_frames), len(true.source_frames))
     made_points = in_crops(made.track.landmarks[:frames], made_matrices[:frames])
     true_points = in_crops(true.track.landmarks, matrices)
-    made_stats, true_stats = _CropStats(), _CropStats()
+    made_stats, true_stats = _CropStats(networks.quality), _CropStats(networks.quality)
     frechets = networks.frechets.values()
     curves: dict[str, np.ndarray] = {}
     for i, pair in _face_frames(true, zip(made.read(), true.read(), strict=False)):

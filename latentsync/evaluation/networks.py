@@ -19,6 +19,9 @@ LPIPS_FILES = {"alex": "alexnet-", "vgg": "vgg16-", "squeeze": "squeezenet1_1-"}
 INCEPTION, INCEPTION_FILE = "inception", "weights-inception-2015-12-05-6726825d.pth"
 """torch-fidelity's copy of the network of the published FID."""
 
+ARNIQA, ARNIQA_FILES = "arniqa", ("ARNIQA.pth", "regressor_koniq10k.pth")
+"""Its authors' names, as torchmetrics 1.8 loads them."""
+
 
 class Network:
     """A TorchScript file that the user trusts: loading it runs its code.
@@ -59,6 +62,35 @@ def fid_network(name: str, device: str = "cpu") -> Features:
 def fvd_network(name: str, device: str = "cpu") -> Features:
     """A folder with a VideoMAE, or a TorchScript file (I3D)."""
     return VideoMae(Path(name), device) if Path(name).is_dir() else Network(name, device)
+
+
+class Quality:
+    """Image quality without a reference: "arniqa" (Agnolucci et al. 2024, on KonIQ-10k as HyperIQA) by torchmetrics, or
+    a TorchScript file that takes (N, 3, H, W) in [0, 1] and gives N scores. Higher is better."""
+
+    def __init__(self, name_or_path: str, device: str = "cpu") -> None:
+        self.name, self.device = name_or_path, device
+        self._net: Any = _arniqa(device) if name_or_path == ARNIQA else Network(name_or_path, device)
+
+    @torch.no_grad()
+    def __call__(self, picture: np.ndarray) -> float:
+        """picture: (H, W, 3) uint8."""
+        scores = self._net((pixels([picture]) / 255).to(self.device))
+        if scores.numel() != 1:
+            raise UserError(f"{self.name} gave {tuple(scores.shape)} for one image; it must give one score an image.")
+        return float(scores)
+
+
+def _arniqa(device: str) -> Any:
+    for file in ARNIQA_FILES:
+        _hub_file(file, "ARNIQA", "--quality-network")
+    problem = hide_broken_torchvision()
+    try:
+        from torchmetrics.image.arniqa import ARNIQA as Metric
+
+        return Metric(regressor_dataset="koniq10k").to(device).eval()
+    except ImportError as error:
+        raise _lacking("ARNIQA", problem, "torchmetrics", "torchvision") from error
 
 
 class Inception:

@@ -16,7 +16,7 @@ from .trackers import NO_TRACKERS, Trackers
 LOG, EVENTS, CHARTS = "log.jsonl", "events.jsonl", "charts.png"
 MEDIA = ".png", ".mp4"
 NO_CURVES = ("step", "seconds", "time")
-STYLES = {"validation": "--", "true": ":", "people": "--"}
+STYLES = {"validation": "--", "true": ":", "people": "--", "other voice": "--"}
 """Of curves where several runs are drawn: those beside the first kind of a panel."""
 LOG_SCALE = ("gradient", "scale")
 WIDTH, HEIGHT = 5.0, 3.2

@@ -23,6 +23,7 @@ LATENT_CHANNELS, RGB = 4, 3
 Keys = Mapping[str, Any]
 """A file's values by dotted name, the sections' names included."""
 Rule = Callable[[Any, Keys], dict[str, Any]]
+PathRule = Callable[[str, Keys, Path | None], tuple[dict[str, Any], str]]
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,26 @@ def _sync_net(name: str, keys: Keys, config: Path | None) -> tuple[dict[str, Any
     return {"--sync-net": str(found)}, "unless --sync-net is given"
 
 
-_FILES = {"--init": "init", "--sync-net": "sync_net", "--whisper": "whisper"}
-_PATHS = {"ckpt.resume_ckpt_path": _initial, "data.syncnet_config_path": _sync_net}
+def _sample(option: str) -> PathRule:
+    """A file for validations, if it is there."""
+
+    def rule(name: str, _: Keys, config: Path | None) -> tuple[dict[str, Any], str]:
+        path = find_beside(name, config)
+        return ({option: str(path)}, f"unless {option} is given") if path.is_file() else ({}, f"not here; see {option}")
+
+    return rule
+
+
+_FILES = {
+    "--init": "init", "--sync-net": "sync_net", "--whisper": "whisper",
+    "--validate-video": "validate_video", "--validate-audio": "validate_audio",
+}  # fmt: skip
+_PATHS: dict[str, PathRule] = {
+    "ckpt.resume_ckpt_path": _initial,
+    "data.syncnet_config_path": _sync_net,
+    "data.val_video_path": _sample("--validate-video"),
+    "data.val_audio_path": _sample("--validate-audio"),
+}
 
 
 def _as(name: str, kind: Callable[[Any], Any] = lambda value: value, why: str = "") -> tuple[Rule, str]:
@@ -250,8 +269,6 @@ _COMMON_UNUSED = {
 }
 _UNET_UNUSED = _COMMON_UNUSED | {
     "data.audio_embeds_cache_dir": "give the cache by --cache",
-    "data.val_video_path": "samples are held-out clips",
-    "data.val_audio_path": "samples are held-out clips",
     "model.sample_size": "the network takes any size",
 }
 _SYNCNET_RULES: dict[str, tuple[Rule, str]] = _COMMON_RULES | {

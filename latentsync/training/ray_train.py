@@ -6,9 +6,11 @@ Checkpoints are the trainer's own, in the run's folder, which all nodes must see
 import logging
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 from ..batch.parallel.ray_pool import capacity, cluster_gpus, connect
 from ..errors import REQUIREMENTS, UnfinishedError, UserError
 from .distributed import TIMEOUT
+from .signals import request_stop, stop_on_signals
 from .task import Report
 
 RESTARTS = 5
@@ -23,7 +26,9 @@ RESTARTS = 5
 OLDEST = 2, 51
 """Of Ray, in which Ray Train has the interface that is used here."""
 POLL = 0.5
-"""Seconds between two looks for lines to print."""
+"""Seconds between two looks for lines to print, or for a wish to stop."""
+GRACE = 5.0
+"""Seconds after Ctrl-C in which a process says that it will save and stop, if it trains."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ def run_on_ray(
     config = {"run": run, "inputs": inputs, "options": dict(options) | {"cpu": not gpus}, "mailbox": mailbox}
     try:
         with _printing(mailbox, report):
-            return _fit(config, count, workers.cpus, bool(gpus), storage)
+            return _until_stopped(lambda: _fit(config, count, workers.cpus, bool(gpus), storage), mailbox, report)
     finally:
         shutil.rmtree(storage, ignore_errors=True)
 
@@ -71,6 +76,46 @@ def _check_version() -> None:
             f"Training on Ray needs Ray {OLDEST[0]}.{OLDEST[1]} or newer, and this is {ray.__version__}; type:"
             f' pip install "{REQUIREMENTS["ray"]}".'
         )
+
+
+def _until_stopped(fit: Callable[[], str], mailbox: Any, report: Report) -> str:
+    """Call fit in a thread of its own: in the main one Ray Train would take Ctrl-C, and end without a checkpoint.
+
+    Ctrl-C or SIGTERM: the step is finished and saved. Raises KeyboardInterrupt at the second one, or where no training
+    has begun that could be saved.
+    """
+    import ray
+
+    asked: list[float] = []
+    running: Future[str] = Future()
+    # a daemon: it may wait for a Ray that was ended
+    threading.Thread(target=_fulfil, args=(running, fit), daemon=True).start()
+    with stop_on_signals(lambda: asked.append(time.monotonic())):
+        told = False
+        while not wait([running], POLL).done:
+            if asked and not told:
+                told = True
+                report("Stopping after this step; the same command resumes. Ctrl-C again stops at once.")
+                mailbox.stop.remote()
+            if len(asked) > 1 or (asked and time.monotonic() - asked[0] > GRACE and not _is_training(mailbox)):
+                report("Stopped; the same command resumes from the newest checkpoint.")
+                ray.shutdown()
+                raise KeyboardInterrupt
+    return running.result()
+
+
+def _is_training(mailbox: Any) -> bool:
+    """Whether a process has taken the wish to stop."""
+    import ray
+
+    return ray.get(mailbox.is_taken.remote())
+
+
+def _fulfil(future: "Future[str]", fit: Callable[[], str]) -> None:
+    try:
+        future.set_result(fit())
+    except BaseException as error:
+        future.set_exception(error)
 
 
 def _fit(config: dict[str, Any], count: int, cpus: int, use_gpu: bool, storage: Path) -> str:
@@ -108,12 +153,24 @@ def _work(config: dict[str, Any]) -> None:
     mailbox = config["mailbox"]
     if ray.get(mailbox.outcome.remote()) is not None:
         return
+    threading.Thread(target=_stop_when_asked, args=(mailbox,), daemon=True).start()
     try:
         reason = config["run"](*config["inputs"], **config["options"], report=lambda line: mailbox.put.remote(line))
     except (UserError, UnfinishedError) as error:
         ray.get(mailbox.end.remote(type(error).__name__, str(error)))
         raise
     ray.get(mailbox.end.remote("reason", reason))
+
+
+def _stop_when_asked(mailbox: Any) -> None:
+    """Ray's processes get no Ctrl-C, and train in a thread that would get no signal."""
+    import ray
+
+    while True:
+        time.sleep(POLL)
+        if ray.get(mailbox.is_stopping.remote()) and request_stop():
+            mailbox.take_stop.remote()
+            return
 
 
 def _first_line(error: Exception) -> str:
@@ -124,10 +181,12 @@ def _first_line(error: Exception) -> str:
 def _printing(mailbox: Any, report: Report) -> Iterator[None]:
     """Report the processes' lines as they come."""
     import ray
+    from ray.exceptions import RayError
 
     def take() -> None:
-        for line in ray.get(mailbox.take.remote()):
-            report(line)
+        with suppress(RayError, ConnectionError):  # where Ray was ended
+            for line in ray.get(mailbox.take.remote()) if ray.is_initialized() else ():
+                report(line)
 
     def poll() -> None:
         while not done.wait(POLL):
@@ -140,7 +199,7 @@ def _printing(mailbox: Any, report: Report) -> Iterator[None]:
         yield
     finally:
         done.set()
-        thread.join()
+        thread.join(2 * POLL)  # it may wait for a Ray that was ended
         take()
 
 
@@ -152,6 +211,7 @@ def _mailbox() -> Any:
         def __init__(self) -> None:
             self.lines: list[str] = []
             self.ended: tuple[str, str] | None = None
+            self.stopping = self.taken = False
 
         def put(self, line: str) -> None:
             self.lines.append(line)
@@ -163,6 +223,18 @@ def _mailbox() -> Any:
         def end(self, kind: str, text: str) -> None:
             """The first end counts: an error in one process makes others fail too."""
             self.ended = self.ended or (kind, text)
+
+        def stop(self) -> None:
+            self.stopping = True
+
+        def is_stopping(self) -> bool:
+            return self.stopping
+
+        def take_stop(self) -> None:
+            self.taken = True
+
+        def is_taken(self) -> bool:
+            return self.taken
 
         def outcome(self) -> tuple[str, str] | None:
             return self.ended

@@ -23,7 +23,7 @@ TRACKERS = "tensorboard", "wandb", "trackio"
 AT_LEAST = {
     "steps": 1, "epochs": 0, "warmup_steps": 0, "batch_size": 1, "gradient_accumulation_steps": 1, "log_every": 1,
     "save_every": 1, "keep": 1, "validate_every": 1, "validate_windows": 1, "max_bad_steps": 1, "resolution": 1,
-    "windows": 1, "min_shift": 1, "sample_steps": 0, "threads": 0, "workers": 0,
+    "windows": 1, "min_shift": 1, "sample_steps": 0, "other_voices": 0, "threads": 0, "workers": 0,
     "contrast": 0, "opening": 0, "augment": 0,
 }  # fmt: skip
 
@@ -133,6 +133,7 @@ class UNetRecipe(RunSettings):
     )
     sample_clips: int = setting(4, "Held-out clips to sample at each validation.")
     sample_frames: int = setting(3 * WINDOW, "Frames of each sample.")
+    other_voices: int = setting(1, "Of these clips, so many are sampled with the speech of another one as well.")
     sample_steps: int = setting(0, "Solver steps of each sample. 0: the initial weights' own.")
     sample_guidance: float = setting(0.0, "Guidance of each sample. 0: the initial weights' own.")
 
@@ -239,6 +240,8 @@ class Files:
         None, "A StableSyncNet, for its loss and its confidence in samples.", "NAME|FILE", LOSSES
     )
     videomae: Path | None = _file(None, "VideoMAE as transformers saves it, for TREPA.", "FOLDER", LOSSES)
+    validate_video: Path | None = _file(None, "A video to lip-sync at each validation.", "FILE", CHECKS)
+    validate_audio: Path | None = _file(None, "The speech for it.", "FILE", CHECKS, show_default="the video's own")
     cache: Path | None = _file(None, "Cache of features and latents.", "FOLDER", show_default="DATA/cache")
 
 

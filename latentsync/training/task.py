@@ -11,6 +11,8 @@ from .dataset import ClipDataset, Sample
 
 Report = Callable[[str], None]
 """Takes a line to print."""
+Event = Callable[..., None]
+"""Writes to the run's events.jsonl and prints it: (what happened, **details)."""
 PUBLIC_SUFFIX = ".pt"
 """Of the weight file for the public code, which a task may write beside its own."""
 
@@ -52,8 +54,9 @@ class Task(Protocol):
         """A loss that takes as much memory, of tensors without content: it reads no values but those of "number"."""
         ...
 
-    def evaluate(self, folder: Path, step: int) -> dict[str, float]:
-        """After a validation, in the main process: more numbers by name; images go into folder."""
+    def evaluate(self, folder: Path, step: int, event: Event) -> dict[str, float]:
+        """After a validation, in the main process: more numbers by name; images go into folder. What could not be
+        measured is an event."""
         ...
 
     def save(self, folder: Path, state: dict[str, Tensor], step: int) -> None:

@@ -194,7 +194,7 @@ class Trainer:
                 values = self.validation_losses()
             if self.main and not self.sharded and math.isfinite(values["validation/total"]):
                 with self.log.new_media(self.run / "samples", self.step):
-                    values |= self.task.evaluate(self.run / "samples", self.step)
+                    values |= self.task.evaluate(self.run / "samples", self.step, self._event)
         values = from_main(self.accelerator, values)
         self._write(values)
         if self.main and self.step < self.settings.steps:  # else finish() does

@@ -13,6 +13,8 @@ from latentsync.errors import UserError
 from latentsync.models.unet import UNet
 from latentsync.sampling import denoise_window
 from latentsync.training.dataset import ClipDataset, ClipStore, split_clips
+from latentsync.training.distributed import make_accelerator
+from latentsync.training.dry_run import dry_run, estimate
 from latentsync.training.recipes import DistillRecipe
 from latentsync.training.unet.data import UNetWindows
 from latentsync.training.unet.distill import CRITIC, DistillTask
@@ -21,6 +23,7 @@ from latentsync.weights.load import default_settings, load_unet
 
 from ..tiny import lively, tiny_config, tiny_whisper
 from .parts import BASE, SIDE, tiny_vae, write_files
+from .test_memory import allocated
 
 
 def teacher_of(seed=1, audio_dim=384, **stated):
@@ -166,6 +169,53 @@ def test_from_the_command_line_to_a_file_that_knows_its_steps(clips, tmp_path, m
     assert (settings.steps, settings.guidance) == (2, 1.0)
     assert load_unet(made).config.timestep_spacing == "trailing"
     assert (tmp_path / "run" / "samples" / "step-00000002.png").is_file()
+
+
+def test_a_dry_run_counts_the_teacher_and_the_critic_and_writes_nothing(clips, tmp_path):
+    chosen = {"student_steps": 1, "teacher_steps": 4, "decoded_frames": 2}
+    accelerator = make_accelerator("fp32", 1, cpu=True)
+    runs = []
+    for weight in (0.0, 1.0):
+        task = task_of(clips, critic_weight=weight, **chosen)
+        before = copy.deepcopy(task.teacher.state_dict())
+        runs.append((task, dry_run(task, task.recipe, accelerator, tmp_path / "run")))
+        assert all(torch.equal(tensor, before[key]) for key, tensor in task.teacher.state_dict().items())
+    (plain, without), (judged, critic) = runs
+    bytes_of = lambda module: sum(t.nbytes for t in [*module.parameters(), *module.buffers()])  # noqa: E731
+    assert without.memory.frozen == bytes_of(plain.codec.vae) + bytes_of(plain.teacher)
+    assert critic.memory.frozen - without.memory.frozen == bytes_of(judged.critic.critic)
+    assert critic.memory.step > without.memory.step  # decoded mouths
+    assert critic.speed.seconds > 0
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("critic_weight", [0.0, 1.0])
+def test_the_estimate_is_what_the_allocator_gives(clips, critic_weight):
+    task = task_of(clips, critic_weight=critic_weight, student_steps=1, teacher_steps=4, decoded_frames=4)
+    batch = default_collate([task.data[0]])
+    optimizer = torch.optim.AdamW([p for p in task.network.parameters() if p.requires_grad])
+    memory = estimate(task, task.recipe, make_accelerator("fp32", 1, cpu=True), batch)
+
+    def step():
+        task.losses(task.network, batch)["total"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()  # creates the optimizers' states
+    assert memory.step == pytest.approx(allocated(step), rel=0.15)
+
+
+def test_a_dry_run_from_the_command_line(clips, tmp_path):
+    files, teacher = write_files(tmp_path), teacher_of(audio_dim=64)
+    stated = {"prediction_type": "sample", "resolution": SIDE, "default_steps": 8}
+    path = save_model(tmp_path / "teacher.safetensors", teacher.state_dict(), metadata=stated)
+    before = sorted(tmp_path.rglob("*"))
+    words = ["--teacher", path, "--training-steps", 500, "--device=cpu", "--vae", files["vae"], "--whisper",
+             files["whisper"], "--holdout-time", 0.4, "-o", tmp_path / "run", "--dry-run"]  # fmt: skip
+    done = CliRunner().invoke(app, ["train", "distill", str(clips), *map(str, words)])
+    assert done.exit_code == 0, done.output
+    assert "500 steps in" in done.output
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_spacing_of_a_file_must_be_known(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -118,3 +119,29 @@ def test_errors_of_the_user_come_back(cluster, words, clips, tmp_path):
         done = CliRunner().invoke(cli.app, [*words, *ON_RAY, *more, "-o", str(tmp_path / "run")])
         assert (done.exit_code, said in done.output) == (2, True), done.output
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_the_step_and_leaves_no_process(words, tmp_path):
+    """A command of its own, with a Ray of its own. The second run resumes."""
+    pytest.importorskip("ray.train")
+    run, environment = tmp_path / "run", {name: v for name, v in os.environ.items() if name != "RAY_ADDRESS"}
+    words[words.index("--steps") + 1] = "100000"
+    command = [sys.executable, "-m", "latentsync", *words, "--ray", "--ray-workers", "1", "-o", str(run)]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment}
+    with subprocess.Popen(command, **options) as process:
+        deadline = time.monotonic() + 300
+        while process.poll() is None and time.monotonic() < deadline:
+            if (run / "log.jsonl").exists() and max(losses(run), default=0) >= 3:
+                break
+            time.sleep(0.1)
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    assert "Stopping after this step; the same command resumes" in output
+    step = max(losses(run))
+    assert (run / "checkpoints" / f"step-{step:08d}").is_dir()
+    assert (run / "unet.safetensors").is_file()
+    assert json.loads((run / EVENTS).read_text().splitlines()[-1])["reason"] == "stop requested"
+    assert not psutil.wait_procs(started, timeout=60)[1]

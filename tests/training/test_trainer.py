@@ -371,7 +371,7 @@ def test_a_validation_without_a_number_leads_back(clips, tmp_path, plain):
     """At step 4 the weights are spoiled once; what is tried again from step 2 on goes well."""
     trainer = trainer_of(clips, tmp_path, steps=6, validate_every=2, save_every=2, sample_clips=1)
     update, sampled = trainer.update, []
-    trainer.task.evaluate = lambda folder, step: sampled.append(step) or {}
+    trainer.task.evaluate = lambda folder, step, event: sampled.append(step) or {}
 
     def spoil():
         update()

@@ -16,6 +16,7 @@ from ...weights.files import read_tensors, write_safetensors
 from ...weights.syncnet_files import save_syncnet
 from ..dataset import ClipDataset, Sample, to_signed
 from ..recipes import SyncNetRecipe
+from ..task import Event
 from .data import CropStore
 from .score import EPSILON, draw_scores, score
 
@@ -143,7 +144,7 @@ class SyncNetTask:
         used = shifted | diagonal
         return (visual @ audio.T)[used], diagonal[used], allowed
 
-    def evaluate(self, folder: Path, step: int) -> dict[str, float]:
+    def evaluate(self, folder: Path, step: int, event: Event) -> dict[str, float]:
         """Scores on held-out time and people, with a chart each."""
         values: dict[str, float] = {}
         for name, clips in (("time", self.time), ("people", self.people)):

@@ -7,6 +7,7 @@ matching) keeps them as sharp as those of the clips.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,13 +22,14 @@ from ...models.unet import UNet
 from ...sampling import cfg_denoise, ddim, timesteps
 from ...weights.load import load_unet
 from ..dataset import Sample, to_signed
+from ..dry_run import DryRun
 from ..recipes import DistillRecipe, Files
 from ..task import Report
 from .codec import spread_evenly
 from .critic import AdversarialLoss, adversarial_weight
 from .init import locate
 from .losses import add_noise, lower_half, mixed_noise, predict_clean
-from .run import run_unet
+from .run import run_unet, try_unet
 from .task import UNetTask
 
 CRITIC = "critic.pt"
@@ -69,6 +71,11 @@ class DistillTask(UNetTask):
         assert isinstance(self.recipe, DistillRecipe)
         return self.recipe
 
+    @property
+    def frozen(self) -> list[nn.Module]:
+        critic = [] if self.critic is None else [self.critic.critic]  # small enough to count as one of these
+        return [*super().frozen, self.teacher, *critic]
+
     def to(self, device: torch.device) -> None:
         super().to(device)
         self.teacher.to(device)
@@ -102,8 +109,9 @@ class DistillTask(UNetTask):
         samples' indices. Half of the batches begin where the student does in use, or all if the teacher finishes."""
         recipe, own = self.distill, self.own
         seed = recipe.validate_seed if validating else recipe.seed
-        randoms = [np.random.default_rng([seed, number, 2]) for number in numbers.tolist()]
-        start = own[int(numbers[0]) % len(own)]
+        places = numbers.tolist()
+        randoms = [np.random.default_rng([seed, place, 2]) for place in places]
+        start = own[places[0] % len(own)]
         if not validating and recipe.solve < len(self.plan) and randoms[0].random() < 0.5:
             start = int(randoms[0].integers(len(self.plan)))
         generators = [torch.Generator().manual_seed(int(random.integers(2**63))) for random in randoms]
@@ -158,10 +166,26 @@ def run_distill(
 ) -> str:  # fmt: skip
     """Distill, or resume; returns the reason for the end. teacher: a name or a file. The student starts as files.init,
     else as the teacher; it must be of the same kind."""
+    recipe, files, make_task = _with_teacher(teacher, recipe, files, report)
+    return run_unet(data, out, recipe, files, keep_resolution=True, cpu=cpu, report=report, make_task=make_task)
+
+
+def try_distill(
+    data: Path, out: Path, teacher: str, recipe: DistillRecipe, files: Files,
+    *, cpu: bool = False, report: Report = lambda line: None,
+) -> DryRun:  # fmt: skip
+    """What run_distill would take."""
+    recipe, files, make_task = _with_teacher(teacher, recipe, files, report)
+    return try_unet(data, out, recipe, files, keep_resolution=True, cpu=cpu, report=report, make_task=make_task)
+
+
+def _with_teacher(
+    teacher: str, recipe: DistillRecipe, files: Files, report: Report
+) -> tuple[DistillRecipe, Files, Callable[..., DistillTask]]:
+    """Recipe and files with what follows from the teacher, and what makes the task."""
     unet = load_unet(teacher)
     guidance = recipe.teacher_guidance or unet.config.default_guidance
     recipe = dataclasses.replace(recipe, motion=unet.config.motion, teacher_guidance=guidance)
     files = dataclasses.replace(files, init=teacher if files.init == "none" else files.init)
     report(f"teacher: {locate(teacher).name}, {recipe.teacher_steps} steps, guidance {guidance:g}")
-    make_task = partial(DistillTask, teacher=unet)
-    return run_unet(data, out, recipe, files, keep_resolution=True, cpu=cpu, report=report, make_task=make_task)
+    return recipe, files, partial(DistillTask, teacher=unet)

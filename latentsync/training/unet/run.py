@@ -15,6 +15,7 @@ from ...models.perceptual import load_lpips, load_videomae
 from ...models.syncnet import StableSyncNet
 from ...models.vae import VAE
 from ...weights.identify import identify
+from ...weights.registry import find
 from ...weights.syncnet_files import load_syncnet
 from ...weights.vae_files import load_vae
 from ...weights.whisper_files import load_whisper
@@ -28,6 +29,7 @@ from ..trainer import Trainer
 from .checks import check_clips, check_initial
 from .data import UNetWindows, target_starts
 from .init import InitialUNet, initial_unet, locate
+from .lip_sync import given_video
 from .task import PerceptualNets, UNetTask
 
 if TYPE_CHECKING:
@@ -114,13 +116,22 @@ def prepare_run(
         metadata["base"] = identify(locate(files.init)).version
     vae_state = vae.model.state_dict() if files.vae or bundle else None
     task = make_task(
-        initial.unet, vae, recipe, train, checks, nets, metadata=metadata, vae_state=vae_state, dtype=dtype
-    )
+        initial.unet, vae, recipe, train, checks, nets, metadata=metadata, vae_state=vae_state, dtype=dtype,
+        landmarker=_landmarker(main_report), given=given_video(files, whisper),
+    )  # fmt: skip
     sizes = [(p.numel() / 1e6, p.requires_grad) for p in task.network.parameters()]
     counts = f"{sum(n for n, trained in sizes if trained):.1f} of {sum(n for n, _ in sizes):.1f} million parameters"
     main_report(f"{len(task.trained)} tensors, {counts} are trained; the result will be {out / task.result}")
     clips = {clip.path: clip for clip in [*split.train, *validation]}
     return UNetRun(task, recipe, accelerator, store, kind, [clips[path] for path in sorted(clips)])
+
+
+def _landmarker(report: Report) -> Path | None:
+    try:
+        return find("face_landmarker.task")
+    except UserError as error:
+        report(f"Validations will not measure lips: {error}")
+        return None
 
 
 def _follow_weights(recipe: UNetRecipe, initial: InitialUNet, keep_resolution: bool) -> UNetRecipe:

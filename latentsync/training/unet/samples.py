@@ -1,7 +1,7 @@
 """Samples of held-out clips during training: a video with audio, a sheet of frames, and a SyncNet's confidence."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -22,8 +22,10 @@ from ...sampling import denoise, shared_noise
 from ...settings import WINDOW
 from ..dataset import CLIP_ERRORS, ClipDataset, ClipStore, to_signed
 from ..recipes import UNetRecipe
+from ..task import Event
 from .codec import Codec, spread_evenly
 from .data import UNetWindows
+from .lip_sync import OTHER, OWN, Openings
 from .losses import similarity, syncnet_input
 
 COLUMNS = 8
@@ -49,12 +51,14 @@ class SampleWriter:
     recipe: UNetRecipe
     data: ClipDataset
     syncnet: StableSyncNet | None = None
+    openings: Openings | None = None
 
-    def write(self, folder: Path, step: int) -> dict[str, float]:
+    def write(self, folder: Path, step: int, event: Event = lambda *_, **__: None) -> dict[str, float]:
         """Write the first clip's video and sheet as step-….mp4 and .png. Returns the SyncNet's mean cosine similarity
-        on made and on true frames, if there is a SyncNet."""
+        on made and on true frames, if there is a SyncNet, and how mouths move with their own and with other voices."""
         scores: dict[str, list[float]] = {"made": [], "true": []}
-        for number, segment in enumerate(self._segments()):
+        segments = list(self._segments())
+        for number, segment in enumerate(segments):
             made = self.sample(segment)
             if number == 0:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +66,18 @@ class SampleWriter:
                 _write_sheet(folder / f"step-{step:08d}.png", segment, made)
             for name, pixels in (("made", made), ("true", segment.true)):
                 scores[name] += self._confidences(segment, pixels)
-        return {f"{name}/sync confidence": float(np.mean(values)) for name, values in scores.items() if values}
+            if self.openings is not None:
+                self.openings.add(OWN, segment.clip.path.name, _to_uint8(made), _to_uint8(segment.true))
+                if number < self.recipe.other_voices:
+                    speaker = segments[number - 1] if len(segments) > 1 else shifted(segment)
+                    self._add_other_voice(self.openings, segment, speaker)
+        values = {f"{name}/sync confidence": float(np.mean(found)) for name, found in scores.items() if found}
+        return values if self.openings is None else values | self.openings.values(event)
+
+    def _add_other_voice(self, judge: Openings, segment: Segment, speaker: Segment) -> None:
+        frames = min(len(segment.true), len(speaker.true))
+        made = self.sample(replace(segment, true=segment.true[:frames], audio=speaker.audio[:frames]))
+        judge.add(OTHER, segment.clip.path.name, _to_uint8(made), _to_uint8(speaker.true[:frames]))
 
     @property
     def windows(self) -> UNetWindows:
@@ -124,6 +139,12 @@ def read_segment(store: ClipStore, clip: ClipFile, max_frames: int) -> Segment:
         raise UserError(f"{clip.path} has no {WINDOW} frames held out.")
     true = to_signed(store.pixels(clip, begin, frames))
     return Segment(clip, begin, true, store.audio(clip, begin, frames))
+
+
+def shifted(segment: Segment) -> Segment:
+    """The second half first: other speech of the same face, in the same frames."""
+    half = len(segment.true) // 2
+    return replace(segment, true=segment.true.roll(half, 0), audio=segment.audio.roll(half, 0))
 
 
 def _to_uint8(pixels: Tensor) -> np.ndarray:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import UserError
+from ...face.detect import FaceFinder
 from ...models.perceptual import Perceptual
 from ...models.syncnet import StableSyncNet
 from ...models.unet import UNet
@@ -23,9 +25,11 @@ from ...weights.convert import save_model
 from ...weights.files import read_tensors
 from ..dataset import ClipDataset, Sample, to_signed
 from ..recipes import UNetRecipe
+from ..task import Event
 from . import losses as terms
 from .checks import check_networks
 from .codec import Codec, spread_evenly
+from .lip_sync import GivenVideo, Openings
 from .lora import LORA_KEY, add_lora, load_lora_state, save_lora
 from .samples import SampleWriter
 
@@ -63,7 +67,8 @@ def prepare_unet(unet: UNet, recipe: UNetRecipe) -> list[str]:
 class UNetTask:
     """See Task. metadata: for the weight file. vae_state: saved with the network if it has a VAE of its own.
 
-    dtype: of VAE and perceptual networks, as the trainer's precision has it.
+    dtype: of VAE and perceptual networks, as the trainer's precision has it. landmarker: the file, for the mouths of
+    samples. given: a video to make at each validation.
     """
 
     network: UNet
@@ -75,6 +80,8 @@ class UNetTask:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     vae_state: Mapping[str, Tensor] | None = None
     dtype: InitVar[torch.dtype] = torch.float32
+    landmarker: Path | None = None
+    given: GivenVideo | None = None
     criterion: str = "validation/total"
 
     def __post_init__(self, vae: VAE, dtype: torch.dtype) -> None:
@@ -90,6 +97,7 @@ class UNetTask:
         self.stated = {name: getattr(recipe, name) for name in ("prediction_type", "reference_mode", "resolution")}
         unet.config = dataclasses.replace(unet.config, **self.stated)
         self.alphas_cumprod = alphas_cumprod().float()
+        self.true_openings: dict[bytes, np.ndarray] = {}
         self.codec = Codec(vae, recipe.resolution, dtype, gradient_checkpointing=recipe.gradient_checkpointing)
 
     @property
@@ -174,11 +182,17 @@ class UNetTask:
                 out["trepa"] = terms.trepa_loss(made, true, nets.videomae)
         return out
 
-    def evaluate(self, folder: Path, step: int) -> dict[str, float]:
-        if self.validation is None or not self.recipe.sample_clips:
-            return {}
-        samples = SampleWriter(self.network, self.codec, self.recipe, self.validation, self.nets.syncnet)
-        return samples.write(folder, step)
+    def evaluate(self, folder: Path, step: int, event: Event) -> dict[str, float]:
+        with nullcontext() if self.landmarker is None else FaceFinder(self.landmarker) as finder:
+            values: dict[str, float] = {}
+            if self.validation is not None and self.recipe.sample_clips:
+                judges = self.nets.syncnet, None if finder is None else Openings(finder, self.true_openings)
+                writer = SampleWriter(self.network, self.codec, self.recipe, self.validation, *judges)
+                values |= writer.write(folder, step, event)
+            if self.given is not None and finder is not None:
+                made = folder / f"step-{step:08d}-given.mp4"
+                values |= self.given.write(self.network, self.codec.vae, self.recipe, finder, made, event)
+            return values
 
     def save(self, folder: Path, state: dict[str, Tensor], step: int) -> None:
         vae = {"vae_scaling": self.codec.vae.scaling, "vae_shift": self.codec.vae.shift}
