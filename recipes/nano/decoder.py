@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from latentsync.models.vae import VAE
+from latentsync.training.loop import Report, Trainer, fit, trapezoid
 from latentsync.training.optim import averaged_model
 from latentsync.training.unet.critic import AdversarialLoss, adversarial_weight
+from latentsync.training.unet.picture_losses import plain_losses
 
-from .critic import plain_losses
-from .loop import Report, Trainer, fit, trapezoid
 from .scenes import Scenes, load_scenes
 from .tiles import decode_tile, mouth_tile, tile_of
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from latentsync.files import atomic_path
 from latentsync.models.unet_blocks import AudioProjection
+from latentsync.training.loop import Report, trapezoid
 
 from .audio import Voices, fold_whitening
-from .loop import Report, trapezoid
 from .puppets import Speech
 from .unet import Shapes
 

@@ -23,12 +23,12 @@ from latentsync.models.unet import UNet
 from latentsync.models.unet_config import UNetConfig
 from latentsync.models.vae import VAE
 from latentsync.sampling import alphas_cumprod
+from latentsync.training.loop import Report, Trainer, fit, trapezoid
 from latentsync.training.optim import averaged_model
 from latentsync.training.unet.critic import AdversarialLoss, adversarial_weight
+from latentsync.training.unet.picture_losses import plain_losses
 
-from .critic import plain_losses
 from .data import RESOLUTION, Person
-from .loop import Report, Trainer, fit, trapezoid
 from .puppets import Speakers, Speech
 from .scenes import STATES, Scenes, load_scenes
 from .tiles import decode_tile, mouth_tile, tile_of

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from latentsync.training.logging import read_log
+from latentsync.training.loop import Trainer, fit, trapezoid
 from latentsync.training.optim import averaged_model
 from latentsync.training.unet.critic import AdversarialLoss, adversarial_weight
-from recipes.nano.critic import edge_loss, plain_losses, texture_loss, tone_loss
-from recipes.nano.loop import Trainer, fit, trapezoid
+from latentsync.training.unet.picture_losses import edge_loss, plain_losses, texture_loss, tone_loss
 
 
 def test_texture_is_compared_whatever_its_place():

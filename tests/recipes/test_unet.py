@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from latentsync.training.loop import trapezoid
 from recipes.nano.data import RESOLUTION
-from recipes.nano.loop import trapezoid
 from recipes.nano.puppets import Speech
 from recipes.nano.scenes import STATES, mouth_box
 from recipes.nano.tiles import decode_tile, mouth_tile, tile_of

@@ -7,7 +7,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,29 @@ from .init import locate
 
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 LORA_KEY = "lora_"
+HEARING = "audio_projection."
+
+
+class LoRAConv2d(nn.Conv2d):
+    """The same for a convolution. The change is added to the weights: cheaper than a second convolution."""
+
+    def __init__(self, base: nn.Conv2d, rank: int, alpha: float) -> None:
+        kernel: Any = base.kernel_size
+        places: Any = {"stride": base.stride, "padding": base.padding}
+        super().__init__(
+            base.in_channels, base.out_channels, kernel, bias=base.bias is not None, device="meta", **places
+        )
+        self.weight, self.bias = base.weight, base.bias
+        options: Any = {"bias": False, "device": base.weight.device, "dtype": base.weight.dtype}
+        self.lora_A = nn.Conv2d(base.in_channels, rank, kernel, **options)
+        self.lora_B = nn.Conv2d(rank, base.out_channels, 1, **options)
+        nn.init.zeros_(self.lora_B.weight)
+        self.alpha, self.scale = alpha, alpha / rank
+
+    def forward(self, input: Tensor) -> Tensor:
+        change = self.lora_B.weight.flatten(1) @ self.lora_A.weight.flatten(1)
+        weight = self.weight + self.scale * change.view_as(self.weight).to(self.weight)
+        return self._conv_forward(input, weight, self.bias)
 
 
 class LoRALinear(nn.Linear):
@@ -40,24 +63,28 @@ class LoRALinear(nn.Linear):
         return super().forward(input) + self.scale * self.lora_B(self.lora_A(input))
 
 
-def targets(unet: nn.Module) -> list[str]:
-    """Names of the layers with a LoRA."""
+def targets(unet: nn.Module, *, everywhere: bool = False) -> list[str]:
+    """Names of the layers with a LoRA. everywhere: all that make pictures, also convolutions; not those that hear."""
+    if everywhere:
+        kinds = nn.Linear, nn.Conv2d
+        return [n for n, m in unet.named_modules() if isinstance(m, kinds) and not n.startswith(HEARING)]
     names = (name for name, module in unet.named_modules() if isinstance(module, nn.Linear))
     parts = (".attn2.", ".attention_blocks.")
     return [name for name in names if any(part in name for part in parts) and name.endswith(LAYERS)]
 
 
-def add_lora(unet: nn.Module, rank: int, alpha: float = 0.0, seed: int = 0) -> list[str]:
+def add_lora(unet: nn.Module, rank: int, alpha: float = 0.0, seed: int = 0, *, everywhere: bool = False) -> list[str]:
     """Add a LoRA in place; returns the layers' names. alpha 0: the rank, a scale of 1."""
     if rank < 1:
         raise UserError(f"The LoRA's rank is {rank}; it must be 1 or more.")
-    names = targets(unet)
+    names = targets(unet, everywhere=everywhere)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name in names:
             parent, _, leaf = name.rpartition(".")
-            base = cast(nn.Linear, unet.get_submodule(name))
-            setattr(unet.get_submodule(parent), leaf, LoRALinear(base, rank, alpha or float(rank)))
+            base = unet.get_submodule(name)
+            kind: Any = LoRAConv2d if isinstance(base, nn.Conv2d) else LoRALinear
+            setattr(unet.get_submodule(parent), leaf, kind(base, rank, alpha or float(rank)))
     return names
 
 
@@ -65,7 +92,7 @@ def lora_state(unet: nn.Module) -> dict[str, Tensor]:
     """The LoRA's tensors under the names of the file."""
     out = {}
     for name, module in unet.named_modules():
-        if isinstance(module, LoRALinear):
+        if isinstance(module, LoRALinear | LoRAConv2d):
             out[f"{PREFIX}{name}.lora_A.weight"] = module.lora_A.weight.detach()
             out[f"{PREFIX}{name}.lora_B.weight"] = module.lora_B.weight.detach()
             out[f"{PREFIX}{name}.alpha"] = torch.tensor(module.alpha)

@@ -40,6 +40,7 @@ def trapezoid(
 class Trainer(ABC):
     """What a trainer keeps between steps, and how that is saved. settings: a dataclass with steps and report_every."""
 
+    warmup = 100
     settings: Any
     step: int
     random: np.random.Generator
@@ -78,7 +79,7 @@ class Trainer(ABC):
             part.load_state_dict(saved[name])
         for name, average in self.averages().items():
             average.n_averaged.copy_(saved[name])
-        self.schedule = trapezoid(self.optimizer, self.settings.steps, step=self.step)
+        self.schedule = trapezoid(self.optimizer, self.settings.steps, warmup=self.warmup, step=self.step)
         self.random.bit_generator.state = saved["random"]
         torch.set_rng_state(saved["torch_random"])
 

@@ -1,4 +1,4 @@
-"""Image losses of the built-in model: plain differences and fine detail."""
+"""Losses of pictures: plain differences and fine detail."""
 
 import torch.nn.functional as F
 from torch import Tensor
