@@ -21,6 +21,7 @@ from .eval_runs import pairs, runs
 from .faces import faces
 from .group import Commands
 from .parameters import expand_options, option
+from .personalize import personalize
 from .prepare import filelist, prepare
 from .queue import queue
 from .run import run
@@ -91,6 +92,7 @@ MAKE, MODELS, TRAIN = "Make videos", "Models and this computer", "Measure and tr
 app.command(rich_help_panel=MAKE)(run)
 app.command(rich_help_panel=MAKE)(expand_options(faces))
 app.command("app", rich_help_panel=MAKE)(web_app)
+app.command(rich_help_panel=MAKE)(personalize)
 app.command(rich_help_panel=MAKE)(batch)
 app.command(rich_help_panel=MAKE)(queue)
 

@@ -1,6 +1,6 @@
 """Recordings of one person: what of them can be trained on, and what is wrong with them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from ...audio.load import is_silent, load_audio
+from ...audio.load import Rate, is_silent, load_audio
 from ...audio.mel import SAMPLE_RATE
 from ...audio.pauses import pauses
+from ...audio.whisper_features import SpeechFeatures, window_rows
 from ...errors import UserError
-from ...evaluation.landmark_sync import MAX_LAG_SECONDS, score_track
+from ...evaluation.landmark_sync import score_track
 from ...face.aligned import AlignedFace
 from ...face.choose import best_frames, choose
 from ...face.identity import SAME, Looks, embed
@@ -36,6 +37,8 @@ SOFT = 0.05
 """Fine detail (see `detail`) below which the mouth is out of focus, or the video compressed until no teeth show."""
 OFTEN = 0.5
 """Share of a clip in which the face may be turned away or covered."""
+BLOCK = 16
+"""Frames that are kept together where a clip is thinned out."""
 COMPANY, BESIDE = 0.1, 0.5
 """Another face counts from this share of the clip on, and from this share of the person's height."""
 
@@ -60,9 +63,9 @@ class Clip:
     problems: tuple[str, ...] = ()
 
 
-def read_clip(path: Path, face: str, models: Models, report: Report, room: float = MOST) -> Clip:
-    """Find the person and what they say. room: seconds of speech that are still wanted. UserError where nothing of it
-    can be used at all."""
+def read_clip(path: Path, face: str, models: Models, report: Report, room: float = MOST, most: int = 0) -> Clip:
+    """Find the person and what they say. room: seconds of speech that are still wanted; most: frames of them that are
+    kept, 0: all. UserError where nothing of it can be used at all."""
     with open_source(path, Settings(), Cut()) as (source, shown):
         if shown.still:
             raise UserError(f"{path} is a picture; give videos in which the person speaks.")
@@ -77,7 +80,8 @@ def read_clip(path: Path, face: str, models: Models, report: Report, room: float
         usable = usable[[int(i) not in track.covers and int(i) not in track.hidden for i in usable]]
         talking = said(speech, usable / float(shown.fps))
         usable = usable[: int(np.searchsorted(np.cumsum(talking), room * float(shown.fps))) + 1]
-        talking = talking[: len(usable)]
+        seconds = float(talking[: len(usable)].sum()) / float(shown.fps)
+        usable = thinned(usable, most)
         if not len(usable):
             raise UserError(f"{path} has no frame with a face seen from the front; film the person facing the camera.")
         score = score_track(track, speech, shown.fps)
@@ -88,7 +92,6 @@ def read_clip(path: Path, face: str, models: Models, report: Report, room: float
     points = np.einsum("fij,fkj->fki", matrices[..., :2], track.landmarks[usable]) + matrices[:, None, :, 2]
     problems = [*_company(path, tracks, track, face), *_seen(path, track, crops, points, models.resolution)]
     heard = _tokens(speech, shown.fps, usable + late, models)
-    seconds = float(talking.sum()) / float(shown.fps)
     return Clip(path, usable, crops, points.astype(np.float32), heard, seconds, late, looks, tuple(problems))
 
 
@@ -105,6 +108,19 @@ def check(clips: Sequence[Clip]) -> list[str]:
         if float(clip.looks.mean @ clips[0].looks.mean) < SAME:
             found.append(f"{clip.path} and {clips[0].path} show two people; a model is of one, so leave one out.")
     return found
+
+
+def thinned(numbers: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the numbers: blocks of neighbors, evenly spread, and the end of the clip whole, which is held
+    out. most: 0 keeps all."""
+    if not 0 < most < len(numbers):
+        return numbers
+    end = min(len(numbers), max(BLOCK, most // 6 // BLOCK * BLOCK))
+    begin = numbers[: len(numbers) - end]
+    count = max(1, (most - end) // BLOCK)
+    starts = np.linspace(0, max(0, len(begin) - BLOCK), count).round().astype(int)
+    kept = np.unique(np.concatenate([np.arange(start, min(len(begin), start + BLOCK)) for start in starts]))
+    return np.concatenate([begin[kept], numbers[len(begin) :]])
 
 
 def said(speech: Tensor, times: np.ndarray) -> np.ndarray:
@@ -125,13 +141,11 @@ def detail(crop: np.ndarray, points68: np.ndarray) -> float:
     return float(fine[part].std() / max(1.0, float(gray[part].std())))
 
 
-def _tokens(speech: Tensor, rate: object, frames: np.ndarray, models: Models) -> Tensor:
-    from ...audio.whisper_features import SpeechFeatures, window_rows
-
+def _tokens(speech: Tensor, rate: Rate, frames: np.ndarray, models: Models) -> Tensor:
     features = SpeechFeatures(speech, SAMPLE_RATE, models.whisper)
     rows = features.rows(0, features.length)
     first, last = max(0, int(frames[0])), max(0, int(frames[-1])) + 1
-    places = window_rows(rate, first, last, features.length)  # type: ignore[arg-type]
+    places = window_rows(rate, first, last, features.length)
     return rows[places[(frames - first).clip(0)]].flatten(1, 2).half()
 
 
@@ -171,10 +185,3 @@ def _seen(path: Path, track: FaceTrack, crops: np.ndarray, points: np.ndarray, s
     covered = len(track.covers.keys() | track.hidden) / max(1, int(present.sum()))
     if covered > OFTEN:
         yield f"{path}: something is before the face in {covered:.0%} of the time; film the mouth free."
-
-
-def max_lag(rate: float) -> int:
-    return round(MAX_LAG_SECONDS * rate)
-
-
-Reader = Callable[[Path], Clip]

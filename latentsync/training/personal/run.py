@@ -54,7 +54,8 @@ Stop = Callable[[], bool]
 
 @dataclass(frozen=True)
 class Request:
-    """What a model is made of. person: a label for the file. minutes: of training at most, 0: all steps. anyway: train
+    """What a model is made of. person: a label for the file. minutes and steps: of training at
+    most, 0: what suits the checkpoint. anyway: train
     although the clips have faults. settings: None: what suits the checkpoint."""
 
     clips: Sequence[Path]
@@ -63,11 +64,26 @@ class Request:
     person: str = ""
     face: str = Settings.face
     minutes: float = 0.0
+    steps: int = 0
     anyway: bool = False
     preview: bool = False
     device: str = "auto"
     settings: PersonalSettings | None = None
     seed: int = 1247
+
+    def check(self) -> None:
+        """UserError for what is wrong at first sight."""
+        if self.out.suffix != ".safetensors":
+            raise UserError(f"--out is {self.out}; the model's name must end in .safetensors.")
+        if self.out.exists():
+            raise UserError(f"{self.out} is there already; remove it or give another --out.")
+        if not self.clips:
+            raise UserError("Give at least one video in which the person speaks.")
+        for clip in self.clips:
+            if not clip.is_file():
+                raise UserError(f"There is no video {clip}; give the path of one.")
+        if self.minutes < 0:
+            raise UserError(f"--minutes is {self.minutes:g}; give 0 for all steps, or more.")
 
     @property
     def label(self) -> str:
@@ -96,32 +112,19 @@ def personalize(
 ) -> PersonalModel:
     """Train, or go on where a killed run of the same request was. UserError where something is wrong with the clips,
     UnfinishedError after a stop: the same request goes on."""
-    _check(request)
+    request.check()
     begun = time.monotonic()
     device = torch.device(pick_device(request.device))
     info = identify(locate(request.checkpoint))
     with load_models(request.checkpoint, device=device) as models:
         settings = request.settings or PersonalSettings.for_network(models.unet, seed=request.seed)
+        settings = replace(settings, steps=request.steps or settings.steps)
         key = fingerprint(_facts(request, settings, models), *request.clips)
         with open_journal(request.out, key) as journal:
             if journal is None:
                 raise UserError(f"{request.out} is being made by another process; wait for it, or give another --out.")
             run = _Run(request, settings, info, models, device, journal, report, should_stop)
             return run.go(begun)
-
-
-def _check(request: Request) -> None:
-    if request.out.suffix != ".safetensors":
-        raise UserError(f"--out is {request.out}; the model's name must end in .safetensors.")
-    if request.out.exists():
-        raise UserError(f"{request.out} is there already; remove it or give another --out.")
-    if not request.clips:
-        raise UserError("Give at least one video in which the person speaks.")
-    for clip in request.clips:
-        if not clip.is_file():
-            raise UserError(f"There is no video {clip}; give the path of one.")
-    if request.minutes < 0:
-        raise UserError(f"--minutes is {request.minutes:g}; give 0 for all steps, or more.")
 
 
 def _facts(request: Request, settings: PersonalSettings, models: Models) -> dict[str, Any]:
@@ -209,7 +212,8 @@ class _Run:
             if room <= 0:
                 self.report(f"{path} is left out: {MOST:.0f} s of speech are enough")
                 continue
-            clip = read_clip(path, self.request.face, self.models, self.report, room)
+            most = self.settings.most_frames // len(self.request.clips)
+            clip = read_clip(path, self.request.face, self.models, self.report, room, most)
             room -= clip.speech
             clips.append(clip)
             late = f", its sound {clip.late:+d} frames late, which is made up for" if clip.late else ""

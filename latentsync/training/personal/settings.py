@@ -32,6 +32,7 @@ class PersonalSettings:
     p_max_noise: float = 0.85
     decoded: int = 6
     ema_decay: float = 0.99
+    most_frames: int = 960
     judge_every: int = 100
     patience: int = 4
     seed: int = 1247
@@ -46,5 +47,5 @@ class PersonalSettings:
             return cls(seed=seed)
         return cls(
             steps=600, batch_size=1, frames=16, rank=32, learning_rate=1e-4, everywhere=False, decoder=False,
-            adversarial=False, motion_weight=0, p_max_noise=0, decoded=2, ema_decay=0.99, seed=seed, checkpointing=True,
+            adversarial=False, motion_weight=0, p_max_noise=0, decoded=2, most_frames=0, seed=seed, checkpointing=True,
         )  # fmt: skip
