@@ -6,11 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import NoFaceError
 from ...evaluation.image_metrics import lips_region, sharpness, ssim_map
 from ...evaluation.mouth_motion import correlation
 from ...face.detect import FaceFinder, mouth_opening
-from ...face.track import find_tracks
 from ...models.unet import UNet
 from ...sampling import denoise, shared_noise
 from ...settings import WINDOW
@@ -93,10 +91,14 @@ class Judge:
         return Figures(self._opening(made), float(np.mean(similar)), float(sums[0] / max(sums[1], 1e-6)))
 
     def _opening(self, made: np.ndarray) -> float:
-        try:
-            faces = find_tracks(made, self.finder).faces
-        except NoFaceError:
+        """The mouth is looked for where it was filmed."""
+        found = []
+        for picture, points in zip(made, self.examples.landmarks[self.moments], strict=True):
+            (left, top), (right, bottom) = points.min(0).tolist(), points.max(0).tolist()
+            face = self.finder.refine(picture, (left, top, right, bottom))
+            if face is not None:
+                found.append((face.points68, points))
+        if not found:
             return 0.0
-        face = max(faces, key=lambda track: int(track.present.sum()))
-        opening, true = mouth_opening(face.landmarks), mouth_opening(self.examples.landmarks[self.moments])
-        return correlation(opening[face.present], true[face.present]) or 0.0
+        pairs = np.stack(found, 1)
+        return correlation(*(mouth_opening(points) for points in pairs)) or 0.0

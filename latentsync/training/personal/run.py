@@ -56,7 +56,7 @@ Stop = Callable[[], bool]
 class Request:
     """What a model is made of. person: a label for the file. minutes and steps: of training at
     most, 0: what suits the checkpoint. anyway: train
-    although the clips have faults. settings: None: what suits the checkpoint."""
+    although the clips have faults. vae, whisper, settings: None: those of the checkpoint."""
 
     clips: Sequence[Path]
     out: Path
@@ -68,6 +68,8 @@ class Request:
     anyway: bool = False
     preview: bool = False
     device: str = "auto"
+    vae: str | Path | None = None
+    whisper: str | Path | None = None
     settings: PersonalSettings | None = None
     seed: int = 1247
 
@@ -116,7 +118,7 @@ def personalize(
     begun = time.monotonic()
     device = torch.device(pick_device(request.device))
     info = identify(locate(request.checkpoint))
-    with load_models(request.checkpoint, device=device) as models:
+    with load_models(request.checkpoint, vae=request.vae, whisper=request.whisper, device=device) as models:
         settings = request.settings or PersonalSettings.for_network(models.unet, seed=request.seed)
         settings = replace(settings, steps=request.steps or settings.steps)
         key = fingerprint(_facts(request, settings, models), *request.clips)
@@ -144,8 +146,12 @@ class _Run:
     report: Report
     should_stop: Stop
 
+    @property
+    def vae(self) -> str | Path:
+        return self.request.vae or companions(self.info)[0]
+
     def go(self, begun: float) -> PersonalModel:
-        vae = load_vae(companions(self.info)[0], device=self.device)  # as it is trained, not as it is quickest
+        vae = load_vae(self.vae, device=self.device)  # as it is trained, not as it is quickest
         unet = load_unet(self.request.checkpoint, device=self.device)
         side = self.models.resolution
         codec = Codec(vae, side, training_dtype(self.device), gradient_checkpointing=self.settings.checkpointing)
@@ -164,8 +170,12 @@ class _Run:
             return PersonalModel(None, page, before, None, 0, time.monotonic() - begun, plan)
         plan.check()
         history = self.train(trainer, judge, before)
-        best = load_file(self.journal.path(BEST))
-        _set(trainer, best)
+        if max(history, key=lambda one: one[1].score)[0] == 0:
+            raise UnfinishedError(
+                f"No step was better than {self.request.checkpoint} alone on the held-out seconds, so no model was"
+                " written; give more footage, sharp and from the front."
+            )
+        _set(trainer, load_file(self.journal.path(BEST)))
         after_frames = judge.make(trainer.unet)
         after = judge.figures(after_frames)
         lora = self.write(trainer, vae, facts, before, after)
@@ -305,7 +315,7 @@ class _Run:
     ) -> Path:
         tensors = lora_state(trainer.unet)
         if self.settings.decoder:
-            original = load_vae(companions(self.info)[0]).model.decoder.state_dict()
+            original = load_vae(self.vae).model.decoder.state_dict()
             for name, value in vae.model.decoder.state_dict().items():
                 tensors[f"{VAE_PREFIX}decoder.{name}{DIFFERENCE}"] = value.cpu() - original[name]
         metadata = inherited(self.info) | {
