@@ -45,14 +45,16 @@ def make_plan(trainer: PersonalTrainer) -> Plan:
     settings, frames = trainer.settings, len(trainer.examples.crops)
     if settings.decoder:
         return Plan(settings.steps, frames)
-    device = trainer.codec.device
+    device, fused = trainer.codec.device, trainer.fused
 
     def loss(batch: Sample) -> Tensor:
         return trainer.losses(trainer.unet, batch)["total"]
 
+    trainer.fused = True  # as on a card, for which this is said on a CPU too
     memory = step_memory(
-        trainer.unet, [trainer.codec.vae], loss, trainer.batch(), RunSettings(ema_decay=settings.ema_decay),
-        torch.device("cuda") if device.type == "cpu" else device, itself=CUDA_ITSELF,
+        trainer.unet, [trainer.codec.vae], loss, trainer.batch(), RunSettings(ema_decay=settings.ema_decay), device,
+        itself=CUDA_ITSELF,
     )  # fmt: skip
+    trainer.fused = fused
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
     return Plan(settings.steps, frames, memory, free)

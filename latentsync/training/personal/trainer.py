@@ -1,7 +1,6 @@
 """Training steps of a model of one person: a LoRA of the U-Net, and the VAE's decoder where it is small."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -62,6 +61,8 @@ class PersonalTrainer(Trainer):
         self.adversarial.to(codec.device)
         self.alphas_cumprod = alphas_cumprod().float().to(codec.device)
         self.weights = cell_weights(codec.mask)
+        # PyTorch's fused attention is slow backwards on a CPU: a quarter of the step
+        self.fused = codec.device.type != "cpu"
         self.step = 0
 
     def plan_steps(self, steps: int) -> None:
@@ -102,7 +103,7 @@ class PersonalTrainer(Trainer):
         inputs = torch.cat((noisy, mask, masked, reference), 1)
         if inputs.device.type == "cpu":
             inputs.requires_grad_()  # see UNetTask.losses
-        with self.codec.autocast(), attention(inputs.device):
+        with self.codec.autocast(), nullcontext() if self.fused else sdpa_kernel(SDPBackend.MATH):
             output = network(inputs, timestep, batch["audio"])
         kind = self.unet.config.prediction_type
         made = predict_clean(output.float(), noisy, bar, kind)
@@ -179,13 +180,6 @@ class PersonalTrainer(Trainer):
 
     def averages(self) -> dict[str, AveragedModel]:
         return {"updates": self.average}
-
-
-@contextmanager
-def attention(device: torch.device) -> Iterator[None]:
-    """PyTorch's fused attention is slow backwards on a CPU: a quarter of the step."""
-    with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext():
-        yield
 
 
 def prepare(unet: UNet, settings: PersonalSettings) -> UNet:
