@@ -17,6 +17,7 @@ from torch import nn
 from latentsync.errors import UnfinishedError, UserError
 from latentsync.face.identity import Looks
 from latentsync.models.unet import UNet
+from latentsync.models.unet_blocks import AudioProjection
 from latentsync.training.personal import run
 from latentsync.training.personal.examples import APART, CHOICES, alike, make_examples, unbroken
 from latentsync.training.personal.footage import BLOCK, Clip, check, detail, said, thinned
@@ -24,6 +25,7 @@ from latentsync.training.personal.judge import Figures, Judge
 from latentsync.training.personal.page import Story, sheet, write_page
 from latentsync.training.personal.run import Request, personalize
 from latentsync.training.personal.settings import PersonalSettings
+from latentsync.training.personal.told import Told
 from latentsync.training.personal.trainer import PersonalTrainer, cell_weights
 from latentsync.training.unet.codec import Codec
 from latentsync.training.unet.lora import LoRAConv2d, add_lora, lora_state, targets
@@ -33,7 +35,7 @@ from latentsync.weights.load import load_unet
 from latentsync.weights.lora import merge_lora, open_lora
 from latentsync.weights.vae_files import load_vae
 
-from ..tiny import pan, tiny_checkpoint, tiny_config, whisper_file, write_clip, write_speech
+from ..tiny import lively, pan, tiny_checkpoint, tiny_config, whisper_file, write_clip, write_speech
 from .parts import SIDE, faces
 
 FPS = Fraction(25)
@@ -215,7 +217,53 @@ def test_it_learns_the_person(tmp_path):
     assert np.mean(errors[-5:]) < 0.87 * np.mean(errors[:5])
 
 
-def test_a_resumed_run_takes_the_same_steps(tmp_path):
+def heard() -> tuple[AudioProjection, torch.Tensor]:
+    projection = lively(AudioProjection(384, 2, 384, nn), 1)
+    weight = projection.out.weight.data
+    left, strength, right = torch.linalg.svd(weight, full_matrices=False)
+    strength[3:] = 0  # as nano's, whose tokens tell a shape of few numbers
+    projection.out.weight.data = left * strength @ right
+    return projection, torch.randn(9, 50, 384, generator=torch.Generator().manual_seed(0)).half()
+
+
+def test_a_shape_is_told_in_the_dimensions_that_are_heard():
+    projection, audio = heard()
+    told = Told(projection, audio)
+    assert told.offsets.weight.shape == (9, 3)
+    tokens, plain = audio.float(), projection(audio.float())
+    assert torch.equal(told(tokens), plain)
+    told.moments = torch.arange(9)
+    assert torch.equal(told(tokens), plain)
+    told.offsets.weight.data[4, 0] = 1  # one standard deviation of what is heard
+    moved = (told(tokens) - plain)[:, 0]
+    assert moved[4].norm() > 0
+    assert not moved[[0, 1, 2, 3, 5, 6, 7, 8]].any()
+    basis = torch.linalg.svd(projection.out.weight, full_matrices=False)[0][:, :3]
+    torch.testing.assert_close(basis @ (basis.T @ moved[4]), moved[4])
+
+
+def test_offsets_are_learned_of_the_moments_that_were_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.training.test_personal.load_unet", hearing_unet)
+    ours = trainer(tmp_path)
+    assert ours.told is not None
+    batch = ours.batch()
+    ours.batch = lambda: batch
+    for _ in range(2):  # at first the LoRA, and with it the attention's change, may be zero
+        ours.train_step()
+    seen = set(batch["moments"].flatten().tolist())
+    moved = set(ours.told.offsets.weight.abs().sum(1).nonzero().flatten().tolist())
+    assert moved == seen
+    assert ours.told.moments is None
+
+
+def hearing_unet(path) -> UNet:
+    return lively(UNet(replace(tiny_config(motion="none"), audio_rank=2, prediction_type="sample", resolution=SIDE)), 0)
+
+
+@pytest.mark.parametrize("tells", [False, True])
+def test_a_resumed_run_takes_the_same_steps(tmp_path, monkeypatch, tells):
+    if tells:
+        monkeypatch.setattr("tests.training.test_personal.load_unet", hearing_unet)
     whole = trainer(tmp_path)
     for _ in range(4):
         whole.train_step()
@@ -229,6 +277,9 @@ def test_a_resumed_run_takes_the_same_steps(tmp_path):
         again.train_step()
     for a, b in zip([*whole.lora, *whole.picture], [*again.lora, *again.picture], strict=True):
         assert torch.equal(a, b)
+    if whole.told is not None:
+        assert again.told is not None
+        assert torch.equal(whole.told.offsets.weight, again.told.offsets.weight)
     for a, b in zip(whole.average.module.parameters(), again.average.module.parameters(), strict=True):
         assert torch.equal(a, b)
 

@@ -30,6 +30,8 @@ class PersonalSettings:
     clean_weight: float = 1.0
     motion_weight: float = 2.0
     p_max_noise: float = 0.85
+    shape_rate: float = 0.2
+    shape_weight: float = 0.02
     decoded: int = 6
     ema_decay: float = 0.99
     most_frames: int = 960

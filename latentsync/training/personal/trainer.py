@@ -27,6 +27,7 @@ from ..unet.losses import add_noise, mixed_noise, predict_clean, target
 from ..unet.picture_losses import plain_losses
 from .examples import Examples
 from .settings import PersonalSettings
+from .told import Told
 
 KEPT, LIPS = 0.05, 4.0
 """Weights of latent cells that are not repainted, and of those around the lips."""
@@ -49,13 +50,16 @@ class PersonalTrainer(Trainer):
         self.random = np.random.default_rng(settings.seed)
         self.unet = prepare(unet, settings)
         self.decoder = vae.model.decoder.requires_grad_(settings.decoder)
-        self.lora = nn.ParameterList(p for p in unet.parameters() if p.requires_grad)
+        self.told = tell(unet, examples, settings)
+        self.lora = nn.ParameterList(p for name, p in unet.named_parameters() if LORA_KEY in name)
         self.picture = nn.ParameterList(p for p in self.decoder.parameters() if p.requires_grad)
         groups: list[Any] = [{"params": [*self.lora], "lr": settings.learning_rate}]
         if settings.decoder:
             groups.append({"params": [*self.picture], "lr": settings.decoder_learning_rate})
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
         self.schedule = trapezoid(self.optimizer, settings.steps, warmup=self.warmup)
+        shapes = [] if self.told is None else [*self.told.offsets.parameters()]
+        self.shapes = torch.optim.SparseAdam(shapes, lr=settings.shape_rate, betas=(0.5, 0.9)) if shapes else None
         self.average = averaged_model(nn.ParameterList([*self.lora, *self.picture]), settings.ema_decay)
         self.adversarial = AdversarialLoss()
         self.adversarial.to(codec.device)
@@ -71,13 +75,24 @@ class PersonalTrainer(Trainer):
         self.schedule = trapezoid(self.optimizer, steps, warmup=self.warmup, step=self.step)
 
     def train_step(self) -> dict[str, Tensor]:
-        batch = self.batch()
+        settings, batch = self.settings, self.batch()
+        if self.told is not None:
+            self.told.moments = batch["moments"].flatten()
         losses = self.losses(self.unet, batch)
+        if self.told is not None:
+            losses["total"] = (
+                losses["total"] + settings.shape_weight * self.told.offsets(self.told.moments).square().mean()
+            )
+            self.told.moments = None
         self.optimizer.zero_grad(set_to_none=True)
+        if self.shapes is not None:
+            self.shapes.zero_grad()
         losses["total"].backward()
         for part in (self.lora, self.picture):
             nn.utils.clip_grad_norm_(part, 1.0)
         self.optimizer.step()
+        if self.shapes is not None:
+            self.shapes.step()
         self.schedule.step()
         self.average.update_parameters(nn.ParameterList([*self.lora, *self.picture]))
         self.step += 1
@@ -169,7 +184,7 @@ class PersonalTrainer(Trainer):
         return images[:, :, inner[0], inner[1]]
 
     def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
-        return {
+        known: dict[str, nn.Module | torch.optim.Optimizer] = {
             "lora": self.lora,
             "picture": self.picture,
             "average": self.average.module,
@@ -177,6 +192,9 @@ class PersonalTrainer(Trainer):
             "critic_optimizer": self.adversarial.optimizer,
             "optimizer": self.optimizer,
         }
+        if self.told is not None and self.shapes is not None:
+            known |= {"told": self.told.offsets, "shapes": self.shapes}
+        return known
 
     def averages(self) -> dict[str, AveragedModel]:
         return {"updates": self.average}
@@ -192,6 +210,15 @@ def prepare(unet: UNet, settings: PersonalSettings) -> UNet:
     for name, parameter in unet.named_parameters():
         parameter.requires_grad_(LORA_KEY in name)
     return unet.train()
+
+
+def tell(unet: UNet, examples: Examples, settings: PersonalSettings) -> Told | None:
+    """Only networks that make one token of a moment's speech."""
+    if not (unet.config.audio_rank and settings.shape_rate):
+        return None
+    told = Told(unet.audio_projection, examples.audio)
+    unet.add_module("audio_projection", told)
+    return told
 
 
 def cell_weights(keep: Tensor) -> Tensor:
