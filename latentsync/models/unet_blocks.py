@@ -99,7 +99,11 @@ class AudioProjection(nn.Module):
         self.out = ops.Linear(AUDIO_TIMES * rank, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.out(self.mix(tokens.unflatten(1, (AUDIO_TIMES, -1)).flatten(2)).flatten(1))[:, None]
+        return self.out(self.mixed(tokens))[:, None]
+
+    def mixed(self, tokens: Tensor) -> Tensor:
+        """(N, 10 · rank): what is heard at each of the ten times."""
+        return self.mix(tokens.unflatten(1, (AUDIO_TIMES, -1)).flatten(2)).flatten(1)
 
 
 class GEGLU(nn.Module):

@@ -40,6 +40,11 @@ class Examples:
     held_out: tuple[tuple[int, int], ...]
     references: np.ndarray
 
+    @property
+    def trained(self) -> Tensor:
+        """(M,) the moments that are trained on."""
+        return torch.cat([torch.arange(*run) for run in self.runs])
+
     def pixels(self, moments: np.ndarray) -> Tensor:
         """(…, 3, R, R) uint8."""
         return torch.from_numpy(self.crops[moments]).movedim(-1, -3)
@@ -48,7 +53,7 @@ class Examples:
         """Moments that follow each other; or, half of the time where scattered is allowed, any."""
         long = [run for run in self.runs if run[1] - run[0] >= frames]
         if scattered and (not long or random.random() < 0.5):
-            trained = np.concatenate([np.arange(*run) for run in self.runs])
+            trained = self.trained.numpy()
             moments = random.choice(trained, frames, replace=len(trained) < frames)
         else:
             places = np.array([stop - start - frames + 1 for start, stop in long])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...errors import UnfinishedError, UserError
 from ...files import atomic_path
@@ -291,7 +291,9 @@ class _Run:
     def look(self, trainer: PersonalTrainer, judge: Judge, history: list[tuple[int, Figures]]) -> None:
         """At the held-out end with averaged weights, which are kept if they are the best yet."""
         current = _state(trainer)
-        _set(trainer, _averaged(trainer))
+        _set(trainer, current | _averaged(trainer))
+        if trainer.told is not None:
+            trainer.told.fit(trainer.examples.audio, trainer.examples.trained)
         figures = judge.figures(judge.make(trainer.unet))
         best = max(history, key=lambda one: one[1].score)[1]
         if figures.score > best.score:
@@ -313,7 +315,7 @@ class _Run:
     def write(
         self, trainer: PersonalTrainer, vae: VAE, facts: Mapping[str, Any], before: Figures, after: Figures
     ) -> Path:
-        tensors = lora_state(trainer.unet)
+        tensors = lora_state(trainer.unet) | ({} if trainer.told is None else trainer.told.lora())
         if self.settings.decoder:
             original = load_vae(self.vae).model.decoder.state_dict()
             for name, value in vae.model.decoder.state_dict().items():
@@ -365,12 +367,14 @@ def _exhausted(history: Sequence[tuple[int, Figures]], patience: int) -> bool:
     return len(scores) - 1 - int(np.argmax(scores)) >= patience
 
 
-def _trained(trainer: PersonalTrainer) -> list[nn.Parameter]:
+def _trained(trainer: PersonalTrainer) -> list[Tensor]:
     return [*trainer.lora, *trainer.picture]
 
 
 def _state(trainer: PersonalTrainer) -> dict[str, Tensor]:
-    return {str(i): p.detach().clone(memory_format=torch.contiguous_format) for i, p in enumerate(_trained(trainer))}
+    """What is in the file in the end."""
+    held = [*_trained(trainer), *([] if trainer.told is None else [trainer.told.correction])]
+    return {str(i): p.detach().clone(memory_format=torch.contiguous_format) for i, p in enumerate(held)}
 
 
 def _averaged(trainer: PersonalTrainer) -> dict[str, Tensor]:
@@ -379,5 +383,6 @@ def _averaged(trainer: PersonalTrainer) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _set(trainer: PersonalTrainer, state: Mapping[str, Tensor]) -> None:
-    for i, parameter in enumerate(_trained(trainer)):
-        parameter.copy_(state[str(i)])
+    held = [*_trained(trainer), *([] if trainer.told is None else [trainer.told.correction])]
+    for i, tensor in enumerate(held):
+        tensor.copy_(state[str(i)])

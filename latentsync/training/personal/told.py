@@ -4,19 +4,27 @@ Speech does not tell all of a mouth's shape, and the mean of all mouths that wou
 that learns a person from speech alone opens their mouth too little. nano makes one token of a moment's speech, which
 lies in few dimensions, those of the lips' shape (its recipe told it that shape first). So each filmed moment gets an
 offset in these dimensions, learned along with the network: what is heard plus the offset is the shape that was
-filmed, and the network learns to draw it sharply. In use there are no offsets.
+filmed, and the network learns to draw it sharply. In use there are no offsets. But they also tell how this person's
+lips differ from what is usually heard: a small linear correction of the hearing is fitted to them.
 """
 
 import torch
 from torch import Tensor, nn
 
 from ...models.unet_blocks import AudioProjection
+from ...weights.lora import PREFIX
+
+RIDGE = 0.2
+"""Strength of the ridge for each moment, with standardized features. On a man of 60 s: correlation of the opening that
+is told with the true one on held-out seconds 0.716 without a correction, 0.735 with 0.02, 0.739 with 0.2, 0.734 with 2.
+"""
 
 
 class Told(nn.Module):
     """Stands in for the projection `heard`. moments: those of the batch, (B·F,); None, as in use: nothing is told."""
 
     steps: Tensor
+    correction: Tensor
 
     def __init__(self, heard: AudioProjection, audio: Tensor) -> None:
         """audio: (N, 50, D), what is heard at each of the person's moments."""
@@ -31,10 +39,33 @@ class Told(nn.Module):
         self.register_buffer("steps", (directions * spread).T.contiguous(), persistent=False)
         self.offsets = nn.Embedding(len(audio), len(self.steps), sparse=True, device=device)
         nn.init.zeros_(self.offsets.weight)
+        self.register_buffer("correction", torch.zeros(len(self.steps), heard.out.in_features, device=device), False)
         self.moments: Tensor | None = None
 
     def forward(self, tokens: Tensor) -> Tensor:
         token = self.heard(tokens)
         if self.moments is None:
-            return token
-        return token + (self.offsets(self.moments) @ self.steps)[:, None].to(token)
+            shape = self.heard.mixed(tokens) @ self.correction.to(token).T
+        else:
+            shape = self.offsets(self.moments)
+        return token + (shape.to(token) @ self.steps.to(token))[:, None]
+
+    @torch.no_grad()
+    def fit(self, audio: Tensor, moments: Tensor) -> None:
+        """Fit the correction to the offsets of these moments by ridge regression. audio: (N, 50, D) of all moments."""
+        device = self.steps.device
+        parts = [self.heard.mixed(part.to(device).float()) for part in audio[moments].split(64)]
+        features = torch.cat(parts).double()
+        mean, spread = features.mean(0), features.std(0).clamp_min(1e-6)
+        known = (features - mean) / spread
+        wanted = self.offsets.weight[moments.to(device)].double()
+        strength = RIDGE * len(known) * torch.eye(known.shape[1], dtype=known.dtype, device=device)
+        fitted = torch.linalg.solve(known.T @ known + strength, known.T @ wanted).T / spread
+        # nothing is added to what is heard on average: a LoRA has no bias
+        self.correction.copy_(fitted - torch.outer(fitted @ mean, mean) / mean.square().sum())
+
+    def lora(self) -> dict[str, Tensor]:
+        """The correction as a LoRA of the projection's last layer, under the names of a LoRA file."""
+        layer, rank = f"{PREFIX}audio_projection.out", len(self.steps)
+        pair = {"lora_A.weight": self.correction, "lora_B.weight": self.steps.T, "alpha": torch.tensor(float(rank))}
+        return {f"{layer}.{name}": tensor for name, tensor in pair.items()}
