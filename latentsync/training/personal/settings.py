@@ -34,7 +34,7 @@ class PersonalSettings:
     shape_weight: float = 0.02
     decoded: int = 6
     ema_decay: float = 0.99
-    most_frames: int = 960
+    most_frames: int = 480
     judge_every: int = 100
     patience: int = 4
     seed: int = 1247
