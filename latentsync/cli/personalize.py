@@ -8,7 +8,6 @@ import typer
 
 from ..errors import UserError
 from ..settings import Settings
-from ..training.progress import duration
 from .parameters import expand_options, option
 
 _RUN, _WHAT, _MACHINE = "What goes in and out", "How it is trained", "Machine and models"
@@ -51,6 +50,7 @@ def personalize(
     """
     from ..training.personal.run import CONSENT, Request
     from ..training.personal.run import personalize as make
+    from ..training.progress import duration
     from ..training.signals import stop_on_signals
     from .console import LinesAndBar
 

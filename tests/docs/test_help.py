@@ -17,6 +17,7 @@ from .test_commands import parse, told
 TABLES = {
     "run": ("docs/cli.md", "run"),
     "batch": ("docs/cli.md", "batch"),
+    "personalize": ("docs/cli.md", "personalize"),
     "queue": ("docs/queue.md", "Options"),
     "app": ("docs/app.md", "Options"),
 }

@@ -44,6 +44,7 @@ NOT_HERE = {
 }
 """Parameters with which a command of RUN is left out."""
 ELSEWHERE = {
+    "personalize": "minutes, and a real face: tests/training/test_personal.py",
     "bench": "the built-in model, for minutes: tests/evaluation/test_bench.py",
     "app": "a server that runs on: tests/webapp/test_browser.py",
     "queue": "a ComfyUI: tests/nodes/test_queue.py, tests/workflows/test_workflows.py",

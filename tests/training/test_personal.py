@@ -10,19 +10,24 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from latentsync.errors import UnfinishedError, UserError
+from latentsync.evaluation.full_size import SD_VAE, random_unet, random_vae
 from latentsync.face.identity import Looks
 from latentsync.models.unet import UNet
 from latentsync.models.unet_blocks import AudioProjection
+from latentsync.models.unet_config import UNetConfig
+from latentsync.models.vae import VAE
 from latentsync.training.personal import run
 from latentsync.training.personal.examples import APART, CHOICES, alike, make_examples, unbroken
 from latentsync.training.personal.footage import BLOCK, Clip, check, detail, said, thinned
 from latentsync.training.personal.judge import Figures, Judge
 from latentsync.training.personal.page import Story, sheet, write_page
+from latentsync.training.personal.plan import make_plan
 from latentsync.training.personal.run import Request, personalize
 from latentsync.training.personal.settings import PersonalSettings
 from latentsync.training.personal.told import Told
@@ -256,6 +261,31 @@ def test_offsets_are_learned_of_the_moments_that_were_seen(tmp_path, monkeypatch
     assert ours.told.moments is None
 
 
+def test_the_hearing_is_corrected_by_what_was_told():
+    """Offsets that are a linear function of what is heard are heard from then on; on average nothing is added."""
+    projection, _ = heard()
+    audio = torch.randn(400, 50, 384, generator=torch.Generator().manual_seed(1)).half() + 0.3
+    told = Told(projection, audio)
+    before, features = told(audio.float()).detach(), projection.mixed(audio.float()).detach()
+    wanted = (features - features.mean(0)) @ torch.randn(
+        features.shape[1], 3, generator=torch.Generator().manual_seed(2)
+    )
+    told.offsets.weight.data = wanted / wanted.std(0)
+    moments = torch.arange(0, 400, 2)
+    told.fit(audio, moments)
+    added = ((told(audio.float()) - before)[:, 0] @ torch.linalg.pinv(told.steps)).detach()
+    for i in range(3):
+        assert np.corrcoef(added[1::2, i], told.offsets.weight.detach()[1::2, i])[0, 1] > 0.9
+    assert added[moments].mean(0).abs().max() < 0.05
+    state = {"audio_projection.out.weight": projection.out.weight.detach()}
+    merged = merge_lora(state, told.lora())
+    with torch.no_grad():
+        projection.out.weight.copy_(merged["audio_projection.out.weight"])
+        torch.testing.assert_close(
+            projection(audio.float()), before + (added @ told.steps)[:, None], atol=1e-4, rtol=1e-4
+        )
+
+
 def hearing_unet(path) -> UNet:
     return lively(UNet(replace(tiny_config(motion="none"), audio_rank=2, prediction_type="sample", resolution=SIDE)), 0)
 
@@ -402,6 +432,43 @@ def test_silence_is_refused(recording, tmp_path):
 def test_requests_are_checked_first(recording, tmp_path, changes, words):
     with pytest.raises(UserError, match=words):
         personalize(replace(request(recording, tmp_path / "me.safetensors"), **changes))
+
+
+# ---- the plan --------------------------------------------------------------------------------------------------------
+
+
+def full_trainer(unet, vae, side: int = 256) -> PersonalTrainer:
+    crops = np.zeros((64, side, side, 3), np.uint8)
+    one = replace(clip(64), crops=crops, audio=torch.zeros(64, 50, 384).half())
+    examples = make_examples([one], lambda pixels: (torch.zeros(len(pixels), 4, side // 8, side // 8),) * 2)
+    settings = PersonalSettings.for_network(unet)
+    codec = Codec(vae, side, torch.bfloat16, gradient_checkpointing=settings.checkpointing)
+    return PersonalTrainer(unet, vae, examples, settings, codec)
+
+
+@pytest.mark.slow
+def test_a_person_of_1_5_fits_a_card_of_12_gb():
+    """Computed on tensors without content: 7.5 GB, of which 5.1 are the U-Net's weights in fp32."""
+    with torch.device("meta"):
+        unet, vae = UNet(UNetConfig(resolution=256)), VAE(AutoencoderKL(**SD_VAE), scaling=0.18215)
+    plan = make_plan(full_trainer(unet, vae))
+    assert plan.memory is not None
+    assert 5.5e9 < plan.memory.total < 12e9
+    assert plan.memory.weights == pytest.approx(5.1e9, rel=0.02)
+    assert "1.5 takes" in plan.lines("1.5")[1]
+    with pytest.raises(UserError, match=r"Training takes 7\.\d GB, and 4\.0 GB are free"):
+        replace(plan, free=4_000_000_000).check()
+
+
+@pytest.mark.slow
+def test_a_step_of_full_size():
+    """Random weights, 16 frames of 256 px, on a CPU."""
+    unet, vae = random_unet(UNetConfig(resolution=256), "cpu", torch.float32), random_vae(SD_VAE, "cpu", torch.float32)
+    ours = full_trainer(unet, vae)
+    losses = ours.train_step()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    moved = [p for n, p in ours.unet.named_parameters() if "lora_B" in n]
+    assert all(bool(p.abs().max() > 0) for p in moved)
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
