@@ -45,7 +45,7 @@ def test_one_understands_it_from_its_listing():
     assert sum(path.is_dir() for path in entries) <= 13
     sizes = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert not {name: size for name, size in sizes.items() if size >= LONGEST_FILE}
-    assert sum(sizes.values()) <= 31_500
+    assert sum(sizes.values()) <= 34_500
 
 
 def test_functions_are_short():
