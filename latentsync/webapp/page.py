@@ -15,6 +15,7 @@ from .config import GOOD, qualities
 from .examples import FACES, VOICES, Example, of_folder
 from .faces import Shot, first_look, look, places, shown_frames
 from .getting import GetModel
+from .personal import MakePerson
 from .queue import CANCELLED, DONE, FAILED
 from .result import POLL, ResultView, model_label, show_progress
 from .service import AppService, FormValues
@@ -231,6 +232,8 @@ class Page:
         more = MoreSettings(st, self.session, self.limits, self.service.settings.watermark, self.files)
         settings, cut = more.show(offered[quality], own_sound)
         strength = st.session_state.get(STRENGTH, 1.0)
+        if self.owner and backend == "local" and checkpoint is not None:
+            MakePerson(st, self.service, self.session).show(checkpoint)
         return None if checkpoint is None else FormValues(backend, checkpoint, settings, own_sound, cut, strength)
 
     def _backend(self, busy: bool) -> tuple[str, str | None]:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..files import safe_name
 from ..media.encoding import ending_for
 from ..settings import Settings
 from ..timeline import Cut, parse_spans
 from .backends import Backend, ComfyServer, LipSyncRequest, LipSyncResult, LocalEngine, is_here
 from .config import NO_BACKEND, AppSettings
-from .queue import Job, Queue
+from .queue import CancelledError, Job, Queue
 from .sessions import Session, Sessions
 from .uploads import Media, browser_copy, plays_in_browsers, small_copy
 from .words import count, duration, length
@@ -25,6 +26,7 @@ from .words import count, duration, length
 if TYPE_CHECKING:
     from ..audio.speakers import Speaker
     from ..evaluation.landmark_sync import Score
+    from ..training.personal.run import PersonalModel
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,14 @@ class AppService:
         others = tuple(_speakers(session, form, part, self.limits.seconds)) if session.others else ()
         lora = () if session.lora is None else (f"{session.lora.path}:{form.strength:g}",)
         return LipSyncRequest(face.path, sound, out, form.checkpoint, form.settings, still, cut, others, lora)
+
+    def make_person(self, session: Session, checkpoint: str) -> None:
+        """Queue the training of a model of the person in the session's clip, among the runs on this computer."""
+        if session.face is None or (session.person is not None and not session.person.over):
+            return
+        session.person = self._queues["local"].submit(
+            partial(train_person, session.face, checkpoint, session.folder, self.settings.device)
+        )
 
     def get_model(self, name: str) -> None:
         """Download a model and all that it needs, in the background; see `download`. A second call while one is under
@@ -221,3 +231,34 @@ def _score(result: LipSyncResult, job: Job["Score"]) -> "Score":
             return score_file(result.video, None, finder, **options)
         except UserError as error:
             raise UserError(str(error).replace(str(result.video), "The result")) from error
+
+
+def train_person(clip: Media, checkpoint: str, folder: Path, device: str, job: Job["PersonalModel"]) -> "PersonalModel":
+    """In a folder of its own within the session's."""
+    from ..training.personal.run import Request, personalize
+
+    name = safe_name(Path(clip.name).stem)
+    own = folder / f"person-{uuid.uuid4().hex}"
+    own.mkdir()
+    request = Request([clip.path], own / f"{name}.safetensors", checkpoint, name, device=device)
+    try:
+        return personalize(request, Lines(job), lambda: job.stopping)
+    except UserError as error:
+        if job.stopping:
+            raise CancelledError from error
+        raise UserError(str(error).replace(str(clip.path), clip.name)) from error
+
+
+class Lines:
+    """What the training tells, as a job's progress."""
+
+    def __init__(self, job: Job[Any]) -> None:
+        self.job = job
+
+    def __call__(self, line: str) -> None:
+        if not self.job.stopping:
+            self.job.report(line, self.job.done, self.job.total)
+
+    def draw(self, share: float, text: str) -> None:
+        if not self.job.stopping:
+            self.job.report(text, share, 1)

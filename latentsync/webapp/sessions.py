@@ -19,6 +19,7 @@ from .queue import Job
 
 if TYPE_CHECKING:
     from ..evaluation.landmark_sync import Score
+    from ..training.personal.run import PersonalModel
     from .backends import LipSyncResult
     from .faces import Shot
     from .uploads import Media
@@ -43,8 +44,8 @@ class Session:
     """folder: its files. face, voice: what was uploaded. run, score: the last jobs. errors: why the last upload
     ("face", "voice", "other") or "run" was refused. shot, picked: the frame that is shown, and which of its faces is to
     speak. others: more people who speak. points: three places in that frame instead, "" for none. lora: a file that
-    changes the model. form: the settings on the page, by the keys of their widgets. told: the run whose end was
-    announced. tabs: of browsers that show it."""
+    changes the model. person: the model of the person in the clip that is made, or was. form: the settings on the page,
+    by the keys of their widgets. told: the run whose end was announced. tabs: of browsers that show it."""
 
     folder: Path
     face: "Media | None" = None
@@ -57,6 +58,7 @@ class Session:
     others: "list[OtherVoice]" = field(default_factory=list)
     points: str = ""
     lora: "Media | None" = None
+    person: "Job[PersonalModel] | None" = None
     form: dict[str, Any] = field(default_factory=dict)
     told: "Job[LipSyncResult] | None" = None
     tabs: set[str] = field(default_factory=set)
@@ -69,7 +71,7 @@ class Session:
 
     @property
     def jobs(self) -> list[Job[Any]]:
-        return [job for job in (self.run, self.score) if job is not None]
+        return [job for job in (self.run, self.score, self.person) if job is not None]
 
     @property
     def busy(self) -> bool:
@@ -94,11 +96,12 @@ class Session:
 
     def reset(self) -> None:
         """Forget the last run, and remove all files but the uploads."""
-        for job in self.jobs:
-            job.cancel()
+        for job in (self.run, self.score):
+            if job is not None:
+                job.cancel()
         self.run = self.score = None
         uploads = {media.path for media in self.uploads}
-        for path in set(self.folder.iterdir()) - uploads:
+        for path in {path for path in self.folder.iterdir() if path.is_file()} - uploads:
             with suppress(PermissionError):  # on Windows, a file that is still being scored; it goes next time
                 path.unlink(missing_ok=True)
 
