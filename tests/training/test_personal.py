@@ -1,6 +1,9 @@
 """A model of one person: footage, examples, training, resuming, the file and the page."""
 
 import itertools
+import re
+import subprocess
+import sys
 import wave
 from dataclasses import replace
 from fractions import Fraction
@@ -488,3 +491,54 @@ def test_the_sheet_has_a_row_for_each(tmp_path):
 
 def test_more_detail_than_the_true_mouth_is_no_gain():
     assert Figures(0.5, 0.6, 3.0).score == Figures(0.5, 0.6, 1.0).score > Figures(0.5, 0.6, 0.5).score
+
+
+SCRIPT = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+from latentsync.training.personal.judge import Figures, Judge
+from latentsync.training.personal.run import Request, personalize
+from latentsync.training.personal.settings import PersonalSettings
+
+first = []
+
+def figures(self, made):  # a tiny network makes nobody's mouth: what changes most is the best
+    first.append(made.astype(float))
+    return Figures(0.1, 0.1, 0.1 + float(np.abs(made - first[0]).mean()) / 255)
+
+Judge.figures = figures
+settings = PersonalSettings(steps=8, batch_size=1, frames=4, decoded=3, rank=2, judge_every=2, adversarial_from=1,
+                            learning_rate=1e-2, decoder_learning_rate=1e-2)
+folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+request = Request([folder / "me.mp4"], out, str(folder / "tiny.safetensors"), "x", anyway=True, device="cpu",
+                  whisper=folder / "whisper.safetensors", settings=settings)
+personalize(request, lambda line: print(line, flush=True))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_file(recording, tmp_path):
+    def start(out: Path) -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", SCRIPT, str(recording.parent), str(out)]
+        return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+
+    with start(tmp_path / "whole.safetensors") as whole:
+        assert whole.wait(600) == 0
+    again = tmp_path / "again.safetensors"
+    for line in ("encoding: frame", "step 4: opening", "step 6: opening"):  # where it is when it is killed
+        with start(again) as process:
+            assert process.stdout is not None
+            assert any(told.startswith(line) for told in process.stdout)
+            process.kill()
+        assert not again.exists()
+    with start(again) as last:
+        assert last.stdout is not None
+        lines = last.stdout.read()
+        assert last.wait(600) == 0
+    assert re.search("goes on at step [46] of 8", lines)
+    ours, theirs = read_tensors(again), read_tensors(tmp_path / "whole.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert not list(tmp_path.glob(".*"))
