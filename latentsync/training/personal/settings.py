@@ -14,7 +14,7 @@ class PersonalSettings:
     at the held-out end, also between two checkpoints. patience: looks without a better one after which it ends.
     """
 
-    steps: int = 900
+    steps: int = 400
     batch_size: int = 2
     frames: int = 6
     rank: int = 16
@@ -35,7 +35,7 @@ class PersonalSettings:
     decoded: int = 6
     ema_decay: float = 0.99
     most_frames: int = 480
-    judge_every: int = 100
+    judge_every: int = 50
     patience: int = 4
     seed: int = 1247
     checkpointing: bool = False
