@@ -51,7 +51,7 @@ class LatentSyncPersonalize(io.ComfyNode):
                 io.Audio.Input("audio", optional=True, tooltip="What the person says in images."),
                 inputs.fps("of images, from Get Video Components. A video knows its own."),
                 io.String.Input(
-                    "name", default="me", tooltip="Of the person: the LoRA becomes output/loras/<name>.safetensors."
+                    "name", default="me", tooltip="Of the person: the LoRA becomes output/loras/NAME.safetensors."
                 ),
                 inputs.checkpoint(),
                 io.Boolean.Input(
