@@ -17,6 +17,7 @@ from torch import Tensor
 from ..latentsync.errors import UserError
 from ..latentsync.media.journal import fingerprint
 from ..latentsync.settings import check_face
+from ..latentsync.training.personal.footage import BEST, ENOUGH
 from ..latentsync.training.personal.run import CONSENT, Request, personalize
 from ..latentsync.weights.files import our_metadata, read_tensors
 from . import host, inputs
@@ -43,7 +44,9 @@ class LatentSyncPersonalize(io.ComfyNode):
             " workflow goes on where it stopped.",
             inputs=[
                 io.Video.Input(
-                    "video", optional=True, tooltip="The person speaking, with sound: 20 s at least, 60 s are good."
+                    "video",
+                    optional=True,
+                    tooltip=f"The person speaking, with sound: {ENOUGH:.0f} s at least, {BEST:.0f} s are good.",
                 ),
                 io.Image.Input(
                     "images", optional=True, tooltip="In place of a video: its frames. They need audio and fps as well."

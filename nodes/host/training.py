@@ -54,6 +54,7 @@ class TrainingReport:
 def training(stages: Stages) -> Iterator[TrainingReport]:
     """Around training: nothing of ComfyUI's on the card, gradients, which nodes are run without, and models found where
     ComfyUI keeps them. Global random numbers are as before afterwards."""
+    report = TrainingReport(stages)
     memory.unload_all_models()
     memory.soft_empty_cache()
     try:
@@ -63,8 +64,10 @@ def training(stages: Stages) -> Iterator[TrainingReport]:
             torch.random.fork_rng(devices=[]),
             searching(search_folders()),
         ):
-            yield TrainingReport(stages)
+            yield report
     except UnfinishedError as error:
+        if not report.cancelled:
+            raise
         raise memory.InterruptProcessingException from error
     finally:
         memory.soft_empty_cache()
