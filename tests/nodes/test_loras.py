@@ -13,7 +13,7 @@ from latentsync.weights.bundle import load_models
 
 from ..tiny import person_lora, tiny_checkpoint
 from ..workflows.api import pictures
-from .clips import frames_of, portrait
+from .clips import portrait
 from .graphs import Graph
 from .parts import in_one, loaded, loader, streamed
 from .test_schema import choices, inputs
@@ -48,6 +48,7 @@ def speaker(clip, **more):
     source = loaded(g, clip)
     made = in_one(g, source, source[1], steps=1, guidance=1.0, **more)
     g.node("SaveImage", "made", images=made, filename_prefix="lora")
+    g.node("SaveImage", "source", images=source, filename_prefix="source")
     return g
 
 
@@ -55,7 +56,7 @@ def test_frames_are_those_of_the_engine(comfy, short, me):
     """What `latentsync run --lora me.safetensors:0.5` makes of them."""
     run = comfy.queue(speaker(short, lora=me.name, lora_strength=STRENGTH)).check()
     made = pictures(comfy, run, "made")
-    frames, (waveform, rate) = frames_of(comfy.input / short), load_audio(comfy.input / short)
+    frames, (waveform, rate) = pictures(comfy, run, "source"), load_audio(comfy.input / short)
     settings = Settings(face="largest", steps=1, guidance=1.0, seed=1)
     wanted = {}
     for name, loras in (("with", [f"{me}:{STRENGTH}"]), ("without", [])):
