@@ -15,7 +15,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..latentsync.errors import UserError
-from ..latentsync.media.journal import fingerprint
+from ..latentsync.media.journal import fingerprint as key_of
 from ..latentsync.settings import check_face
 from ..latentsync.training.personal.footage import BEST, ENOUGH
 from ..latentsync.training.personal.run import CONSENT, Request, personalize
@@ -90,7 +90,7 @@ class LatentSyncPersonalize(io.ComfyNode):
         rest = {ours.removeprefix("training_"): value for ours, value in rest.items()}
         with _footage(video, images, audio, fps) as clip:
             check_sound(clip, None)
-            known = fingerprint(rest, clip, model)
+            known = key_of(rest, clip, model)
             if not files.is_made(known):
                 ask = Request([clip], files.work, model, files.lora.stem, device=host.training_device(), **rest)
                 with host.training(host.Stages(cls.hidden.unique_id)) as report:

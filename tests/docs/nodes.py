@@ -41,7 +41,7 @@ Seen on ComfyUI 0.33.0 and, where the node exists there, on 0.3.64. The tests th
 | MASK of a hand or a microphone | *keep_out* of Composite or Lip Sync | one for all frames, or one for each |
 | Draw BBoxes, crop nodes, detailers | behind Face Regions | boxes and masks in pixels of the pictures |
 """
-FILE = re.compile(r"\\.(safetensors|pt|pth|ckpt|bin|task|model)$")
+FILE = re.compile(r"\.(safetensors|pt|pth|ckpt|bin|task|model)$")
 
 
 def reference(schemas: dict[str, Any]) -> str:

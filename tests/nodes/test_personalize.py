@@ -57,7 +57,7 @@ def trained(comfy, clip):
     """One graph, as a user draws it: the LoRA goes by a wire into Lip Sync, the sheet to a file."""
     g, person = of_video(clip, name="anna")
     source = loaded(g, clip)
-    made = in_one(g, source, source[1], steps=1, guidance=1.0, lora=person[1])
+    made = in_one(g, source, source[1], steps=1, guidance=1.0, fit="trim", lora=person[1])
     g.node("SaveImage", "made", images=made, filename_prefix="anna")
     g.node("SaveImage", "source", images=source, filename_prefix="source")
     g.node("SaveImage", "sheet", images=person[2], filename_prefix="sheet")
@@ -105,7 +105,7 @@ def test_it_tells_how_far_it_is(trained):
 def test_a_wire_into_lip_sync_gives_the_frames_of_the_engine(comfy, clip, trained):
     _, run = trained
     frames, (waveform, rate) = pictures(comfy, run, "source"), load_audio(comfy.input / clip)
-    settings = Settings(face="largest", steps=1, guidance=1.0, seed=1)
+    settings = Settings(face="largest", fit="trim", steps=1, guidance=1.0, seed=1)
     with load_models("nano", lora=[comfy.output / "loras" / "anna.safetensors"]) as models:
         wanted = lipsync(frames, waveform, rate, Fraction(25), models=models, settings=settings).frames
     assert np.abs(pictures(comfy, run, "made").astype(int) - wanted).max() <= 1
