@@ -86,11 +86,12 @@ class LatentSyncPersonalize(io.ComfyNode):
         if not consent:
             raise UserError(f"{CONSENT} If that is so, switch consent on.")
         check_face(rest["face"])
-        files, model = host.PersonalFiles.of(name), host.training_checkpoint(checkpoint)
+        files = host.PersonalFiles.of(name)
+        model, file = host.training_checkpoint(checkpoint)
         rest = {ours.removeprefix("training_"): value for ours, value in rest.items()}
         with _footage(video, images, audio, fps) as clip:
             check_sound(clip, None)
-            known = key_of(rest, clip, model)
+            known = key_of(rest, clip, file)
             if not files.is_made(known):
                 ask = Request([clip], files.work, model, files.lora.stem, device=host.training_device(), **rest)
                 with host.training(host.Stages(cls.hidden.unique_id)) as report:

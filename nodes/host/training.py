@@ -12,7 +12,7 @@ import torch
 
 from ...latentsync.errors import UnfinishedError, UserError
 from ...latentsync.weights.files import our_metadata, read_tensors, write_safetensors
-from ...latentsync.weights.registry import searching
+from ...latentsync.weights.registry import is_registered, searching
 from .files import LONGEST_PREFIX, search_folders
 from .loras import FOLDER
 from .models import checkpoint_path
@@ -78,9 +78,10 @@ def training_device() -> str:
     return str(memory.get_torch_device())
 
 
-def training_checkpoint(name: str) -> str:
-    """What the engine calls a checkpoint of the list: a known name, or a file."""
-    return str(checkpoint_path(name))
+def training_checkpoint(name: str) -> tuple[str, Path]:
+    """What the engine calls a checkpoint of the list, a known name or a file; and its file."""
+    path = checkpoint_path(name)
+    return (name if is_registered(name) else str(path)), path
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def person(clip: str) -> Scene:
     """A model of the left one; a few steps are enough to see what the node shows."""
     g = Graph()
     video = g.node("LoadVideo", file=clip)
-    how = {"checkpoint": "nano", "fps": 25.0, "name": "anna", "face": "left", "minutes": 0.0, "training_steps": 2}
+    how = {"checkpoint": "nano", "fps": 25.0, "name": "anna", "face": "left", "minutes": 0.0, "training_steps": 40}
     made = g.node("LatentSyncPersonalize", video=video, consent=True, anyway=True, **how)
     return g, {"personalize": [int(video.id), int(made.id)]}, [[int(video.id)], [int(made.id)]]
 
