@@ -5,13 +5,14 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from comfy_api.latest import io
+from PIL import Image
 from torch import Tensor
 
 from ..latentsync.errors import UserError
@@ -197,5 +198,5 @@ def _sheet(page: Path) -> Tensor | None:
     found = SHEET.search(page.read_text("utf-8")) if page.is_file() else None
     if found is None:
         return None
-    picture = cv2.imdecode(np.frombuffer(base64.b64decode(found[1]), np.uint8), cv2.IMREAD_COLOR)
-    return torch.from_numpy(picture[:, :, ::-1].copy())[None].float() / 255
+    picture = Image.open(BytesIO(base64.b64decode(found[1]))).convert("RGB")
+    return torch.from_numpy(np.array(picture))[None].float() / 255
