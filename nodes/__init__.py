@@ -8,6 +8,7 @@ from .faces import LatentSyncComposite, LatentSyncFaceRegions, LatentSyncFindFac
 from .fit import LatentSyncFitLength
 from .lipsync import LatentSyncLipSync, LatentSyncVideo
 from .loaders import LatentSyncDownload, LatentSyncLoader
+from .personalize import LatentSyncPersonalize
 from .routes import add_routes
 from .sampling import LatentSyncCondition, LatentSyncNoise, LatentSyncSampler
 from .score import LatentSyncScore
@@ -35,5 +36,6 @@ class LatentSyncExtension(ComfyExtension):
             LatentSyncVideo,
             LatentSyncSpeakers,
             LatentSyncScore,
+            LatentSyncPersonalize,
         ]
         return [host.with_short_paths(node) for node in nodes]

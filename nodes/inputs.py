@@ -5,6 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..latentsync.settings import CODECS, ENCODERS, FITS, MODES, NO_FACES, SILENCES, SOLVERS, WATERMARKS, Settings
+from ..latentsync.weights.lora import STRONGEST
 from . import host
 
 FACE_TRACK = io.Custom("FACE_TRACK")
@@ -27,6 +28,36 @@ def checkpoint() -> Any:
         tooltip="nano (built in, small, soft), 1.5 (256 px), 1.6 (512 px), or a file of models/latentsync. What is"
         " missing is named with its size and how to get it.",
     )
+
+
+def lora() -> list[Any]:
+    """Which LoRA is added to the checkpoint, and how strongly. Optional: older workflows have none."""
+    return [
+        io.Combo.Input(
+            "lora",
+            optional=True,
+            options=host.loras(),
+            default=host.NO_LORA,
+            tooltip="A model of one person, or another LoRA of this checkpoint, from models/loras, output/loras or"
+            " models/latentsync. It is added to the U-Net and, where it has a part for it, to the VAE.",
+        ),
+        host.advanced(
+            io.Float.Input(
+                "lora_strength",
+                optional=True,
+                default=1.0,
+                min=-STRONGEST,
+                max=STRONGEST,
+                step=0.05,
+                tooltip="How strongly the LoRA acts: 1 as it was trained, 0 not at all.",
+            )
+        ),
+    ]
+
+
+def files_changed(checkpoint: str = "", lora: str | None = None, **_: object) -> list[float]:
+    """For fingerprint_inputs: when the files that these inputs name were last changed."""
+    return [host.mtime(checkpoint), host.lora_time(lora)]
 
 
 def fps(tooltip: str) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..latentsync.errors import UserError
 from ..latentsync.media.encoding import ending_for
 from ..latentsync.pipeline import Report, Speaker, lipsync_file
 from ..latentsync.settings import Settings
@@ -37,13 +38,25 @@ def common_inputs(who: Sequence[Any] = (), extra: Sequence[Any] = (), facts: dic
 
 
 def model_inputs(
-    graph: Any, checkpoint: str, resolution: int, model: Any, vae: Any, audio_encoder: Any
+    graph: Any, checkpoint: str, resolution: int, lora: dict[str, Any], model: Any, vae: Any, audio_encoder: Any
 ) -> dict[str, Any]:
-    """What is connected, and a loader for what is not."""
+    """What is connected, and a loader for what is not. lora: the inputs about it."""
     given = {"model": model, "vae": vae, "audio_encoder": audio_encoder}
     if any(part is None for part in given.values()):
-        loader = graph.node("LatentSyncLoader", checkpoint=checkpoint, resolution=resolution, dtype="auto")
+        files = {"checkpoint": checkpoint, "resolution": resolution, "dtype": "auto"}
+        loader = graph.node("LatentSyncLoader", **files, **lora)
         given = {name: loader.out(i) if part is None else part for i, (name, part) in enumerate(given.items())}
+    return given
+
+
+def lora_inputs(rest: dict[str, Any], model: Any) -> dict[str, Any]:
+    """Those about a LoRA, taken out of the values of a node. UserError where a connected MODEL would not get it."""
+    given = {name: rest.pop(name) for name in ("lora", "lora_strength") if name in rest}
+    if given.get("lora", host.NO_LORA) != host.NO_LORA and model is not None:
+        raise UserError(
+            f"The LoRA {given['lora']} is for the checkpoint of this node, but a model is connected; choose the LoRA on"
+            " the LatentSync: Load Model that this model comes from."
+        )
     return given
 
 
@@ -65,6 +78,7 @@ class LatentSyncLipSync(io.ComfyNode):
                 *common_inputs([inputs.face()], [inputs.keep_out(extra_dict=RAW)], RAW),
                 inputs.silence(),
                 inputs.points(),
+                *inputs.lora(),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The frames with a talking mouth."),
@@ -81,7 +95,8 @@ class LatentSyncLipSync(io.ComfyNode):
         fit, face, points = rest.pop("fit"), rest.pop("face"), rest.pop("points", Settings.points)
         quiet = {"silence": rest.pop("silence", Settings.silence)}
         own = {name: rest.pop(name, None) for name in ("model", "vae", "audio_encoder")}
-        use = model_inputs(graph, checkpoint, rest.pop("resolution", 0), **own)
+        lora = lora_inputs(rest, own["model"])
+        use = model_inputs(graph, checkpoint, rest.pop("resolution", 0), lora, **own)
         look = {"grow": 0, "feather": 0, "match_color": True, "keep_out": rest.pop("keep_out", None)}
         who = {"face": face, "points": points, "resolution": 0, "preview_frame": 0}
         found = graph.node("LatentSyncFindFaces", images=images, model=use["model"], **who)
@@ -96,6 +111,10 @@ class LatentSyncLipSync(io.ComfyNode):
         track["crops"] = crops.out(0)
         done = graph.node("LatentSyncComposite", images=fitted.out(0), **look, **track)
         return io.NodeOutput(done.out(0), fitted.out(1), done.out(1), expand=graph.finalize())
+
+    @classmethod
+    def fingerprint_inputs(cls, **given: Any) -> list[float]:
+        return inputs.files_changed(**given)
 
 
 def file_inputs(speech: Sequence[Any] = ()) -> list[Any]:
@@ -188,6 +207,7 @@ class LatentSyncVideo(io.ComfyNode):
                 inputs.no_face(),
                 inputs.mode(),
                 inputs.encoder(),
+                *inputs.lora(),
             ],
             outputs=outputs(),
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -212,19 +232,24 @@ class LatentSyncVideo(io.ComfyNode):
         **rest: Any,
     ) -> io.NodeOutput:
         own = {name: rest.pop(name, None) for name in ("model", "vae", "audio_encoder")}
+        lora = lora_inputs(rest, own["model"])
         cut = Cut(*times(start, duration), *times(audio_start, audio_duration))
         if audio is not None:
             rest["audio_track"] = Settings.audio_track  # a connected speech has one track
         settings = Settings(**inputs.BROWSERS | rest)
         if any(part is None for part in own.values()):
             graph = host.graph()
-            use = {"video": video, "audio": audio, **model_inputs(graph, checkpoint, resolution, **own), **rest}
+            use = {"video": video, "audio": audio, **model_inputs(graph, checkpoint, resolution, lora, **own), **rest}
             place = {"checkpoint": checkpoint, "save_to": save_to, "filename_prefix": filename_prefix}
             spans = {"start": start, "duration": duration, "audio_start": audio_start, "audio_duration": audio_duration}
             node = graph.node("LatentSyncVideo", resolution=resolution, **place, **spans, **use)
             return io.NodeOutput(node.out(0), node.out(1), expand=graph.finalize())
         prefix = filename_prefix if save_to == "output" else None
         return streamed(cls.hidden, video, host.sound_file(audio), own, settings, cut, prefix)
+
+    @classmethod
+    def fingerprint_inputs(cls, **given: Any) -> list[float]:
+        return inputs.files_changed(**given)
 
 
 def streamed(

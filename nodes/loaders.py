@@ -1,5 +1,7 @@
 """Models in: from disk, and, only when it is asked for, from the network."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..latentsync.weights.load import DTYPES
@@ -27,6 +29,7 @@ class LatentSyncLoader(io.ComfyNode):
                         " halve its memory against fp32.",
                     )
                 ),
+                *inputs.lora(),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The U-Net: for LatentSync: Sampler, or KSampler."),
@@ -36,12 +39,14 @@ class LatentSyncLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, checkpoint: str, resolution: int, dtype: str) -> io.NodeOutput:
-        return io.NodeOutput(*host.load(checkpoint, resolution or None, DTYPES.get(dtype)))
+    def execute(
+        cls, checkpoint: str, resolution: int, dtype: str, lora: str = host.NO_LORA, lora_strength: float = 1.0
+    ) -> io.NodeOutput:
+        return io.NodeOutput(*host.load(checkpoint, resolution or None, DTYPES.get(dtype), lora, lora_strength))
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str, **_: object) -> float:
-        return host.mtime(checkpoint)
+    def fingerprint_inputs(cls, **given: Any) -> list[float]:
+        return inputs.files_changed(**given)
 
 
 class LatentSyncDownload(io.ComfyNode):

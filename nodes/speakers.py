@@ -14,7 +14,7 @@ from ..latentsync.settings import Settings, check_face
 from ..latentsync.timeline import Cut, typed_seconds
 from . import host, inputs
 from .images import speech_of
-from .lipsync import common_inputs, file_inputs, model_inputs, outputs, streamed, times
+from .lipsync import common_inputs, file_inputs, lora_inputs, model_inputs, outputs, streamed, times
 
 FEWEST, MOST = 2, 6
 """Speakers of one node; LatentSync: Video is for one."""
@@ -47,6 +47,7 @@ class LatentSyncSpeakers(io.ComfyNode):
                 inputs.no_face(),
                 inputs.mode(),
                 inputs.encoder(),
+                *inputs.lora(),
                 *more,
             ],
             outputs=outputs(),
@@ -70,11 +71,12 @@ class LatentSyncSpeakers(io.ComfyNode):
         **rest: Any,
     ) -> io.NodeOutput:
         own = {name: rest.pop(name, None) for name in ("model", "vae", "audio_encoder")}
+        lora = lora_inputs(rest, own["model"])
         asked = host.grown("speakers", speakers, rest)
         people, settings = _people(asked), Settings(**inputs.BROWSERS | rest)
         if any(part is None for part in own.values()):
             graph = host.graph()
-            use = {"video": video, **model_inputs(graph, checkpoint, resolution, **own), **rest}
+            use = {"video": video, **model_inputs(graph, checkpoint, resolution, lora, **own), **rest}
             use |= {name if name == "speakers" else f"speakers.{name}": value for name, value in asked.items()}
             place = {"checkpoint": checkpoint, "save_to": save_to, "filename_prefix": filename_prefix}
             cut = {"resolution": resolution, "start": start, "duration": duration}
@@ -82,6 +84,10 @@ class LatentSyncSpeakers(io.ComfyNode):
             return io.NodeOutput(node.out(0), node.out(1), expand=graph.finalize())
         prefix = filename_prefix if save_to == "output" else None
         return streamed(cls.hidden, video, _voices(people), own, settings, Cut(*times(start, duration)), prefix)
+
+    @classmethod
+    def fingerprint_inputs(cls, **given: Any) -> list[float]:
+        return inputs.files_changed(**given)
 
 
 def _inputs(number: int) -> list[Any]:

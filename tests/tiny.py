@@ -19,8 +19,10 @@ from latentsync.face.detect import FaceFinder
 from latentsync.models.unet import UNet
 from latentsync.models.unet_config import UNetConfig
 from latentsync.models.whisper import WhisperEncoder
+from latentsync.training.unet.lora import add_lora, lora_state
 from latentsync.weights.bundle import Models
 from latentsync.weights.convert import save_model
+from latentsync.weights.files import write_safetensors
 from latentsync.weights.load import load_unet
 from latentsync.weights.registry import find
 from latentsync.weights.vae_files import load_vae
@@ -106,6 +108,21 @@ def tiny_checkpoint(
             "vae_scaling": 1.0 if taesd else 0.5,
         },
     )
+
+
+def person_lora(path: Path, checkpoint: str | Path, *, rank: int = 2, seed: int = 5, **metadata: str) -> Path:
+    """Laid out as a model of one person is: on linear layers and convolutions, with a change of the VAE's decoder."""
+    unet = load_unet(checkpoint)
+    add_lora(unet, rank, everywhere=True, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    tensors = lora_state(unet)
+    for name, tensor in tensors.items():
+        if ".lora_" in name:
+            tensors[name] = torch.randn(tensor.shape, generator=generator) * (0.3 / tensor[0].numel()) ** 0.5
+    for name, tensor in load_vae(checkpoint).model.decoder.state_dict().items():
+        change = torch.randn(tensor.shape, generator=generator) * 0.1 * tensor.abs().mean()
+        tensors[f"vae.decoder.{name}.diff"] = change
+    return write_safetensors(path, tensors, {"format": "latentsync", "kind": "lora", "person": "me", **metadata})
 
 
 def find_model(name: str) -> Path | None:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from latentsync.files import atomic_path
-from latentsync.training.logging import RunLog
+from ..files import atomic_path
+from .logging import RunLog
 
 Report = Callable[[dict[str, float]], None]
 """Takes a step and the mean losses since the last report."""

@@ -78,7 +78,7 @@ def check_is_unet(info: FileInfo) -> None:
     if info.kind == "lora":
         raise UserError(
             f"{info.path} is a LoRA, which changes a U-Net and is none itself. Give the U-Net that it was trained on,"
-            f" say 1.5, and the LoRA by --lora (in ComfyUI: LoraLoaderModelOnly); or make one file of both:"
+            f" say 1.5, and the LoRA by --lora (in ComfyUI: as lora); or make one file of both:"
             f" `{command()} train merge-lora 1.5 {info.path.name} merged.safetensors`."
         )
     if info.kind not in ("unet", "nano"):

@@ -18,6 +18,7 @@ from .files import our_metadata, read_tensors
 from .identify import FileInfo, identify
 
 PREFIX, VAE_PREFIX, DIFFERENCE = "diffusion_model.", "vae.", ".diff"
+STRONGEST = 4.0
 STRENGTH = re.compile(r"^(.+):(-?\d+(?:\.\d*)?|-?\.\d+)$")
 
 
@@ -33,6 +34,10 @@ class Lora:
     @property
     def label(self) -> str:
         return self.path.stem if self.strength == 1 else f"{self.path.stem}:{self.strength:g}"
+
+    @property
+    def changes_vae(self) -> bool:
+        return any(name.startswith(VAE_PREFIX) for name in self.tensors)
 
     def check(self, checkpoint: FileInfo) -> None:
         """UserError if it states that it was trained on another checkpoint."""
@@ -72,8 +77,10 @@ def open_lora(given: str | Path) -> Lora:
     path, strength = split_strength(given)
     if not path.is_file():
         raise UserError(f"There is no LoRA {path}; give its file, or FILE:STRENGTH, such as me.safetensors:0.8.")
-    if abs(strength) > 4:
-        raise UserError(f"The LoRA's strength is {strength:g}; give -4 to 4, where 1 is as it was trained.")
+    if abs(strength) > STRONGEST:
+        raise UserError(
+            f"The LoRA's strength is {strength:g}; give -{STRONGEST:g} to {STRONGEST:g}, where 1 is as it was trained."
+        )
     info = identify(path)
     if info.kind != "lora":
         raise UserError(f"{path} is {info.title}, not a LoRA; give a file of `train unet --lora` or `personalize`.")

@@ -3,8 +3,9 @@
 import itertools
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ..files import comfyui_models, getting
 
 ASSETS = Path(__file__).parents[1] / "assets"
 NANO_FILE = "nano.safetensors"
+_more_folders: ContextVar[tuple[Path, ...]] = ContextVar("folders", default=())
 _SEARCH_DEPTH = 3
 _WEIGHT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".task", ".model")
 
@@ -256,7 +258,18 @@ def model_folders() -> list[Path]:
     """Where models are looked for, in order; downloads go to the first."""
     named = os.environ.get("LATENTSYNC_MODELS", "")
     folders = [Path(part).expanduser() for part in named.split(os.pathsep) if part.strip()]
-    return [*(folders or [*comfyui_models(), user_folder()]), ASSETS]
+    return [*_more_folders.get(), *(folders or [*comfyui_models(), user_folder()]), ASSETS]
+
+
+@contextmanager
+def searching(folders: Sequence[Path]) -> Iterator[None]:
+    """Models are looked for in these folders too, and there first, by all that is called meanwhile: for a host with
+    folders of its own."""
+    token = _more_folders.set(tuple(folders))
+    try:
+        yield
+    finally:
+        _more_folders.reset(token)
 
 
 def find(name: str, folders: Sequence[str | os.PathLike[str]] | None = None) -> Path:

@@ -11,6 +11,7 @@ from .files import (
     preview_picture,
     register_folders,
     sound_file,
+    steady_file,
     temp_path,
     video_file,
     video_of,
@@ -18,6 +19,7 @@ from .files import (
     workflow_metadata,
 )
 from .finder import face_finder
+from .loras import NO_LORA, lora_time, loras
 from .memory import belongings, recalled
 from .models import (
     NO_SYNCNET,
@@ -35,10 +37,13 @@ from .paths import short_text, with_short_paths
 from .progress import Stages, blocked_output, graph, routes, warn
 from .samples import bring_samples
 from .sampling import OneNoise, engine_models, engine_steps, sample
+from .training import PersonalFiles, training, training_checkpoint, training_device
 
 __all__ = [
+    "NO_LORA",
     "NO_SYNCNET",
     "OneNoise",
+    "PersonalFiles",
     "Stages",
     "advanced",
     "belongings",
@@ -59,6 +64,8 @@ __all__ = [
     "input_path",
     "keep_alive",
     "load",
+    "lora_time",
+    "loras",
     "mtime",
     "new_video",
     "picture_file",
@@ -71,9 +78,13 @@ __all__ = [
     "schema",
     "short_text",
     "sound_file",
+    "steady_file",
     "syncnet",
     "syncnets",
     "temp_path",
+    "training",
+    "training_checkpoint",
+    "training_device",
     "video_file",
     "video_of",
     "view_ref",

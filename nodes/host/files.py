@@ -22,11 +22,16 @@ from PIL import Image
 from torch import Tensor
 
 from ...latentsync.errors import UserError
+from ...latentsync.settings import Settings
+from ...latentsync.weights.download import sha256
 from ...latentsync.weights.registry import find, model_folders
 from ..images import speech_of
 from ..media import picture_size, write_picture, write_sound, write_video
 
 MODEL_FOLDER = "latentsync"
+RATE = Fraction(Settings.still_fps)
+OLD = 1_000_000_000
+"""Seconds; any time will do that is the same each time."""
 LONGEST_PREFIX = 200
 """Bytes of a file's name that a user may give; file systems end at 255."""
 EXTENSIONS = {".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".task", ".model"}
@@ -126,20 +131,48 @@ def _whole(video: Any) -> bool:
 @contextmanager
 def video_file(video: Any) -> Iterator[Path]:
     """A VIDEO as a file to read: its own, if it has one and shows all of it; else a temporary one."""
-    source = video.get_stream_source() if _whole(video) else None
-    if isinstance(source, str | os.PathLike):
-        yield Path(source)
+    if own := _own_file(video):
+        yield own
         return
     with temporary(".mp4", "The VIDEO") as path:
-        if isinstance(source, BytesIO):
-            path.write_bytes(source.getbuffer())
-        elif isinstance(video, InputImpl.VideoFromComponents):
-            parts = video.get_components()
-            with sound_file(parts.audio) as sound:
-                write_video(path, parts.images, Fraction(parts.frame_rate), sound)
-        else:
-            video.save_to(str(path))
+        _write(path, video)
         yield path
+
+
+def _own_file(video: Any) -> Path | None:
+    source = video.get_stream_source() if _whole(video) else None
+    return Path(source) if isinstance(source, str | os.PathLike) else None
+
+
+def _write(path: Path, video: Any) -> None:
+    source = video.get_stream_source() if _whole(video) else None
+    if isinstance(source, BytesIO):
+        path.write_bytes(source.getbuffer())
+    elif isinstance(video, InputImpl.VideoFromComponents):
+        parts = video.get_components()
+        with sound_file(parts.audio) as sound:
+            write_video(path, parts.images, Fraction(parts.frame_rate), sound)
+    else:
+        video.save_to(str(path))
+
+
+@contextmanager
+def steady_file(video: Any, images: Any = None, audio: Any = None, rate: Fraction = RATE) -> Iterator[Path]:
+    """A VIDEO, or IMAGE and AUDIO where it is None, as a file that is known again another time, by name, size and time:
+    its own, or a temporary one whose name its content decides."""
+    if video is not None and (own := _own_file(video)):
+        yield own
+        return
+    name = "The IMAGE" if video is None else "The VIDEO"
+    with temporary(".mp4", name) as path:
+        if video is not None:
+            _write(path, video)
+        else:
+            with sound_file(audio) as sound:
+                write_video(path, images, rate, sound)
+        with temporary(".mp4", name, of=path) as steady:
+            os.utime(steady, (OLD, OLD))
+            yield steady
 
 
 @contextmanager
@@ -171,9 +204,10 @@ def picture_file(video: Any) -> Iterator[Path]:
 
 
 @contextmanager
-def temporary(suffix: str, name: str) -> Iterator[Path]:
-    """A file in ComfyUI's temp folder that is gone afterwards. name: what error messages call it."""
-    path = temp_path(suffix)
+def temporary(suffix: str, name: str, of: Path | None = None) -> Iterator[Path]:
+    """A file in ComfyUI's temp folder that is gone afterwards. name: what error messages call it. of: a file that
+    becomes this one, under a name of its content."""
+    path = temp_path(suffix) if of is None else of.replace(of.with_name(f"latentsync_{sha256(of)[:16]}{suffix}"))
     try:
         yield path
     except UserError as error:

@@ -34,6 +34,7 @@ from ...latentsync.weights.bundle import companions
 from ...latentsync.weights.download import download as get_file
 from ...latentsync.weights.identify import FileInfo, check_is_unet, identify
 from ...latentsync.weights.load import DTYPES, load_unet
+from ...latentsync.weights.lora import Lora
 from ...latentsync.weights.registry import ENTRIES, check_present, with_required
 from ...latentsync.weights.syncnet_files import load_syncnet
 from ...latentsync.weights.vae_files import load_vae
@@ -41,6 +42,7 @@ from ...latentsync.weights.whisper_files import load_whisper
 from ..images import speech_of
 from ..windows import Branches, FrameConditions, FrameUNet
 from .files import MODEL_FOLDER, find_file, search_folders
+from .loras import chosen_lora, lora_time
 from .progress import Stages
 
 NO_SYNCNET = "none"
@@ -73,8 +75,12 @@ class _PerFrame(comfy.conds.CONDRegular):
 class LatentSyncModel(comfy.model_base.BaseModel):
     """The U-Net with its conditions per frame: batch rows are the frames of one clip."""
 
-    def __init__(self, path: Path, info: FileInfo, dtype: torch.dtype | None, latents: Any, factor: int) -> None:
+    def __init__(
+        self, path: Path, info: FileInfo, dtype: torch.dtype | None, latents: Any, factor: int, lora: Lora | None = None
+    ) -> None:
         self.info, self.factor = info, factor
+        self.label = " + ".join([info.version or info.path.stem, *([] if lora is None else [lora.label])])
+        change = None if lora is None else lora.merged
         device = memory.get_torch_device()
         known = {"device": device, "model_params": info.parameters}
         stored = dtype or memory.unet_dtype(**known, supported_dtypes=list(DTYPES.values()))
@@ -88,7 +94,8 @@ class LatentSyncModel(comfy.model_base.BaseModel):
             def build(sizes: Any) -> FrameUNet:
                 return FrameUNet(sizes, operations, memory.throw_exception_if_processing_interrupted)
 
-            return load_unet(path, dtype=dtype, resolution=info.resolution, build=build)  # type: ignore[return-value]
+            known: Any = load_unet(path, dtype=dtype, resolution=info.resolution, build=build, change=change)
+            return known
 
         super().__init__(config, kind, memory.unet_offload_device(), unet)
         self.memory_usage_factor *= self.diffusion_model.config.widths[0] / SD_WIDTH
@@ -326,22 +333,28 @@ COMPANIONS = "latentsync"
 _loaded: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
 
 
-def load(name: str, resolution: int | None, dtype: torch.dtype | None) -> tuple[Any, Any, WhisperAudioEncoder]:
+def load(
+    name: str, resolution: int | None, dtype: torch.dtype | None, lora: str | None = None, strength: float = 1.0
+) -> tuple[Any, Any, WhisperAudioEncoder]:
     """MODEL, VAE and AUDIO_ENCODER of one checkpoint; resolution and dtype None: what the file and the card say.
+    lora: a file that is added to U-Net and VAE as the engine does it.
 
     What is loaded already is given out again for as long as anybody holds the MODEL.
     """
     path = checkpoint_path(name)
-    key = path, path.stat().st_mtime_ns, resolution, dtype
+    changed = path.stat().st_mtime_ns, lora_time(lora)
+    key = path, *changed, resolution, dtype, lora, strength
     patcher = _loaded.get(key)
     if patcher is None:
-        patcher = _loaded[key] = _load(name, path, resolution, dtype)
+        patcher = _loaded[key] = _load(name, path, resolution, dtype, chosen_lora(lora, strength))
     return patcher, *patcher.attachments[COMPANIONS]
 
 
-def _load(name: str, path: Path, resolution: int | None, dtype: torch.dtype | None) -> Any:
+def _load(name: str, path: Path, resolution: int | None, dtype: torch.dtype | None, lora: Lora | None) -> Any:
     info = identify(path)
     check_is_unet(info)
+    if lora is not None:
+        lora.check(info)
     if resolution or not info.resolution:
         info = dataclasses.replace(info, resolution=resolution)
     if not info.resolution:
@@ -350,21 +363,31 @@ def _load(name: str, path: Path, resolution: int | None, dtype: torch.dtype | No
         )
     own_vae, own_whisper = companions(info)
     check_present([name for name in (own_vae, own_whisper) if isinstance(name, str)], search_folders())
-    if info.kind == "nano":
-        own = load_vae(own_vae)
-        # a tiny VAE shares its latents with Stable Diffusion's, and so their previews
-        latents = comfy.latent_formats.SD15() if isinstance(own, TinyVAE) else _Latents(own, info.metadata)
-        vae = LatentSyncVAE(own)
-    else:
-        vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(find_file(str(own_vae)))))
-        latents = comfy.latent_formats.SD15()
+    vae, latents = _load_vae(own_vae, info, lora)
     whisper = load_whisper(find_file(own_whisper))
-    model = LatentSyncModel(path, info, dtype, latents, vae.downscale_ratio)
+    model = LatentSyncModel(path, info, dtype, latents, vae.downscale_ratio, lora)
     patcher = comfy.model_patcher.ModelPatcher(
         model, load_device=memory.get_torch_device(), offload_device=memory.unet_offload_device()
     )
     patcher.set_attachments(COMPANIONS, (vae, WhisperAudioEncoder(whisper)))
     return patcher
+
+
+def _load_vae(name: str | Path, info: FileInfo, lora: Lora | None) -> tuple[Any, Any]:
+    """The VAE and its latent format. name: of what belongs to the checkpoint."""
+    if info.kind != "nano":
+        path = find_file(str(name))
+        if lora is not None and lora.changes_vae:  # by the names of diffusers, which ComfyUI reads too
+            state = lora.merged_vae(load_vae(path).model.state_dict())
+        else:
+            state = comfy.utils.load_torch_file(str(path))
+        return comfy.sd.VAE(sd=state), comfy.latent_formats.SD15()
+    own = load_vae(name)
+    if lora is not None:
+        own.model.load_state_dict(lora.merged_vae(own.model.state_dict()))
+    # a tiny VAE shares its latents with Stable Diffusion's, and so their previews
+    latents = comfy.latent_formats.SD15() if isinstance(own, TinyVAE) else _Latents(own, info.metadata)
+    return LatentSyncVAE(own), latents
 
 
 def model_of(patcher: Any) -> LatentSyncModel:

@@ -9,6 +9,9 @@ from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder
 from PIL import Image
 from server import PromptServer
 
+PARTS = 1000
+"""Of a bar that is told shares."""
+
 
 class Stages:
     """Progress of one node: a bar for each stage, its name as a line of text, previews. Raises when cancelled."""
@@ -23,10 +26,19 @@ class Stages:
         comfy.model_management.throw_exception_if_processing_interrupted()
         if stage != self.stage:
             self.stage, self.bar = stage, comfy.utils.ProgressBar(total)
+        self.say(f"{stage}: {done} of {total}")
+        self.bar.update_absolute(done, total, None if preview is None else ("JPEG", preview, 512))
+
+    def draw(self, share: float, text: str) -> None:
+        """A bar, 0 to 1, and a line about it, as the engine's training tells them."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self.say(text)
+        self.bar.update_absolute(round(share * PARTS), PARTS)
+
+    def say(self, text: str) -> None:
         # for the browser that asked for this run; without one named, all of them would show it, on any graph
         if self.node_id is not None and (browser := PromptServer.instance.client_id):
-            PromptServer.instance.send_progress_text(f"{stage}: {done} of {total}", self.node_id, browser)
-        self.bar.update_absolute(done, total, None if preview is None else ("JPEG", preview, 512))
+            PromptServer.instance.send_progress_text(text, self.node_id, browser)
 
 
 def warn(text: str) -> None:

@@ -162,7 +162,7 @@ def engine_models(patcher: Any, vae: Any, encoder: Any) -> HostModels:
         whisper=encoder.ready(),
         finder=face_finder(),
         resolution=model.config.resolution,
-        name=model.info.version or model.info.path.stem,
+        name=model.label,
         defaults=settings_for(patcher, Settings()),
     )
 

@@ -26,7 +26,9 @@ Seen on ComfyUI 0.33.0 and, where the node exists there, on 0.3.64. The tests th
 | with | how | what to know |
 |---|---|---|
 | KSampler, SamplerCustomAdvanced | in place of Sampler | `ddim` with scheduler `ddim_uniform`, or `simple` for nano's one step; cfg is the guidance, 1 for nano and 1.5 for LatentSync 1.5 and 1.6. For SamplerCustomAdvanced use our Noise |
-| LoraLoaderModelOnly, TorchCompileModel and other MODEL nodes | behind Load Model | the MODEL is an ordinary one |
+| TorchCompileModel and other MODEL nodes | behind Load Model | the MODEL is an ordinary one |
+| LoraLoaderModelOnly | behind Load Model | linear layers and convolutions of the U-Net, to the same latents as *lora* of Load Model. The decoder's part of a model of one person is out of its reach: choose that as *lora* |
+| Load LoRA Model, Save LoRA Weights | behind Personalize | the same; a saved file has the decoder's part but no metadata |
 | VAE Encode, VAE Decode | crops to LATENT and back | with the VAE of Load Model |
 | Load VAE (`taesd`) | *vae* of Condition, Video and Lip Sync, and VAE Decode | a tiny VAE for drafts with 1.5 and 1.6: softer, quicker |
 | Audio Encoder Encode | in place of Encode Audio | with the AUDIO_ENCODER of Load Model |
@@ -39,7 +41,7 @@ Seen on ComfyUI 0.33.0 and, where the node exists there, on 0.3.64. The tests th
 | MASK of a hand or a microphone | *keep_out* of Composite or Lip Sync | one for all frames, or one for each |
 | Draw BBoxes, crop nodes, detailers | behind Face Regions | boxes and masks in pixels of the pictures |
 """
-FILE = re.compile(r"\\.(safetensors|pt|pth|ckpt|bin|task|model)$")
+FILE = re.compile(r"\.(safetensors|pt|pth|ckpt|bin|task|model)$")
 
 
 def reference(schemas: dict[str, Any]) -> str:

@@ -145,6 +145,15 @@ print(module.load_unet.__module__, module.lipsync.__module__, sys.modules["laten
     assert run(code, tmp_path, importable=tmp_path) == "pack_7f3.weights.load pack_7f3.pipeline True"
 
 
+def test_the_package_imports_itself_relatively_only():
+    """By its own name it would find nothing in ComfyUI, or another pack's."""
+    for path in FILES:
+        found = [n for n in ast.walk(tree(path)) if isinstance(n, ast.Import | ast.ImportFrom)]
+        names = [n.module or "" if isinstance(n, ast.ImportFrom) else n.names[0].name for n in found]
+        absolute = [name for n, name in zip(found, names, strict=True) if not getattr(n, "level", 0)]
+        assert not [name for name in absolute if name.split(".")[0] == "latentsync"], name_of(path)
+
+
 def test_every_public_name_is_there(tmp_path):
     code = (
         "import latentsync\nfor n in latentsync.__all__: assert getattr(latentsync, n)\nprint(len(latentsync.__all__))"

@@ -12,7 +12,9 @@ class Promise(NamedTuple):
 
 
 NODES = {
-    "LatentSyncLoader": Promise("Load Model", "checkpoint resolution dtype", "MODEL VAE AUDIO_ENCODER"),
+    "LatentSyncLoader": Promise(
+        "Load Model", "checkpoint resolution dtype [lora] [lora_strength]", "MODEL VAE AUDIO_ENCODER"
+    ),
     "LatentSyncDownload": Promise("Download Model", "name", "STRING"),
     "LatentSyncEncodeAudio": Promise("Encode Audio", "audio_encoder audio [silence]", "AUDIO_ENCODER_OUTPUT"),
     "LatentSyncFindFaces": Promise(
@@ -33,7 +35,7 @@ NODES = {
     "LatentSyncLipSync": Promise(
         "Lip Sync",
         "images audio fps checkpoint [resolution] fit face steps guidance solver seed [keep_out] [model] [vae] "
-        "[audio_encoder] [silence] [points]",
+        "[audio_encoder] [silence] [points] [lora] [lora_strength]",
         "IMAGE AUDIO MASK",
     ),
     "LatentSyncVideo": Promise(
@@ -41,17 +43,22 @@ NODES = {
         "video [audio] checkpoint [resolution] fit face steps guidance solver seed [start] [duration] "
         "[audio_start] [audio_duration] still_fps window_batch [watermark] save_to filename_prefix [codec] [quality] "
         "[strip_metadata] [audio_track] [model] [vae] [audio_encoder] [silence] [spans] [points] [no_face] [mode] "
-        "[encoder]",
+        "[encoder] [lora] [lora_strength]",
         "VIDEO STRING",
     ),
     "LatentSyncSpeakers": Promise(
         "Speakers",
         "video speakers checkpoint [resolution] fit steps guidance solver seed [start] [duration] still_fps "
         "window_batch [watermark] save_to filename_prefix [codec] [quality] [strip_metadata] [model] [vae] "
-        "[audio_encoder] [silence] [spans] [no_face] [mode] [encoder]",
+        "[audio_encoder] [silence] [spans] [no_face] [mode] [encoder] [lora] [lora_strength]",
         "VIDEO STRING",
     ),
     "LatentSyncScore": Promise(
         "Score", "[video] [images] [audio] fps face [syncnet]", "FLOAT INT FLOAT IMAGE FLOAT FLOAT INT"
+    ),
+    "LatentSyncPersonalize": Promise(
+        "Personalize",
+        "[video] [images] [audio] fps name checkpoint consent minutes face [anyway] [training_steps] [training_seed]",
+        "LORA_MODEL * IMAGE STRING",
     ),
 }

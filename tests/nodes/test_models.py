@@ -15,7 +15,7 @@ from latentsync.audio.load import load_audio
 from latentsync.training.unet.lora import merge_files, targets
 from latentsync.weights.load import load_unet
 
-from ..tiny import SHARED, pan, taesd_files, tiny_checkpoint, tiny_vae
+from ..tiny import SHARED, pan, person_lora, taesd_files, tiny_checkpoint, tiny_vae
 from ..training.parts import BASE, write_clips
 from .clips import VOICE
 from .server import ROOT, Installation
@@ -138,6 +138,33 @@ def test_a_lora_of_our_training_loads_by_comfyuis_own_node(comfyui, clip, base):
     assert found["lora"] > 0.01
     assert found["latents"] < 1e-3
     assert found["pictures"] <= 1
+
+
+@pytest.fixture(scope="module")
+def person(base: Path) -> Path:
+    """A model of one person for that checkpoint, of random numbers."""
+    return person_lora(base / "me.safetensors", base / "base.safetensors", base="nano", resolution="64")
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.4])
+def test_a_model_of_a_person_by_our_own_node_equals_the_engine(comfyui, clip, base, person, strength):
+    """U-Net and VAE, to the picture that `latentsync run --lora` makes."""
+    job = {"clip": str(clip), "checkpoint": "base.safetensors", "folder": str(base), "settings": SETTINGS}
+    found = inside(comfyui, "parts.py", **job, person={person.name: strength})
+    assert found["lora"] > 0.05
+    assert found["latents"] < 1e-3
+    assert found["pictures"] <= 1
+    assert found["patches"] == 0  # merged, as the engine does it: nothing is patched at each run
+
+
+def test_a_model_of_a_person_by_comfyuis_own_node_changes_the_unet(comfyui, clip, base, person):
+    """Linear layers and convolutions alike. The VAE is out of its reach: its log names those keys."""
+    merge_files(str(base / "base.safetensors"), person, base / "with_me.safetensors")
+    job = {"clip": str(clip), "checkpoint": "base.safetensors", "folder": str(base), "settings": SETTINGS}
+    found = inside(comfyui, "parts.py", **job, lora=person.name, merged="with_me.safetensors")
+    assert found["patches"] == len(targets(load_unet(base / "base.safetensors"), everywhere=True))
+    assert found["lora"] > 0.05
+    assert found["latents"] < 1e-3
 
 
 def test_a_checkpoint_of_our_training_loads_by_our_node(comfyui, clip, base):

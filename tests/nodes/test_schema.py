@@ -145,7 +145,7 @@ def test_a_new_seed_for_every_run_on_demand(info):
 
 def test_frame_rates(info):
     found = [(kind, o) for said in info.values() for key, kind, o in inputs(said) if key == "fps"]
-    assert len(found) == 4
+    assert len(found) == 5
     for kind, options in found:
         assert kind == "FLOAT"
         assert options["default"] == 25

@@ -54,7 +54,13 @@ PLACE = """([columns, widths]) => {
 }"""
 PANELS = {"video": ".latentsync-compare"}
 """Pictures of a panel alone: the node is too tall."""
-WIDTHS = {"LatentSyncFindFaces": 420, "PreviewImage": 480, "LatentSyncVideo": 420, "LatentSyncScore": 460}
+WIDTHS = {
+    "LatentSyncFindFaces": 420,
+    "PreviewImage": 480,
+    "LatentSyncVideo": 420,
+    "LatentSyncScore": 460,
+    "LatentSyncPersonalize": 520,
+}
 
 
 Scene = tuple[Graph, dict[str, list[int]], list[list[int]]]
@@ -146,6 +152,15 @@ def dialogue(clip: str) -> Scene:
     return g, {"speakers": [node for column in columns for node in column]}, columns
 
 
+def person(clip: str) -> Scene:
+    """A model of the left one; a few steps are enough to see what the node shows."""
+    g = Graph()
+    video = g.node("LoadVideo", file=clip)
+    how = {"checkpoint": "nano", "fps": 25.0, "name": "anna", "face": "left", "minutes": 0.0, "training_steps": 40}
+    made = g.node("LatentSyncPersonalize", video=video, consent=True, anyway=True, **how)
+    return g, {"personalize": [int(video.id), int(made.id)]}, [[int(video.id)], [int(made.id)]]
+
+
 def download(_: str) -> Scene:
     g = Graph()
     node = g.node("LatentSyncDownload", name="face-landmarker")
@@ -187,7 +202,9 @@ def main(media: Path, *only: str) -> None:
         raise SystemExit("COMFYUI_PATH must name ComfyUI's folder.")
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, open_stage(comfyui, Path(folder), media) as stage:
-        for make in [make for make in (parts, one_node, dialogue, download) if not only or make.__name__ in only]:
+        for make in [
+            make for make in (parts, one_node, dialogue, person, download) if not only or make.__name__ in only
+        ]:
             stage.begin(**{"Comfy.ColorPalette": "dark", "Comfy.Locale": "en", **NO_BADGES})
             take(stage, make)
 

@@ -21,7 +21,16 @@ from latentsync.weights import registry
 from latentsync.weights.bundle import companions, load_models
 from latentsync.weights.download import download, sha256
 from latentsync.weights.identify import FileInfo
-from latentsync.weights.registry import ModelEntry, Source, check_present, find, get, human_size, model_folders
+from latentsync.weights.registry import (
+    ModelEntry,
+    Source,
+    check_present,
+    find,
+    get,
+    human_size,
+    model_folders,
+    searching,
+)
 
 from ..tiny import tiny_checkpoint
 
@@ -349,6 +358,13 @@ def test_find_by_our_metadata(tmp_path):
         facts = {"format": "latentsync", "kind": "unet", "version": version}
         write_safetensors(tmp_path / f"mine{version[-1]}.safetensors", {"a": torch.zeros(1)}, facts)
     assert find("1.6", [tmp_path]).name == "mine6.safetensors"
+
+
+def test_folders_of_a_host_come_first_while_it_asks(tmp_path):
+    usual = model_folders()
+    with searching([tmp_path]):
+        assert model_folders() == [tmp_path, *usual]
+    assert model_folders() == usual
 
 
 def test_model_folders_create_nothing(tmp_path, monkeypatch):

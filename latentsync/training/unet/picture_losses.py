@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from latentsync.training.unet.critic import fine_detail
+from .critic import fine_detail
 
 
 def edge_loss(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:

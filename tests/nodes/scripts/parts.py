@@ -15,7 +15,7 @@ torch.set_num_threads(2)
 if "vram" in JOB:  # ComfyUI takes --lowvram and --novram for graphics cards only: the processor plays one
     memory.vram_state = memory.VRAMState[JOB["vram"]]
     memory.is_device_cpu = lambda device: False
-host, pipeline = pack("nodes.host"), pack("latentsync.pipeline")
+host, pipeline, rendering = map(pack, ("nodes.host", "latentsync.pipeline", "latentsync.rendering"))
 faces, fit, audio, sampling = (pack(f"nodes.{name}") for name in ("faces", "fit", "audio", "sampling"))
 models_of_host = pack("nodes.host.models")
 clip = np.load(JOB["clip"])
@@ -32,17 +32,18 @@ if checkpoint != "nano":  # a file is offered by its name in our folder
 def engine() -> tuple[torch.Tensor, np.ndarray]:
     """Scaled latents of every frame, as the engine's windows make them, the shifted last one's first part left out."""
     made, out = [], []
-    original = pipeline.denoise_window
+    original = rendering.denoise_window
 
     def spy(*args, **more):
         made.append(original(*args, **more))
         return made[-1]
 
-    pipeline.denoise_window = spy
+    rendering.denoise_window = spy
     path = "nano" if checkpoint == "nano" else f"{JOB['folder']}/{JOB.get('merged', checkpoint)}"
-    with pipeline.load_models(path, vae=path, whisper="tiny.en") as models:
+    loras = [f"{JOB['folder']}/{name}:{strength}" for name, strength in JOB.get("person", {}).items()]
+    with pipeline.load_models(path, vae=path, whisper="tiny.en", lora=loras) as models:
         result = pipeline.lipsync(frames, wave, rate, Fraction(25), models=models, settings=settings)
-    pipeline.denoise_window = original
+    rendering.denoise_window = original
     done = 0
     for stretch in result.report.segments:
         for window in pack("latentsync.timeline").windows(*stretch):
@@ -78,8 +79,10 @@ def apart(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-model, vae, encoder = host.load(checkpoint, None, None)
-plain = model
+plain, vae, encoder = host.load(checkpoint, None, None)
+model = plain
+if "person" in JOB:  # our own way: a LoRA's name and strength on Load Model
+    model, vae, encoder = host.load(checkpoint, None, None, *next(iter(JOB["person"].items())))
 if "lora" in JOB:  # as a user does it: the file in models/loras, its name on ComfyUI's node
     import nodes
 
@@ -95,7 +98,7 @@ facts = {
     "memory": {n: float(inner.memory_required([n, 4, 24, 24])) for n in (16, 32, 320, 3200)},
     "cast": sum(getattr(m, "comfy_cast_weights", False) for m in inner.diffusion_model.modules()),
 }
-if "lora" in JOB:
+if "lora" in JOB or "person" in JOB:
     facts["patches"] = len(model.patches)
     facts["lora"] = apart(sampled(plain, conditioned)["samples"], made["samples"])
 if not JOB.get("deep"):
