@@ -31,8 +31,8 @@ def walk(command, name="latentsync"):
 
 ALL = dict(walk(APP))
 LEAVES = {name: command for name, command in ALL.items() if not hasattr(command, "commands")}
-RUN_MODELS = ("run", "app", "batch", "bench", "prepare", "train unet", "train syncnet", "train distill", "eval sync",
-              "eval compare", "eval measure", "eval syncnet-accuracy")  # fmt: skip
+RUN_MODELS = ("run", "personalize", "app", "batch", "bench", "prepare", "train unet", "train syncnet", "train distill",
+              "eval sync", "eval compare", "eval measure", "eval runs", "eval syncnet-accuracy")  # fmt: skip
 
 
 def help_page(name):

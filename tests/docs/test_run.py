@@ -40,11 +40,14 @@ NOT_HERE = {
     "ray_address": "a cluster: tests/batch/test_ray.py",
     "syncnet": "a trained SyncNet: tests/evaluation/test_eval.py",
     "lpips": "weights that are not ours: tests/evaluation/test_image_metrics.py",
+    "lora": "a trained LoRA: tests/weights/test_lora.py, tests/training/test_personal.py",
     "names": "the network: tests/weights/test_download.py",
 }
 """Parameters with which a command of RUN is left out."""
 ELSEWHERE = {
     "personalize": "minutes, and a real face: tests/training/test_personal.py",
+    "pairs": "a folder of clips: tests/evaluation/test_runs.py",
+    "runs": "results of several runs: tests/evaluation/test_runs.py",
     "bench": "the built-in model, for minutes: tests/evaluation/test_bench.py",
     "app": "a server that runs on: tests/webapp/test_browser.py",
     "queue": "a ComfyUI: tests/nodes/test_queue.py, tests/workflows/test_workflows.py",

@@ -114,9 +114,9 @@ def test_extras_are_pinned():
 
 
 def test_what_messages_ask_pip_for_is_what_the_package_needs():
-    """requirements.txt, requirements-torch.txt and every extra but dev, whose tools no message names."""
+    """requirements.txt, requirements-torch.txt and every extra but dev and browser, whose tools no message names."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[project.optional-dependencies]")[1]
-    extras = [line for line in text.split("\n[")[0].splitlines() if not line.startswith(("#", "dev ="))]
+    extras = [line for line in text.split("\n[")[0].splitlines() if not line.startswith(("#", "dev =", "browser ="))]
     wanted = {quoted for line in extras for quoted in re.findall(r'"([^"]+)"', line)}
     for name in ("requirements.txt", "requirements-torch.txt"):
         lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
