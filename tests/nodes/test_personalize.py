@@ -27,10 +27,10 @@ SECONDS, STEPS, SIDE, SOUND, PICTURE = 3, 2, 192, "three.flac", "three.png"
 
 @pytest.fixture(scope="module")
 def clip(comfy, media, tmp_path_factory):
-    """In the input folder: three seconds of a real speaker, 512 x 512, with her own sound. And what no decoder changes: one
-    picture of her, and half a second of the sample voice."""
+    """In the input folder: three seconds of a real speaker, 512 x 512, with her own sound. And what no decoder changes:
+    one picture of her, and half a second of the sample voice."""
     source, folder = media / "clips" / "hdtf_wda_katiehill.mp4", tmp_path_factory.mktemp("clips")
-    comfy.put(cut_sound(folder / SOUND, 0.5, Fraction(1, 2)))
+    comfy.put(cut_sound(folder / SOUND, 0.5, Fraction(12, 25)))
     clip = cut(source, folder / "three.mp4", 25 * SECONDS, start=25)
     Image.fromarray(frames_of(clip)[0]).save(comfy.input / PICTURE)
     return comfy.put(clip)
