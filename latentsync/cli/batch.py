@@ -50,12 +50,12 @@ class RunOptions:
 @dataclass(frozen=True)
 class WorkerOptions:
     workers: int | None = choice(
-        WHERE, "", None, "Processes, or Ray actors.", min=1, show_default="1; with --ray what fits"
+        WHERE, "", None, "Processes, or Ray actors.", min=1, show_default="1; with --ray as many as fit"
     )
     ray: bool = choice(WHERE, "--ray", False, "Run on Ray: the cluster of RAY_ADDRESS, else this machine.")
     ray_address: str | None = choice(WHERE, "", None, "Run on this Ray cluster (auto, or host:port).", "ADDRESS")
     gpus_per_worker: float | None = choice(
-        WHERE, "", None, "Ray: 0.5 puts two workers on a GPU.", min=0.0, show_default="1 where there are GPUs"
+        WHERE, "", None, "Ray: 0.5 puts two workers on a GPU.", min=0.0, show_default="1 if there are GPUs"
     )
     cpus_per_worker: int | None = choice(
         WHERE, "", None, "Cores, and therefore threads, per worker.", min=1,
