@@ -49,7 +49,7 @@ def next_steps(whole: bool) -> list[str]:
     python = sys.executable if folders else "python"  # ComfyUI's own, which "python" need not be
     steps = [f"`{python} -m latentsync doctor`, typed in this folder, says how things stand"]
     if folders and whole:
-        steps.insert(0, "all is here; restart ComfyUI")
+        steps.insert(0, "everything is installed; restart ComfyUI")
     elif folders:
         later = f"in ComfyUI by the node LatentSync: Download Model, by hand into {folders[0]}"
         steps.insert(0, f"a missing file can be fetched {later}, or by `{python} install.py`, typed in this folder")

@@ -90,13 +90,13 @@ def wrong(found: Found) -> tuple[int, int]:
 def lines(found: list[Found]) -> Iterator[str]:
     judged = [wrong(one) for one in found]
     bad, of = (sum(part) for part in zip(*judged, strict=True))
-    yield "# What becomes of real footage\n"
+    yield "# How real footage is handled\n"
     yield "<!-- made by python -m benchmarks.footage; do not edit -->\n"
     yield f"{len(found)} clips and pictures that others made, each with its largest face. Where one is shown below"
     yield "its origin is said. States and reasons are those of a run's report.\n"
     yield f"**Judged by hand: {of - bad} of {of} frames right** ({MARGIN} frames at each end of a part left out), in"
     yield f"{sum(of > 0 for _, of in judged)} clips.\n"
-    yield "| clip | frames | faces | what becomes of it | by hand |"
+    yield "| clip | frames | faces | how it is handled | by hand |"
     yield "|---|---|---|---|---|"
     for one, (bad, of) in zip(found, judged, strict=True):
         said = [

@@ -492,12 +492,12 @@ def check(case: Case, folder: Path) -> Outcome:
         return Outcome(case, [f"{type(error).__name__}: {error}".replace(f"{folder}/", "")])
 
 
-HEAD = """# Which files come through
+HEAD = """# Supported files
 
 <!-- made by python -m benchmarks.robustness; do not edit -->
 
 Small clips of many kinds are made, opened and written as a run does it, and read back by PyAV alone. Each lasts
-{seconds} s. Each frame is a color chart with its number in it; a box where a mouth would be is painted anew. The sound
+{seconds} s. Each frame is a color chart with its number in it; a box where a mouth would be is repainted. The audio
 has clicks at known times. This page is made by one command:
 
     python -m benchmarks.robustness

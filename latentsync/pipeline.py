@@ -248,7 +248,7 @@ def _known_tracks(
             found = load_tracks(journal.path("tracks.npz"))
             tracks[found.frames] = found
         if journal.frames:
-            _log.info("%s: going on at frame %d", job.writer.path, journal.frames)
+            _log.info("%s: resuming at frame %d", job.writer.path, journal.frames)
     return tracks
 
 

@@ -288,7 +288,7 @@ class WindowRenderer:
             self.models.vae.pictures_at_once = plan.pictures
         how = "with and without the speech together" if plan.together else "first without the speech, then with it"
         _log.warning(
-            "%s %s: going on with windows: %d, %s, pictures in the VAE: %d",
+            "%s %s: continuing with windows: %d, %s, pictures in the VAE: %d",
             self.models.device, why, plan.windows, how, plan.pictures,
         )  # fmt: skip
 

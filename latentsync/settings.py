@@ -165,7 +165,7 @@ def scaled_place(face: str, scale: float) -> str:
 
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise UserError(f"{name} is {value}; it must lie between {low} and {high}.")
+        raise UserError(f"{name} is {value}; it must be between {low} and {high}.")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

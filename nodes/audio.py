@@ -18,16 +18,16 @@ class LatentSyncEncodeAudio(io.ComfyNode):
             node_id="LatentSyncEncodeAudio",
             display_name="LatentSync: Encode Audio",
             description="Encodes speech for the U-Net, with any number of channels at any sample rate. The same as"
-            " ComfyUI's Audio Encoder Encode with our AUDIO_ENCODER, with a check of the sound before. Silence is taken"
-            " too.",
+            " ComfyUI's Audio Encoder Encode with our AUDIO_ENCODER, but it checks the audio first. Silence is"
+            " accepted too.",
             inputs=[
                 io.AudioEncoder.Input("audio_encoder", tooltip="From LatentSync: Load Model."),
-                io.Audio.Input("audio", tooltip="The speech that the face shall say; at least 0.15 s."),
-                inputs.silence(" Here relax and close are the same; for close choose it on Fit Length too."),
+                io.Audio.Input("audio", tooltip="The speech for the face to say; at least 0.15 s."),
+                inputs.silence(" Here relax and close are the same; for close, also choose it on Fit Length."),
             ],
             outputs=[
                 io.AudioEncoderOutput.Output(
-                    display_name="audio_encoder_output", tooltip="Whisper's hidden states, 50 rows a second."
+                    display_name="audio_encoder_output", tooltip="Whisper's hidden states, 50 rows per second."
                 )
             ],
             hidden=[io.Hidden.unique_id],
@@ -38,7 +38,7 @@ class LatentSyncEncodeAudio(io.ComfyNode):
         stages = host.Stages(cls.hidden.unique_id)
         waveform, rate = speech_of(audio)
         if is_silent(waveform):
-            host.warn("the speech is silent from end to end")
+            host.warn("the speech is silent from start to end")
         stages.step("encoding audio", 0, 1)
         if silence != "keep":
             speech = from_waveform(waveform, rate)

@@ -33,8 +33,8 @@ def sound_tokens(audio: dict[str, Any], fps: Fraction, frames: int) -> Tensor:
     heard = Fraction(audio.get("audio_samples") or len(rows) * SAMPLE_RATE // FEATURE_RATE, SAMPLE_RATE)
     if frames / fps - heard > SHORT:
         raise UserError(
-            f"The sound lasts {float(heard):.2f} s and the {frames} frames at {float(fps):g} fps"
-            f" {float(frames / fps):.2f} s; put LatentSync: Fit Length before (fit: silence keeps the picture)."
+            f"The audio lasts {float(heard):.2f} s and the {frames} frames at {float(fps):g} fps"
+            f" {float(frames / fps):.2f} s; put LatentSync: Fit Length before it (fit: silence keeps the whole video)."
         )
     return audio_windows(rows, fps, frames)
 

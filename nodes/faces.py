@@ -32,19 +32,19 @@ class LatentSyncFindFaces(io.ComfyNode):
         return host.schema(
             node_id="LatentSyncFindFaces",
             display_name="LatentSync: Find Faces",
-            description="Follows every face through the pictures, chooses one and cuts it out of each frame, upright"
-            " and steady. The preview shows all faces with their numbers. Find faces in the source, before Fit Length:"
-            " they are then not found again when only the sound changes.",
+            description="Follows every face through the frames, chooses one and crops it from each frame, upright and"
+            " steady. The preview shows all faces with their numbers. Find faces in the source, before Fit"
+            " Length, so that they are not searched for again when only the audio changes.",
             inputs=[
                 io.MultiType.Input(
                     "images",
                     types=[io.Image, io.Video],
-                    tooltip="A clip or a still picture (IMAGE), or a VIDEO, which is read frame by frame to save"
-                    " memory. Give an IMAGE when the result goes into Composite.",
+                    tooltip="A clip or a still image (IMAGE), or a VIDEO, which is read frame by frame to save"
+                    " memory. Use an IMAGE if the result goes into Composite.",
                 ),
                 inputs.face(),
                 io.Model.Input(
-                    "model", optional=True, tooltip="From LatentSync: Load Model; says how large the crops must be."
+                    "model", optional=True, tooltip="From LatentSync: Load Model; sets how large the crops must be."
                 ),
                 host.advanced(
                     io.Int.Input(
@@ -64,28 +64,29 @@ class LatentSyncFindFaces(io.ComfyNode):
                         min=0,
                         max=10**6,
                         step=1,
-                        tooltip="Number of the frame that the preview shows, from 0. Best is one in which everybody is"
-                        " seen.",
+                        tooltip="Number of the frame that the preview shows, from 0. Choose one in which everyone is"
+                        " visible.",
                     )
                 ),
                 io.MultiType.Input(
                     "region",
                     types=[io.Mask, inputs.BOUNDING_BOX, inputs.BBOX, inputs.SEGS],
                     optional=True,
-                    tooltip="Only faces in here count: a MASK, ComfyUI's BOUNDING_BOX, a BBOX (x, y, width, height) or"
+                    tooltip="Only faces in this region count: a MASK, ComfyUI's BOUNDING_BOX, a BBOX (x, y, width,"
+                    " height) or"
                     " Impact Pack's SEGS, one for all frames or one for each.",
                 ),
                 inputs.FACE_LANDMARKS.Input(
                     "landmarks",
                     optional=True,
-                    tooltip="Faces that ComfyUI's Detect Face Landmarks (MediaPipe) found in these pictures; they are"
+                    tooltip="Faces that ComfyUI's Detect Face Landmarks (MediaPipe) found in these images; they are"
                     " followed instead of being searched for here.",
                 ),
                 inputs.points(),
             ],
             outputs=[
                 io.Image.Output(
-                    display_name="crops", tooltip="The face of every frame, square, as the model takes it."
+                    display_name="crops", tooltip="The face in every frame, square, at the size that the model takes."
                 ),
                 inputs.FACE_TRACK.Output(
                     display_name="face_track", tooltip="Where the face is in every frame, if it is there."
@@ -212,14 +213,14 @@ class LatentSyncComposite(io.ComfyNode):
         return host.schema(
             node_id="LatentSyncComposite",
             display_name="LatentSync: Composite",
-            description="Puts the new mouths back into the pictures: feathered, in the light of the original. Pixels"
-            " outside the mask, frames without the face and an alpha channel stay bit for bit as they were.",
+            description="Puts the new mouths back into the images: feathered, in the light of the original. Pixels"
+            " outside the mask, frames without the face and an alpha channel are unchanged, bit for bit.",
             inputs=[
-                io.Image.Input("images", tooltip="The pictures that the crops were cut from, in the same order."),
+                io.Image.Input("images", tooltip="The images that the crops were cut from, in the same order."),
                 io.Image.Input(
                     "crops",
-                    tooltip="The repainted crops, from VAE Decode: one for each picture, square. They may be enlarged"
-                    " or sharpened by other nodes first.",
+                    tooltip="The repainted crops, from VAE Decode: one for each image, square. Other nodes can"
+                    " enlarge or sharpen them first.",
                 ),
                 inputs.FACE_TRACK.Input("face_track", tooltip="Where the face is, from Find Faces or Fit Length."),
                 host.advanced(
@@ -230,7 +231,7 @@ class LatentSyncComposite(io.ComfyNode):
                         min=-200,
                         max=200,
                         step=1,
-                        tooltip="Pixels of the picture by which more is repainted than the network's mask, or less.",
+                        tooltip="Image pixels by which to grow the network's mask, or shrink it if negative.",
                     )
                 ),
                 host.advanced(
@@ -241,7 +242,7 @@ class LatentSyncComposite(io.ComfyNode):
                         min=0,
                         max=200,
                         step=1,
-                        tooltip="Width of the soft edge in pixels of the picture. 0: 4 % of the face crop.",
+                        tooltip="Width of the soft edge in image pixels. 0: 4 % of the face crop.",
                     )
                 ),
                 host.advanced(
@@ -249,15 +250,13 @@ class LatentSyncComposite(io.ComfyNode):
                         "match_color",
                         optional=True,
                         default=True,
-                        tooltip="Take away the slow difference in color between the new mouth and the skin around it.",
+                        tooltip="Remove gradual color differences between the new mouth and the skin around it.",
                     )
                 ),
                 inputs.keep_out(),
             ],
             outputs=[
-                io.Image.Output(
-                    display_name="images", tooltip="The pictures with new mouths, size and alpha as before."
-                ),
+                io.Image.Output(display_name="images", tooltip="The images with new mouths, same size and alpha."),
                 io.Mask.Output(display_name="mask", tooltip="How much of each pixel was repainted, 0 to 1."),
             ],
             hidden=[io.Hidden.unique_id],
@@ -316,7 +315,8 @@ class LatentSyncFaceRegions(io.ComfyNode):
             "mask",
             node_id="LatentSyncFaceRegions",
             display_name="LatentSync: Face Regions",
-            description="Where a FACE_TRACK's face is in every frame, as boxes and masks for other nodes: ComfyUI's"
+            description="Where the face of a FACE_TRACK is in every frame, as boxes and masks for other nodes:"
+            " ComfyUI's"
             " Draw BBoxes, crop nodes, detailers, inpainting.",
             inputs=[
                 inputs.FACE_TRACK.Input("face_track", tooltip="From LatentSync: Find Faces or Fit Length."),
@@ -331,14 +331,16 @@ class LatentSyncFaceRegions(io.ComfyNode):
             outputs=[
                 inputs.BOUNDING_BOX.Output(
                     display_name="bounding_boxes",
-                    tooltip="ComfyUI's boxes of the face, a list for each frame; empty where the face is not seen.",
+                    tooltip="ComfyUI's boxes of the face, a list for each frame; empty where the face is not visible.",
                 ),
                 inputs.BBOX.Output(
                     display_name="bbox",
                     tooltip="The same as (x, y, width, height) in pixels, one for each frame, as KJNodes and others"
-                    " take them; the last known one where the face is not seen.",
+                    " take them; the last known one where the face is not visible.",
                 ),
-                io.Mask.Output(display_name="mask", tooltip="The part in every frame, 0 where there is no face."),
+                io.Mask.Output(
+                    display_name="mask", tooltip="The mask of that part in every frame, 0 where there is no face."
+                ),
             ],
         )
 

@@ -28,32 +28,33 @@ class LatentSyncFitLength(io.ComfyNode):
         return host.schema(
             node_id="LatentSyncFitLength",
             display_name="LatentSync: Fit Length",
-            description="Makes picture and sound equally long, and crops and face track with them, so that faces found"
-            " in the source serve for any sound. One picture becomes a video as long as the sound.",
+            description="Makes video and audio the same length, and crops and face track with them, so that faces"
+            " found once in the source can be used with any audio. A single picture becomes a video as long as"
+            " the audio.",
             inputs=[
                 io.Image.Input("images", tooltip="The source's frames, or one picture."),
-                io.Audio.Input("audio", tooltip="The speech: one recording, any rate and number of channels."),
-                inputs.fps("of the pictures: the fps output of Get Video Components. 29.97 is taken as 30000/1001."),
+                io.Audio.Input("audio", tooltip="The speech: one recording, any sample rate and number of channels."),
+                inputs.fps("of the images: the fps output of Get Video Components. 29.97 is taken as 30000/1001."),
                 inputs.fit(),
                 io.Image.Input("crops", optional=True, tooltip="From LatentSync: Find Faces, with face_track."),
                 inputs.FACE_TRACK.Input(
                     "face_track", optional=True, tooltip="From LatentSync: Find Faces, with crops."
                 ),
                 inputs.silence(
-                    " Here only close does something: the face_track tells Composite when. Choose it on Encode Audio"
-                    " too."
+                    " Here only close has an effect: the face_track tells Composite when. Also choose it on Encode"
+                    " Audio."
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="images", tooltip="The pictures in their new order and number."),
+                io.Image.Output(display_name="images", tooltip="The images in their new order and number."),
                 io.Audio.Output(
-                    display_name="audio", tooltip="The sound at its own rate in Hz, untouched where its length fits."
+                    display_name="audio", tooltip="The audio at its own sample rate, unchanged if its length fits."
                 ),
                 io.Image.Output(
-                    display_name="crops", tooltip="The crops in the same order; nothing where none were given."
+                    display_name="crops", tooltip="The crops in the same order; nothing if none were given."
                 ),
                 inputs.FACE_TRACK.Output(
-                    display_name="face_track", tooltip="The track in the same order; nothing where none was given."
+                    display_name="face_track", tooltip="The track in the same order; nothing if none was given."
                 ),
             ],
         )

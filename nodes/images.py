@@ -57,8 +57,8 @@ class Frames(Sequence[np.ndarray]):
         low, high = frame.aminmax()
         if not low <= high:  # both are NaN where one pixel is
             raise UserError(
-                f"Frame {i} of {self.name} has pixels that are not numbers (NaN); look at the node that made it,"
-                " a model in fp16 often is the cause."
+                f"Frame {i} of {self.name} has pixels that are not numbers (NaN); check the node that made it; a"
+                " model in fp16 is often the cause."
             )
         scaled = (frame * 255).contiguous()
         return scaled if low >= 0 and high <= 1 else scaled.clamp_(0, 255)
@@ -88,13 +88,13 @@ def check_frames(images: Frames, clip: AlignedFace) -> None:
     check_track(clip)
     if len(images) != clip.frames:
         raise UserError(
-            f"There are {len(images)} pictures and the FACE_TRACK has {clip.frames} frames; connect both from the same"
-            " LatentSync: Fit Length, or the pictures in which Find Faces found the face."
+            f"There are {len(images)} images and the FACE_TRACK has {clip.frames} frames; connect both from the same"
+            " LatentSync: Fit Length, or the images in which Find Faces found the face."
         )
     if images.size != clip.size:
         raise UserError(
-            f"The pictures are {images.size[0]}×{images.size[1]} px and the face was found in {clip.size[0]}×"
-            f"{clip.size[1]} px; connect the pictures in which LatentSync: Find Faces found it."
+            f"The images are {images.size[0]}×{images.size[1]} px and the face was found in {clip.size[0]}×"
+            f"{clip.size[1]} px; connect the images in which LatentSync: Find Faces found it."
         )
 
 
@@ -141,7 +141,7 @@ def fitted_mask(mask: Tensor, frames: Frames, clip: AlignedFace) -> Callable[[in
     if len(masks) not in known:
         raise UserError(
             f"keep_out has {len(masks)} masks and there are {clip.frames} frames of"
-            f" {clip.timeline.source_frames} pictures; give one for all, or one for each."
+            f" {clip.timeline.source_frames} images; give one for all, or one for each."
         )
     number, (width, height) = known[len(masks)], frames.size
 
@@ -157,7 +157,7 @@ def fitted_mask(mask: Tensor, frames: Frames, clip: AlignedFace) -> Callable[[in
 def speech_of(audio: Mapping[str, Any] | None) -> tuple[Tensor, int]:
     """An AUDIO as waveform (channels, samples) float32 and its sample rate in Hz."""
     if audio is None:
-        raise UserError("There is no sound: the video has none, or nothing is connected; give a recording of speech.")
+        raise UserError("There is no audio: the video has none, or nothing is connected; give a recording of speech.")
     missing = [key for key in ("waveform", "sample_rate") if key not in audio]
     if missing:
         raise UserError(
@@ -165,7 +165,7 @@ def speech_of(audio: Mapping[str, Any] | None) -> tuple[Tensor, int]:
         )
     waveform, rate = _one_recording(torch.as_tensor(audio["waveform"])), int(audio["sample_rate"])
     if rate <= 0:
-        raise UserError(f"The AUDIO has {rate} samples a second; load it again.")
+        raise UserError(f"The AUDIO has {rate} samples per second; load it again.")
     waveform = _as_floats(waveform.detach().cpu())
     if not waveform.isfinite().all():
         raise UserError("The AUDIO has samples that are not numbers (NaN or infinity); export it again.")

@@ -25,8 +25,8 @@ def checkpoint() -> Any:
         "checkpoint",
         options=host.checkpoints(),
         default="nano",
-        tooltip="nano (built in, small, soft), 1.5 (256 px), 1.6 (512 px), or a file of models/latentsync. What is"
-        " missing is named with its size and how to get it.",
+        tooltip="nano (built in, small, soft), 1.5 (256 px), 1.6 (512 px), or a file in models/latentsync. A missing"
+        " file is listed with its size and how to get it.",
     )
 
 
@@ -71,9 +71,9 @@ def fit() -> Any:
         "fit",
         options=list(FITS),
         default=Settings.fit,
-        tooltip="When the sound is longer: pingpong runs the pictures to and fro, loop starts again, hold keeps the"
-        " last one, trim and silence cut the sound. When it is shorter: silence keeps all pictures, quiet at the end;"
-        " the others cut them. One picture lasts as long as the sound.",
+        tooltip="If the audio is longer: pingpong plays the video back and forth, loop restarts it, hold stays on the"
+        " last frame, trim and silence cut the audio. If it is shorter: silence keeps the whole video, quiet at"
+        " the end; the others cut it. A single picture lasts as long as the audio.",
     )
 
 
@@ -81,9 +81,9 @@ def face() -> Any:
     return io.String.Input(
         "face",
         default=Settings.face,
-        tooltip='Whose mouth: "auto" (who speaks in a VIDEO with sound, else whose mouth moves most), "largest",'
-        ' "left", "right", a number from the preview, or "x,y,frame", a point on the face in pixels of the picture, in'
-        " that frame (from 0).",
+        tooltip='Which face: "auto" (the one that speaks in a VIDEO with sound, else the one that moves its mouth'
+        ' most), "largest", "left", "right", a number from the preview, or "x,y,frame", a point on the face in pixels,'
+        " in that frame (from 0).",
     )
 
 
@@ -95,8 +95,9 @@ def silence(more: str = "", **facts: Any) -> Any:
             options=list(SILENCES),
             default=Settings.silence,
             **facts,
-            tooltip="The mouth in pauses of the speech. keep: what the network makes of the sound there. relax: of true"
-            f" silence, so that breath, hum and music move no lips. close: the same, and the lips are closed.{more}",
+            tooltip="The mouth in pauses in the speech. keep: what the network makes of the audio there. relax: of"
+            " true silence, so that breath, hum and music do not move the lips. close: the same, with the lips"
+            f" closed.{more}",
         )
     )
 
@@ -107,8 +108,8 @@ def spans() -> Any:
             "spans",
             optional=True,
             default=Settings.spans,
-            tooltip='Only these parts get new lips, in seconds or minutes and seconds: "1.5-4, 1:20-". All else stays'
-            " as it is. Empty: everything.",
+            tooltip='Only these parts get new lips, in seconds or minutes and seconds: "1.5-4, 1:20-". The rest is'
+            " unchanged. Empty: everything.",
         )
     )
 
@@ -120,7 +121,7 @@ def points() -> Any:
             optional=True,
             default=Settings.points,
             tooltip='For a face that is not found, a drawing or an animal: "x1,y1,x2,y2,x3,y3,frame", which is left'
-            " brow, right brow and nose tip as seen, in pixels, and the frame (from 0). It counts instead of face.",
+            " brow, right brow and nose tip as you see them, in pixels, and the frame (from 0). Used instead of face.",
         )
     )
 
@@ -132,7 +133,7 @@ def no_face() -> Any:
             optional=True,
             options=list(NO_FACES),
             default=Settings.no_face,
-            tooltip="Where the face is nowhere in the clip. error: stop and say so. pass: give the clip as it is.",
+            tooltip="What to do if no frame has the face. error: stop with a message. pass: output the clip unchanged.",
         )
     )
 
@@ -144,9 +145,9 @@ def mode() -> Any:
             optional=True,
             options=list(MODES),
             default=Settings.mode,
-            tooltip="exact: the steps and guidance above. fast: 6 steps, guidance in the middle ones: a quarter of the"
-            " work. turbo: 4 without guidance: a tenth. draft: the same, decoded softer and quicker. Only where steps"
-            " and guidance are 0.",
+            tooltip="exact: the steps and guidance above. fast: 6 steps, guidance in the middle ones: a quarter of"
+            " the work. turbo: 4 without guidance: a tenth. draft: the same, decoded faster but softer. Only used"
+            " if steps and guidance are 0.",
         )
     )
 
@@ -158,8 +159,8 @@ def encoder() -> Any:
             optional=True,
             options=list(ENCODERS),
             default=Settings.encoder,
-            tooltip="software: the same file everywhere, and the smaller one. hardware: a graphics card's encoder,"
-            " where one opens for this codec: quicker, larger.",
+            tooltip="software: the same file everywhere, and smaller. hardware: a graphics card's encoder, if"
+            " available for this codec: faster but larger.",
         )
     )
 
@@ -168,9 +169,9 @@ def part(start: str, duration: str, of: str, more: str) -> list[Any]:
     """Where a part begins and how long it is, in seconds."""
     range_: Any = {"optional": True, "default": 0.0, "min": 0.0, "max": 86400.0, "step": 0.01}
     return [
-        host.advanced(io.Float.Input(start, **range_, tooltip=f"Seconds of the {of} to skip at its beginning. {more}")),
+        host.advanced(io.Float.Input(start, **range_, tooltip=f"Seconds to skip at the beginning of the {of}. {more}")),
         host.advanced(
-            io.Float.Input(duration, **range_, tooltip=f"Seconds of the {of} to use from there on. 0: all the rest.")
+            io.Float.Input(duration, **range_, tooltip=f"Seconds of the {of} to use after that. 0: all the rest.")
         ),
     ]
 
@@ -183,7 +184,7 @@ def seed() -> Any:
         max=2**63 - 1,
         step=1,
         control_after_generate=True,
-        tooltip="Another seed is another take; the same one repeats it.",
+        tooltip="A different seed gives a different take; the same seed gives the same result.",
     )
 
 
@@ -199,7 +200,7 @@ def sampling() -> list[Any]:
             max=1000,
             step=1,
             tooltip="Solver steps; time grows with them. 0: the checkpoint's own, which is 20 for LatentSync 1.5 and"
-            " 1.6 and 1 for nano. More than 50 bring little.",
+            " 1.6 and 1 for nano. Little changes beyond 50.",
         ),
         io.Float.Input(
             "guidance",
@@ -209,14 +210,14 @@ def sampling() -> list[Any]:
             max=20.0,
             step=0.1,
             tooltip="How strongly the mouth follows the speech. 0: the checkpoint's own, which is 1.5 for LatentSync"
-            " 1.5 and 1.6 and 1 for nano. 1 takes half the time; far above 3 lips distort.",
+            " 1.5 and 1.6 and 1 for nano. 1 takes half the time; far above 3 the lips distort.",
         ),
         host.advanced(
             io.Combo.Input(
                 "solver",
                 options=list(SOLVERS),
                 default=Settings.solver,
-                tooltip="How the noise is taken away. ddim is the reference; the others manage with fewer steps.",
+                tooltip="How noise is removed. ddim is the reference; the others need fewer steps.",
             )
         ),
     ]
@@ -232,8 +233,8 @@ def resolution(optional: bool = True) -> Any:
             min=0,
             max=1024,
             step=8,
-            tooltip="Side of the face crop in pixels. 0: as the checkpoint states. Only for a file that does not state"
-            " it: 256 for LatentSync 1.5, 512 for 1.6.",
+            tooltip="Side of the face crop in pixels. 0: as stated in the checkpoint. Only for a file that does not"
+            " state it: 256 for LatentSync 1.5, 512 for 1.6.",
         )
     )
 
@@ -243,7 +244,7 @@ def keep_out(**facts: Any) -> Any:
         "keep_out",
         optional=True,
         **facts,
-        tooltip="What must not be repainted (a hand, a microphone): 1 = as it was. One for all frames or one for each.",
+        tooltip="What must not be repainted (a hand, a microphone): 1 = unchanged. One for all frames or one for each.",
     )
 
 
@@ -255,7 +256,7 @@ def watermark() -> Any:
             options=list(WATERMARKS),
             default=Settings.watermark,
             tooltip="Label the result as generated. metadata: a comment in the file. visible: also in a corner of the"
-            " picture.",
+            " video.",
         )
     )
 
@@ -269,8 +270,9 @@ def encoding() -> list[Any]:
                 optional=True,
                 options=list(CODECS),
                 default=BROWSERS["codec"],
-                tooltip="h264 plays everywhere, in the browser too. vp9 makes a .webm and prores a .mov, both with the"
-                " source's transparency; all others an .mp4. copy-like-source: codec and kind of file of the source.",
+                tooltip="h264 plays everywhere, including browsers. vp9 makes a .webm and prores a .mov, both with"
+                " the source's transparency; all others make an .mp4. copy-like-source: the source's codec and"
+                " file type.",
             )
         ),
         host.advanced(
@@ -281,7 +283,7 @@ def encoding() -> list[Any]:
                 min=1,
                 max=100,
                 step=1,
-                tooltip="Of the encoding. More makes a larger file.",
+                tooltip="Encoding quality. Higher makes a larger file.",
             )
         ),
         host.advanced(
@@ -289,7 +291,7 @@ def encoding() -> list[Any]:
                 "strip_metadata",
                 optional=True,
                 default=Settings.strip_metadata,
-                tooltip="Leave out the source's title, comment, dates, place, chapters, languages and subtitles.",
+                tooltip="Remove the source's title, comment, dates, place, chapters, languages and subtitles.",
             )
         ),
     ]

@@ -66,15 +66,15 @@ class LatentSyncLipSync(io.ComfyNode):
         return host.schema(
             node_id="LatentSyncLipSync",
             display_name="LatentSync: Lip Sync",
-            description="Makes the face in a video or picture say a speech: everything in one node, for pictures in"
-            " memory. Stands for the single nodes from Load Model to Composite; another speech or seed does not find"
-            " the faces again. For long clips use LatentSync: Video.",
+            description="Makes the face in a video or picture say a speech: everything in one node, for frames in"
+            " memory. Replaces the single nodes from Load Model to Composite; with another speech or seed the"
+            " faces are not searched for again. For long clips use LatentSync: Video.",
             inputs=[
                 io.Image.Input(
-                    "images", extra_dict=RAW, tooltip="The frames, or one picture, which then becomes a video."
+                    "images", extra_dict=RAW, tooltip="The frames, or a single picture to turn into a video."
                 ),
-                io.Audio.Input("audio", extra_dict=RAW, tooltip="The speech; any sample rate and channels."),
-                inputs.fps("of the pictures, from Get Video Components; for one picture, of the result."),
+                io.Audio.Input("audio", extra_dict=RAW, tooltip="The speech; any sample rate and number of channels."),
+                inputs.fps("of the images, from Get Video Components; for a single picture, of the result."),
                 *common_inputs([inputs.face()], [inputs.keep_out(extra_dict=RAW)], RAW),
                 inputs.silence(),
                 inputs.points(),
@@ -120,7 +120,7 @@ class LatentSyncLipSync(io.ComfyNode):
 def file_inputs(speech: Sequence[Any] = ()) -> list[Any]:
     """Which part of a file is used, and how the new one is written. speech: the part of a speech."""
     return [
-        *inputs.part("start", "duration", "picture", "A video's own sound is cut with it."),
+        *inputs.part("start", "duration", "picture", "A video's own audio is cut with it."),
         *speech,
         host.advanced(
             io.Int.Input(
@@ -129,7 +129,7 @@ def file_inputs(speech: Sequence[Any] = ()) -> list[Any]:
                 min=1,
                 max=120,
                 step=1,
-                tooltip="Frames per second of the video that a picture becomes.",
+                tooltip="Frames per second of a video made from a picture.",
             )
         ),
         host.advanced(
@@ -139,8 +139,8 @@ def file_inputs(speech: Sequence[Any] = ()) -> list[Any]:
                 min=1,
                 max=64,
                 step=1,
-                tooltip="Windows of 16 frames computed together: more is faster on a large card and takes more"
-                " memory. The result is the same.",
+                tooltip="Windows of 16 frames computed together: more is faster on a large graphics card and takes"
+                " more memory. The result is the same.",
             )
         ),
         inputs.watermark(),
@@ -148,7 +148,7 @@ def file_inputs(speech: Sequence[Any] = ()) -> list[Any]:
             "save_to",
             options=["temp", "output"],
             default="temp",
-            tooltip="temp: for Save Video or other nodes behind; the file goes when it is no longer needed."
+            tooltip="temp: for Save Video or other nodes after it; the file is deleted when it is no longer needed."
             " output: kept in the output folder.",
         ),
         io.String.Input(
@@ -165,7 +165,7 @@ def outputs() -> list[Any]:
         io.Video.Output(display_name="video", tooltip="The talking video, as a file."),
         io.String.Output(
             display_name="report",
-            tooltip="JSON: frames, faces, settings, seconds by stage; in spans what became of every frame, and why.",
+            tooltip="JSON: frames, faces, settings, seconds by stage; in spans, how every frame was handled and why.",
         ),
     ]
 
@@ -179,8 +179,8 @@ def _audio_track() -> Any:
             min=-1,
             max=63,
             step=1,
-            tooltip="Which sound track of the video is heard, from 0. -1: its default one, or the first that"
-            " can be heard. Not for a speech that is connected.",
+            tooltip="Which audio track of the video to use, from 0. -1: its default track, or the first with sound."
+            " Does not apply to a connected speech.",
         )
     )
 
@@ -188,18 +188,18 @@ def _audio_track() -> Any:
 class LatentSyncVideo(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        speech = inputs.part("audio_start", "audio_duration", "speech", "For a speech that is connected.")
+        speech = inputs.part("audio_start", "audio_duration", "speech", "For a connected speech.")
         return host.schema(
             node_id="LatentSyncVideo",
             display_name="LatentSync: Video",
-            description="Makes the face in a video say a speech, streamed from file to file: memory does not grow with"
-            " the clip's length. Frame rate, size and sound stay as they are. With save_to: output it needs no other"
-            " node behind it.",
+            description="Makes the face in a video say a speech, streamed from file to file: memory use does not grow"
+            " with the clip's length. Frame rate and size are unchanged. With save_to: output, no other node is"
+            " needed after it.",
             inputs=[
                 io.MultiType.Input(
-                    "video", [io.Video, io.Image], tooltip="The video, or one picture, which then becomes a video."
+                    "video", [io.Video, io.Image], tooltip="The video, or a single picture to turn into a video."
                 ),
-                io.Audio.Input("audio", optional=True, tooltip="The speech. Empty: the video's own sound."),
+                io.Audio.Input("audio", optional=True, tooltip="The speech. If not connected: the video's own audio."),
                 *common_inputs([inputs.face()], [*file_inputs(speech), _audio_track()]),
                 inputs.silence(),
                 inputs.spans(),

@@ -15,8 +15,8 @@ class LatentSyncLoader(io.ComfyNode):
             node_id="LatentSyncLoader",
             display_name="LatentSync: Load Model",
             description="Loads a LatentSync checkpoint with the VAE and the Whisper encoder that belong to it."
-            " nano is built in; 1.5 and 1.6 are found by their size under any name, in models/latentsync and where"
-            " ComfyUI keeps VAEs and audio encoders. Nothing is downloaded here.",
+            " nano is built in; 1.5 and 1.6 are found by size under any name, in models/latentsync and where ComfyUI"
+            " keeps VAEs and audio encoders. Nothing is downloaded here.",
             inputs=[
                 inputs.checkpoint(),
                 inputs.resolution(optional=False),
@@ -26,7 +26,7 @@ class LatentSyncLoader(io.ComfyNode):
                         options=["auto", *DTYPES],
                         default="auto",
                         tooltip="Number format of the U-Net. auto: what ComfyUI chooses for this card. fp16 and bf16"
-                        " halve its memory against fp32.",
+                        " take half the memory of fp32.",
                     )
                 ),
                 *inputs.lora(),
@@ -34,7 +34,7 @@ class LatentSyncLoader(io.ComfyNode):
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The U-Net: for LatentSync: Sampler, or KSampler."),
                 io.Vae.Output(display_name="vae", tooltip="The VAE between face crops and latents."),
-                io.AudioEncoder.Output(display_name="audio_encoder", tooltip="Whisper: what the U-Net hears."),
+                io.AudioEncoder.Output(display_name="audio_encoder", tooltip="Whisper: encodes speech for the U-Net."),
             ],
         )
 
@@ -55,8 +55,8 @@ class LatentSyncDownload(io.ComfyNode):
         return host.schema(
             node_id="LatentSyncDownload",
             display_name="LatentSync: Download Model",
-            description="Gets one model file into models/latentsync, checked by its SHA-256. The only node that uses"
-            " the network. A download that broke off goes on where it stopped; a file that is there already is kept."
+            description="Downloads one model file into models/latentsync and checks its SHA-256. The only node that"
+            " uses the network. An interrupted download continues where it stopped; an existing file is kept."
             " nano needs face-landmarker and whisper-tiny.en; 1.5 and 1.6 need vae, whisper-tiny and face-landmarker.",
             inputs=[
                 io.Combo.Input(
@@ -66,7 +66,7 @@ class LatentSyncDownload(io.ComfyNode):
                     tooltip="Which file. Sizes: " + host.download_sizes() + ".",
                 ),
             ],
-            outputs=[io.String.Output(display_name="path", tooltip="Where the file now lies.")],
+            outputs=[io.String.Output(display_name="path", tooltip="Where the file is now.")],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )

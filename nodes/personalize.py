@@ -50,10 +50,10 @@ class LatentSyncPersonalize(io.ComfyNode):
                     tooltip=f"The person speaking, with sound: {ENOUGH:.0f} s at least, {BEST:.0f} s are good.",
                 ),
                 io.Image.Input(
-                    "images", optional=True, tooltip="In place of a video: its frames. They need audio and fps as well."
+                    "images", optional=True, tooltip="The frames, instead of a video. Also needs audio and fps."
                 ),
                 io.Audio.Input("audio", optional=True, tooltip="What the person says in images."),
-                inputs.fps("of images, from Get Video Components. A video knows its own."),
+                inputs.fps("of images, from Get Video Components. Not needed for a video."),
                 io.String.Input(
                     "name", default="me", tooltip="Of the person: the LoRA becomes output/loras/NAME.safetensors."
                 ),

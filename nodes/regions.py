@@ -41,8 +41,8 @@ class GivenFaces:
             )
         if len(frames) != count:
             raise UserError(
-                f"There are FACE_LANDMARKS for {len(frames)} frames and {count} pictures; connect both from the same"
-                " pictures."
+                f"There are FACE_LANDMARKS for {len(frames)} frames and {count} images; connect both from the same"
+                " images."
             )
         self._frames = [
             [face_of_mesh(np.asarray(face["landmarks_xy"], np.float64) - 0.5) for face in one] for one in frames
@@ -71,7 +71,7 @@ def within(tracks: Tracks, region: Any) -> Tracks:
     covered = [_covered(track, tracks.frames, masks, boxes) for track in tracks.faces]
     kept = tuple(track for track, share in zip(tracks.faces, covered, strict=True) if share >= COVERED)
     if not kept:
-        raise UserError(f"No face lies in the region that is connected; the faces found are {describe(tracks)}.")
+        raise UserError(f"No face is in the connected region; the faces found are {describe(tracks)}.")
     return replace(tracks, faces=kept)
 
 

@@ -17,18 +17,20 @@ class LatentSyncCondition(io.ComfyNode):
         return host.schema(
             node_id="LatentSyncCondition",
             display_name="LatentSync: Condition",
-            description="Brings face crops and speech together: what the sampler needs to repaint the mouths. Fit the"
-            " length before (LatentSync: Fit Length) when sound and picture differ.",
+            description="Combines face crops and speech into what the sampler needs to repaint the mouths. If audio"
+            " and video differ in length, use LatentSync: Fit Length first.",
             inputs=[
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model, from LatentSync: Load Model."),
                 io.Image.Input("crops", tooltip="Face crops, one for each frame, from LatentSync: Find Faces."),
                 io.AudioEncoderOutput.Input("audio", tooltip="The speech, from LatentSync: Encode Audio."),
                 inputs.FACE_TRACK.Input("face_track", tooltip="Where the face is, from Find Faces or Fit Length."),
-                inputs.fps("of the crops: says which sound each frame hears."),
+                inputs.fps("of the crops: matches each frame with its audio."),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="With the speech."),
-                io.Conditioning.Output(display_name="negative", tooltip="Without: what guidance leads away from."),
+                io.Conditioning.Output(
+                    display_name="negative", tooltip="Without the speech: what guidance leads away from."
+                ),
                 io.Latent.Output(
                     display_name="latent", tooltip="Empty, one for each frame; any sampler draws one noise for all."
                 ),
@@ -73,10 +75,10 @@ class LatentSyncSampler(io.ComfyNode):
             description="Repaints the mouths, in windows of 16 frames, exactly as the command line does. ComfyUI's"
             " KSampler (ddim, ddim_uniform; simple for a single step; cfg = guidance) does nearly the same.",
             inputs=[
-                io.Model.Input("model", tooltip="From LatentSync: Load Model, patched (LoRA, …) if you like."),
+                io.Model.Input("model", tooltip="From LatentSync: Load Model; can be patched (LoRA, …)."),
                 io.Conditioning.Input("positive", tooltip="From LatentSync: Condition."),
                 io.Conditioning.Input("negative", tooltip="From LatentSync: Condition."),
-                io.Latent.Input("latent", tooltip="From LatentSync: Condition; only its size counts."),
+                io.Latent.Input("latent", tooltip="From LatentSync: Condition; only its size matters."),
                 *inputs.sampling(),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="The repainted crops, for VAE Decode.")],

@@ -46,34 +46,36 @@ class LatentSyncScore(io.ComfyNode):
         return host.schema(
             node_id="LatentSyncScore",
             display_name="LatentSync: Score",
-            description="Measures whether the lips follow the sound: how open the mouth is against how loud the speech"
-            " is, for every shift of the sound by up to 0.6 s. Connect a VIDEO, or IMAGE and AUDIO. Trust it from about"
-            " five seconds of speech on. Compare its numbers with each other, on clips of like length. With a SyncNet"
+            description="Measures whether the lips follow the audio: how open the mouth is against how loud the"
+            " speech is, for every shift of the audio by up to 0.6 s. Connect a VIDEO, or IMAGE and AUDIO. It is"
+            " reliable from about five seconds of speech. Compare its numbers only between clips of similar"
+            " length. With a SyncNet"
             " it also gives LSE-C, LSE-D and the SyncNet's own offset.",
             inputs=[
                 io.Video.Input(
                     "video",
                     optional=True,
-                    tooltip="The clip to score, read frame by frame to save memory, with its own sound.",
+                    tooltip="The clip to score, read frame by frame to save memory, with its own audio.",
                 ),
                 io.Image.Input(
-                    "images", optional=True, tooltip="In place of a video: its frames. They need audio and fps as well."
+                    "images", optional=True, tooltip="The frames, instead of a video. Also needs audio and fps."
                 ),
                 io.Audio.Input(
                     "audio",
                     optional=True,
-                    tooltip="The speech for images. With a video: scores it against this sound in place of its own.",
+                    tooltip="The speech for images. With a video: scores it against this audio instead of its own.",
                 ),
-                inputs.fps("of images, from Get Video Components. A video knows its own."),
+                inputs.fps("of images, from Get Video Components. Not needed for a video."),
                 inputs.face(),
                 io.Combo.Input(
                     "syncnet",
                     options=host.syncnets(),
                     default=host.NO_SYNCNET,
                     optional=True,
-                    tooltip="A trained network that also measures sync, beside the landmarks, which need none:"
-                    " syncnet-v2 (Chung and Zisserman's, the usual LSE-C and LSE-D), syncnet-1.6, or a file of"
-                    " models/latentsync, such as one of yours. Numbers of two SyncNets do not compare.",
+                    tooltip="A trained network that also measures sync, in addition to the landmarks, which need"
+                    " none: syncnet-v2 (Chung and Zisserman's, for standard LSE-C and LSE-D), syncnet-1.6, or a"
+                    " file in models/latentsync, for example your own. Numbers from different SyncNets cannot be"
+                    " compared.",
                 ),
             ],
             outputs=_outputs(),
@@ -121,11 +123,11 @@ def _outputs() -> list[Any]:
         io.Float.Output(
             display_name="confidence",
             tooltip="By how much the best shift stands out, 0 to 2 (correlation, peak minus median). About 0.4"
-            " and more for real speakers over ten seconds, 0.2 by accident. Higher is better.",
+            " and more for real speakers over ten seconds, 0.2 by chance. Higher is better.",
         ),
         io.Int.Output(
             display_name="offset",
-            tooltip="The best shift in frames. Positive: the sound comes after the picture. 0 and ±1 are in sync.",
+            tooltip="The best shift in frames. Positive: the audio comes after the video. 0 and ±1 are in sync.",
         ),
         io.Float.Output(
             display_name="correlation",
@@ -134,7 +136,7 @@ def _outputs() -> list[Any]:
         ),
         io.Image.Output(
             display_name="chart",
-            tooltip="One picture: mouth opening and loudness over time, and the correlation for every shift."
+            tooltip="An image: mouth opening and loudness over time, and the correlation for every shift."
             " With a SyncNet also its distance for every shift, and its confidence over time.",
         ),
         io.Float.Output(
@@ -143,11 +145,12 @@ def _outputs() -> list[Any]:
         ),
         io.Float.Output(
             display_name="lse_d",
-            tooltip="The SyncNet's distance of lips and sound at the best shift. Lower is better.",
+            tooltip="The SyncNet's distance between lips and audio at the best shift. Lower is better.",
         ),
         io.Int.Output(
             display_name="sync_offset",
-            tooltip="The best shift by the SyncNet, in frames of 1/25 s. Positive: the sound comes after the picture.",
+            tooltip="The best shift according to the SyncNet, in frames of 1/25 s. Positive: the audio comes after"
+            " the video.",
         ),
     ]
 

@@ -35,10 +35,10 @@ class LatentSyncSpeakers(io.ComfyNode):
             node_id="LatentSyncSpeakers",
             display_name="LatentSync: Speakers",
             description="Makes several people in a video speak, each with a voice of their own, in one pass from file"
-            " to file. A mouth moves only while its own voice is heard; the voices are mixed into the video's sound.",
+            " to file. A mouth moves only during its own voice; the voices are mixed into the video's audio.",
             inputs=[
                 io.MultiType.Input(
-                    "video", [io.Video, io.Image], tooltip="The video, or one picture, which then becomes a video."
+                    "video", [io.Video, io.Image], tooltip="The video, or a single picture to turn into a video."
                 ),
                 *who,
                 *common_inputs(extra=file_inputs()),
@@ -98,7 +98,7 @@ def _inputs(number: int) -> list[Any]:
             f"face_{number}",
             display_name=f"face {number}",
             default=face,
-            tooltip='Whose mouth: "largest", "left", "right", a number from the preview of Find Faces, or "x,y,frame",'
+            tooltip='Which face: "largest", "left", "right", a number from the preview of Find Faces, or "x,y,frame",'
             " a point on the face in pixels, in that frame (from 0).",
         ),
         io.Float.Input(
@@ -108,7 +108,7 @@ def _inputs(number: int) -> list[Any]:
             min=-1.0,
             max=86400.0,
             step=0.01,
-            tooltip="Seconds of the video at which this voice begins. -1: when the voice before it has ended.",
+            tooltip="When this voice begins, in seconds of the video. -1: when the voice before it has ended.",
         ),
     ]
 

@@ -75,7 +75,7 @@ def from_waveform(waveform: Tensor | np.ndarray, sample_rate: int) -> Audio:
     """Sound that is in memory, checked as load_audio does; see to_mono_16k."""
     mono = to_mono_16k(waveform, sample_rate)
     seconds = Fraction(np.shape(waveform)[-1]) / Fraction(sample_rate)
-    _check(mono, seconds, "The sound")
+    _check(mono, seconds, "The audio")
     return Audio(mono, SAMPLE_RATE, seconds)
 
 
@@ -83,10 +83,10 @@ def to_mono_16k(waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
     """(T,) or (C, T), any rate, to (T',) float32 at 16 kHz; channels are averaged."""
     sound = torch.as_tensor(waveform).detach().cpu()
     if not sound.is_floating_point():
-        raise UserError(f"The sound has {sound.dtype} samples; floats between -1 and 1 are needed.")
+        raise UserError(f"The audio has {sound.dtype} samples; floats between -1 and 1 are needed.")
     if sound.ndim not in (1, 2) or sample_rate <= 0:
         shape = tuple(sound.shape)
-        raise UserError(f"The sound is {shape} at {sample_rate} Hz; (samples,) or (channels, samples) is needed.")
+        raise UserError(f"The audio is {shape} at {sample_rate} Hz; (samples,) or (channels, samples) is needed.")
     sound = sound.float() if sound.ndim == 1 else _mixed(sound.float())
     if sample_rate == SAMPLE_RATE or not len(sound):
         return sound.contiguous()
@@ -108,10 +108,10 @@ def is_silent(waveform: Tensor) -> bool:
     return 20 * math.log10(max(peak, 1e-10)) < SILENT_DB
 
 
-def check_speech(waveform: Tensor, name: str = "The sound") -> None:
+def check_speech(waveform: Tensor, name: str = "The audio") -> None:
     """UserError when the whole clip is silent. Separate from loading: some callers want silence."""
     if is_silent(waveform):
-        raise UserError(f"{name} is silent from end to end; give a recording of speech.")
+        raise UserError(f"{name} is silent from start to end; give a recording of speech.")
 
 
 def loudness(waveform: Tensor, fps: Rate, frames: int, sample_rate: int = SAMPLE_RATE) -> Tensor:
@@ -130,7 +130,7 @@ def _floor(frame: int, rate: int, fps: Fraction) -> int:
 
 def _check(sound: Tensor, seconds: Fraction, name: str) -> None:
     if seconds < MIN_SECONDS:
-        raise UserError(f"{name} lasts {float(seconds):g} s; at least {float(MIN_SECONDS):g} s of sound is needed.")
+        raise UserError(f"{name} lasts {float(seconds):g} s; at least {float(MIN_SECONDS):g} s of audio is needed.")
     if not sound.isfinite().all():
         raise UserError(f"{name} has samples that are not numbers (NaN or infinity); export it again.")
 

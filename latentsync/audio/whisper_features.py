@@ -74,7 +74,7 @@ class SpeechFeatures:
 
     def __init__(self, waveform: Tensor, sample_rate: int, whisper: "WhisperEncoder", *, exact: bool = False) -> None:
         self.waveform = to_mono_16k(waveform, sample_rate)
-        _check(self.waveform, Fraction(len(self.waveform), SAMPLE_RATE), "The sound")
+        _check(self.waveform, Fraction(len(self.waveform), SAMPLE_RATE), "The audio")
         self.whisper = whisper
         self.mel_frames = len(self.waveform) // HOP
         self.length = self.mel_frames // 2

@@ -18,10 +18,10 @@ ADDRESS, LIMITS, BACKENDS = "Address", "Limits for users", "Backends"
 @dataclass(frozen=True)
 class AddressOptions:
     host: str = choice(
-        ADDRESS, "", "127.0.0.1", "Where to listen: 127.0.0.1 is this computer alone, 0.0.0.0 any computer.", "ADDRESS"
+        ADDRESS, "", "127.0.0.1", "Where to listen: 127.0.0.1 is this computer only, 0.0.0.0 any computer.", "ADDRESS"
     )
     port: int = choice(ADDRESS, "", 8501, "The port.", min=1, max=65535)
-    base: str = choice(ADDRESS, "--base-path", "", "Its path behind a proxy.", "PATH")
+    base: str = choice(ADDRESS, "--base-path", "", "The app's path behind a proxy.", "PATH")
     browser: bool = choice(ADDRESS, "", True, "Whether to open the browser.")
     share: bool = choice(
         ADDRESS, "--share", False, "Open it to the internet through ngrok, with your own token (NGROK_AUTHTOKEN)."
@@ -33,11 +33,9 @@ class LimitOptions:
     megabytes: int = choice(LIMITS, "--max-upload", Limits.megabytes, "Largest file.", "MB", min=1)
     seconds: float = choice(LIMITS, "--max-seconds", Limits.seconds, "Longest clip and voice.", "SECONDS", min=1)
     steps: int = choice(LIMITS, "--max-steps", Limits.steps, "Most steps.", min=1, max=1000)
-    waiting: int = choice(LIMITS, "--max-waiting", Limits.waiting, "Runs that may wait.", min=1)
-    keep: float = choice(
-        LIMITS, "", Limits.keep, "How long files are kept after the browser is gone.", "SECONDS", min=1
-    )
-    samples: Path | None = choice(LIMITS, "", None, "Files that users may choose from.", "FOLDER")
+    waiting: int = choice(LIMITS, "--max-waiting", Limits.waiting, "Most runs that can wait.", min=1)
+    keep: float = choice(LIMITS, "", Limits.keep, "How long files are kept after the page is closed.", "SECONDS", min=1)
+    samples: Path | None = choice(LIMITS, "", None, "Files that users can choose instead of uploading.", "FOLDER")
     watermark: str = choice(
         LIMITS, "", Settings.watermark,
         f"Label every result as generated ({', '.join(WATERMARKS)}); none leaves it to the users.", "NAME",
@@ -48,7 +46,7 @@ class LimitOptions:
 class BackendOptions:
     checkpoints: list[str] | None = choice(
         BACKENDS, "--checkpoint -c", None,
-        "Also offer this file; nano, 1.5 and 1.6 are offered when they are here.", "PATH",
+        "Also offer this file; nano, 1.5 and 1.6 are offered if they are installed.", "PATH",
     )  # fmt: skip
     server: str | None = choice(
         BACKENDS, "", None, "A ComfyUI that can run requests.", "URL", envvar="LATENTSYNC_COMFYUI"
@@ -61,13 +59,13 @@ class BackendOptions:
 
 @expand_options
 def app(where: AddressOptions, limits: LimitOptions, backends: BackendOptions) -> None:
-    """The same engine in a browser: give a face and a voice, click, watch, download.
+    """The same engine in a browser: add a face and a voice, click, watch, download.
 
     \b
       latentsync app
       latentsync app --server http://gpu.example.com:8188 --no-local
 
-    Only this computer can open it, unless --host or --share say otherwise. Ctrl-C ends it and removes its files.
+    By default only this computer can open it (see --host and --share). Ctrl-C stops it and removes its files.
     """
     from ..webapp.server import Address, serve
 

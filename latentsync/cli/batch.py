@@ -34,15 +34,15 @@ WHAT, WHERE = "What runs", "Where it runs"
 @dataclass(frozen=True)
 class RunOptions:
     out: Path | None = choice(
-        None, "--out -o", None, "Where outputs go; made when absent.", "FOLDER", show_default="the list's folder"
+        None, "--out -o", None, "Where outputs go; created if missing.", "FOLDER", show_default="the list's folder"
     )
     segment_seconds: float | None = choice(
-        WHAT, "", None, "Spread each video over all workers, in segments: for a few long videos.", "SECONDS", min=0.1
+        WHAT, "", None, "Split each video into segments across all workers: for a few long videos.", "SECONDS", min=0.1
     )
-    overwrite: bool = choice(WHAT, "--overwrite", False, "Also redo what an earlier run has finished.")
-    retries: int = choice(WHAT, "", 2, "How often a job is run again when its worker dies.", min=0)
+    overwrite: bool = choice(WHAT, "--overwrite", False, "Also redo jobs that an earlier run has finished.")
+    retries: int = choice(WHAT, "", 2, "How often a job is retried when its worker dies.", min=0)
     json: Path | None = choice(
-        WHAT, "", None, "The report; beside it, in REPORT.jsonl, what a next run skips.", "REPORT.json",
+        WHAT, "", None, "The report; next to it, REPORT.jsonl records what the next run skips.", "REPORT.json",
         show_default="<list>.report.json with the outputs",
     )  # fmt: skip
 
@@ -50,16 +50,16 @@ class RunOptions:
 @dataclass(frozen=True)
 class WorkerOptions:
     workers: int | None = choice(
-        WHERE, "", None, "Processes, or Ray actors.", min=1, show_default="1; with --ray what fits"
+        WHERE, "", None, "Processes, or Ray actors.", min=1, show_default="1; with --ray as many as fit"
     )
     ray: bool = choice(WHERE, "--ray", False, "Run on Ray: the cluster of RAY_ADDRESS, else this machine.")
     ray_address: str | None = choice(WHERE, "", None, "Run on this Ray cluster (auto, or host:port).", "ADDRESS")
     gpus_per_worker: float | None = choice(
-        WHERE, "", None, "Ray: 0.5 puts two workers on a GPU.", min=0.0, show_default="1 where there are GPUs"
+        WHERE, "", None, "Ray: 0.5 puts two workers on a GPU.", min=0.0, show_default="1 if there are GPUs"
     )
     cpus_per_worker: int | None = choice(
-        WHERE, "", None, "Cores, and so threads, of a worker.", min=1,
-        show_default="those of a single run, divided among processes; 1 beside a GPU",
+        WHERE, "", None, "Cores, and therefore threads, per worker.", min=1,
+        show_default="those of a single run, divided among processes; 1 with a GPU",
     )  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def batch(
 ) -> None:
     """Make many videos: models load once, a failed job does not stop the rest, and a second run resumes.
 
-    The list has a line for each job: video (or picture), audio (else the video's own) or speakers
+    The list has a line for each job: video (or picture), audio (default: the video's own) or speakers
     ("left=anna.wav; right=ben.wav@3.5", in .jsonl a list), out, and any of the settings steps, guidance, solver, seed,
     fit, face, window_batch, still_fps, watermark, max_side, background, strip_metadata, codec, quality, pixel_format,
     audio_track, silence, spans, points, no_face; `run --help` explains them.

@@ -34,7 +34,7 @@ class BenchOptions:
     resolution: str = choice(
         _WHAT, "", "", "Sides of the face crop for full, such as 256,512. Else the model's own.", "PX,…"
     )
-    modes: str = choice(_WHAT, "", "", "Modes to compare, separated by commas. Empty: the usual one.", "NAME,…")
+    modes: str = choice(_WHAT, "", "", "Modes to compare, separated by commas. Empty: the default mode.", "NAME,…")
     size: str = choice(_WHAT, "", "1080p", "Of the clip: 480p, 720p, 1080p, 1440p, 4k, or like 1080x1920.", "SIZE")
     seconds: float = choice(
         _WHAT, "", 0.0, "Length of the clip. 0: 4 s, or one window of 0.64 s where the published size runs on a CPU."
@@ -46,16 +46,16 @@ class BenchOptions:
     window_batch: int = choice(_WHAT, "", Settings.window_batch, "Windows of 16 frames at once.")
     device: str = DEVICE
     dtype: str = DTYPE
-    json: Path | None = choice(_OUT, "", None, "Also write all figures as JSON; - is the screen.", "FILE")
+    json: Path | None = choice(_OUT, "", None, "Also write all figures as JSON; - prints it.", "FILE")
     chart: Path | None = choice(_OUT, "", None, "Also draw bars of the stages (.png, .svg).", "PICTURE")
 
 
 # fmt: on
 @expand_options
 def bench(options: BenchOptions) -> None:
-    """Measure how long a lip sync takes here, stage by stage, and how much memory it holds. Needs no files.
+    """Measure how long lip sync takes on this machine, stage by stage, and how much memory it uses.
 
-    A portrait that sways in a picture of the asked size says the built-in voice; nothing of it is kept. Nothing is
+Needs no files. A swaying portrait of the requested size speaks with the built-in voice; no video is kept. Nothing is
     extrapolated: the table names the windows and the steps that were computed.
 
     \b

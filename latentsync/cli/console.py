@@ -191,7 +191,7 @@ def write_file(path: str | Path, content: bytes, advice: str = "give another nam
 
 
 def check_writable(path: Path | None) -> None:
-    """Before the work: a file can be written there. - is the screen."""
+    """Before the work: a file can be written there. - prints it."""
     if path is None or str(path) == "-":
         return
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):

@@ -86,7 +86,7 @@ def advice(checks: Sequence[Check]) -> Iterator[str]:
     if ready(checks):
         yield f"ready: {command()} run --image face.png --audio speech.wav --out talking.mp4"
     else:
-        yield f"not ready: do what is needed, then `{command()} doctor` again"
+        yield f"not ready: install what is missing, then `{command()} doctor` again"
 
 
 def place(name: str) -> Path | None:

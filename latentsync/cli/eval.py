@@ -52,7 +52,7 @@ Device = Annotated[str, option(_NETS, "--device", "auto, cpu, cuda or mps.", "NA
 class SyncNetOptions:
     syncnet: str | None = choice(
         _NETS, "", None,
-        "For LSE-C, LSE-D and the offset: syncnet-v2 (Chung's), syncnet-1.6, or a file, such as one of yours.",
+        "For LSE-C, LSE-D and the offset: syncnet-v2 (Chung's), syncnet-1.6, or a file, for example your own.",
         "NAME|FILE", envvar="LATENTSYNC_SYNCNET",
     )  # fmt: skip
     vae: VaeName = None
@@ -95,7 +95,7 @@ class SetOptions:
 
 @dataclass(frozen=True)
 class OutputOptions:
-    json: Path | None = choice(_OUT, "", None, "Also write everything as JSON; - is the screen.", "REPORT")
+    json: Path | None = choice(_OUT, "", None, "Also write everything as JSON; - prints it.", "REPORT")
     picture: Path | None = choice(_OUT, "", None, "Also draw the curves (.png, .jpg).", "PICTURE")
 
     def check(self) -> None:
@@ -208,7 +208,7 @@ def compare(
     output: OutputOptions,
     face: Face = Settings.face,
 ) -> None:
-    """Compare a generated clip with the true one, frame by frame, or a folder with a folder.
+    """Compare a generated clip with the original, frame by frame, or one folder with another.
 
     Mouth opening, lip landmarks, PSNR, SSIM, gradients, sharpness, flicker; LPIPS, identity, FID and FVD with their
     networks. Both must show the same frames.
@@ -269,7 +269,7 @@ def measure_all(place: Path, nets: "Networks", face: str) -> "tuple[list[Result]
 class PairOptions:
     pairs: int = choice(None, "", 8, "Pairs drawn from each clip, half of them in sync.", min=2)
     holdout_time: float = choice(None, "", 1.0, "Measure on this share of every clip only.", min=0.01, max=1.0)
-    holdout_at: float = choice(None, "", 0.5, "Where that share lies: 0 at the beginning, 1 at the end.", min=0, max=1)
+    holdout_at: float = choice(None, "", 0.5, "Where that share is: 0 at the beginning, 1 at the end.", min=0, max=1)
     holdout_people: str = choice(
         None, "", "", "Leave out recordings with these name prefixes.", "NAMES", show_default=False
     )
@@ -295,8 +295,8 @@ def accuracy(
     At threshold 0.5, and at the threshold that is best on every second clip, measured on the others.
 
     \b
-    After a training with --holdout-time 0.25 --holdout-people anna,ben, on
-    the time that was held out, then on the people:
+    After training with --holdout-time 0.25 --holdout-people anna,ben, on
+the held-out time, then on the held-out people:
       latentsync eval syncnet-accuracy NET DATA --holdout-time 0.25 \\
           --holdout-people anna,ben
       latentsync eval syncnet-accuracy NET DATA --only anna,ben

@@ -35,7 +35,7 @@ def pairs(
     count: Annotated[int, option(None, "--count", "How many pairs.", min=0, show_default="one for each video")] = 0,
     seed: Annotated[int, option(None, "--seed", "The same files and seed give the same pairs.")] = 1247,
 ) -> None:
-    """Pair videos with other speech, as a test set. No video gets its own.
+    """Pair videos with speech from elsewhere, as a test set. No video gets its own speech.
 
     \b
       latentsync eval pairs videos/ speech/ --count 50 -o pairs.csv
@@ -43,8 +43,8 @@ def pairs(
       latentsync batch pairs.csv --out mine/ -c mine.safetensors
       latentsync eval runs nano/ mine/ --picture runs.png
 
-    `batch` goes on where it was stopped and leaves what is done. A list of your own does too: columns video, audio and
-    out.
+    `batch` continues where it stopped and skips what is done. You can also write the list yourself, with the columns
+    video, audio and out.
     """
     from ..evaluation import pairs as work
     from ..evaluation.clips import videos as find_all
@@ -72,7 +72,7 @@ def runs(
     ] = None,
     face: Face = Settings.face,
 ) -> None:
-    """Set several runs side by side: checkpoints on the same list of pairs, in one table and chart.
+    """Compare several runs: checkpoints on the same list of pairs, in one table and chart.
 
     Means are over the clips that all runs have. * marks the best.
     """

@@ -28,11 +28,9 @@ def faces(
     out: Annotated[
         Path | None, option(None, "--out -o", "Also draw the faces with their numbers (.png, .jpg).", "PICTURE")
     ] = None,
-    json: Annotated[
-        Path | None, option(None, "--json", "Also write the list as JSON; - is the screen.", "REPORT")
-    ] = None,
+    json: Annotated[Path | None, option(None, "--json", "Also write the list as JSON; - prints it.", "REPORT")] = None,
 ) -> None:
-    """List the faces of a video or a picture, with the numbers that --face takes.
+    """List the faces in a video or a picture, with the numbers for --face.
 
     \b
       latentsync faces two.mp4 --out faces.png

@@ -38,7 +38,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            typer.echo("interrupted; nothing was left behind", err=True)
+            typer.echo("interrupted; no partial files were left", err=True)
             raise typer.Exit(INTERRUPTED) from error
         except (UserError, MemoryError, OSError, RuntimeError, ImportError) as error:
             sentence = _for_users(error)

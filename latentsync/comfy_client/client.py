@@ -176,8 +176,8 @@ class ComfyClient(Connection):
             except UnreachableError as error:
                 if time.monotonic() - last_contact > CONTACT_TIMEOUT:
                     raise RunFailedError(
-                        f"{self.display_url} has not answered for {CONTACT_TIMEOUT:g} s; the run may still go on there"
-                        f" as {monitor.prompt_id}."
+                        f"{self.display_url} has not answered for {CONTACT_TIMEOUT:g} s; it may still be running"
+                        f" there as {monitor.prompt_id}."
                     ) from error
             if not socket.is_open and await socket.connect():
                 failures, lost = 0, False

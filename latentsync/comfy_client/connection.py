@@ -92,7 +92,7 @@ class Connection:
             cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
             raise UnreachableError(
                 f"ComfyUI cannot be reached at {self.display_url} ({str(cause) or 'no answer in time'}); start ComfyUI"
-                " (python main.py in its folder), or give its address by --server."
+                " (python main.py in its folder), or give its address with --server."
             ) from error
 
     def status_error(self, response: aiohttp.ClientResponse) -> UserError:
@@ -103,7 +103,7 @@ class Connection:
         if status == 413:
             return UserError(
                 f"{server} takes no file that large; start ComfyUI with a larger --max-upload-size (in megabytes), or"
-                " copy the file into its input folder and name it by --set."
+                " copy the file into its input folder and name it with --set."
             )
         if 300 <= status < 400:
             target = response.headers.get("Location", "elsewhere")
@@ -156,7 +156,7 @@ def parse_url(text: str) -> URL:
         url = URL(text if "://" in text else f"http://{text}").with_fragment(None)
         if url.scheme in ("http", "https") and url.host and url.port is not None:
             return url
-    raise UserError(f"{text} is no address of a server; it must look like {DEFAULT_SERVER}.")
+    raise UserError(f"{text} is not a server address; it must look like {DEFAULT_SERVER}.")
 
 
 def _is_local(host: str | None) -> bool:

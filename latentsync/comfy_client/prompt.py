@@ -240,7 +240,9 @@ def refusals(prompt: Prompt, info: Info, answer: Mapping[str, Any]) -> list[str]
         label = title(prompt, str(node))
         for error in report.get("errors", []):
             name = (error.get("extra_info") or {}).get("input_name")
-            hint = f'; send one by --input "{label}.{name}=FILE"' if _takes_file(prompt, info, str(node), name) else ""
+            hint = (
+                f'; send one with --input "{label}.{name}=FILE"' if _takes_file(prompt, info, str(node), name) else ""
+            )
             lines.append(f"{label} (node {node}): {_sentence(error)}{hint}")
     return lines or [_sentence(answer.get("error")) or "the server gives no reason"]
 

@@ -59,7 +59,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.seconds and not 0.04 <= self.seconds <= 600:
-            raise UserError(f"--seconds is {self.seconds:g}; it must lie between 0.04 (a frame) and 600.")
+            raise UserError(f"--seconds is {self.seconds:g}; it must be between 0.04 (a frame) and 600.")
         if self.resolutions and self.model == "nano":
             raise UserError("--resolution goes with --model full; nano has but one.")
         if len(self.resolutions) > 1 and self.model != FULL:
@@ -100,7 +100,7 @@ def parse_size(text: str) -> tuple[int, int]:
         raise UserError(f"--size is {text!r}; it must be one of {', '.join(SIZES)}, or like 1080x1920.")
     size = (int(found[1]), int(found[2])) if found else SIZES[text.strip().lower()]
     if not all(128 <= side <= 7680 for side in size):
-        raise UserError(f"--size is {text!r}; both sides must lie between 128 and 7680.")
+        raise UserError(f"--size is {text!r}; both sides must be between 128 and 7680.")
     return size
 
 

@@ -169,7 +169,7 @@ def sync_aligned(
         )
     info = probe(path)
     if not info.has_audio:
-        raise UserError(f"{path} has no sound; prepare it again with its sound.")
+        raise UserError(f"{path} has no sound; prepare it again with its audio.")
     speech = load_audio(path, info.start).waveform
     picked = _resample(info.frames, info.fps, FPS)
     with VideoReader(info) as reader:
@@ -184,7 +184,7 @@ def videos(folder: str | Path) -> dict[str, Path]:
         raise UserError(f"There is no folder {folder}; give one with videos.")
     found = find_videos(folder)
     if not found:
-        raise UserError(f"{folder} holds no videos (.mp4, .mov, .mkv and the like); give a folder that does.")
+        raise UserError(f"{folder} holds no videos (.mp4, .mov, .mkv or similar); give a folder that does.")
     return {p.relative_to(folder).with_suffix("").as_posix(): p for p in found}
 
 
@@ -193,6 +193,6 @@ def pair_videos(made: Path, true: Path) -> tuple[dict[str, tuple[Path, Path]], d
     ours, theirs = videos(made), videos(true)
     pairs = {name: (path, theirs[name]) for name, path in ours.items() if name in theirs}
     if not pairs:
-        raise UserError(f"{made} and {true} have no video of the same name; give folders whose names agree.")
+        raise UserError(f"{made} and {true} have no video of the same name; give folders with matching file names.")
     alone = dict.fromkeys(sorted(ours.keys() - pairs), f"only in {made}")
     return pairs, alone | dict.fromkeys(sorted(theirs.keys() - pairs), f"only in {true}")

@@ -163,11 +163,11 @@ def checked_speech(waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
     speech = to_mono_16k(waveform, sample_rate)
     if len(speech) < MIN_SECONDS * SAMPLE_RATE:
         raise UserError(
-            f"The sound lasts {len(speech) / SAMPLE_RATE:.2g} s; at least {MIN_SECONDS:g} s are needed to tell "
+            f"The audio lasts {len(speech) / SAMPLE_RATE:.2g} s; at least {MIN_SECONDS:g} s are needed to tell "
             "whether lips and speech match, so give a longer clip."
         )
     if not speech.isfinite().all():
-        raise UserError("The sound has samples that are not numbers (NaN or infinity); export it again.")
+        raise UserError("The audio has samples that are not numbers (NaN or infinity); export it again.")
     check_speech(speech)
     return speech
 

@@ -39,7 +39,7 @@ class Network:
         try:
             self.module: Any = torch.jit.load(str(path), map_location=device).eval()
         except (RuntimeError, ValueError) as error:
-            raise UserError(f"{path} is no TorchScript network; export one by torch.jit.save.") from error
+            raise UserError(f"{path} is not a TorchScript network; export one with torch.jit.save.") from error
         arguments = {argument.name for argument in self.module.forward.schema.arguments}
         self.extras = {name: True for name in self.EXTRAS if name in arguments}
 

@@ -67,7 +67,7 @@ def write_pairs(path: Path, pairs: Sequence[Pair]) -> bool:
     if path.is_file():
         if path.read_text(encoding="utf-8") == text.getvalue():
             return True
-        raise UserError(f"{path} holds other pairs, and results may belong to them; name another file by --out.")
+        raise UserError(f"{path} holds other pairs, and results may belong to them; name another file with --out.")
     with atomic_path(path) as part:
         part.write_text(text.getvalue(), encoding="utf-8")
     return False

@@ -107,7 +107,9 @@ def read_report(path: Path) -> dict[str, Values]:
             for clip in clips
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no report of `eval measure` or `eval compare`; give one, or a folder.") from error
+        raise UserError(
+            f"{path} is not a report from `eval measure` or `eval compare`; give one, or a folder."
+        ) from error
 
 
 def run_names(places: Sequence[Path]) -> list[str]:

@@ -71,9 +71,7 @@ def syncnet_accuracy(
     a shifted pair, in frames. UserError: Chung's SyncNet, which has no likelihood; no clip is long enough.
     """
     if isinstance(net, ChungSyncNet):
-        raise UserError(
-            "Accuracy at a threshold is asked of a StableSyncNet; Chung's gives distances: use `eval sync`."
-        )
+        raise UserError("Accuracy at a threshold needs a StableSyncNet; Chung's gives distances: use `eval sync`.")
     found, skipped = [], {}
     for n, clip in enumerate(clips):
         random = np.random.default_rng((seed, n))
@@ -95,7 +93,7 @@ def _measure_pairs(
     """(N,) likelihoods, (N,) bool in sync."""
     info = probe(clip.file())
     if not info.has_audio or info.fps != FPS:
-        raise UserError(f"{clip.path} is no prepared clip: 25 frames a second with audio are needed.")
+        raise UserError(f"{clip.path} is not a prepared clip: 25 frames per second with audio are needed.")
     scorer = StableScorer(net, load_audio(info.path, info.start).waveform, vae)
     first, end = clip.span(info.frames)
     stop = min(end - scorer.window + 1, scorer.audio_windows)

@@ -44,5 +44,5 @@ def mouth_mask(resolution: int) -> np.ndarray:
 def latent_mask(resolution: int, factor: int) -> np.ndarray:
     """The keep-mask on the grid of a VAE that shrinks by factor: (R / factor, R / factor) float32."""
     if resolution % factor:
-        raise UserError(f"Resolution {resolution} is no multiple of the VAE's factor {factor}; choose one that is.")
+        raise UserError(f"Resolution {resolution} is not a multiple of the VAE's factor {factor}; choose one that is.")
     return np.ascontiguousarray(mouth_mask(resolution)[::factor, ::factor])

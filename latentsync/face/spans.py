@@ -56,7 +56,7 @@ def _state(face: AlignedFace, i: int, shown: int, opacity: float) -> tuple[str, 
     if opacity <= 0:
         return PASSED, "the head is turned away"
     if shown in track.covers:
-        return COVERED, "something lies over the face; it stays on top"
+        return COVERED, "something covers part of the face; it stays on top"
     if opacity < 0.999:
         return FADED, "the head turns away" if turned else "it begins or ends here"
     if not track.measured[shown]:

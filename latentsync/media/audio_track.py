@@ -145,7 +145,7 @@ def _others(track: AudioTrack, source: Sound, output: Any) -> Iterator[Soundtrac
         elif _holds(form, other) and _in_order(other):
             yield PacketCopier(one, other, output)
         else:
-            _log.warning("%s: its sound track %d is left out; a file like .mkv may hold it", track.path, number)
+            _log.warning("%s: audio track %d is left out; a file like .mkv may hold it", track.path, number)
             other.close()
 
 

@@ -64,7 +64,7 @@ def read_picture(path: str | Path) -> np.ndarray:
     if pixels is None and _brand(data) in HEIF_BRANDS:
         raise UserError(_about_heif(path))
     if pixels is None:
-        raise UserError(f"{path} is no image that can be read; give a PNG, JPEG, WebP or TIFF.")
+        raise UserError(f"{path} is not an image that can be read; give a PNG, JPEG, WebP or TIFF.")
     return pixels
 
 

@@ -236,8 +236,8 @@ def _check_leaps(path: Path, index: FrameIndex) -> None:
     steps = np.diff(np.asarray(index.times, np.int64))
     if len(steps) and int(steps.max()) * index.base > LONGEST_HOLE:
         at = (index.times[int(steps.argmax())] - index.times[0]) * index.base
-        leap = f"leap by {float(int(steps.max()) * index.base):.0f} s after {float(at):.2f} s"
-        raise UserError(f"The time stamps of the pictures of {path} {leap}; convert it to a file that plays through.")
+        leap = f"jump by {float(int(steps.max()) * index.base):.0f} s after {float(at):.2f} s"
+        raise UserError(f"The timestamps of the frames of {path} {leap}; convert it to a file that plays through.")
 
 
 def _constant_rate(

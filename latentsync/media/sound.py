@@ -84,8 +84,8 @@ class Sound(AbstractContextManager["Sound"]):
         once for an open file."""
         begin = self.origin if start is None else start
         if self.origin - begin > LONGEST_HOLE:
-            late = f"begins {float(self.origin - begin):.0f} s after its picture"
-            raise UserError(f"The sound of {self.path} {late}; put them together again in a video editor.")
+            late = f"starts {float(self.origin - begin):.0f} s after its video"
+            raise UserError(f"The audio of {self.path} {late}; combine them again in a video editor.")
         pieces = placed(_decoded(self), self.origin, self.path)
         end = self.stated_end
         return _from(pieces if end is None else _until(pieces, end), begin)
@@ -104,7 +104,7 @@ def origin(stream: Any) -> Fraction:
 def _check_rate(rate: int, path: Path) -> None:
     if not RATES[0] <= rate <= RATES[1]:
         wanted = f"{RATES[0]} to {RATES[1]} Hz can be used"
-        raise UserError(f"The sound of {path} has {rate} samples a second; {wanted}, so export it again.")
+        raise UserError(f"The audio of {path} has {rate} samples per second; {wanted}, so export it again.")
 
 
 def _decoded(sound: Sound) -> Iterator[Stamped]:
@@ -156,10 +156,10 @@ def placed(stamped: Iterable[Stamped], origin: Fraction, path: Path) -> Iterator
         else:
             off = Fraction(0)
         if off > LONGEST_HOLE:
-            at = f"leap by {float(off):.0f} s after {float(due - origin):.2f} s"
-            raise UserError(f"The time stamps of the sound of {path} {at}; convert it to a file that plays through.")
+            at = f"jump by {float(off):.0f} s after {float(due - origin):.2f} s"
+            raise UserError(f"The timestamps of the audio of {path} {at}; convert it to a file that plays through.")
         if off < -LONGEST_OVERLAP:
-            _log.warning("%s: the time stamps of its sound go back by %.1f s; it goes on from there", path, -off)
+            _log.warning("%s: the timestamps of its audio jump back by %.1f s; it continues from there", path, -off)
             shift, off = shift - off, Fraction(0)
         if off > 0:
             hole = replace(silence(piece, round(off * piece.rate)), time=due)

@@ -26,7 +26,7 @@ def chosen_track(container: Any, path: Path, number: int | None = None) -> Any:
     and then the others the first that is not silent. UserError where there is none."""
     tracks = container.streams.audio
     if number is not None and not (0 <= number < len(tracks) and decodable(tracks[number])):
-        raise UserError(f"{path} has no sound track {number} that can be decoded; {_choice(tracks)}.")
+        raise UserError(f"{path} has no audio track {number} that can be decoded; {_choice(tracks)}.")
     if not audible(container):
         raise UserError(f"{path} has no audio that can be decoded; {_choice(tracks)}.")
     if number is None and len(tracks) > 1:
@@ -48,7 +48,7 @@ def _heard_track(path: Path, changed: int, size: int) -> int:
         listed = _choice(tracks)
     number = next((i for i in fit if _is_heard(path, i)), fit[0])
     if number:
-        _log.warning("%s: its sound track %d is used, as it is the default or the first that is heard; %s",
+        _log.warning("%s: audio track %d is used, as the default or the first with sound; %s",
                      path, number, listed)  # fmt: skip
     return number
 

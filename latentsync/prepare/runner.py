@@ -126,7 +126,7 @@ def list_sources(source: Path, out: Path, only: Sequence[str] = ()) -> tuple[Pat
         raise UserError(f"There is no {source}; give a folder of videos, or one video.")
     root, here = source.resolve(), out.resolve()
     if root == here or here in root.parents:
-        raise UserError(f"{source} lies in the output folder {out}; give another folder for the results.")
+        raise UserError(f"{source} is in the output folder {out}; give another folder for the results.")
     if root.is_file():
         return root.parent, [root.name], 0
     paths: list[str] = []

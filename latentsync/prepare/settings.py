@@ -40,7 +40,7 @@ class PrepareSettings:
     quality: Path | None = _option(None, SYNC, "TorchScript network: images (N, 3, H, W) in 0 … 1 to scores.", "FILE")  # noqa: RUF009
     min_quality: float = _option(40.0, SYNC, "Smallest quality score.")
     skip: tuple[str, ...] = _option(
-        (), STEPS_PANEL, f"Leave a step out ({', '.join(OPTIONAL_STEPS)}); may be repeated.", "STEP", show_default=False
+        (), STEPS_PANEL, f"Leave a step out ({', '.join(OPTIONAL_STEPS)}); can be repeated.", "STEP", show_default=False
     )
 
     def __post_init__(self) -> None:

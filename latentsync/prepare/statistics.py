@@ -68,7 +68,8 @@ def suggestions(report: Report) -> list[Row]:
         lost = int((_values(report.kept, "confidence") < confidence).sum())
         found.append((
             f"--min-confidence {confidence:.1f}",
-            f"clips more than {NEAR} frames from the usual offset are false matches, and nine of ten of them stay below"
+            f"clips more than {NEAR} frames from the most common offset are false matches, and nine of ten of them"
+            " stay below"
             f" it; {lost} kept clips would go.",
         ))  # fmt: skip
     recordings = len({record["source"] for record in report.kept})

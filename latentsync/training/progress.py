@@ -41,7 +41,7 @@ class Pace:
         if made <= 0 or seconds <= 0:
             return place
         rate, left = made / seconds, (self.total - self.done) * seconds / made
-        return f"{place}, {rate:.2g} a second" + (f", {duration(left)} left" if self.done < self.total else "")
+        return f"{place}, {rate:.2g} per second" + (f", {duration(left)} left" if self.done < self.total else "")
 
 
 def duration(seconds: float) -> str:

@@ -262,13 +262,13 @@ _UNET_FIXED: dict[str, Any] = {
     "model.motion_module_kwargs.zero_initialize": True,
 }  # fmt: skip
 _COMMON_UNUSED = {
-    "data.train_output_dir": "give the run's folder by --out",
+    "data.train_output_dir": "give the run's folder with --out",
     "data.train_fileslist": "give the clips as DATA",
     "data.train_data_dir": "give the clips as DATA",
-    "data.audio_mel_cache_dir": "give the cache by --cache",
+    "data.audio_mel_cache_dir": "give the cache with --cache",
 }
 _UNET_UNUSED = _COMMON_UNUSED | {
-    "data.audio_embeds_cache_dir": "give the cache by --cache",
+    "data.audio_embeds_cache_dir": "give the cache with --cache",
     "model.sample_size": "the network takes any size",
 }
 _SYNCNET_RULES: dict[str, tuple[Rule, str]] = _COMMON_RULES | {
@@ -279,9 +279,9 @@ _SYNCNET_RULES: dict[str, tuple[Rule, str]] = _COMMON_RULES | {
 }  # fmt: skip
 _SYNCNET_FIXED = {"data.audio_sample_rate": 16000, "data.video_fps": 25, "ckpt.resume_ckpt_path": ""}
 _SYNCNET_UNUSED = _COMMON_UNUSED | {
-    "ckpt.inference_ckpt_path": "is not used in training; give the result to `train unet` by --sync-net",
-    "data.val_fileslist": "what is held out is said by --holdout-time, --holdout-people, …",
-    "data.val_data_dir": "what is held out is said by --holdout-time, --holdout-people, …",
+    "ckpt.inference_ckpt_path": "is not used in training; give the result to `train unet` with --sync-net",
+    "data.val_fileslist": "set what is held out with --holdout-time, --holdout-people, …",
+    "data.val_data_dir": "set what is held out with --holdout-time, --holdout-people, …",
 }
 
 

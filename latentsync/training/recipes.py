@@ -81,7 +81,7 @@ class RunSettings:
     holdout_time: float = setting(
         0.1, "Share of every clip to hold out, where no share of the recordings is held out.", HOLDOUT
     )
-    holdout_people: tuple[str, ...] = setting((), "Hold out recordings whose names start like this.", HOLDOUT)
+    holdout_people: tuple[str, ...] = setting((), "Hold out recordings with names that start like this.", HOLDOUT)
 
     def __post_init__(self) -> None:
         for name, least in AT_LEAST.items():
@@ -133,7 +133,7 @@ class UNetRecipe(RunSettings):
     )
     sample_clips: int = setting(4, "Held-out clips to sample at each validation.")
     sample_frames: int = setting(3 * WINDOW, "Frames of each sample.")
-    other_voices: int = setting(1, "Of these clips, so many are sampled with the speech of another one as well.")
+    other_voices: int = setting(1, "How many of these clips are also sampled with the speech of another one.")
     sample_steps: int = setting(0, "Solver steps of each sample. 0: the initial weights' own.")
     sample_guidance: float = setting(0.0, "Guidance of each sample. 0: the initial weights' own.")
 
@@ -210,7 +210,7 @@ class SyncNetRecipe(RunSettings):
     contrast: float = setting(0.0, "Weight of the contrastive loss over the batch. Needs --windows 2 or more.", LOSSES)
     opening: float = setting(0.0, "Weight of predicting the mouth opening, if the clips have .npz files.", LOSSES)
     holdout_recordings: float = setting(0.0, "Share of the recordings to hold out.", HOLDOUT)
-    holdout_at: float = setting(0.5, "Where the held-out time lies: 0 at the start of a clip, 1 at its end.", HOLDOUT)
+    holdout_at: float = setting(0.5, "Where the held-out time is: 0 at the start of a clip, 1 at its end.", HOLDOUT)
     score_windows: int = setting(512, "Held-out windows that a validation scores.", CHECKS)
     network: dict = setting({}, "The architecture, if it is not the preset's.")
 

@@ -22,13 +22,13 @@ FIT_LABELS = {
     "silence": "Keep the whole video, silent after the voice",
 }
 SILENCE_LABELS = {
-    "keep": "Whatever the model makes of the sound there",
-    "relax": "At rest: breath, hum and music move no lips",
+    "keep": "Whatever the model makes of the audio there",
+    "relax": "At rest: breath, hum and music do not move the lips",
     "close": "At rest, with the lips closed",
 }
 CODEC_LABELS = {
     "h264": "H.264 (.mp4): plays everywhere",
-    LIKE_SOURCE: "As your video, where this can be written",
+    LIKE_SOURCE: "Same as your video, if possible",
     "h265": "H.265 (.mp4): smaller; few browsers play it",
     "av1": "AV1 (.mp4): smaller still; new players",
     "vp9": "VP9 (.webm): keeps transparency",
@@ -37,11 +37,11 @@ CODEC_LABELS = {
 WATERMARK_LABELS = {
     "none": "None",
     "metadata": "In the file's metadata, where players and other programs can read it",
-    "visible": "In the metadata, and visible in a corner of the picture",
+    "visible": "In the metadata, and visible in a corner of the video",
 }
 ENCODER_LABELS = {
     "software": "Software: smaller files, the same everywhere",
-    "hardware": "The graphics card, where it can: quicker, larger files",
+    "hardware": "The graphics card, if possible: faster, larger files",
 }
 STRENGTH = "strength"
 """Key of the LoRA's strength."""
@@ -99,7 +99,7 @@ class MoreSettings:
         )  # fmt: skip
         seed = three.number_input(
             "Seed", 0, 2**31 - 1, defaults.seed, key="seed", disabled=busy,
-            help="Another number gives another take; the same number the same video.",
+            help="A different number gives a different take; the same number gives the same video.",
         )  # fmt: skip
         silence = self._choose("The mouth in pauses of the voice", SILENCES, SILENCE_LABELS, "silence")
         solver = st.selectbox(
@@ -107,7 +107,7 @@ class MoreSettings:
             disabled=busy, help="How noise is removed. ddim is the default; the others need fewer steps.",
         )  # fmt: skip
         if self.session.shot is not None and self.session.shot.boxes:
-            label = "Point out the face by hand: one that was not found, a drawing or an animal"
+            label = "Mark the face by hand: one that was not found, a drawing or an animal"
             st.checkbox(label, key=BY_HAND, disabled=busy)
         chosen = {"guidance": float(guidance), "seed": int(seed), "silence": silence, "solver": solver}
         return {"steps": int(steps), "mode": defaults.mode, **chosen}
@@ -118,7 +118,7 @@ class MoreSettings:
         if session.lora is None:
             if session.busy:
                 return
-            label = "A person's model (LoRA): a .safetensors file that was trained for the model above"
+            label = "A person's model (LoRA): a .safetensors file trained for the model above"
             self.files.upload("lora", label, ["safetensors"], take_lora)
             return
         words, button = st.columns([5, 3], vertical_alignment="center")
@@ -127,8 +127,8 @@ class MoreSettings:
             session.remove("lora")
             st.rerun()
         st.slider(
-            "How strongly the person's model acts", 0.0, 1.5, 1.0, 0.05, key=STRENGTH, disabled=session.busy,
-            help="1 is as it was trained, 0 not at all.",
+            "Strength of the person's model", 0.0, 1.5, 1.0, 0.05, key=STRENGTH, disabled=session.busy,
+            help="1: as trained. 0: no effect.",
         )  # fmt: skip
 
     def _part(self) -> range:
@@ -156,7 +156,7 @@ class MoreSettings:
             return {}
         text = self.st.text_input(
             "Only these parts", key=f"spans-{face.path.stem}", placeholder="all of it", disabled=self.session.busy,
-            help='Seconds or minutes:seconds of the result, such as "1.5-4, 1:20-": elsewhere lips stay as they are.',
+            help='Seconds or minutes:seconds of the result, such as "1.5-4, 1:20-": the rest is unchanged.',
         )  # fmt: skip
         try:
             parse_spans(text)
@@ -171,8 +171,8 @@ class MoreSettings:
         if heard is None or len(heard.tracks) < 2 or self.session.others:  # voices of several take their usual one
             return {"fit": fit}
         tracks = DEFAULT_TRACK | dict(heard.tracks)
-        which = "The default one is the track that players take, or the first that is not silent."
-        track = self._choose("Sound track", tracks, tracks, f"track-{heard.path.stem}", help=which)
+        which = "The default is the track that players choose, or the first that is not silent."
+        track = self._choose("Audio track", tracks, tracks, f"track-{heard.path.stem}", help=which)
         return {"fit": fit, "audio_track": track}
 
     def _file(self) -> dict[str, Any]:
@@ -180,11 +180,11 @@ class MoreSettings:
         codec = self._choose("Stored as", CODEC_LABELS, CODEC_LABELS, "codec")
         encoder = self._choose("Encoded by", ENCODER_LABELS, ENCODER_LABELS, "encoder")
         quality = st.slider(
-            "Quality of the encoding", 1, 100, Settings.quality, key="encoding-quality", disabled=busy,
-            help="More makes a larger file. It does not change how the mouth is made.",
+            "Encoding quality", 1, 100, Settings.quality, key="encoding-quality", disabled=busy,
+            help="Higher makes a larger file. It does not change the mouth.",
         )  # fmt: skip
         strip = st.checkbox(
-            "Leave out the source's title, dates, place, chapters and subtitles", key="strip", disabled=busy
+            "Remove the source's title, dates, place, chapters and subtitles", key="strip", disabled=busy
         )
         watermark = self.watermark
         if watermark == "none":

@@ -181,7 +181,7 @@ class ComfyServer:
         if request.voice is not None:
             files["Voice.audio"] = request.voice
             if request.settings.audio_track > 0:
-                raise UserError("ComfyUI hears only a voice's first sound track; choose that, or run on this computer.")
+                raise UserError("ComfyUI uses only a voice's first audio track; choose that, or run on this computer.")
         files |= {f"Voice {number}.audio": Path(one.voice) for number, one in enumerate(request.others, 2)}
 
         async with self._client() as client:
@@ -207,9 +207,11 @@ def _check_nodes(server: str, node: Mapping[str, Any], info: "Info") -> None:
 
     if VIDEO_NODE not in info:
         raise UserError(LACKS.format(server))
-    advice = "update them there, go without, or run on this computer"
+    advice = "update them there, do without, or run on this computer"
     if node["class_type"] not in info:
-        raise UserError(f"The LatentSync nodes at {server} are too old to give several people a voice each; {advice}.")
+        raise UserError(
+            f"The LatentSync nodes at {server} are too old to give several people their own voices; {advice}."
+        )
     if lacking := set(node["inputs"]).intersection(NEWER) - set(declared(info, node["class_type"])):
         cannot = dict.fromkeys(NEWER[name] for name in NEWER if name in lacking)
         raise UserError(f"The LatentSync nodes at {server} are too old to {' and to '.join(cannot)}; {advice}.")

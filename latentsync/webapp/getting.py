@@ -25,17 +25,17 @@ class GetModel:
             return
         if is_here(WANTED):
             if job is not None and job.state == DONE:
-                st.success("LatentSync 1.6 is here. Choose it above.")
+                st.success("LatentSync 1.6 is ready. Choose it above.")
             return
         if job is not None and job.state == FAILED:
             st.error(plain(job.error))
-        st.caption("nano is a small demonstration model with one quality. LatentSync 1.6 makes sharper mouths.")
+        st.caption("nano is a small demonstration model with only one quality. LatentSync 1.6 makes sharper mouths.")
         missing = [entry for entry in with_required([WANTED]) if not is_here(entry.name)]
         size = human_size(sum(entry.expected_bytes for entry in missing))
         if st.button(f"Get LatentSync 1.6 ({size})", key="get-model"):
             self.service.get_model(WANTED)
             st.rerun()
-        st.caption(f"Its weights have their authors' license, {get(WANTED).license}. It needs a GPU to be quick.")
+        st.caption(f"Its weights have their authors' license, {get(WANTED).license}. It needs a GPU to be fast.")
 
     def _progress(self) -> None:
         st, job = self.st, self.service.download

@@ -25,7 +25,7 @@ from .taking import Taking
 from .uploads import FACE_ENDINGS, VOICE_ENDINGS, Media, sample_files, take_face, take_voice
 from .words import count, plain, span
 
-UPLOAD, RECORD, SAMPLE, OWN_SOUND = "Upload", "Record", "Example", "The video's own sound"
+UPLOAD, RECORD, SAMPLE, OWN_SOUND = "Upload", "Record", "Example", "The video's own audio"
 
 
 class Page:
@@ -42,10 +42,10 @@ class Page:
         st.set_page_config(page_title=self._title(), page_icon="👄", layout="wide")
         page_style(st)
         st.title("LatentSync", anchor=False)
-        st.markdown("Give a face and a voice: the face speaks with that voice.")
+        st.markdown("Add a face and a voice, and the face speaks with that voice.")
         if st.session_state.get(LOST):
             st.info(
-                "Your earlier files and result are gone: they are removed when the page has been closed for"
+                "Your earlier files and result are gone: they are removed after the page has been closed for"
                 f" {span(self.limits.keep)}."
             )
         if self.session.face is None and self.session.voice is None:
@@ -133,8 +133,8 @@ class Page:
             st.session_state[key] = ", ".join(f"{x:.0f}, {y:.0f}" for x, y in clicked)
             st.rerun()
         text = st.text_input(
-            "Or a face that cannot be found, such as a drawing: click its left brow, its right brow and the tip of its"
-            " nose, as you see them", key=key, placeholder="x1, y1, x2, y2, x3, y3", disabled=busy,
+            "Or a face that cannot be found, such as a drawing: click the left brow, the right brow and the tip of"
+            " the nose, as you see them", key=key, placeholder="x1, y1, x2, y2, x3, y3", disabled=busy,
         )  # fmt: skip
         if len(places(text)) < 3 and re.fullmatch(r"[\d.,;\s]*", text):
             return ""  # not all of them yet
@@ -163,7 +163,7 @@ class Page:
         now = frames.start if session.shot is None else session.shot.frame
         first, last, shown, step = (float(number / face.fps) for number in (frames.start, frames.stop - 1, now, 1))
         second = st.slider(
-            "Moment of the video in which the face is picked", first, last, shown, step, format="%.2f s",
+            "Moment of the video to pick the face in", first, last, shown, step, format="%.2f s",
             key=f"moment-{face.path.stem}-{frames.start}-{frames.stop}", disabled=session.busy,
         )  # fmt: skip
         frame = max(frames.start, min(frames.stop - 1, round(second * face.fps)))
@@ -192,7 +192,7 @@ class Page:
         elif where == RECORD:
             self.files.record("voice")
         else:
-            self.files.upload("voice", "A recording of speech, or a video for its sound", VOICE_ENDINGS, take_voice)
+            self.files.upload("voice", "A recording of speech, or a video with speech", VOICE_ENDINGS, take_voice)
         return where == OWN_SOUND
 
     # face and voice
@@ -227,7 +227,7 @@ class Page:
             captions = [count(one.steps, "step") for one in offered.values()]
             quality = st.radio(
                 "Quality", list(offered), index=list(offered).index(GOOD), horizontal=True, captions=captions,
-                disabled=busy, key="quality", help="More steps are finer and take longer in proportion.",
+                disabled=busy, key="quality", help="More steps: sharper but slower.",
             )  # fmt: skip
         more = MoreSettings(st, self.session, self.limits, self.service.settings.watermark, self.files)
         settings, cut = more.show(offered[quality], own_sound)
@@ -285,7 +285,7 @@ class Page:
             except UserError as error:
                 session.errors["run"] = str(error)
             st.rerun()
-        st.caption(missing or "Make people say only what they agreed to say.")
+        st.caption(missing or "Only use faces and voices of people who have agreed to it.")
         if not self.files.error("run") and session.run is not None:
             if session.run.state == FAILED:
                 st.error(self.files.told(session.run.error))
@@ -300,7 +300,7 @@ class Page:
         if session.shot is not None and not session.points and (not session.shot.boxes or self._by_hand):
             return "There must be a face in the picture."
         if form is None:
-            return "No model can be used now."
+            return "No model is available right now."
         return "" if session.voice is not None or form.own_sound else "Give a voice, too."
 
     def _progress(self) -> None:

@@ -29,27 +29,26 @@ class MorePeople:
             st.caption(obstacle)
             return
         st.caption(
-            "Each voice moves the mouth of its own face, from its second on. A mouth rests while its voice does."
+            "Each voice moves the mouth of its own face, starting at its second. A mouth is unchanged while its voice"
+            " is silent."
         )
         where = st.radio("Another voice", [UPLOAD, RECORD], horizontal=True, key="other-from", disabled=session.busy)
         if where == RECORD:
             self.files.record("other", keep=self._add)
         else:
-            self.files.upload(
-                "other", "A recording of what another face says", VOICE_ENDINGS, take_voice, keep=self._add
-            )
+            self.files.upload("other", "A recording for another face", VOICE_ENDINGS, take_voice, keep=self._add)
 
     def _obstacle(self, own_sound: bool) -> str:
         """Why there can be no other voice, as a sentence; "" where there can."""
         session = self.session
         if session.face is None or session.voice is None:
             from_the_clip = own_sound and session.face is not None
-            first = "a recording instead of the video's own sound" if from_the_clip else "a face and a voice"
-            return f"For several people who speak in one clip: give {first} first."
+            first = "a recording instead of the video's own audio" if from_the_clip else "a face and a voice"
+            return f"For several speakers in one clip: add {first} first."
         if session.busy:
             return ""
         if session.shot is None or len(session.shot.boxes) < 2 or session.points:
-            return "For several people who speak in one clip: this picture has no second face that was found."
+            return "For several speakers in one clip: no second face was found in this picture."
         return "" if len(session.others) < MOST - 1 else f"There are {MOST} voices, the most that one clip can have."
 
     def _add(self, media: Media) -> None:
@@ -69,7 +68,7 @@ class MorePeople:
         names = face_names(len(other.shot.boxes))
         moment = "" if other.shot is self.session.shot or self.session.face is None else self._moment(other)
         other.picked = who.selectbox(
-            f"Whose voice{moment}", range(len(names)), other.picked, format_func=names.__getitem__,
+            f"Speaker{moment}", range(len(names)), other.picked, format_func=names.__getitem__,
             key=f"who-{key}", disabled=busy,
         )  # fmt: skip
         start = when.number_input(

@@ -94,7 +94,7 @@ class Job(Generic[Value]):
             self._finish(FAILED, str(error))
         except Exception:  # whatever it is, the next job must run
             _log.exception("A run failed")
-            self._finish(FAILED, "Something went wrong that should not; the app's log has the details.")
+            self._finish(FAILED, "Something went wrong unexpectedly; the app's log has the details.")
 
     def _finish(self, state: str, error: str = "") -> None:
         self._end_time = time.monotonic()
@@ -120,7 +120,7 @@ class Queue:
             self._remove_cancelled()
             if self._closed or len(self._waiting) >= self._capacity:
                 waiting = (
-                    f"{count(len(self._waiting), 'run')} {'is' if len(self._waiting) == 1 else 'are'} waiting already"
+                    f"{count(len(self._waiting), 'run')} {'is' if len(self._waiting) == 1 else 'are'} already waiting"
                 )
                 raise UserError(f"{waiting}; try again in a few minutes.")
             self._waiting.append(job)

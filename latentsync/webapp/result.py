@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..face.spans import Span
 
 MODELS = {
-    "nano": "nano: small, built in; mouths are soft",
+    "nano": "nano: small, built in; soft mouths",
     "1.5": "LatentSync 1.5 (256 pixels)",
     "1.6": "LatentSync 1.6 (512 pixels: sharper, four times the work)",
 }
@@ -95,8 +95,8 @@ class ResultView:
         )  # fmt: skip
         if result.preview is not None:
             st.caption(
-                f"Not every browser plays this {ending} file as it is stored; players on a computer do. Shown above is"
-                " a copy in H.264; the download is the file itself."
+                f"Not every browser plays this {ending} file; players on a computer do. The page shows a copy in"
+                " H.264; the download is the file itself."
             )
 
     def _facts(self, result: LipSyncResult) -> None:

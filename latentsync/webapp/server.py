@@ -20,13 +20,13 @@ from .config import LOCAL_HOSTS, VARIABLE, AppSettings
 PAGE = Path(__file__).with_name("streamlit_app.py")
 START, STOP = 120.0, 20.0  # seconds until the app must answer, and until it must have ended
 TAB_KEPT = 120.0
-SHARED = """This app is now open to everybody on the internet who has this address:
+SHARED = """This app is now open to everyone on the internet who has this address:
 
     {url}
 
-They can send files to this computer, make it compute, and see what they sent and what was made of it. They cannot see
-what others sent, nor any other file of this computer. Everything passes through ngrok's servers. Anybody who learns
-the address can come in: give it only to people you trust. Ctrl-C closes it."""
+They can send files to this computer, run jobs on it, and see their own uploads and results. They cannot see what others
+sent, or any other file on this computer. Everything passes through ngrok's servers. Anyone who learns the address can
+use the app: give it only to people you trust. Ctrl-C closes it."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _shared(address: Address, echo: Callable[[str], None]) -> Iterator[None]:
     except PyngrokError as error:
         reason, advice = (
             " ".join(str(error).split())[:300],
-            "put your token, from ngrok's web site, into NGROK_AUTHTOKEN",
+            "put your token, from ngrok's website, into NGROK_AUTHTOKEN",
         )
         raise UserError(f"ngrok did not open a tunnel ({reason}); {advice}.") from error
     try:

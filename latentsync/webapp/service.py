@@ -92,12 +92,12 @@ class AppService:
             raise UserError("There is no voice yet; give or record one first.")
         # a browser may send anything, and names of checkpoints are paths too
         if form.backend not in self.backends or form.checkpoint not in self.backends[form.backend].checkpoints():
-            raise UserError("There is no such model here; choose one of the list.")
+            raise UserError("That model is not available here; choose one from the list.")
         if form.settings.steps > self.limits.steps:
             steps = f"{count(form.settings.steps, 'step')} of sampling"
             raise UserError(f"This takes {steps}; at most {self.limits.steps} are allowed here.")
         if self.settings.watermark not in ("none", form.settings.watermark):
-            raise UserError("Every result gets a watermark here; load the page again.")
+            raise UserError("Every result gets a watermark here; reload the page.")
         parse_spans(form.settings.spans)  # says what is wrong with them
         sound = None if form.own_sound or voice is None else voice.path
         out = session.folder / (uuid.uuid4().hex + ending_for(form.settings.codec, face.path))
@@ -185,19 +185,19 @@ def _speakers(session: Session, form: FormValues, part: range, longest: float) -
     from ..audio.speakers import Speaker
 
     if form.own_sound or session.voice is None:
-        raise UserError("The first voice is the video's own sound, which has everybody's; give a recording instead.")
+        raise UserError("The first voice is the video's own audio, with everyone in it; give a recording instead.")
     if form.settings.points:
         raise UserError("A face that is pointed out by hand speaks alone; remove the other voices.")
     taken = {form.settings.face}
     for other in session.others:
         name, face = other.media.name, other.shot.point(other.picked, part.start)
         if other.shot.frame not in part:
-            raise UserError(f"The face of {name} was picked outside the part that is used; give that voice again.")
+            raise UserError(f"The face of {name} was picked outside the part that is used; add that voice again.")
         if face in taken:
             raise UserError(f"The face of {name} has another voice already; choose another face for one of them.")
         if other.end > longest:
             most = f"at most {duration(longest)} are allowed here"
-            raise UserError(f"{name} would end at {length(other.end)}; {most}, so let it begin earlier.")
+            raise UserError(f"{name} would end at {length(other.end)}; {most}, so start it earlier.")
         taken.add(face)
         yield Speaker(face, other.media.path, other.start)
 

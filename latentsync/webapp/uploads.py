@@ -164,7 +164,7 @@ def _container_ending(path: Path, wanted: str) -> str:
         with av.open(file_url(path), options=options, **ANY_TAGS) as container:
             return _own_ending(container, path) or CONTAINERS[container.format.name.split(",")[0]]
     except (FFmpegError, OSError, KeyError, ValueError):
-        raise UserError(f"{path} is not {wanted} that can be read; its content is something else.") from None
+        raise UserError(f"{path} could not be read as {wanted}, despite its file extension.") from None
 
 
 def _own_ending(container: Any, path: Path) -> str:

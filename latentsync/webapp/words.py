@@ -5,7 +5,7 @@ import re
 from fractions import Fraction
 
 COMMAND = re.compile(r"\bpip install |`(python -m )?latentsync ")
-MISSING = "Something is missing on the computer that runs this app; whoever runs it finds the details in its log."
+MISSING = "Something is missing on the computer that runs this app; the details are in the app's log."
 
 _log = logging.getLogger(__name__)
 

@@ -25,12 +25,12 @@ NEWER = {
     "codec": "choose how the video is stored",
     "quality": "choose how the video is stored",
     "encoder": "encode with a graphics card",
-    "strip_metadata": "leave out what the source says of itself",
-    "audio_track": "choose a sound track",
-    "silence": "rest the mouth in pauses",
-    "spans": "give only some parts new lips",
-    "points": "follow a face that is pointed out by hand",
-    "mode": "work in fewer steps",
+    "strip_metadata": "remove the source's metadata",
+    "audio_track": "choose an audio track",
+    "silence": "relax the mouth in pauses",
+    "spans": "sync only some parts",
+    "points": "follow a face marked by hand",
+    "mode": "use fewer steps",
 }
 """Inputs that not every version of the node has, and what for. Sent only where they differ from UNSAID."""
 UNSAID = Settings(codec="h264")

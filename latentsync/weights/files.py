@@ -233,7 +233,7 @@ def _encode_header(
 def _raw(key: str, tensor: Tensor, dtype: torch.dtype) -> memoryview:
     out = tensor.detach().to("cpu", dtype).contiguous()
     if dtype != tensor.dtype and not bool(torch.isfinite(out).all()):
-        wrong = "does not fit" if bool(torch.isfinite(tensor).all()) else "holds values that are no numbers, before"
+        wrong = "does not fit" if bool(torch.isfinite(tensor).all()) else "holds values that are not numbers, before"
         raise UserError(f"The tensor {key} {wrong} {str(dtype).removeprefix('torch.')}; try bf16 or fp32.")
     return out.reshape(-1).view(torch.uint8).numpy().data
 

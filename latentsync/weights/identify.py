@@ -77,8 +77,8 @@ def check_is_unet(info: FileInfo) -> None:
         raise UserError(info.problem)
     if info.kind == "lora":
         raise UserError(
-            f"{info.path} is a LoRA, which changes a U-Net and is none itself. Give the U-Net that it was trained on,"
-            f" say 1.5, and the LoRA by --lora (in ComfyUI: as lora); or make one file of both:"
+            f"{info.path} is a LoRA, which changes a U-Net but is not one. Give the U-Net that it was trained on, such"
+            " as 1.5, and the LoRA with --lora (in ComfyUI: as lora); or make one file of both:"
             f" `{command()} train merge-lora 1.5 {info.path.name} merged.safetensors`."
         )
     if info.kind not in ("unet", "nano"):

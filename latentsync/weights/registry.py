@@ -156,7 +156,8 @@ ENTRIES: tuple[ModelEntry, ...] = (
         sources=(Source(_TAESD + "taesd_encoder.safetensors"),),
     ),
     ModelEntry(
-        name="whisper-tiny", kind="whisper", title="Whisper tiny (multilingual), the ears of LatentSync 1.5 and 1.6",
+        name="whisper-tiny", kind="whisper", title="Whisper tiny (multilingual), the audio encoder of LatentSync 1.5"
+            " and 1.6",
         file="whisper-tiny.pt", bytes=75_572_083, sha256=_TINY_SHA, license="MIT",
         sources=(
             Source(_LS16 + "whisper/tiny.pt"),
@@ -166,7 +167,7 @@ ENTRIES: tuple[ModelEntry, ...] = (
         aliases=("tiny", "tiny.pt", "whisper/tiny", "whisper/tiny.pt"),
     ),
     ModelEntry(
-        name="whisper-tiny.en", kind="whisper", title="Whisper tiny.en encoder, the ears of nano",
+        name="whisper-tiny.en", kind="whisper", title="Whisper tiny.en encoder, the audio encoder of nano",
         file="whisper-tiny.en.safetensors", license="MIT",
         sources=(
             Source(
@@ -227,7 +228,7 @@ def get(name: str) -> ModelEntry:
         if wanted in map(_plain, (entry.name, *entry.aliases)):
             return entry
     known = ", ".join(entry.name for entry in ENTRIES)
-    raise UserError(f"{name!r} is no known model; known are {known}, or give the path of a file.")
+    raise UserError(f"{name!r} is not a known model; known are {known}, or give the path of a file.")
 
 
 def with_required(names: Iterable[str]) -> list[ModelEntry]:
@@ -326,7 +327,7 @@ def _says_it_is(entry: ModelEntry, path: Path) -> bool:
 
 def _how_to_get(entry: ModelEntry, places: Sequence[Path]) -> str:
     if entry.built_in:
-        return f"{entry.title} should lie at {ASSETS / entry.file} and does not; install the package again."
+        return f"{entry.title} should be at {ASSETS / entry.file} and is not; install the package again."
     url, file = entry.link
     link = f", or get it from {url} and put it in {places[0]} as {file}" if url and places else ""
     return f"{entry.title} ({entry.size}) is not on this machine: {getting(entry.name)}{link}."

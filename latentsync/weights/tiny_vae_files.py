@@ -58,8 +58,8 @@ def halves_of(path: Path) -> dict[str, Path] | None:
     partner = path.with_name(path.name.replace(half, other))
     if partner == path or not partner.is_file():
         raise UserError(
-            f"{path} is the {half} alone of a tiny autoencoder; put the {other} beside it, named as it is but for that"
-            f" word ({getting(_NAME)} for both of TAESD's)."
+            f"{path} is the {half} alone of a tiny autoencoder; put the {other} next to it, with the same name except"
+            f" for that word ({getting(_NAME)} for both of TAESD's)."
         )
     return {half: path, other: partner}
 

@@ -137,7 +137,7 @@ def _ctranslate2_encoder(file: BinaryIO) -> Iterator[tuple[str, Tensor]]:
             data = torch.frombuffer(bytearray(file.read(size)), dtype=_CT2_DTYPES[dtype])
             yield key.removeprefix("encoder/"), data.view(shape)  # ValueError, RuntimeError: it is cut off
         else:
-            raise UserError("this CTranslate2 model is quantised to integers; a float16 or float32 one is needed.")
+            raise UserError("this CTranslate2 model is quantized to integers; a float16 or float32 one is needed.")
 
 
 def _ct2_string(file: BinaryIO) -> str:

@@ -62,7 +62,7 @@ def input_path(name: str) -> Path:
     folder = Path(base or folder_paths.get_input_directory()).resolve()
     path = (folder / plain).resolve()
     if not path.is_relative_to(folder):
-        raise UserError(f"{name} lies outside ComfyUI's {folder.name} folder; upload the file and take its name there.")
+        raise UserError(f"{name} is outside ComfyUI's {folder.name} folder; upload the file and take its name there.")
     if not os.path.isfile(path):  # noqa: PTH113 — says no where Path.is_file raises, for a name that is too long
         raise UserError(f"There is no file {name} in ComfyUI's {folder.name} folder; upload it first.")
     return path
@@ -196,7 +196,7 @@ def picture_file(video: Any) -> Iterator[Path]:
         return
     if len(video) != 1:
         raise UserError(
-            f"The input video got {len(video)} pictures; connect a VIDEO (Create Video makes one) or one picture."
+            f"The input video got {len(video)} images; connect a VIDEO (Create Video makes one) or a single image."
         )
     with temporary(".png", "The IMAGE") as path:
         write_picture(path, video)

@@ -133,7 +133,7 @@ class LatentSyncModel(comfy.model_base.BaseModel):
         if frames.masked.shape[-1] != side:
             raise UserError(
                 f"The crops are {frames.resolution} px wide and the model takes {self.config.resolution} px;"
-                " connect the MODEL to LatentSync: Find Faces, which then cuts them right."
+                " connect the MODEL to LatentSync: Find Faces, so that it cuts them at the right size."
             )
         if noise.shape != frames.masked.shape:
             raise UserError(

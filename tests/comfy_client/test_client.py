@@ -252,7 +252,7 @@ def test_a_refusal_is_told_node_by_node():
         with pytest.raises(RefusedError) as caught:
             go(server.url)
         assert caught.value.lines == [
-            "Load Video (node 1): Value not in list: file: 'x'; send one by --input \"Load Video.file=FILE\"",
+            "Load Video (node 1): Value not in list: file: 'x'; send one with --input \"Load Video.file=FILE\"",
             "LatentSync 1.5: Work (node 2): Value not in list: face: 'x'",
         ]
         body = {"error": {"message": "Prompt has no outputs", "details": ""}, "node_errors": {}}
@@ -473,7 +473,7 @@ def test_too_large_a_file(tmp_path):
 
 @pytest.mark.parametrize("text", ["ftp://host", "http://", "host:port", "http://[::1", "file:///etc"])
 def test_addresses_that_are_none(text):
-    with pytest.raises(UserError, match="is no address"):
+    with pytest.raises(UserError, match="is not a server address"):
         ComfyClient(text)
 
 

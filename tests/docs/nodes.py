@@ -13,33 +13,32 @@ from ..nodes.table import NODES
 PAGE = ROOT / "docs" / "nodes.md"
 HEAD = """# The nodes
 
-*Made from the nodes' schemas by `python -m tests.docs.nodes`; a test holds it to them. What each node is for, with
-pictures: its help page, linked below and shown in ComfyUI by the ⓘ above a selected node. What the settings do, with
-pictures: [settings.md](settings.md).*
+*Generated from the nodes' schemas with `python -m tests.docs.nodes`; a test checks it. Each node has a help page with pictures, linked below and shown in
+ComfyUI with the ⓘ above a selected node. What the settings do, with pictures: [settings.md](settings.md).*
 
-Sockets are in capitals. An input in *italics* may stay unconnected. All sockets but FACE_TRACK are ComfyUI's own.
+Sockets are in capitals. An input in *italics* is optional. All sockets except FACE_TRACK are ComfyUI's own.
 """
-TOGETHER = """## What goes together
+TOGETHER = """## Compatible nodes
 
-Seen on ComfyUI 0.33.0 and, where the node exists there, on 0.3.64. The tests that do it are in `tests/workflows` and `tests/nodes`.
+Tested on ComfyUI 0.33.0 and, if the node exists there, on 0.3.64, by `tests/workflows` and `tests/nodes`.
 
 | with | how | what to know |
 |---|---|---|
-| KSampler, SamplerCustomAdvanced | in place of Sampler | `ddim` with scheduler `ddim_uniform`, or `simple` for nano's one step; cfg is the guidance, 1 for nano and 1.5 for LatentSync 1.5 and 1.6. For SamplerCustomAdvanced use our Noise |
-| TorchCompileModel and other MODEL nodes | behind Load Model | the MODEL is an ordinary one |
-| LoraLoaderModelOnly | behind Load Model | linear layers and convolutions of the U-Net, to the same latents as *lora* of Load Model. The decoder's part of a model of one person is out of its reach: choose that as *lora* |
-| Load LoRA Model, Save LoRA Weights | behind Personalize | the same; a saved file has the decoder's part but no metadata |
+| KSampler, SamplerCustomAdvanced | instead of Sampler | `ddim` with scheduler `ddim_uniform`, or `simple` for nano's one step; cfg is the guidance, 1 for nano and 1.5 for LatentSync 1.5 and 1.6. For SamplerCustomAdvanced use our Noise |
+| TorchCompileModel and other MODEL nodes | after Load Model | the MODEL is an ordinary one |
+| LoraLoaderModelOnly | after Load Model | linear layers and convolutions of the U-Net, to the same latents as *lora* of Load Model. The decoder's part of a model of one person is not applied this way: choose that as *lora* |
+| Load LoRA Model, Save LoRA Weights | after Personalize | the same; a saved file has the decoder's part but no metadata |
 | VAE Encode, VAE Decode | crops to LATENT and back | with the VAE of Load Model |
-| Load VAE (`taesd`) | *vae* of Condition, Video and Lip Sync, and VAE Decode | a tiny VAE for drafts with 1.5 and 1.6: softer, quicker |
-| Audio Encoder Encode | in place of Encode Audio | with the AUDIO_ENCODER of Load Model |
+| Load VAE (`taesd`) | *vae* of Condition, Video and Lip Sync, and VAE Decode | a tiny VAE for drafts with 1.5 and 1.6: softer but faster |
+| Audio Encoder Encode | instead of Encode Audio | with the AUDIO_ENCODER of Load Model |
 | upscalers, face restorers | between VAE Decode and Composite | crops of any size, square |
-| Load Video, Create Video, Save Video | before and behind | Video takes Load Video's VIDEO as it is, reads its file and hands a file to Save Video, which copies the streams |
-| VideoHelperSuite's Load Video and Load Audio | to *images* and *audio* | the sound is decoded only when it is needed. fps from its Video Info |
-| VideoHelperSuite's Video Combine | behind Lip Sync or Composite | connect images and audio, set the frame rate of the source |
-| Detect Face Landmarks (MediaPipe) | *landmarks* of Find Faces | our own search is left out. ComfyUI 0.33 and newer; tried with landmarks of the mediapipe package, since the node's weights were not at hand |
-| MASK, SEGS (Impact Pack), BBOX (KJNodes, mtb), BOUNDING_BOX | *region* of Find Faces | chooses or limits the face; tried with values of these forms, not with those packs installed |
+| Load Video, Create Video, Save Video | before and after | Video reads the file of Load Video's VIDEO and passes a file to Save Video, which copies the streams |
+| VideoHelperSuite's Load Video and Load Audio | to *images* and *audio* | the audio is decoded only when needed. Take fps from its Video Info |
+| VideoHelperSuite's Video Combine | after Lip Sync or Composite | connect images and audio, set the source's frame rate |
+| Detect Face Landmarks (MediaPipe) | *landmarks* of Find Faces | our own search is skipped. ComfyUI 0.33 and newer; tested with landmarks from the mediapipe package, since the node's weights were not available |
+| MASK, SEGS (Impact Pack), BBOX (KJNodes, mtb), BOUNDING_BOX | *region* of Find Faces | chooses or limits the face; tested with values of these types, not with those packs installed |
 | MASK of a hand or a microphone | *keep_out* of Composite or Lip Sync | one for all frames, or one for each |
-| Draw BBoxes, crop nodes, detailers | behind Face Regions | boxes and masks in pixels of the pictures |
+| Draw BBoxes, crop nodes, detailers | after Face Regions | boxes and masks in image pixels |
 """
 FILE = re.compile(r"\.(safetensors|pt|pth|ckpt|bin|task|model)$")
 
@@ -62,7 +61,7 @@ def _node(name: str, said: dict[str, Any]) -> str:
             "",
             f"{said['description']} [Help page](../web/docs/{name}.md)",
             "",
-            "| input | takes | usual | |",
+            "| input | takes | default | |",
             "|---|---|---|---|",
             *(_input(key, spec, optional) for key, spec, optional in _inputs(said)),
             "",

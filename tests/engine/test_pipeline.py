@@ -291,7 +291,7 @@ REFUSED = [
     ({"fps": float("nan")}, "frame rate"),
     ({"fps": float("inf")}, "frame rate"),
     ({"waveform": torch.zeros(16000)}, "silent"),
-    ({"waveform": torch.zeros(0)}, "of sound is needed"),
+    ({"waveform": torch.zeros(0)}, "of audio is needed"),
     ({"waveform": speech(0.1)}, "0.1 s"),
     ({"waveform": torch.full((16000,), float("nan"))}, "NaN"),
     ({"waveform": torch.ones(2, 2, 16000)}, "(samples,)"),

@@ -40,7 +40,7 @@ def finder():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A portrait that sways (true), the same with a blurred mouth (soft), at half the size (small), twice the rate."""
+    """A swaying portrait (true), the same with a blurred mouth (soft), at half the size (small), twice the rate."""
     folder = tmp_path_factory.mktemp("clips")
     frames = pan(30, 192, 160)
     sound = write_speech(folder / "speech.wav", 1.2)

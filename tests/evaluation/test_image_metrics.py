@@ -278,7 +278,7 @@ def test_networks_that_are_none_are_named(script, tmp_path, portrait):
     with pytest.raises(UserError, match="no file"):
         Network(tmp_path / "none.pt")
     (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(UserError, match="no TorchScript network"):
+    with pytest.raises(UserError, match="not a TorchScript network"):
         Network(tmp_path / "text.pt")
     gathered = Frechet(Network(script(Apart())), batch=1)
     with pytest.raises(UserError, match="cannot take images of 1×3×128×128"):

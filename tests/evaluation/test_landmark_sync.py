@@ -64,7 +64,7 @@ def face(opening, fps, present=None):
 @settings(max_examples=40, deadline=None)
 @given(shift=st.integers(-12, 12), fps=RATES, seed=st.integers(0, 10**6))
 def test_a_shift_is_found_with_its_sign(shift, fps, seed):
-    """Positive: the sound comes after the picture."""
+    """Positive: the audio comes after the video."""
     opening = syllables(6, seed)
     found = score_track(face(opening, fps), voice(opening, float(shift / fps), seed), fps)
     assert found.offset == shift

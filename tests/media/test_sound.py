@@ -205,7 +205,7 @@ def test_placing(parts, wanted):
 
 
 def test_a_leap_is_a_fault_of_the_file():
-    with pytest.raises(UserError, match=r"a file leap by 20000 s after 0\.50 s"):
+    with pytest.raises(UserError, match=r"a file jump by 20000 s after 0\.50 s"):
         rendered(*HUNDRED[:5], *((s + 20000, n) for s, n in HUNDRED[5:]))
 
 

@@ -71,7 +71,7 @@ def test_which_track_is_heard_and_written(tmp_path, caplog, first, second, defau
     if first and second:
         wave, rate = heard_in(out, 1)
         assert np.subtract(click_times(wave, rate), picture_start(out)).tolist() == pytest.approx(other, abs=0.03)
-    told = [record.getMessage() for record in caplog.records if "sound track 1 is used" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "audio track 1 is used" in record.getMessage()]
     assert len(told) == (1 if number is None and wanted == SECOND else 0)
     assert all("0: aac, 2 channels" in line and "1: aac, 2 channels" in line for line in told)
 
@@ -90,7 +90,7 @@ def test_a_run_hears_the_track_of_its_settings(tmp_path, number, wanted):
 
 def test_a_track_that_is_not_there(tmp_path):
     path = two_tracks(tmp_path, FIRST, SECOND)
-    with pytest.raises(UserError, match=r"no sound track 2 that can be decoded; it has 0: aac, 2 channels.*; 1: aac"):
+    with pytest.raises(UserError, match=r"no audio track 2 that can be decoded; it has 0: aac, 2 channels.*; 1: aac"):
         load_audio(path, number=2)
 
 

@@ -240,11 +240,11 @@ def test_pictures_are_no_video(comfy, clip):
 COMPOSITES = {
     "fewer pictures": (
         lambda g, p, c, t: (first(g, p, 4), c, t),
-        ("4 pictures and the FACE_TRACK has 6 frames", "connect both from the same"),
+        ("4 images and the FACE_TRACK has 6 frames", "connect both from the same"),
     ),
     "larger pictures": (
         lambda g, p, c, t: (other_size(g, p, 330, 280), c, t),
-        ("330×280", "the face was found in 320×280", "connect the pictures"),
+        ("330×280", "the face was found in 320×280", "connect the images"),
     ),
     "fewer crops": (lambda g, p, c, t: (p, first(g, c, 3), t), ("3 crops and the FACE_TRACK has 6 frames",)),
     "crops out of shape": (lambda g, p, c, t: (p, other_size(g, c, 128, 192), t), ("128×192", "must be square")),

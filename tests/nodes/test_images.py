@@ -179,7 +179,7 @@ def sound(waveform=None, **more):
 @pytest.mark.parametrize(
     ("audio", "words"),
     [
-        (None, "There is no sound"),
+        (None, "There is no audio"),
         ({}, "no waveform and no sample_rate"),
         ({"waveform": torch.zeros(1, 1, 9)}, "no sample_rate"),
         (sound(torch.zeros(3, 1, 9)), "3 recordings in a batch; give one, for example"),
@@ -292,7 +292,7 @@ def test_pictures_and_crops_of_the_clip_pass():
 @pytest.mark.parametrize(
     ("check", "given", "words"),
     [
-        ("check_frames", batch(2), "2 pictures and the FACE_TRACK has 3 frames"),
+        ("check_frames", batch(2), "2 images and the FACE_TRACK has 3 frames"),
         ("check_frames", batch(3, 10, 8), "8×10 px and the face was found in 10×8"),
         ("check_crops", batch(4, 16, 16), "4 crops and the FACE_TRACK has 3"),
         ("check_crops", batch(3, 16, 20), "20×16 px and must be square"),

@@ -125,7 +125,7 @@ def test_an_upload_replaces_nobodys_file(comfy, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), 'Invalid video file: x; send one by --input "The clip. In color.file=FILE"'),
+        ((), 'Invalid video file: x; send one with --input "The clip. In color.file=FILE"'),
         (("--set", "film.format=avi"), 'format of film is "avi"; it must be one of auto, mp4'),
         (("--set", "film.formta=mp4"), "Did you mean format?"),
         (("--set", "SaveVideo.video=x"), "is a socket for VIDEO, wired to The clip. In color; it takes no value"),

@@ -81,8 +81,8 @@ def test_a_region_around_both_keeps_both():
 @pytest.mark.parametrize(
     ("region", "words"),
     [
-        ((0, 80, 5, 5), "No face lies in the region .* 0 .*; 1 "),
-        (torch.zeros(1, 100, 200), "No face lies in the region"),
+        ((0, 80, 5, 5), "No face is in the connected region .* 0 .*; 1 "),
+        (torch.zeros(1, 100, 200), "No face is in the connected region"),
         (torch.zeros(3, 100, 200), "for 3 frames and there are 6"),
         ("left", "a str that cannot be read"),
         ({"left": 3}, "a dict that cannot be read"),

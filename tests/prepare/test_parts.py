@@ -324,10 +324,10 @@ def test_only_videos_outside_the_results_are_sources(tmp_path):
     assert list_sources(tmp_path, tmp_path / "out", ["a/*"])[1:] == (["a/b.MOV"], 0)
     assert list_sources(tmp_path / "b.mp4", tmp_path / "out") == (tmp_path, ["b.mp4"], 0)
     for source, out, says in [
-        (tmp_path, tmp_path, "lies in the output"),
-        (tmp_path / "a", tmp_path, "lies in the output"),
+        (tmp_path, tmp_path, "is in the output"),
+        (tmp_path / "a", tmp_path, "is in the output"),
         (tmp_path / "none", tmp_path / "out", "There is no"),
-        (tmp_path / "out", tmp_path / "out", "lies in the output"),
+        (tmp_path / "out", tmp_path / "out", "is in the output"),
     ]:
         with pytest.raises(UserError, match=says):
             list_sources(source, out)

@@ -294,7 +294,7 @@ def test_quality_is_a_networks_mean_score(videos, out, tmp_path):
         ({"skip": ("quality",)}, r"The step sync .* add --skip sync\."),
         ({"skip": ("sync",)}, "--skip quality"),
         ({"skip": ("sync",), "quality": Path("none.pt")}, "There is no file none.pt"),
-        ({"skip": ("sync",), "quality": Path(__file__)}, "no TorchScript"),
+        ({"skip": ("sync",), "quality": Path(__file__)}, "not a TorchScript"),
     ],
 )
 def test_a_missing_model_stops_before_any_work(videos, tmp_path, changes, says):

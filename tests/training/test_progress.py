@@ -34,9 +34,9 @@ def test_the_rate_and_the_time_left():
     assert str(pace) == "step 100 of 500"
     clock.now = 25
     pace.update(140)
-    assert str(pace) == "step 140 of 500, 1.6 a second, 3 min 45 s left"
+    assert str(pace) == "step 140 of 500, 1.6 per second, 3 min 45 s left"
     pace.update(500)
-    assert str(pace) == "step 500 of 500, 16 a second"
+    assert str(pace) == "step 500 of 500, 16 per second"
 
 
 def test_a_line_every_ten_seconds():

@@ -527,7 +527,7 @@ def test_a_lora_is_for_a_finished_network(clips, files, tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--lora", 4), "give one by --init"),
+        (("--lora", 4), "give one with --init"),
         (("--stage", 5), "stage is '5'"),
         (("--stage", 2), "needs a SyncNet"),
         (("--init", "nowhere.pt"), "There is no file nowhere.pt"),

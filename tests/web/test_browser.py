@@ -164,7 +164,7 @@ def open_dialog(stage: Stage, node: int) -> "Locator":
         ("left", "Leftmost face", ["Leftmost face"]),
         ("1", "face 1 (numbers as in Find Faces)", ["Face 1"]),
         ("7", "face 7 (numbers as in Find Faces)", []),
-        ("", "“”, which names no face", []),
+        ("", "“”, which is not a face", []),
     ],
 )
 def test_the_dialog_shows_the_present_choice(stage: Stage, choice: str, words: str, pressed: list[str]) -> None:
@@ -194,7 +194,7 @@ def test_a_face_that_is_not_found_is_pointed_out_by_three_clicks(stage: Stage) -
     dialog = dialog_of(stage, FINDER)
     dialog.get_by_role("spinbutton", name="Frame").fill("5")
     dialog.get_by_text("faces in frame 5").wait_for()
-    dialog.get_by_role("button", name="Point out a face").click()
+    dialog.get_by_role("button", name="Mark a face").click()
     assert "Click the left brow" in (dialog.get_by_role("status").text_content() or "")
     assert dialog.locator(".latentsync-face").count() == 0
     image = dialog.locator(".latentsync-pointing img")
@@ -210,7 +210,7 @@ def test_a_face_that_is_not_found_is_pointed_out_by_three_clicks(stage: Stage) -
     places = [side for x, y in wanted for side in (x * width, y * height)]
     assert all(abs(a - b) <= 2 for a, b in zip(numbers, places, strict=True)), (numbers, places)
     dialog = dialog_of(stage, FINDER)
-    assert "Pointed out now" in (dialog.text_content() or "")
+    assert "Marked points" in (dialog.text_content() or "")
     dialog.get_by_role("button", name="Remove the points").click()
     assert stage.widget(FINDER, "points") == ""
     stage.change(FINDER, "points", "1,1,9,1,5,5,0")
@@ -219,7 +219,7 @@ def test_a_face_that_is_not_found_is_pointed_out_by_three_clicks(stage: Stage) -
     assert str(stage.widget(FINDER, "face")).endswith(",0")
     stage.change(FINDER, "face", "largest")
     dialog = open_dialog(stage, SCORE)
-    assert dialog.get_by_role("button", name="Point out a face").count() == 0, "it has no such input"
+    assert dialog.get_by_role("button", name="Mark a face").count() == 0, "it has no such input"
     stage.page.keyboard.press("Escape")
 
 

@@ -168,7 +168,7 @@ class Visitor:
         self.upload("face", face)
         self.faces.first.wait_for()
         if voice is None:
-            self.choose("Where the voice comes from", "The video's own sound")
+            self.choose("Where the voice comes from", "The video's own audio")
             return
         self.upload("voice", voice)
         self.page.locator("audio").wait_for()

@@ -211,7 +211,7 @@ def test_all_that_is_sent_is_an_input_of_the_node(queue, material, tmp_path, wat
 
 CHOSEN = {
     "codec": ("vp9", "store"), "quality": (40, "store"), "strip_metadata": (True, "says of itself"),
-    "silence": ("close", "rest the mouth in pauses"), "audio_track": (1, "a sound track"),
+    "silence": ("close", "relax the mouth in pauses"), "audio_track": (1, "an audio track"),
     "spans": ("1-2", "only some parts"), "points": ("1,1,9,1,5,5,0", "pointed out by hand"),
     "encoder": ("hardware", "with a graphics card"),
 }  # fmt: skip
@@ -250,7 +250,7 @@ def test_all_that_a_server_lacks_is_said_at_once(queue, material, tmp_path):
     with server_with("codec") as server:
         request = wish(material, tmp_path / "made.webm", checkpoint="nano", settings=settings, cut=PART)
         said = run_on(server, queue, request).error
-        wanted = "use a part of a video and to choose how the video is stored and to rest the mouth in pauses; update"
+        wanted = "use a part of a video and to choose how the video is stored and to relax the mouth in pauses; update"
         assert wanted in said
 
 
@@ -295,7 +295,7 @@ def test_a_voice_has_one_track_for_comfyui(queue, material, tmp_path):
         for number in (1, 0)
     )
     with server_with("audio_track") as server:
-        assert "only a voice's first sound track" in run_on(server, queue, other).error
+        assert "only a voice's first audio track" in run_on(server, queue, other).error
         assert run_on(server, queue, first).state == DONE
         assert "audio_track" not in server.posted["prompt"]["3"]["inputs"]
 

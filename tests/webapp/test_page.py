@@ -209,7 +209,7 @@ def test_a_part_between_two_frames_has_one():
 def test_a_sound_track_is_chosen_only_where_there_are_several(screen, service, material, forms):
     anna = give(service, material, "clip.mp4")
     shown(screen)
-    assert not [one for one in screen.selectbox if one.label == "Sound track"]
+    assert not [one for one in screen.selectbox if one.label == "Audio track"]
     anna.voice = dataclasses.replace(anna.voice, tracks=((0, "Track 0: eng, stereo"), (2, "Track 2: fra, mono")))
     shown(screen)
     offered = by_key(screen.selectbox, "track").options
@@ -462,4 +462,4 @@ def test_a_server_that_has_not_answered_does_not_stop_the_page(screen, service, 
     service.backends = {"comfyui": Silent()}
     said = text(shown(screen))
     assert "Asking ComfyUI" in said
-    assert "No model can be used now." in said
+    assert "No model is available right now." in said

@@ -102,14 +102,14 @@ def test_cancelled_while_running_it_ends_at_its_next_word(queue):
 
 def test_a_failure_is_a_sentence_and_the_next_one_runs(queue, caplog):
     def wrong(job):
-        raise UserError("The sound is silent; give another one.")
+        raise UserError("The audio is silent; give another one.")
 
     def broken(job):
         raise ZeroDivisionError("secret detail")
 
     said, unsaid, good = queue.submit(wrong), queue.submit(broken), queue.submit(lambda job: 7)
     assert ended(good).value == 7
-    assert (said.state, said.error) == (FAILED, "The sound is silent; give another one.")
+    assert (said.state, said.error) == (FAILED, "The audio is silent; give another one.")
     assert unsaid.state == FAILED
     assert "secret" not in unsaid.error
     assert "secret detail" in caplog.text, "who runs the app can read what it was"
@@ -213,7 +213,7 @@ def test_one_run_is_not_plural():
     queue.submit(gate)
     assert gate.begun.wait(30)
     queue.submit(lambda job: 1)
-    with pytest.raises(UserError, match="1 run is waiting already"):
+    with pytest.raises(UserError, match="1 run is already waiting"):
         queue.submit(lambda job: 1)
     gate.go.set()
     queue.close()

@@ -95,7 +95,7 @@ def lip_sync_a_video() -> Sheet:
     joined = g.join(made, made[1], clip[2])
     saved = g.save(joined)
     note = (
-        "### Make a face say a speech\n\n" + TRY + "Then choose your own **speech**"
+        "### Lip-sync a video\n\n" + TRY + "Then choose your own **speech**"
         " and **video**. The result appears at Save Video and is saved in ComfyUI's output folder."
     )
     groups = Row(
@@ -138,7 +138,8 @@ def two_people() -> Sheet:
     note = (
         "### Two people, two voices\n\n" + TRY + "Then choose a **video with two"
         " faces** and a **voice for each**. The left face speaks first, then the right one; the other mouth rests"
-        " meanwhile. **start** says when a voice begins, in seconds; -1 is after the one before. Set **speakers** to 3"
+        " meanwhile. **start** sets when a voice begins, in seconds; -1 means after the previous one. Set"
+        " **speakers** to 3"
         " or more for more people."
     )
     layout = Row(
@@ -158,8 +159,8 @@ def long_video() -> Sheet:
     saved = g.save(made)
     note = (
         "### Long videos\n\n" + TRY + "Then choose your own **speech** and **video**."
-        " The video is streamed from file to file: minutes of it need no more memory than seconds. Without a speech"
-        " node, the video's own sound is used."
+        " The video is streamed from file to file: long videos need no more memory than short ones. Without a speech"
+        " node, the video's own audio is used."
     )
     form = Form([(video, "file", "Video"), (speech, "audio", "Speech"), *_who(made)], saved)
     return Sheet("4 Long video", g, note + MODELS, _three(speech, video, made, saved), form)
@@ -171,9 +172,9 @@ def score_a_video() -> Sheet:
     found = g.add("LatentSyncScore", "LatentSync: Score", video=video)
     chart = g.add("PreviewImage", "Chart", images=found[3])
     note = (
-        "### Do the lips follow the sound?\n\n" + TRY + "Then choose your own **video**"
+        "### Do the lips follow the audio?\n\n" + TRY + "Then choose your own **video**"
         " with sound. The chart shows how open the mouth is against how loud the speech is, and which shift of the"
-        " sound fits best. Clips of five seconds and more give reliable numbers."
+        " audio fits best. Clips of five seconds or more give reliable numbers."
     )
     groups = Row(
         [
@@ -284,8 +285,8 @@ MODELS = (
 FACE_FILE = "\n\nIf the node asks for face-landmarker, run the node **LatentSync: Download Model** once."
 PARTS_NOTE = (
     "### The single nodes\n\n" + TRY + "Then choose your own **speech** and **video**,"
-    " and put other nodes in between as you like, such as an upscaler before Composite. Another speech or seed does not"
-    " find the faces again."
+    " and add other nodes as you like, such as an upscaler before Composite. With another speech or seed, the faces"
+    " are not searched for again."
 )
 KSAMPLER_NOTE = (
     "### ComfyUI's own KSampler\n\n" + TRY + "KSampler does nearly the same as"

@@ -83,5 +83,5 @@ export function inWords(text) {
   if (rule) return rules()[rule];
   if (number != null) return say("by_number", "face {n} (numbers as in Find Faces)", { n: number });
   if (x != null) return say("by_point", "the face at {x}, {y} in frame {frame}", { x, y, frame });
-  return say("by_nothing", "“{text}”, which names no face", { text });
+  return say("by_nothing", "“{text}”, which is not a face", { text });
 }

@@ -70,7 +70,7 @@ class Picker {
     if (wired == null) return say("pick_hint", "Click the face that should speak. By keyboard: Tab, arrow keys, Enter.");
     return say(
       "wired",
-      "The input “face” is connected to “{node}”. Change the face there, or remove the wire to pick one here.",
+      "The input “face” is connected to “{node}”. Change the face there, or remove the connection to pick one here.",
       { node: wired },
     );
   }
@@ -94,11 +94,11 @@ class Picker {
     this.byHand = make(
       "button",
       { type: "button", "aria-pressed": "false", disabled: true, onclick: () => this.pointOut(!this.pointing) },
-      say("by_hand", "Point out a face that is not found"),
+      say("by_hand", "Mark a face that is not found"),
     );
     const set = String(this.points.text ?? "").trim();
     const remove = { type: "button", onclick: () => this.writePoints("") };
-    const now = set ? [say("points_now", "Pointed out now: {points}", { points: set }), make("button", remove, say("points_off", "Remove the points"))] : [];
+    const now = set ? [say("points_now", "Marked points: {points}", { points: set }), make("button", remove, say("points_off", "Remove the points"))] : [];
     return make("div", { class: "latentsync-by-hand" }, this.byHand, ...now);
   }
 
@@ -129,7 +129,7 @@ class Picker {
     }
     return say(
       "no_file",
-      "The pictures come through “{node}”, so their file is not known before the workflow runs: run “LatentSync: Find Faces” once and click a face on that node, or use one of the choices below.",
+      "The images come from “{node}”, so their file is not known before the workflow runs: run “LatentSync: Find Faces” once and click a face on that node, or use one of the choices below.",
       { node: obstacle },
     );
   }

@@ -38,11 +38,11 @@ function bySyncNet({ name, lse_c, lse_d, offset }) {
 }
 
 export function verdict({ offset, significant }) {
-  if (significant === false) return say("unsure", "No clear match of mouth and sound");
+  if (significant === false) return say("unsure", "No clear match of mouth and audio");
   const frames = Math.abs(offset);
   if (frames <= 1) return say("in_sync", "In sync");
-  if (offset > 0) return say("late", "The sound is {frames} frames late", { frames });
-  return say("early", "The sound is {frames} frames early", { frames });
+  if (offset > 0) return say("late", "The audio is {frames} frames late", { frames });
+  return say("early", "The audio is {frames} frames early", { frames });
 }
 
 function overTime({ fps, step = 1, opening, loudness }) {
@@ -55,7 +55,7 @@ function overTime({ fps, step = 1, opening, loudness }) {
     draw("path", { class: "latentsync-mouth", d: line(mouth) }),
   );
   const tell = (i) =>
-    say("at_time", "{seconds} s, frame {frame}: mouth {mouth} %, sound {sound} % of its highest", {
+    say("at_time", "{seconds} s, frame {frame}: mouth {mouth} %, loudness {sound} % of maximum", {
       seconds: ((i * step) / fps).toFixed(2),
       frame: i * step,
       mouth: percent(mouth[i]),
@@ -69,7 +69,7 @@ function overTime({ fps, step = 1, opening, loudness }) {
 function byLag({ lags, correlation_by_lag: values, offset, significance_threshold: threshold }) {
   const [low, high] = [Math.min(0, ...values), Math.max(0.1, threshold ?? 0, ...values)];
   const place = (value) => (value == null ? null : (value - low) / (high - low));
-  const chart = canvas(say("by_lag", "Agreement of mouth and sound for every shift of the sound"));
+  const chart = canvas(say("by_lag", "Agreement of mouth and audio for every shift of the audio"));
   const level = (value) => `M0 ${height(place(value))} H${WIDE}`;
   const best = Math.max(0, lags.indexOf(offset));
   chart.append(
@@ -79,7 +79,7 @@ function byLag({ lags, correlation_by_lag: values, offset, significance_threshol
     draw("path", { class: "latentsync-mouth", d: line(values.map(place)) }),
   );
   const tell = (i) =>
-    say("at_lag", "sound shifted by {lag} frames: correlation {value}", { lag: lags[i], value: plain(values[i]) });
+    say("at_lag", "audio shifted by {lag} frames: correlation {value}", { lag: lags[i], value: plain(values[i]) });
   const ends = [0, lags.length - 1].map((i) => say("frames", "{count} frames", { count: lags[i] }));
   const names = [
     legend("mouth", say("agreement", "correlation by shift")),

@@ -54,7 +54,7 @@ class CropStore(ClipStore):
         self.config, self.encode = config, encode
         self.border = 0 if config.space == "latent" else max(1, round(BORDER * config.size[1]))
         if config.space == "latent" and encode is None:
-            raise UserError("A SyncNet on latents needs the VAE of these latents; give it by --vae.")
+            raise UserError("A SyncNet on latents needs the VAE of these latents; give it with --vae.")
 
     def starts(self, clip: ClipFile) -> range:
         """First frames of windows whose images and audio lie within the clip's part. UserError: there is none."""

@@ -63,7 +63,7 @@ def _check_syncnet(syncnet: StableSyncNet, vae: VAE, recipe: UNetRecipe) -> None
     if config.mels[1] != stop - first:
         problems.append(f"{config.mels[1]} mel frames, and {config.frames} frames at {FPS} fps have {stop - first}")
     if problems:
-        raise UserError(f"The SyncNet takes {'; '.join(problems)}. Give another one by --sync-net, or leave it out.")
+        raise UserError(f"The SyncNet takes {'; '.join(problems)}. Give another one with --sync-net, or leave it out.")
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -88,7 +88,7 @@ def prepare_run(
     accelerator = make_accelerator(recipe.precision, recipe.gradient_accumulation_steps, cpu=cpu)
     main_report: Report = report if accelerator.is_main_process else lambda line: None
     if recipe.lora and files.init == "none":
-        raise UserError("A LoRA needs a trained network; give one by --init.")
+        raise UserError("A LoRA needs a trained network; give one with --init.")
     bundle = None if files.init in ("none", "sd15") else locate(files.init)
     if bundle and identify(bundle).kind != "nano":  # one file of U-Net and VAE
         bundle = None
