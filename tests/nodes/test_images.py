@@ -190,8 +190,8 @@ def sound(waveform=None, **more):
         (sound(torch.tensor(0.5)), r"shape \(\)"),
         (sound(torch.tensor([[[0.1, torch.nan]]])), "not numbers"),
         (sound(torch.tensor([[[0.1, -torch.inf]]])), "not numbers"),
-        (sound(sample_rate=0), "0 samples a second"),
-        (sound(sample_rate=-16000), "-16000 samples a second"),
+        (sound(sample_rate=0), "0 samples per second"),
+        (sound(sample_rate=-16000), "-16000 samples per second"),
     ],
 )
 def test_what_is_no_sound_is_one_sentence(audio, words):
