@@ -170,7 +170,7 @@ def test_what_is_asked_of_find_faces(comfy, clip, inputs, words):
         ({"batch": 2}, ("2 recordings in a batch",)),
         ({"samples": 1000}, ("lasts 0.0625 s", "at least 0.15 s")),
         ({"samples": 0}, ("AUDIO is empty",)),
-        ({"rate": 0}, ("0 samples a second",)),
+        ({"rate": 0}, ("0 samples per second",)),
         ({"loudness": float("nan")}, ("NaN",)),
     ],
 )
