@@ -55,8 +55,9 @@ class BenchOptions:
 def bench(options: BenchOptions) -> None:
     """Measure how long lip sync takes on this machine, stage by stage, and how much memory it uses.
 
-Needs no files. A swaying portrait of the requested size speaks with the built-in voice; no video is kept. Nothing is
-    extrapolated: the table names the windows and the steps that were computed.
+    Needs no files. A swaying portrait of the requested size speaks with the
+    built-in voice; no video is kept. Nothing is extrapolated: the table names
+    the windows and the steps that were computed.
 
     \b
     The built-in model on this machine:

@@ -292,7 +292,8 @@ def accuracy(
 ) -> None:
     """Accuracy of a SyncNet on pairs of frames and audio, half of them shifted within their clip.
 
-    At threshold 0.5, and at the threshold that is best on every second clip, measured on the others.
+    At threshold 0.5, and at the threshold that is best on every second clip,
+    measured on the others.
 
     \b
     After training with --holdout-time 0.25 --holdout-people anna,ben, on

@@ -177,7 +177,7 @@ BAD: dict[str, Bad] = {
     "missing video": (lambda p: {"video": p / "none.mp4"}, "There is no file"),
     "sound as video": (lambda p: {"video": wav(p / "a.wav", speech(1).numpy())}, "no video"),
     "folder as picture": (lambda p: {"image": p}, "picture"),
-    "text as picture": (lambda p: {"image": text_file(p / "a.png")}, "no picture"),
+    "text as picture": (lambda p: {"image": text_file(p / "a.png")}, "not a picture"),
     "video as picture": (lambda p: {"image": film(p / "a.mp4", [portrait()] * 2)}, "--video"),
     "missing picture": (lambda p: {"image": p / "none.png"}, "There is no picture"),
     "no face source": (lambda p: {"image": None}, "--video or --image"),

@@ -140,7 +140,7 @@ def test_names_of_runs(tmp_path):
 def test_no_report(tmp_path, content):
     path = tmp_path / "r.json"
     path.write_text(content)
-    with pytest.raises(UserError, match="is no report"):
+    with pytest.raises(UserError, match="is not a report"):
         read_report(path)
 
 

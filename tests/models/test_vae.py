@@ -355,7 +355,7 @@ def test_half_a_tiny_vae_is_refused(tmp_path):
     folder = taesd_files(tmp_path / "a", tiny_vae())
     (folder / "taesd_encoder.safetensors").unlink()
     for given in (folder, folder / "taesd_decoder.safetensors"):
-        with pytest.raises(UserError, match=r"put the encoder beside it.*download taesd"):
+        with pytest.raises(UserError, match=r"put the encoder next to it.*download taesd"):
             load_vae(given)
     (folder / "taesd_encoder.safetensors").write_bytes((folder / "taesd_decoder.safetensors").read_bytes())
     for given in (folder, folder / "taesd_decoder.safetensors"):

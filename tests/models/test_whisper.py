@@ -250,7 +250,7 @@ OTHERS = {
     "pickle": "can run code",
     "number": "a Python pickle",
     "cut ctranslate2": "damaged CTranslate2",
-    "quantised": "quantised",
+    "quantised": "quantized",
     "translator": "kind TransformerSpec",
     "from the future": "version 9",
     "lora": "not a Whisper model",

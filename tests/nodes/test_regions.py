@@ -81,7 +81,7 @@ def test_a_region_around_both_keeps_both():
 @pytest.mark.parametrize(
     ("region", "words"),
     [
-        ((0, 80, 5, 5), "No face is in the connected region .* 0 .*; 1 "),
+        ((0, 80, 5, 5), "No face is in the connected region; the faces found are 0 .*; 1 "),
         (torch.zeros(1, 100, 200), "No face is in the connected region"),
         (torch.zeros(3, 100, 200), "for 3 frames and there are 6"),
         ("left", "a str that cannot be read"),
@@ -111,7 +111,7 @@ def test_boxes_and_masks_of_a_track():
 
 
 def test_landmarks_of_another_number_of_frames_are_refused():
-    with pytest.raises(UserError, match="for 2 frames and 6 pictures"):
+    with pytest.raises(UserError, match="for 2 frames and 6 images"):
         regions.GivenFaces({"frames": [[], []]}, 6)
     with pytest.raises(UserError, match="frame by frame"):
         regions.GivenFaces([1, 2], 6)

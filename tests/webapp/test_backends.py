@@ -210,9 +210,9 @@ def test_all_that_is_sent_is_an_input_of_the_node(queue, material, tmp_path, wat
 
 
 CHOSEN = {
-    "codec": ("vp9", "store"), "quality": (40, "store"), "strip_metadata": (True, "says of itself"),
+    "codec": ("vp9", "store"), "quality": (40, "store"), "strip_metadata": (True, "remove the source's metadata"),
     "silence": ("close", "relax the mouth in pauses"), "audio_track": (1, "an audio track"),
-    "spans": ("1-2", "only some parts"), "points": ("1,1,9,1,5,5,0", "pointed out by hand"),
+    "spans": ("1-2", "only some parts"), "points": ("1,1,9,1,5,5,0", "marked by hand"),
     "encoder": ("hardware", "with a graphics card"),
 }  # fmt: skip
 PART = Cut(Fraction(1, 25), Fraction(2, 3))
@@ -319,7 +319,7 @@ def test_several_people_are_one_node(queue, material, tmp_path):
     assert {sent[node]["class_type"] for node in ("2", "22", "23")} == {"LoadAudio"}
     with server_with() as server:
         said = run_on(server, queue, two_voices(material, tmp_path / "made.mp4")).error
-        assert said.endswith("too old to give several people a voice each; update them there, go without, or run on"
+        assert said.endswith("too old to give several people their own voices; update them there, do without, or run on"
                              " this computer.")  # fmt: skip
         assert not server.uploads
     with server_with() as server:

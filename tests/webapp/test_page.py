@@ -81,7 +81,7 @@ def test_faces_can_be_chosen_by_buttons_too(screen, service, material):
     assert not screen.exception
     assert anna.picked == 1 - picked
     assert not button(screen, "Make the video").disabled
-    assert "agreed to say" in text(screen)
+    assert "agreed to it" in text(screen)
 
 
 def test_without_a_face_nothing_can_be_made(screen, service, material, tmp_path):

@@ -80,7 +80,7 @@ def test_a_name_from_the_browser_never_reaches_the_disk(tmp_path, folder, name):
 def test_the_content_decides_not_the_name(tmp_path, folder):
     assert take(take_face, portrait(tmp_path / "face.png"), folder, name="clip.mp4").kind == "picture"
     assert take(take_face, clip(tmp_path / "clip.mp4"), folder, name="clip.png").kind == "video"
-    assert "notes.mp4 is not a video or a picture" in refused(take_face, b"Dear diary, " * 99, folder)
+    assert "notes.mp4 could not be read as a video or a picture" in refused(take_face, b"Dear diary, " * 99, folder)
     assert "notes.wav is not a recording" in refused(take_voice, b"Dear diary, " * 99, folder, "notes.wav")
     assert "empty" in refused(take_face, b"", folder)
     assert "is not a" in refused(take_face, np.random.default_rng(1).bytes(5000), folder)
@@ -102,7 +102,7 @@ def test_lists_that_name_other_files_are_no_media(tmp_path, folder, kind):
     other = clip(tmp_path / "secret.mp4")
     (folder / "secret.ts").write_bytes(other.read_bytes())
     for target in (str(other), "secret.ts"):
-        with pytest.raises(UserError, match="is not a video or a picture"):
+        with pytest.raises(UserError, match="could not be read as a video or a picture"):
             take_face(io.BytesIO(LISTS[kind].format(target).encode()), "clip.mp4", folder, LIMITS)
         with pytest.raises(UserError, match="is not a recording"):
             take_voice(io.BytesIO(LISTS[kind].format(target).encode()), "clip.mp4", folder, LIMITS)
@@ -139,7 +139,7 @@ def test_silence_and_pictures_without_sound_are_no_voice(tmp_path, folder):
     mute = clip(tmp_path / "mute.mp4", sound=False).read_bytes()
     assert "has no sound" in refused(take_voice, mute, folder, "mute.mp4")
     cut = clip(tmp_path / "cut.mp4").read_bytes()[:400]
-    assert "is not a video" in refused(take_face, cut, folder, "cut.mp4")
+    assert "could not be read as a video" in refused(take_face, cut, folder, "cut.mp4")
 
 
 def test_only_what_browsers_play_is_shown_as_it_is(tmp_path, folder):
