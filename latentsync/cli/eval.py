@@ -297,7 +297,7 @@ def accuracy(
 
     \b
     After training with --holdout-time 0.25 --holdout-people anna,ben, on
-the held-out time, then on the held-out people:
+    the held-out time, then on the held-out people:
       latentsync eval syncnet-accuracy NET DATA --holdout-time 0.25 \\
           --holdout-people anna,ben
       latentsync eval syncnet-accuracy NET DATA --only anna,ben

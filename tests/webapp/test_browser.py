@@ -187,7 +187,7 @@ def test_what_is_too_large_or_not_what_it_says_is_refused(browser: "Browser", ap
         me.upload("face", notes)
         me.page.get_by_text("notes.mp4 is not a video or a picture that can be read").wait_for()
         me.upload("voice", notes)
-        me.page.get_by_text("notes.mp4 is not a recording that can be read").wait_for()
+        me.page.get_by_text("notes.mp4 could not be read as a recording").wait_for()
         me.screen("refused", height=700)
         assert not any(app.visitors().values()), "nothing was kept"
         assert app.url in me.page.url

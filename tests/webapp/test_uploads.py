@@ -81,9 +81,9 @@ def test_the_content_decides_not_the_name(tmp_path, folder):
     assert take(take_face, portrait(tmp_path / "face.png"), folder, name="clip.mp4").kind == "picture"
     assert take(take_face, clip(tmp_path / "clip.mp4"), folder, name="clip.png").kind == "video"
     assert "notes.mp4 could not be read as a video or a picture" in refused(take_face, b"Dear diary, " * 99, folder)
-    assert "notes.wav is not a recording" in refused(take_voice, b"Dear diary, " * 99, folder, "notes.wav")
+    assert "notes.wav could not be read as a recording" in refused(take_voice, b"Dear diary, " * 99, folder, "notes.wav")
     assert "empty" in refused(take_face, b"", folder)
-    assert "is not a" in refused(take_face, np.random.default_rng(1).bytes(5000), folder)
+    assert "could not be read" in refused(take_face, np.random.default_rng(1).bytes(5000), folder)
 
 
 LISTS = {
@@ -104,7 +104,7 @@ def test_lists_that_name_other_files_are_no_media(tmp_path, folder, kind):
     for target in (str(other), "secret.ts"):
         with pytest.raises(UserError, match="could not be read as a video or a picture"):
             take_face(io.BytesIO(LISTS[kind].format(target).encode()), "clip.mp4", folder, LIMITS)
-        with pytest.raises(UserError, match="is not a recording"):
+        with pytest.raises(UserError, match="could not be read as a recording"):
             take_voice(io.BytesIO(LISTS[kind].format(target).encode()), "clip.mp4", folder, LIMITS)
     assert [path.name for path in folder.iterdir()] == ["secret.ts"]
 
