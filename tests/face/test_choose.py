@@ -175,7 +175,7 @@ def test_a_photo_without_a_face_or_with_two_is_one_sentence():
 def test_a_photo_is_looked_at_before_anything_else(tmp_path):
     text = tmp_path / "words.txt"
     text.write_text("no picture")
-    with pytest.raises(UserError, match=r"words\.txt is no image"):
+    with pytest.raises(UserError, match=r"words\.txt is not an image"):
         clues_for(str(text), ArraySource([]), 1, Fraction(25), lambda: Drawn())
     picture, points = drawn(1)
     cv2.imwrite(str(tmp_path / "a,b,0.png"), picture[..., ::-1])

@@ -67,7 +67,7 @@ def test_voices(tmp_path, folder, name):
 
 
 @pytest.mark.parametrize(
-    ("content", "word"), [(b"", "empty"), (b"<html>", "something else"), (b"\0" * 5000, "something else")]
+    ("content", "word"), [(b"", "empty"), (b"<html>", "could not be read"), (b"\0" * 5000, "could not be read")]
 )
 @pytest.mark.parametrize("take", [take_face, take_voice])
 def test_what_is_none_is_refused_in_a_sentence(folder, take, content, word):

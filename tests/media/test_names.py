@@ -142,7 +142,7 @@ def test_a_leap_blames_the_file_that_has_it(tmp_path, suffix, leap):
             frame.pts, frame.time_base = i + (25 * leap if i >= 30 else 0), Fraction(1, 25)
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
-    with pytest.raises(UserError, match=rf"pictures of .*leap\.{suffix} jump by {leap} s after 1\.16 s"):
+    with pytest.raises(UserError, match=rf"frames of .*leap\.{suffix} jump by {leap} s after 1\.16 s"):
         probe(path)
 
 
@@ -157,9 +157,9 @@ def test_a_leap_of_the_sound_blames_the_sound(tmp_path, leap):
                 packet.pts = packet.dts = packet.pts + (leap * 1000 if packet.pts > 1500 else 0)
                 packet.stream = target
                 out.mux(packet)
-    with pytest.raises(UserError, match=rf"sound of .*leap\.mkv jump by {leap} s after 1\.5"):
+    with pytest.raises(UserError, match=rf"audio of .*leap\.mkv jump by {leap} s after 1\.5"):
         load_audio(path)
-    with pytest.raises(UserError, match=rf"sound of .*leap\.mkv begins {leap} s after"):
+    with pytest.raises(UserError, match=rf"audio of .*leap\.mkv begins {leap} s after"):
         load_audio(write_clicks(tmp_path / "leap.mkv", "libopus", late=leap), Fraction(0))
 
 
