@@ -159,7 +159,7 @@ def test_a_leap_of_the_sound_blames_the_sound(tmp_path, leap):
                 out.mux(packet)
     with pytest.raises(UserError, match=rf"audio of .*leap\.mkv jump by {leap} s after 1\.5"):
         load_audio(path)
-    with pytest.raises(UserError, match=rf"audio of .*leap\.mkv begins {leap} s after"):
+    with pytest.raises(UserError, match=rf"audio of .*leap\.mkv starts {leap} s after"):
         load_audio(write_clicks(tmp_path / "leap.mkv", "libopus", late=leap), Fraction(0))
 
 

@@ -81,7 +81,9 @@ def test_the_content_decides_not_the_name(tmp_path, folder):
     assert take(take_face, portrait(tmp_path / "face.png"), folder, name="clip.mp4").kind == "picture"
     assert take(take_face, clip(tmp_path / "clip.mp4"), folder, name="clip.png").kind == "video"
     assert "notes.mp4 could not be read as a video or a picture" in refused(take_face, b"Dear diary, " * 99, folder)
-    assert "notes.wav could not be read as a recording" in refused(take_voice, b"Dear diary, " * 99, folder, "notes.wav")
+    assert "notes.wav could not be read as a recording" in refused(
+        take_voice, b"Dear diary, " * 99, folder, "notes.wav"
+    )
     assert "empty" in refused(take_face, b"", folder)
     assert "could not be read" in refused(take_face, np.random.default_rng(1).bytes(5000), folder)
 
