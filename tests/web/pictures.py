@@ -59,7 +59,7 @@ WIDTHS = {
     "PreviewImage": 480,
     "LatentSyncVideo": 420,
     "LatentSyncScore": 460,
-    "LatentSyncPersonalize": 520,
+    "LatentSyncPersonalize": 320,
 }
 
 
@@ -152,13 +152,16 @@ def dialogue(clip: str) -> Scene:
     return g, {"speakers": [node for column in columns for node in column]}, columns
 
 
-def person(clip: str) -> Scene:
-    """A model of the left one; a few steps are enough to see what the node shows."""
+def person(_: str) -> Scene:
+    """A model of somebody, and the node that it is wired to. Nothing is trained for the picture."""
     g = Graph()
-    video = g.node("LoadVideo", file=clip)
-    how = {"checkpoint": "nano", "fps": 25.0, "name": "anna", "face": "left", "minutes": 0.0, "training_steps": 40}
-    made = g.node("LatentSyncPersonalize", video=video, consent=True, anyway=True, **how)
-    return g, {"personalize": [int(video.id), int(made.id)]}, [[int(video.id)], [int(made.id)]]
+    video = g.node("LoadVideo", file="latentsync_face.mp4")
+    how = {"checkpoint": "nano", "fps": 25.0, "name": "anna", "face": "auto", "minutes": 20.0}
+    made = g.node("LatentSyncPersonalize", video=video, consent=True, **how)
+    load = g.node("LatentSyncLoader", checkpoint="nano", resolution=0, dtype="auto", lora=made[1], lora_strength=1.0)
+    sheet = g.node("PreviewImage", images=made[2])
+    one, two, three, four = (int(node.id) for node in (video, made, load, sheet))
+    return g, {"personalize_nodes": [one, two, three]}, [[one], [two], [three], [four]]
 
 
 def download(_: str) -> Scene:
@@ -172,7 +175,7 @@ def take(stage: Stage, make: Callable[[str], Scene]) -> None:
     page = stage.page
     load_api(page, graph.prompt, "help")
     page.wait_for_timeout(500)
-    if make is not download:
+    if make not in (download, person):
         stage.run()
         page.wait_for_timeout(3000)
     page.evaluate(PLACE, [columns, WIDTHS])
