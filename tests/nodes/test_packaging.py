@@ -232,7 +232,7 @@ def test_install_in_comfyui_keeps_the_files_that_are_there(pack, tmp_path):
     done = install(sys.executable, pack, tmp_path / "home", LATENTSYNC_MODELS="")
     assert f"face-landmarker is in {ours / 'face_landmarker.task'}" in done.stdout, done.stdout
     assert f"whisper-tiny.en is in {cache / 'whisper-tiny.en.safetensors'}" in done.stdout
-    assert "LatentSync: all is here; restart ComfyUI" in done.stdout
+    assert "LatentSync: everything is installed; restart ComfyUI" in done.stdout
 
 
 def test_install_without_the_packages(archive, tmp_path):

@@ -139,7 +139,7 @@ def test_pictures_are_no_video(comfy, two):
     g = Graph()
     images = loaded(g, two)
     save(g, speaking(g, images, ["first.flac", "second.flac"]))
-    assert "got 20 pictures" in comfy.queue(g).failure.message
+    assert "got 20 images" in comfy.queue(g).failure.message
 
 
 def test_only_parts_of_a_video(comfy, portrait_clip):
