@@ -24,6 +24,12 @@ class NoFaceError(UserError):
     __module__ = "latentsync.errors"
 
 
+class FootageError(UserError):
+    """Recordings from which a good model of a person cannot be made; `anyway` trains on them all the same."""
+
+    __module__ = "latentsync.errors"
+
+
 REQUIREMENTS = {
     "PIL": "pillow>=10",
     "accelerate": "accelerate>=0.30",

@@ -15,7 +15,7 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
-from ..latentsync.errors import UserError
+from ..latentsync.errors import FootageError, UserError
 from ..latentsync.media.journal import fingerprint as key_of
 from ..latentsync.settings import check_face
 from ..latentsync.training.personal.footage import BEST, ENOUGH
@@ -40,9 +40,9 @@ class LatentSyncPersonalize(io.ComfyNode):
             node_id="LatentSyncPersonalize",
             display_name="LatentSync: Personalize",
             description="Trains a model of one person from a minute of them speaking to the camera, so that their mouth"
-            " becomes as sharp as it was filmed. Gives a LoRA, which lies in output/loras and can be chosen as lora on"
-            " LatentSync: Load Model, Lip Sync, Video and Speakers. Takes minutes; after Cancel or a crash the same"
-            " workflow goes on where it stopped.",
+            " becomes as sharp as in the video. Writes a LoRA to output/loras, which can be chosen as lora on"
+            " LatentSync: Load Model, Lip Sync, Video and Speakers. Takes minutes; after Cancel or a crash, run the"
+            " same workflow again to continue.",
             inputs=[
                 io.Video.Input(
                     "video",
@@ -61,7 +61,7 @@ class LatentSyncPersonalize(io.ComfyNode):
                 io.Boolean.Input(
                     "consent",
                     default=False,
-                    tooltip="Switch it on if this is you, or somebody who has agreed to a model of their face.",
+                    tooltip="Switch it on if this is you, or someone who has agreed to a model of their face.",
                 ),
                 io.Float.Input(
                     "minutes",
@@ -69,7 +69,7 @@ class LatentSyncPersonalize(io.ComfyNode):
                     min=0.0,
                     max=10_000.0,
                     step=1.0,
-                    tooltip="Train so long at most. 0: all steps; it ends sooner where nothing gets better.",
+                    tooltip="Train for at most this long. 0: all steps; training stops earlier when nothing improves.",
                 ),
                 inputs.face(),
                 *_advanced(),
@@ -96,13 +96,20 @@ class LatentSyncPersonalize(io.ComfyNode):
             if not files.is_made(known):
                 ask = Request([clip], files.work, model, files.lora.stem, device=host.training_device(), **rest)
                 with host.training(host.Stages(cls.hidden.unique_id)) as report:
-                    personalize(ask, report, report.should_stop)
+                    _personalize(ask, report)
                 files.keep(known)
         return _output(files)
 
     @classmethod
     def fingerprint_inputs(cls, **given: Any) -> list[float]:
         return inputs.files_changed(**given)
+
+
+def _personalize(request: Request, report: Any) -> None:
+    try:
+        personalize(request, report, report.should_stop)
+    except FootageError as error:
+        raise UserError(f"{error} To train all the same, switch anyway on; face says who is meant.") from error
 
 
 def _advanced() -> list[Any]:
@@ -124,7 +131,7 @@ def _advanced() -> list[Any]:
                 min=0,
                 max=100_000,
                 step=1,
-                tooltip="Train so many steps at most. 0: what suits the checkpoint.",
+                tooltip="Train at most this number of steps. 0: what suits the checkpoint.",
             )
         ),
         host.advanced(
@@ -167,7 +174,7 @@ def _footage(video: Any, images: Any, audio: Any, fps: float) -> AbstractContext
         got = "Nothing" if video is None else "Both video and images"
         raise UserError(f"{got} to learn from: connect either a VIDEO, or images with audio and fps.")
     if video is not None and audio is not None:
-        raise UserError("audio is connected to a video, which brings its own sound; leave one of them out.")
+        raise UserError("audio is connected to a video, which has its own audio; disconnect one of them.")
     if video is not None:
         return host.steady_file(video)
     if audio is None:
@@ -181,7 +188,7 @@ def _output(files: host.PersonalFiles) -> io.NodeOutput:
     report = _report(files, our_metadata(files.lora))
     sheet = _sheet(files.page)
     if sheet is None:
-        picture: Any = host.blocked_output(f"The page {files.page.name} with the pictures is gone.")
+        picture: Any = host.blocked_output(f"The page {files.page.name} with the images is gone.")
         return io.NodeOutput(tensors, files.lora.name, picture, report)
     shown = host.preview_picture((sheet[0] * 255).round().byte().numpy())
     return io.NodeOutput(tensors, files.lora.name, sheet, report, ui={"images": [shown]})

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UserError
+from ..errors import FootageError, UserError
 from ..settings import Settings
 from .parameters import expand_options, option
 
@@ -19,15 +19,16 @@ def personalize(
     out: Annotated[Path, option(_RUN, "--out -o", "The model to write, .safetensors.", "FILE")],
     person: Annotated[str, option(_RUN, "", "A label for the file and its page. Else the file's name.", "NAME")] = "",
     consent: Annotated[
-        bool, option(_RUN, "--consent", "The person has agreed; else you are asked.", show_default=False)
+        bool,
+        option(_RUN, "--consent", "The person has agreed. Else you must confirm.", show_default=False),
     ] = False,
     checkpoint: Annotated[
         str, option(_WHAT, "--checkpoint -c", "nano, 1.5, 1.6 or a file: what the model is for.", "NAME")
     ] = "nano",
-    minutes: Annotated[float, option(_WHAT, "", "Train so long at most. 0: all steps.")] = 0.0,
-    steps: Annotated[int, option(_WHAT, "", "Train so many steps at most. 0: what suits the checkpoint.")] = 0,
+    minutes: Annotated[float, option(_WHAT, "", "Train for at most this long. 0: all steps.")] = 0.0,
+    steps: Annotated[int, option(_WHAT, "", "Train at most this number of steps. 0: what suits the checkpoint.")] = 0,
     face: Annotated[
-        str, option(_WHAT, "", "Whose model, where several are seen: left, right or a number.", "FACE")
+        str, option(_WHAT, "", "Which person, if several are in view: left, right or a number.", "FACE")
     ] = Settings.face,
     preview: Annotated[
         bool, option(_WHAT, "--preview", "Only check the clips, say what training takes, and write the page.")
@@ -36,11 +37,11 @@ def personalize(
     seed: Annotated[int, option(_WHAT, "", "The same number gives the same model.")] = 1247,
     device: Annotated[str, option(_MACHINE, "", "auto, cpu, cuda or mps.", "NAME")] = "auto",
 ) -> None:
-    """Make a model of one person: their mouth, as sharp as it was filmed.
+    """Make a model of one person: their mouth, as sharp as in the video.
 
     \b
-    A minute of somebody speaking to the camera, and twenty minutes on two
-    CPU cores; a killed run goes on by the same command:
+    A minute of someone speaking to the camera, and twenty minutes on two
+    CPU cores. Run the same command again to continue a killed run:
       latentsync personalize me.mp4 -o me.safetensors
       latentsync run -v clip.mp4 -a speech.wav -o out.mp4 --lora me.safetensors
 
@@ -62,8 +63,11 @@ def personalize(
     if not (consent or preview or _agreed(CONSENT)):
         raise UserError(f"{CONSENT} If that is so, add --consent.")
     stopped: list[bool] = []
-    with stop_on_signals(lambda: stopped.append(True)):
-        made = make(request, LinesAndBar(), lambda: bool(stopped))
+    try:
+        with stop_on_signals(lambda: stopped.append(True)):
+            made = make(request, LinesAndBar(), lambda: bool(stopped))
+    except FootageError as error:
+        raise UserError(f"{error} To train all the same, add --anyway; --face says which person is meant.") from error
     if made.after is None:
         typer.echo(f"{made.page} shows what {checkpoint} alone does; nothing was trained")
         return

@@ -239,7 +239,7 @@ def oblong_crops(g, parts):
         (no_rate, "The frame rate is 0 and must be above 0, at most 1000; connect the fps output"),
         (half_a_face, "crops is connected and face_track is not"),
         (fewer_pictures, "There are 8 images and the FACE_TRACK has 20 frames"),
-        (other_size, "The pictures are 160×140 px and the face was found in 320×280 px"),
+        (other_size, "The images are 160×140 px and the face was found in 320×280 px"),
         (fewer_crops, "There are 8 crops and the FACE_TRACK has 20 frames"),
         (oblong_crops, "The crops are 160×128 px and must be square"),
     ],

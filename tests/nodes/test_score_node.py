@@ -70,7 +70,7 @@ def test_another_sound_for_a_video(comfy, speaker):
     [
         ({}, "Nothing to score"),
         ({"video", "images"}, "Both video and images"),
-        ({"images"}, "no sound"),
+        ({"images"}, "There is no audio"),
     ],
 )
 def test_wrong_connections_are_one_sentence(comfy, tmp_path, inputs, said):

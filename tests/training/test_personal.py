@@ -17,8 +17,10 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from typer.testing import CliRunner
 
-from latentsync.errors import UnfinishedError, UserError
+from latentsync.cli.main import app
+from latentsync.errors import FootageError, UnfinishedError, UserError
 from latentsync.evaluation.full_size import SD_VAE, random_unet, random_vae
 from latentsync.face.identity import Looks
 from latentsync.models.unet import UNet
@@ -384,12 +386,12 @@ def test_a_stopped_run_goes_on_to_the_same_file(recording, tmp_path, improving):
         return len(calls) == 4  # before the fourth step
 
     out = tmp_path / "again.safetensors"
-    with pytest.raises(UnfinishedError, match="stopped at step 3; the same command goes on"):
+    with pytest.raises(UnfinishedError, match="stopped at step 3; run it again"):
         personalize(request(recording, out, person="x"), should_stop=stop)
     assert not out.exists()
     lines: list[str] = []
     again = personalize(request(recording, out, person="x"), lines.append)
-    assert "goes on at step 3 of 4" in lines
+    assert "continues at step 3 of 4" in lines
     assert again.lora is not None
     assert whole.lora is not None
     ours, theirs = read_tensors(again.lora), read_tensors(whole.lora)
@@ -408,9 +410,19 @@ def test_a_preview_trains_nothing(recording, tmp_path):
 
 def test_poor_footage_is_refused_before_any_training(recording, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "PersonalTrainer", None)
-    with pytest.raises(UserError, match=r"1 s of speech.*12 s are needed.*--anyway"):
+    with pytest.raises(UserError, match=r"1 s of speech.*12 s are needed"):
         personalize(request(recording, tmp_path / "me.safetensors", anyway=False))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_says_how_to_train_all_the_same(recording, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise FootageError("These clips will not make a good model.")
+
+    monkeypatch.setattr(run, "personalize", refuse)
+    said = CliRunner().invoke(app, ["personalize", str(recording), "-o", str(tmp_path / "me.safetensors"), "--consent"])
+    assert said.exit_code == 2
+    assert "a good model. To train all the same, add --anyway; --face says" in said.stderr
 
 
 def test_silence_is_refused(recording, tmp_path):
@@ -419,7 +431,7 @@ def test_silence_is_refused(recording, tmp_path):
         file.setparams((1, 2, 16000, 0, "NONE", ""))
         file.writeframes(bytes(32000))
     quiet = write_clip(tmp_path / "quiet.mp4", pan(25, 256, 224), FPS, audio=sound)
-    with pytest.raises(UserError, match=r"quiet.mp4 is silent; give videos in which the person is heard"):
+    with pytest.raises(UserError, match=r"quiet.mp4 is silent; give videos with the person's voice"):
         personalize(request(recording, tmp_path / "me.safetensors", clips=[quiet]))
 
 
@@ -429,7 +441,8 @@ def test_silence_is_refused(recording, tmp_path):
         ({"out": Path("me.pt")}, "must end in .safetensors"),
         ({"clips": []}, "at least one video"),
         ({"clips": [Path("nowhere.mp4")]}, "no video nowhere.mp4"),
-        ({"minutes": -1}, "--minutes is -1"),
+        ({"minutes": -1}, "minutes is -1"),
+        ({"out": Path("nowhere/me.safetensors")}, "no folder nowhere to write me.safetensors to"),
     ],
 )
 def test_requests_are_checked_first(recording, tmp_path, changes, words):
@@ -537,7 +550,7 @@ def test_a_killed_run_goes_on_to_the_same_file(recording, tmp_path):
         assert last.stdout is not None
         lines = last.stdout.read()
         assert last.wait(600) == 0
-    assert re.search("goes on at step [46] of 8", lines)
+    assert re.search("continues at step [46] of 8", lines)
     ours, theirs = read_tensors(again), read_tensors(tmp_path / "whole.safetensors")
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -94,6 +94,60 @@ def test_panels_have_their_room_before_the_first_run(stage: Stage) -> None:
     assert stage.page.get_by_text("The score appears here after a run.").is_visible()
 
 
+SEEN = """id => {
+  const node = app.graph.getNodeById(id), seen = node.widgets.filter(w => node.isWidgetVisible(w))
+  const { scale, offset } = app.canvas.ds, frame = app.canvas.canvas.getBoundingClientRect()
+  const { y } = node.widgets.find(w => w.name === 'advanced')
+  const at = [frame.x + (node.pos[0] + 100 + offset[0]) * scale, frame.y + (node.pos[1] + y + 10 + offset[1]) * scale]
+  return [seen.map(w => w.name), at, node.getLayoutWidgets().length - seen.length]
+}"""
+CONNECTED = """async id => {
+  const node = app.graph.getNodeById(id), saved = JSON.parse(JSON.stringify(app.graph.serialize()))
+  const number = LiteGraph.createNode('PrimitiveFloat')
+  app.graph.add(number)
+  number.connect(0, node, node.inputs.findIndex(i => i.name === 'duration'))
+  await app.loadGraphData(JSON.parse(JSON.stringify(app.graph.serialize())))
+  const shown = app.graph.getNodeById(id).showAdvanced
+  await app.loadGraphData(saved)
+  return [shown, app.graph.getNodeById(id).showAdvanced ?? false]
+}"""
+
+
+def skip_without_advanced(stage: Stage) -> None:
+    if not stage.page.evaluate("app.graph.nodes.some(n => n.widgets?.some(w => w.options?.advanced))"):
+        pytest.skip("This front end does not know advanced inputs.")
+
+
+def test_advanced_inputs_are_folded_until_asked_for(stage: Stage) -> None:
+    skip_without_advanced(stage)
+    stage.look(VIDEO)
+    assert stage.page.get_by_text("Show advanced inputs").count() == 3 * (stage.mode == "vue")
+    if stage.mode == "vue":
+        return  # the front end's own
+    names, at, _ = stage.page.evaluate(SEEN, VIDEO)
+    assert {"checkpoint", "lora", "seed", "compare"} < set(names)
+    assert not {"codec", "duration", "lora_strength"} & set(names)
+    folded, panel = (box.height for box in stage.boxes(VIDEO, "compare"))
+    stage.page.mouse.click(*at)
+    stage.look(VIDEO)
+    names, at, empty = stage.page.evaluate(SEEN, VIDEO)
+    assert {"codec", "duration", "lora_strength"} < set(names)
+    assert empty == 0
+    height, same = (box.height for box in stage.boxes(VIDEO, "compare"))
+    assert height > folded + 300
+    assert abs(same - panel) < 3
+    stage.page.mouse.click(*at)
+    names, _, empty = stage.page.evaluate(SEEN, VIDEO)
+    assert "codec" not in names
+    assert empty == 0
+    assert abs(stage.boxes(VIDEO, "compare")[0].height - folded) < 3
+
+
+def test_an_advanced_input_with_a_wire_is_seen(stage: Stage) -> None:
+    skip_without_advanced(stage)
+    assert stage.page.evaluate(CONNECTED, VIDEO) == [True, False]
+
+
 def test_a_click_on_a_face_writes_its_place(stage: Stage) -> None:
     boxes = found_faces(stage, 0)
     dialog = dialog_of(stage, VIDEO)
@@ -451,7 +505,7 @@ def test_results_of_an_opened_run_find_their_node(stage: Stage) -> None:
 
 def test_the_charts_tell_their_values(stage: Stage) -> None:
     stage.look(SCORE)
-    chart = stage.page.get_by_role("slider", name="Agreement of mouth and sound")
+    chart = stage.page.get_by_role("slider", name="Agreement of mouth and audio")
     chart.focus()
     stage.page.keyboard.press("Home")
     first = chart.get_attribute("aria-valuetext") or ""

@@ -120,7 +120,7 @@ def test_a_full_queue_says_so(queue):
     running = queue.submit(gate)
     assert gate.begun.wait(30)
     waiting = [queue.submit(lambda job: 1) for _ in range(3)]
-    with pytest.raises(UserError, match="3 runs are waiting"):
+    with pytest.raises(UserError, match="3 runs are already waiting"):
         queue.submit(lambda job: 1)
     waiting[0].cancel()
     queue.submit(lambda job: 1)

@@ -171,7 +171,7 @@ def test_sharing_says_plainly_what_it_opens(monkeypatch):
     assert closed
     text = said[0]
     assert "https://abc.ngrok.app/x" in text
-    assert all(words in text for words in ("everybody on the internet", "ngrok's servers", "only to people you trust"))
+    assert all(words in text for words in ("everyone on the internet", "ngrok's servers", "only to people you trust"))
 
 
 def test_sharing_without_a_token_says_how_to_get_one(monkeypatch):

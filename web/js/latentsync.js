@@ -1,5 +1,6 @@
 // The extension of ComfyUI's front end: a face picker, a score panel and a comparison on our nodes.
 import { app } from "../../../scripts/app.js";
+import { foldAdvanced, showConnected } from "./advanced.js";
 import { watchCached } from "./cached.js";
 import { choiceOf, faceWidget, pointText, setFace } from "./choice.js";
 import { fileUrl, showCompare } from "./compare.js";
@@ -99,6 +100,9 @@ app.registerExtension({
     after(nodeType.prototype, "onDrawBackground", function () {
       dropLatePreview(this);
     });
+    after(nodeType.prototype, "onConfigure", function () {
+      showConnected(this);
+    });
     after(nodeType.prototype, "onRemoved", function () {
       panel(this, "compare")?.latentsyncStop?.();
     });
@@ -106,6 +110,7 @@ app.registerExtension({
 
   nodeCreated(node) {
     if (!isOurs(node)) return;
+    foldAdvanced(node);
     if (faceWidget(node)) addPickButton(node);
     PANELS[node.comfyClass]?.(node);
   },

@@ -72,7 +72,7 @@ def read_clip(path: Path, face: str, models: Models, report: Report, room: float
             raise UserError(f"{path} is a picture; give videos in which the person speaks.")
         speech = load_audio(path, shown.start).waveform
         if is_silent(speech):
-            raise UserError(f"{path} is silent; give videos in which the person is heard speaking.")
+            raise UserError(f"{path} is silent; give videos with the person's voice.")
         pace = Pace(f"looking for the face in {path.name}: frame", shown.frames, report)
         tracks = find_tracks(source.read(range(shown.frames)), models.finder, on_step=pace.update)
         track = choose(tracks, face)
@@ -164,7 +164,7 @@ def _company(path: Path, tracks: Tracks, person: FaceTrack, face: str) -> Iterat
         share = float((other.present & person.present).mean())
         alone = float((other.present & ~person.present).mean())
         if other is not person and max(share, alone) > COMPANY and other.height > BESIDE * person.height:
-            yield f"{path} shows several people; cut it so that only the person is seen, or say which one by --face."
+            yield f"{path} shows several people; cut it so that only the person is seen, or choose the face."
             return
 
 
@@ -185,4 +185,4 @@ def _seen(path: Path, track: FaceTrack, crops: np.ndarray, points: np.ndarray, s
         yield f"{path}: the head is turned away in {away:.0%} of the time; film the person facing the camera."
     covered = len(track.covers.keys() | track.hidden) / max(1, int(present.sum()))
     if covered > OFTEN:
-        yield f"{path}: something is before the face in {covered:.0%} of the time; film the mouth free."
+        yield f"{path}: something covers the face in {covered:.0%} of the time; film the mouth free."

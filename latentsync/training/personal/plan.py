@@ -36,7 +36,7 @@ class Plan:
         if self.memory is not None and self.free and self.memory.total > ROOM * self.free:
             raise UserError(
                 f"Training takes {self.memory.total / GB:.1f} GB, and {self.free / GB:.1f} GB are free; close other"
-                " programs, or take --checkpoint nano."
+                " programs, or choose nano as the checkpoint."
             )
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ...errors import UnfinishedError, UserError
+from ...errors import FootageError, UnfinishedError, UserError
 from ...files import atomic_path
 from ...media.audio_track import AudioTrack
 from ...media.journal import Journal, fingerprint, open_journal
@@ -41,7 +41,7 @@ from .plan import Plan, make_plan
 from .settings import PersonalSettings
 from .trainer import PersonalTrainer
 
-CONSENT = "Make a model only of yourself, or of somebody who has agreed to it."
+CONSENT = "Make a model only of yourself, or of someone who has agreed to it."
 TIMED = 6
 """Steps by which it is known how long one takes; the first is slower and does not count."""
 SPENT = 0.85
@@ -76,16 +76,18 @@ class Request:
     def check(self) -> None:
         """UserError for what is wrong at first sight."""
         if self.out.suffix != ".safetensors":
-            raise UserError(f"--out is {self.out}; the model's name must end in .safetensors.")
+            raise UserError(f"The model's name must end in .safetensors, and it is {self.out}.")
         if self.out.exists():
-            raise UserError(f"{self.out} is there already; remove it or give another --out.")
+            raise UserError(f"{self.out} exists already; remove it or choose another name.")
+        if not self.out.absolute().parent.is_dir():
+            raise UserError(f"There is no folder {self.out.parent} to write {self.out.name} to; create it first.")
         if not self.clips:
             raise UserError("Give at least one video in which the person speaks.")
         for clip in self.clips:
             if not clip.is_file():
                 raise UserError(f"There is no video {clip}; give the path of one.")
         if self.minutes < 0:
-            raise UserError(f"--minutes is {self.minutes:g}; give 0 for all steps, or more.")
+            raise UserError(f"minutes is {self.minutes:g}; give 0 for all steps, or more.")
 
     @property
     def label(self) -> str:
@@ -124,7 +126,7 @@ def personalize(
         key = fingerprint(_facts(request, settings, models), *request.clips)
         with open_journal(request.out, key) as journal:
             if journal is None:
-                raise UserError(f"{request.out} is being made by another process; wait for it, or give another --out.")
+                raise UserError(f"Another process is making {request.out}; wait for it, or choose another name.")
             run = _Run(request, settings, info, models, device, journal, report, should_stop)
             return run.go(begun)
 
@@ -226,15 +228,13 @@ class _Run:
             clip = read_clip(path, self.request.face, self.models, self.report, room, most)
             room -= clip.speech
             clips.append(clip)
-            late = f", its sound {clip.late:+d} frames late, which is made up for" if clip.late else ""
+            late = f"; audio {clip.late:+d} frames late, corrected" if clip.late else ""
             self.report(f"{path}: {len(clip.numbers)} frames to learn from, {clip.speech:.0f} s of speech{late}")
         problems = check(clips)
         for problem in problems:
             self.report(f"note: {problem}")
         if problems and not self.request.anyway:
-            raise UserError(
-                f"These clips will not make a good model: {'; '.join(problems)} (--anyway tries all the same.)"
-            )
+            raise FootageError(f"These clips will not make a good model: {'; '.join(problems)}")
         return clips
 
     @staticmethod
@@ -255,7 +255,7 @@ class _Run:
         while trainer.step < trainer.settings.steps and not _exhausted(history, self.settings.patience):
             if self.should_stop():
                 self.save(trainer, history)
-                raise UnfinishedError(f"stopped at step {trainer.step}; the same command goes on from there.")
+                raise UnfinishedError(f"stopped at step {trainer.step}; run it again to continue from there.")
             start = time.monotonic()
             trainer.train_step()
             times.append(time.monotonic() - start)
@@ -278,7 +278,7 @@ class _Run:
         state = json.loads(progress.read_text())
         trainer.settings = replace(trainer.settings, steps=state["steps"])
         trainer.load(checkpoint)
-        self.report(f"goes on at step {trainer.step} of {trainer.settings.steps}")
+        self.report(f"continues at step {trainer.step} of {trainer.settings.steps}")
         return [(step, Figures(**values)) for step, values in state["history"] if step <= trainer.step]
 
     def fit_time(self, trainer: PersonalTrainer, seconds: float) -> None:
@@ -326,7 +326,6 @@ class _Run:
             "date": datetime.date.today().isoformat(), "speech_seconds": f"{facts['speech']:.0f}",
             "steps": str(trainer.step), "before": json.dumps(asdict(before)), "after": json.dumps(asdict(after)),
         }  # fmt: skip
-        self.request.out.parent.mkdir(parents=True, exist_ok=True)
         half = {name: tensor.detach().cpu().half() for name, tensor in tensors.items()}
         return write_safetensors(self.request.out, half, {k: str(v) for k, v in metadata.items() if v})
 
