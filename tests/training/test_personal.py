@@ -145,7 +145,7 @@ def test_windows_are_of_moments_that_are_trained_on():
     random, seen = np.random.default_rng(0), set()
     for scattered in (False, True):
         for _ in range(50):
-            window = examples.window(random, 6, scattered=scattered)
+            window = examples.window(random, 6, scattered=scattered, own=0)
             seen |= set(window["moments"].tolist())
             assert window["clean"].shape == (6, 3, 8, 8)
             steps = window["moments"].diff()
@@ -153,6 +153,16 @@ def test_windows_are_of_moments_that_are_trained_on():
     held = {i for start, stop in examples.held_out for i in range(start, stop)}
     assert not seen & held
     assert len(seen) > 60
+
+
+def test_some_moments_are_their_own_reference():
+    latents = torch.arange(60.0)[:, None, None, None].expand(60, 4, 8, 8)
+    examples = replace(make_examples([clip()], lambda p: (p[:, :, ::8, ::8],) * 2), clean=latents)
+    random = np.random.default_rng(0)
+    for own in (0.0, 0.1, 1.0):
+        windows = [examples.window(random, 6, scattered=False, own=own) for _ in range(300)]
+        same = [(one["reference"] == one["clean"]).all(dim=(1, 2, 3)) for one in windows]
+        assert float(torch.cat(same).float().mean()) == pytest.approx(own, abs=0.03)
 
 
 # ---- training --------------------------------------------------------------------------------------------------------

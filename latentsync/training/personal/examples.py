@@ -49,8 +49,9 @@ class Examples:
         """(…, 3, R, R) uint8."""
         return torch.from_numpy(self.crops[moments]).movedim(-1, -3)
 
-    def window(self, random: np.random.Generator, frames: int, *, scattered: bool) -> Sample:
-        """Moments that follow each other; or, half of the time where scattered is allowed, any."""
+    def window(self, random: np.random.Generator, frames: int, *, scattered: bool, own: float) -> Sample:
+        """Moments that follow each other; or, half of the time where scattered is allowed, any. own: share of them that
+        are their own reference."""
         long = [run for run in self.runs if run[1] - run[0] >= frames]
         if scattered and (not long or random.random() < 0.5):
             trained = self.trained.numpy()
@@ -60,6 +61,7 @@ class Examples:
             start, stop = long[int(random.choice(len(long), p=places / places.sum()))]
             moments = np.arange(frames) + int(random.integers(start, stop - frames + 1))
         references = random.permuted(self.references[moments], axis=1)[:, 0]
+        references = np.where(random.random(frames) < own, moments, references)
         return {
             "moments": torch.from_numpy(moments),
             "clean": self.clean[moments].float(),

@@ -10,8 +10,10 @@ class PersonalSettings:
     """steps: of training. batch_size: windows of a step, `frames` moments each. rank: of the LoRA. everywhere: on all
     layers of the U-Net but those that hear, not on its attention alone. decoder: train the decoder of the VAE too.
     adversarial_from: step from which a critic judges the mouths; none judges where a network needs many steps, since
-    one step's guess is rightly a blur. decoded: mouths that are decoded in a step. judge_every: steps between two looks
-    at the held-out end, also between two checkpoints. patience: looks without a better one after which it ends.
+    one step's guess is rightly a blur. decoded: mouths that are decoded in a step. own_reference: share of the moments
+    that are their own reference, as in use; from the others the network learns to draw the mouth. judge_every: steps
+    between two looks at the held-out end, also between two checkpoints. patience: looks without a better one after
+    which it ends.
     """
 
     steps: int = 400
@@ -33,6 +35,7 @@ class PersonalSettings:
     shape_rate: float = 0.2
     shape_weight: float = 0.02
     decoded: int = 6
+    own_reference: float = 0.1
     ema_decay: float = 0.99
     most_frames: int = 480
     judge_every: int = 50
@@ -49,5 +52,6 @@ class PersonalSettings:
             return cls(seed=seed)
         return cls(
             steps=600, batch_size=1, frames=16, rank=32, learning_rate=1e-4, everywhere=False, decoder=False,
-            adversarial=False, motion_weight=0, p_max_noise=0, decoded=2, most_frames=0, seed=seed, checkpointing=True,
+            adversarial=False, motion_weight=0, p_max_noise=0, decoded=2, own_reference=0, most_frames=0, seed=seed,
+            checkpointing=True,
         )  # fmt: skip

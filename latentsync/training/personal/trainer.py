@@ -100,7 +100,9 @@ class PersonalTrainer(Trainer):
 
     def batch(self) -> Sample:
         settings, scattered = self.settings, self.unet.config.motion == "none"
-        draw = partial(self.examples.window, self.random, settings.frames, scattered=scattered)
+        draw = partial(
+            self.examples.window, self.random, settings.frames, scattered=scattered, own=settings.own_reference
+        )
         data: Any = default_collate([draw() for _ in range(settings.batch_size)])
         picked = self.random.choice(settings.batch_size * settings.frames, settings.decoded, replace=False)
         data["picked"] = torch.from_numpy(np.sort(picked))
