@@ -19,6 +19,7 @@ from ..audio.mel import SAMPLE_RATE
 from ..audio.pauses import pauses, rest_at
 from ..errors import UserError
 from ..face.detect import mouth_opening
+from ..face.speaker import low_pass
 from ..face.track import FaceTrack
 from .mouth_motion import correlation
 
@@ -183,15 +184,7 @@ def _sound(level: np.ndarray, fps: float) -> np.ndarray:
 
 
 def _syllables(curve: np.ndarray, fps: float) -> np.ndarray:
-    return _low_pass(curve, FINE * fps) - _low_pass(curve, COARSE * fps)
-
-
-def _low_pass(curve: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian, normalized at the ends."""
-    radius = int(np.ceil(3 * sigma))
-    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    padded, weights = np.pad(curve, radius), np.pad(np.ones(len(curve)), radius)
-    return np.convolve(padded, kernel, "valid") / np.convolve(weights, kernel, "valid")
+    return low_pass(curve, FINE * fps) - low_pass(curve, COARSE * fps)
 
 
 def _shifted(lips: np.ndarray, sound: np.ndarray, lag: int) -> tuple[np.ndarray, np.ndarray]:

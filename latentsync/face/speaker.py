@@ -68,12 +68,12 @@ def _syllables(curve: np.ndarray, segments: Iterable[tuple[int, int]], fps: floa
     """A curve (F,) without what is slower or faster than speech, each segment on its own; NaN outside of them."""
     out = np.full(len(curve), np.nan)
     for a, b in segments:
-        out[a:b] = _low_pass(curve[a:b], FINE * fps) - _low_pass(curve[a:b], COARSE * fps)
+        out[a:b] = low_pass(curve[a:b], FINE * fps) - low_pass(curve[a:b], COARSE * fps)
     return out
 
 
-def _low_pass(curve: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian, normalized at the ends."""
+def low_pass(curve: np.ndarray, sigma: float) -> np.ndarray:
+    """A curve (F,) under a Gaussian, normalized at the ends. sigma: frames."""
     reach = int(np.ceil(3 * sigma))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     padded, weights = np.pad(curve, reach), np.pad(np.ones(len(curve)), reach)
