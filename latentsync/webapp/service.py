@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..files import safe_name
 from ..media.encoding import ending_for
-from ..settings import Settings
+from ..media.source import read_still
+from ..settings import Settings, scaled_place
 from ..timeline import Cut, parse_spans
 from .backends import Backend, ComfyServer, LipSyncRequest, LipSyncResult, LocalEngine, is_here
 from .config import NO_BACKEND, AppSettings
@@ -224,7 +225,11 @@ def _score(result: LipSyncResult, job: Job["Score"]) -> "Score":
     from ..face.detect import FaceFinder
     from ..weights.registry import find
 
-    options: dict[str, Any] = {"face": result.request.settings.face}
+    request = result.request
+    face = request.settings.face
+    if request.is_image:  # the point is in pixels of the picture, and the video of it may be smaller
+        face = scaled_place(face, read_still(request.face, request.settings)[1])
+    options: dict[str, Any] = {"face": face}
     options["on_progress"] = lambda progress: job.report("measuring", progress.done, progress.total)
     with FaceFinder(find("face_landmarker.task")) as finder:
         try:

@@ -136,13 +136,14 @@ def test_a_result_that_browsers_play_has_no_copy_and_its_notes_are_kept(hall, ma
 
     cv2.imwrite(str(tmp_path / "large.png"), cv2.resize(cv2.imread(str(material / "face.png")), (320, 280)))
     anna = hall.come("anna", tmp_path / "large.png", material / "say.wav")
-    settings = Settings(steps=1, guidance=1.0, codec="h264", max_side=160)
+    settings = Settings(steps=1, guidance=1.0, codec="h264", max_side=160, face="180,150,0")
     form = dataclasses.replace(hall.form(settings), cut=Cut(Fraction(5)))
     hall.service.start(anna, form)
     assert (ended(anna.run).state, anna.run.error) == (DONE, "")
     assert anna.run.value.preview is None
     assert any("320 × 280" in note for note in anna.run.value.report.notes)
     assert anna.run.value.request.cut == Cut(), "a picture has no parts"
+    assert (ended(anna.score).state, anna.score.error) == (DONE, ""), "the point is scaled as the picture is"
 
 
 def test_a_part_that_is_not_there_is_refused_at_once(hall, material):
