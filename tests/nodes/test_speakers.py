@@ -60,20 +60,22 @@ def spoken(comfy, video, voices, **inputs):
 
 def test_each_mouth_moves_to_its_own_voice(comfy, two):
     """With other voices each moves otherwise in its own turn, and in the other's turn it is as it was."""
-    made, path, report = spoken(comfy, two, ["first.flac", "second.flac"])
-    other, _, _ = spoken(comfy, two, ["second.flac", "first.flac"])
+    made, path, report = spoken(comfy, two, ["first.flac", "second.flac"], starts=(0.0, 0.5))
+    other, _, _ = spoken(comfy, two, ["second.flac", "first.flac"], starts=(0.0, 0.5))
     source = frames_of(comfy.input / two)
-    middle = source.shape[2] // 2  # the right one makes ready 0.32 s before its voice, from frame 2 on
-    sides = (np.s_[:, :, :middle], slice(3, 8), slice(13, 20)), (np.s_[:, :, middle:], slice(13, 18), slice(0, 2))
+    middle = source.shape[2] // 2  # the right one makes ready 0.44 s before its voice, from frame 1.5 on
+    sides = (np.s_[:, :, :middle], slice(3, 7), slice(13, 20)), (np.s_[:, :, middle:], slice(14, 19), slice(0, 1))
     for side, mine, others in sides:
-        changed, between = (np.abs(made[side].astype(int) - one[side]).max((1, 2, 3)) for one in (source, other))
+        # the 99.9th percentile: single pixels are the encoder's
+        apart = (np.abs(made[side].astype(int)[:FRAMES] - one[side][:FRAMES]) for one in (source, other))
+        changed, between = (np.percentile(one, 99.9, axis=(1, 2, 3)) for one in apart)
         assert changed[mine].min() > 2 * changed[others].max(), "it speaks in its own turn only"
         assert between[mine].max() > 2 * between[others].max(), "and what it is given"
-    assert len(made) == FRAMES
-    assert audio_duration(path) == pytest.approx(0.8, abs=0.1)
+    assert len(made) == 23
+    assert audio_duration(path) == pytest.approx(0.92, abs=0.1)
     assert {span["face"] for span in report["spans"]} <= {0, 1, None}
     assert {span["face"] for span in report["spans"]} >= {0, 1}
-    assert report["frames"] == FRAMES
+    assert report["frames"] == 23
     assert report["out"].startswith("temp/")
 
 

@@ -35,7 +35,7 @@ class PersonalSettings:
     shape_rate: float = 0.2
     shape_weight: float = 0.02
     decoded: int = 6
-    own_reference: float = 0.1
+    own_reference: float = 0.15
     ema_decay: float = 0.99
     most_frames: int = 480
     judge_every: int = 50
