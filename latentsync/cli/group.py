@@ -14,6 +14,10 @@ UNFINISHED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 """Exit codes: not all was done; something that the user can put right; Ctrl-C."""
 ANYWHERE = ("--debug", "--quiet", "-q", "--verbose")
 """Options of `latentsync` itself that may also stand behind the command. Not -v, which is `run --video` there."""
+CONTINUES = frozenset(
+    {"run", "batch", "prepare", "download", "personalize", "train unet", "train syncnet", "train distill"}
+)
+"""Commands that keep what is finished when they are interrupted, and continue from it when they are run again."""
 
 
 class Commands(TyperGroup):
@@ -38,7 +42,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            typer.echo("interrupted; no partial files were left", err=True)
+            typer.echo(f"interrupted; {_what_is_left(ctx)}", err=True)
             raise typer.Exit(INTERRUPTED) from error
         except (UserError, MemoryError, OSError, RuntimeError, ImportError) as error:
             sentence = _for_users(error)
@@ -53,6 +57,13 @@ def _hide_type(option: Any) -> Any:
     """A switch takes no value, so the help needs no word for one."""
     option.metavar = ""
     return option
+
+
+def _what_is_left(ctx: Any) -> str:
+    group = ctx.command_path.removeprefix(ctx.find_root().command_path)
+    if f"{group} {ctx.invoked_subcommand}".strip() in CONTINUES:
+        return "finished work is kept, and the same command continues from there"
+    return "no partial files were left"
 
 
 def _for_users(error: Exception) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..prepare.steps import Outcome
     from ..prepare.workspace import Item, Kind, Plan
 
-INCOMPLETE, INTERRUPTED = 1, 130
+INCOMPLETE = 1
 """Exit codes: some items failed and a second run tries them again; Ctrl-C."""
 
 _WHERE = "Where it runs"
@@ -76,21 +76,17 @@ def prepare(
     start, device = time.perf_counter(), _device(options)
     workers = options.workers or (0 if options.ray else os.cpu_count() or 1)
     threads = 1 if options.ray or workers > 1 else 0
-    try:
-        with _executor(options, workers) as execute, stages(("source", "clip")) as show:
-            report = run(
-                source,
-                out,
-                settings,
-                execute,
-                only=options.only or (),
-                threads=threads,
-                device=device,
-                on_progress=show,
-            )
-    except KeyboardInterrupt as error:
-        typer.echo("interrupted; the same command continues where this one stopped", err=True)
-        raise typer.Exit(INTERRUPTED) from error
+    with _executor(options, workers) as execute, stages(("source", "clip")) as show:
+        report = run(
+            source,
+            out,
+            settings,
+            execute,
+            only=options.only or (),
+            threads=threads,
+            device=device,
+            on_progress=show,
+        )
     if options.shards:
         from ..prepare.shards import write_shards
 

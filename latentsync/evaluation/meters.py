@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from .. import __version__
+from ..models.device import cores
 from ..rendering import Timings
 
 EVERY = 0.05
@@ -161,7 +162,7 @@ def machine(device: str) -> dict[str, Any]:
         "latentsync": __version__,
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "ram_gb": _ram(),
         "load_average": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),

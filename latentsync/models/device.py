@@ -31,11 +31,15 @@ def pick_device(name: str = "auto") -> str:
     return name
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def free_cores() -> int:
     """Cores that no other program is using, by the load of the last minute; at least one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # Windows does not tell
-    return max(1, min(cores, round(cores - load)))
+    return max(1, min(cores(), round(cores() - load)))
 
 
 def pick_dtype(name: str, device: str) -> torch.dtype:

@@ -4,7 +4,6 @@ Inside, the frames of a window are one channels_last batch (B·F, C, H, W); only
 the motion modules look across frames. Parameter names are those of the published checkpoints.
 """
 
-from functools import lru_cache
 from typing import cast
 
 import torch
@@ -19,8 +18,7 @@ WINDOW_RADII: dict[str, tuple[float, float]] = {"lips": (0.25, 0.28), "jaw": (0.
 """Half height and half width of the ellipse beyond which a residual network adds nothing, as shares of the crop."""
 
 
-@lru_cache
-@torch.inference_mode(False)  # what is kept may serve training later
+# not cached: what is made while sampling or counting memory would be an inference tensor or one without content
 def lips_window(height: int, width: int, reach: Residual = "lips") -> Tensor:
     """(h, w) float32: 1 at the lips of an aligned crop, falling smoothly to 0 at the cheeks and within the chin.
 

@@ -33,6 +33,7 @@ from ..errors import UserError
 from ..files import atomic_path
 from ..media.probe import VideoInfo, probe
 from ..media.reader import VideoReader
+from ..models.device import cores
 from ..settings import WINDOW
 from .recipes import RunSettings
 
@@ -285,9 +286,9 @@ class IndexSampler(Sampler[list[int]]):
 
 
 def load_batches(data: Dataset[Sample], sampler: IndexSampler, workers: int = 0, pin: bool = False) -> Iterator[Sample]:
-    """Batches, loaded ahead by worker processes."""
+    """Batches, loaded ahead by worker processes, at most one for each core."""
     gc.collect()
-    options = {"num_workers": workers, "pin_memory": pin, "worker_init_fn": _init_worker}
+    options = {"num_workers": min(workers, cores()), "pin_memory": pin, "worker_init_fn": _init_worker}
     return iter(DataLoader(data, batch_sampler=sampler, **options))
 
 

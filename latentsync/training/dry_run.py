@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import default_collate
 
+from ..models.device import cores
 from .dataset import Sample, to_device
 from .disk import Written, written
 from .memory import CUDA_ITSELF, StepMemory, step_memory
@@ -75,7 +76,7 @@ def dry_run(task: Task, settings: RunSettings, accelerator: "Accelerator", out: 
     steps = count_steps(settings, len(task.data), samples).steps
     precision = "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
     disk = written(task, settings, out)
-    return DryRun(str(device), precision, memory, available, free, speed, steps, settings.workers, disk)
+    return DryRun(str(device), precision, memory, available, free, speed, steps, min(settings.workers, cores()), disk)
 
 
 def estimate(task: Task, settings: RunSettings, accelerator: "Accelerator", batch: Sample) -> StepMemory:

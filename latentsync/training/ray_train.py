@@ -98,7 +98,6 @@ def _until_stopped(fit: Callable[[], str], mailbox: Any, report: Report) -> str:
                 report("Stopping after this step; the same command resumes. Ctrl-C again stops at once.")
                 mailbox.stop.remote()
             if len(asked) > 1 or (asked and time.monotonic() - asked[0] > GRACE and not _is_training(mailbox)):
-                report("Stopped; the same command resumes from the newest checkpoint.")
                 ray.shutdown()
                 raise KeyboardInterrupt
     return running.result()

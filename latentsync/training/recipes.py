@@ -58,7 +58,7 @@ class RunSettings:
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.")
     ema_decay: float = setting(0.0, "Also average the weights with this decay, such as 0.999. 0: no average.", TRAINING)
     upsample: bool = setting(False, "Also train on crops that are smaller than the resolution, enlarged.")
-    workers: int = setting(4, "Processes that load data. 0: load in the training process.", TRAINING)
+    workers: int = setting(4, "Processes that load data, at most one for each core. 0: the training process.", TRAINING)
     threads: int = setting(0, "CPU threads. 0: those cores that are free when the run starts.", TRAINING)
     seed: int = setting(1247, "Seed of the initial weights, the order of clips and the noise.", TRAINING)
     trackers: tuple[str, ...] = setting(

@@ -190,7 +190,40 @@ def test_an_interrupted_run_leaves_nothing(models, tiny, face_png, tmp_path, num
             process.kill()
     assert process.returncode == code, errors
     assert "Traceback" not in errors
+    assert number == signal.SIGTERM or errors.endswith("the same command continues from there\n")
     assert not list(tmp_path.glob("*out*"))
+
+
+KEEP_WORK = {
+    ("run",),
+    ("batch",),
+    ("prepare",),
+    ("download",),
+    ("personalize",),
+    ("train", "unet"),
+    ("train", "syncnet"),
+    ("train", "distill"),
+}
+
+
+def paths(group, *before):
+    for name, command in group.commands.items():
+        yield from paths(command, *before, name) if hasattr(command, "commands") else [(*before, name)]
+
+
+@pytest.mark.parametrize("path", paths(typer.main.get_command(cli.app)), ids=" ".join)
+def test_what_ctrl_c_leaves_is_said_truly(path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    command = root = typer.main.get_command(cli.app)
+    for name in path:
+        command = command.commands[name]
+    monkeypatch.setattr(command, "parse_args", lambda *_: [])
+    monkeypatch.setattr(command, "invoke", interrupted)
+    assert root.main([*path], prog_name="python -m latentsync", standalone_mode=False) == 130
+    kept = "finished work is kept, and the same command continues from there"
+    assert capsys.readouterr().err == f"interrupted; {kept if path in KEEP_WORK else 'no partial files were left'}\n"
 
 
 # --- files ---------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from latentsync.dataset import FPS, ClipFile, find_clips
 from latentsync.errors import UserError
 from latentsync.media.probe import probe
 from latentsync.media.reader import VideoReader
+from latentsync.training import dataset
 from latentsync.training.dataset import (
     ROLLBACK_OFFSET,
     ClipDataset,
@@ -345,3 +346,12 @@ def test_loading_ahead_changes_nothing(store, clips):
     for _ in range(3):
         same(next(plain), next(ahead))
     assert to_device(next(plain), "cpu")["number"].tolist() == [10, 11]
+
+
+def test_no_more_loading_processes_than_cores(store, clips, monkeypatch):
+    """PyTorch warns of more, twice, on every small machine; four are the default."""
+    monkeypatch.setattr(dataset, "cores", lambda: 1)
+    data = ClipDataset(find_clips(clips), UNetWindows(store), seed=1)
+    loaded = load_batches(data, IndexSampler(0, 1), workers=RunSettings().workers)
+    next(loaded)
+    assert loaded._num_workers == 1

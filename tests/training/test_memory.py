@@ -168,6 +168,15 @@ def test_a_dry_run_measures_and_writes_nothing(clips, tmp_path):
     assert f"Would be written to {out}" in done.output
 
 
+def test_a_residual_network_is_counted_and_then_measured(clips, tmp_path):
+    """As nano is: it adds its output around the mouth, by a window that the count must not leave without content."""
+    chosen = recipe("1")
+    task = tiny_task(clips, chosen)
+    task.network.config = replace(task.network.config, residual="jaw")
+    run = dry_run(task, chosen, make_accelerator("fp32", 1, cpu=True), tmp_path)
+    assert run.speed.seconds > 0
+
+
 def test_a_step_that_does_not_fit_is_not_taken(clips, tmp_path, monkeypatch):
     chosen = recipe("1")
     monkeypatch.setattr(module, "device_memory", lambda device: (10**9, 0))

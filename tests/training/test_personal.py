@@ -521,10 +521,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
+from latentsync.training import progress
 from latentsync.training.personal.judge import Figures, Judge
 from latentsync.training.personal.run import Request, personalize
 from latentsync.training.personal.settings import PersonalSettings
 
+progress.EVERY = 0.0  # a line at each update, however fast this machine encodes
 first = []
 
 def figures(self, made):  # a tiny network makes nobody's mouth: what changes most is the best
