@@ -104,10 +104,13 @@ def _until_stopped(fit: Callable[[], str], mailbox: Any, report: Report) -> str:
 
 
 def _is_training(mailbox: Any) -> bool:
-    """Whether a process has taken the wish to stop."""
+    """Whether a process has taken the wish to stop; a cluster that does not answer has none."""
     import ray
 
-    return ray.get(mailbox.is_taken.remote())
+    try:
+        return ray.get(mailbox.is_taken.remote(), timeout=GRACE)
+    except ray.exceptions.GetTimeoutError:
+        return False
 
 
 def _fulfil(future: "Future[str]", fit: Callable[[], str]) -> None:

@@ -98,8 +98,9 @@ def test_weights_that_are_shared_out_learn_the_same(clips, torchrun, tmp_path, p
         tmp_path, torchrun / "sharded"))  # fmt: skip
     alike(ours, theirs, 1e-4)
     saved = load_unet(torchrun / "sharded" / "checkpoints" / "step-00000004" / "unet.safetensors").state_dict()
-    for name, tensor in trainer.task.network.state_dict().items():
-        assert torch.allclose(saved[name], tensor, atol=1e-3), name
+    apart = torch.cat([(saved[name] - one).abs().flatten() for name, one in trainer.task.network.state_dict().items()])
+    assert apart.mean() < 1e-4
+    assert apart.max() < 2 * 4 * 1e-3  # AdamW moves by the rate at each step even where the gradient is rounding
     assert not list((torchrun / "sharded" / "checkpoints").glob(".*"))
 
 
