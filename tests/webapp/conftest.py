@@ -40,12 +40,17 @@ def tiny(material, monkeypatch):
 
 
 @pytest.fixture
-def service(tiny, tmp_path, monkeypatch):
+def settings(tiny, tmp_path):
+    """Of the service."""
     samples = tmp_path / "samples"
     samples.mkdir()
-    settings = AppSettings(
+    return AppSettings(
         limits=LIMITS, folder=str(tmp_path / "app"), checkpoints=(tiny,), device="cpu", samples=str(samples)
     )
+
+
+@pytest.fixture
+def service(settings, tmp_path, monkeypatch):
     (tmp_path / "app").mkdir()
     service = AppService(settings, lambda session: True)
     streamlit_session.service.cache_clear()
