@@ -16,12 +16,12 @@ from ..nodes.table import NODES
 from ..nodes.test_schema import SETTINGS
 from ..web import pictures as scenes
 from ..workflows.thumbnails import PICTURES, made_with
+from .nodes import ADVANCED
 from .pages import ROOT, pages
 from .record import LARGEST, shown
 
 SHOWN = shown()
 SCENES = {name: said for name, said in SHOWN.items() if "scene" in said}
-TEMPLATES = {name: said for name, said in SHOWN.items() if "template" in said}
 PREFIX = "LatentSync"
 RESULTS = {"web/docs/img/personalize.jpg"}
 """What a training made, beside the pictures of the product."""
@@ -33,11 +33,15 @@ def locale(name: str) -> dict[str, Any]:
     return json.loads((ROOT / "locales" / "en" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def defaults(kind: str) -> dict[str, str]:
-    """Input: default, as docs/nodes.md says, which a test holds to the nodes; the engine's where it is a setting."""
+def described(kind: str) -> tuple[dict[str, str], set[str]]:
+    """Defaults of a node's inputs, the engine's where they are settings, and which inputs are folded away.
+
+    As docs/nodes.md has them, which a test holds to the nodes.
+    """
     section = pages()["docs/nodes.md"].split(f"\n## {NODES[kind].title}\n")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| \*?(\w+)\*? \| .*? \| (?:`(.*?)`)? \| ", section, re.MULTILINE)
-    return {name: str(getattr(Settings(), name)) if name in SETTINGS else usual for name, usual in rows}
+    rows = re.findall(r"^\| \*?(\w+)\*?( \(.*\))? \| .*? \| (?:`(.*?)`)? \| ", section, re.MULTILINE)
+    usual = {name: str(getattr(Settings(), name)) if name in SETTINGS else value for name, _, value in rows}
+    return usual, {name for name, mark, _ in rows if mark == ADVANCED}
 
 
 def same(one: Any, other: Any) -> bool:
@@ -49,16 +53,19 @@ def same(one: Any, other: Any) -> bool:
 
 
 def outdated(node: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    """What a picture shows of one of our nodes and today's would not. given: the inputs that the scene names."""
+    """What a picture shows of one of our nodes and today's would not. given: values that are not the defaults."""
     words, out = locale("nodeDefs")[node["type"]], []
+    usual, folded = described(node["type"])
     seen = {name: label for name, label in node["inputs"].items() if "." not in name and name not in FRONT_END}
-    today = {name: said["name"] for name, said in words["inputs"].items()}
+    today = {name: said["name"] for name, said in words["inputs"].items() if name not in folded}
     out += [f"input {name}: {label}" for name, label in today.items() - seen.items()]
     out += [f"no input {name}: {label} any more" for name, label in seen.items() - today.items()]
-    wanted = defaults(node["type"]) | {name: value for name, value in given.items() if not isinstance(value, list)}
+    wanted = usual | {name: value for name, value in given.items() if not isinstance(value, list)}
     for name, value in node["values"].items():
         if name not in FRONT_END and not same(value, wanted.get(name, value)):
             out.append(f"{name} = {wanted[name]}, not {value}")
+    if node["fold"] != (locale("main")["latentsync"]["show_advanced"] if folded else None):
+        out.append(f"fold {node['fold']}")
     outputs = [said["name"] for said in words["outputs"].values()]
     return out + ([] if outputs == node["outputs"] else [f"outputs {outputs}"])
 
@@ -75,42 +82,53 @@ def test_nodes_show_todays_inputs_and_defaults(name: str) -> None:
         assert outdated(node, now["inputs"]) == [], "make pictures"
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_templates_show_todays_values_and_titles(name: str) -> None:
+def workflow(title: str) -> dict[str, Any]:
+    return json.loads((ROOT / "example_workflows" / f"{title}.json").read_text(encoding="utf-8"))
+
+
+def saved(node: dict[str, Any]) -> dict[str, Any]:
+    """Values of the inputs of a node in a workflow, by name."""
+    names = [slot["widget"]["name"] for slot in node["inputs"] if "widget" in slot]
+    if "seed" in names:
+        names.insert(names.index("seed") + 1, "control_after_generate")
+    return dict(zip(names, node["widgets_values"], strict=True))
+
+
+def test_a_template_shows_todays_values_and_titles() -> None:
     """As the workflow's JSON has them, node by node; inputs that are newer than it have their defaults."""
-    path = ROOT / "example_workflows" / f"{TEMPLATES[name]['template']}.json"
-    drawn = json.loads(path.read_text(encoding="utf-8"))
-    nodes = TEMPLATES[name]["nodes"]
-    assert {str(node["id"]) for node in drawn["nodes"]} == set(nodes)
-    for node in drawn["nodes"]:
-        said = nodes[str(node["id"])]
-        assert said["type"] == node["type"]
-        assert node.get("title") in (None, said["title"]), "make pictures"
-        saved = node.get("widgets_values") or []
-        if not node["type"].startswith(PREFIX):
-            assert all(value in saved for name, value in said["values"].items() if name not in FRONT_END)
-            continue
-        assert list(said["values"].values())[: len(saved)] == saved, "make pictures"
-        labels = {slot["name"]: slot["label"] for slot in node["inputs"] if "label" in slot}
-        words = {key: one["name"] for key, one in locale("nodeDefs")[node["type"]]["inputs"].items()}
-        seen = said["inputs"] | {key: words[key] for key in labels}
-        given = dict(zip(said["values"], saved, strict=False))
-        assert outdated({**said, "inputs": seen}, given) == [], "make pictures"
+    said = SHOWN["docs/screens/template_dark.jpg"]
+    drawn = {str(node["id"]): node for node in workflow(said["template"])["nodes"]}
+    assert drawn.keys() == said["nodes"].keys()
+    for id_, node in drawn.items():
+        seen = said["nodes"][id_]
+        assert seen["type"] == node["type"]
+        assert node.get("title") in (None, seen["title"]), "make pictures"
+        if node["type"].startswith(PREFIX):
+            assert outdated(seen, saved(node)) == [], "make pictures"
+        else:
+            values = node.get("widgets_values") or []
+            assert all(value in values for name, value in seen["values"].items() if name not in FRONT_END)
 
 
-def test_words_of_dialogs_are_todays() -> None:
-    """Of our own dialog, and of the form that app mode makes of a workflow."""
+def test_the_form_shows_todays_labels_and_values() -> None:
+    said = SHOWN["docs/screens/app_mode.jpg"]
+    drawn = workflow(said["template"])
+    nodes = {str(node["id"]): node for node in drawn["nodes"]}
+    labels = {
+        (id_, slot["name"]): slot["label"] for id_, node in nodes.items() for slot in node["inputs"] if "label" in slot
+    }
+    for id_, name in drawn["extra"]["linearData"]["inputs"]:
+        if (id_, name) in labels:
+            assert {labels[id_, name], str(saved(nodes[id_])[name])} <= set(said["words"]), "make pictures"
+
+
+def test_words_of_the_dialog_are_todays() -> None:
     ours = [text for text in leaves(locale("main")) if text]
     ours.append(f"{locale('main')['latentsync']['now']} {{choice}}")
     patterns = [re.sub(r"\\\{\w+\\\}", ".*", re.escape(text)) for text in ours]
     picked = SHOWN["docs/screens/pick_dark.jpg"]["words"]
     unknown = [line for line in picked if not any(re.fullmatch(pattern, line) for pattern in (*patterns, r"\d"))]
     assert not unknown, "make pictures"
-    form = SHOWN["docs/screens/app_mode.jpg"]
-    path = ROOT / "example_workflows" / f"{form['template']}.json"
-    nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
-    asked = {slot["label"] for node in nodes for slot in node.get("inputs", []) if slot.get("label")}
-    assert asked <= set(form["words"]), "make pictures"
 
 
 def leaves(words: Any) -> list[str]:

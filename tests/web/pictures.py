@@ -61,6 +61,8 @@ HOLD_SEEDS = """() => app.graph.nodes.flatMap(n => (n.widgets ?? []).map((w, i) 
   .map(([id, i, w]) => { const before = w.value; w.value = 'fixed'; return [id, i, before] })"""
 GIVE_BACK = """chosen => { for (const [id, i, value] of chosen) app.graph.getNodeById(id).widgets[i].value = value }"""
 DRAWN = """() => app.graph.nodes.every(n => n.type !== 'PreviewImage' || n.imgs?.length)"""
+WORDS = """() => [document.body.innerText, ...[...document.querySelectorAll('input')].map(one => one.value)]
+  .flatMap(text => text.split('\\n')).map(line => line.trim()).filter(Boolean)"""
 MOMENT = "at => { for (const video of document.querySelectorAll('.latentsync-compare video')) video.currentTime = at }"
 MOUTH_OPEN = 0.6
 """Second of the result."""
@@ -224,23 +226,25 @@ def pick_dark(stage: Stage) -> dict[str, Any]:
 
 def template_dark(stage: Stage) -> dict[str, Any]:
     """As it opens."""
-    return template(stage, "1 Lip sync a video")
+    title = "1 Lip sync a video"
+    open_template(stage.page, PACK, title)
+    rest(stage)
+    return {"template": title, "nodes": stage.shows()}
 
 
 def app_mode(stage: Stage) -> dict[str, Any]:
     """The form, with what it made."""
-    said = template(stage, "1 Lip sync a video.app", run=True)
-    words = stage.page.locator("body").inner_text().splitlines()
-    return said | {"words": [line for line in map(str.strip, words) if line]}
-
-
-def template(stage: Stage, title: str, *, run: bool = False) -> dict[str, Any]:
+    title = "1 Lip sync a video.app"
     open_template(stage.page, PACK, title)
-    if run:
-        stage.run(PATIENCE, press=lambda: stage.page.get_by_text("Run", exact=True).last.click())
+    stage.run(PATIENCE, press=lambda: stage.page.get_by_text("Run", exact=True).last.click())
+    rest(stage)
+    return {"template": title, "words": stage.page.evaluate(WORDS)}
+
+
+def rest(stage: Stage) -> None:
+    """Until nothing moves any more."""
     stage.page.mouse.move(800, 990)
     stage.page.wait_for_timeout(4000)
-    return {"template": title, "nodes": stage.shows()}
 
 
 HELP = download, person, one_node, dialogue, parts, score

@@ -92,13 +92,15 @@ SIZES = "() => Object.fromEntries(app.graph.nodes.map(n => [n.id, [...n.size].ma
 WIDGET = "([id, name]) => app.graph.getNodeById(id).widgets.find(w => w.name === name).value"
 
 
-SHOWN = """ids => Object.fromEntries(app.graph.nodes.filter(n => !ids.length || ids.includes(Number(n.id))).map(n => {
-  const named = [...(n.inputs ?? []), ...(n.widgets ?? []).filter(w => w.serialize !== false)]
+READ = """ids => Object.fromEntries(app.graph.nodes.filter(n => !ids.length || ids.includes(Number(n.id))).map(n => {
+  const seen = (n.widgets ?? []).filter(w => n.isWidgetVisible(w)), asked = seen.filter(w => w.serialize !== false)
+  const slots = (n.inputs ?? []).filter(i => !i.widget || asked.some(w => w.name === i.widget.name))
   return [n.id, {
     type: n.type,
     title: n.title,
-    inputs: Object.fromEntries(named.map(i => [i.name, i.label ?? i.localized_name ?? i.name])),
-    values: Object.fromEntries((n.widgets ?? []).filter(w => w.serialize !== false).map(w => [w.name, w.value])),
+    inputs: Object.fromEntries([...slots, ...asked].map(i => [i.name, i.label ?? i.localized_name ?? i.name])),
+    values: Object.fromEntries(asked.map(w => [w.name, w.value])),
+    fold: seen.find(w => w.name === 'advanced')?.label ?? null,
     outputs: (n.outputs ?? []).map(o => o.label ?? o.localized_name ?? o.name),
   }]
 }))"""
@@ -252,7 +254,7 @@ class Stage:
 
     def shows(self, *nodes: int) -> dict[str, Any]:
         """What can be read on nodes (all where none is named)."""
-        return self.page.evaluate(SHOWN, list(nodes))
+        return self.page.evaluate(READ, list(nodes))
 
 
 @contextmanager
