@@ -13,6 +13,12 @@ from .drawn import LIMITS, page
 from .parts import clip, couple, portrait
 
 
+@pytest.fixture(autouse=True)
+def own_main(monkeypatch):
+    """Streamlit's AppTest leaves its script as __main__, which processes that are started later would import."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+
 @pytest.fixture(scope="session")
 def material(tmp_path_factory):
     """A folder: tiny.safetensors with a Whisper and the face model; clip.mp4, face.png, couple.png, say.wav."""
@@ -61,9 +67,8 @@ def service(settings, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def screen(service, monkeypatch):
+def screen(service):
     testing = pytest.importorskip("streamlit.testing.v1", reason="Streamlit draws the page: pip install streamlit")
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # Streamlit leaves its own there
     return testing.AppTest.from_function(page, default_timeout=120)
 
 
