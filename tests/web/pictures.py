@@ -55,6 +55,8 @@ PLACE = """([columns, widths]) => {
     }
     x += widest + 60
   }
+  const rest = app.graph.nodes.filter(node => !columns.flat().includes(Number(node.id)))
+  rest.forEach((node, i) => { node.pos = [x, 300 * i] })
 }"""
 HOLD_SEEDS = """() => app.graph.nodes.flatMap(n => (n.widgets ?? []).map((w, i) => [n.id, i, w]))
   .filter(([_, __, w]) => w.name === 'control_after_generate')
