@@ -122,12 +122,14 @@ def test_the_form_shows_todays_labels_and_values() -> None:
             assert {labels[id_, name], str(saved(nodes[id_])[name])} <= set(said["words"]), "make pictures"
 
 
-def test_words_of_the_dialog_are_todays() -> None:
+@pytest.mark.parametrize("name", ["docs/screens/pick_dark.jpg", "web/docs/img/video.jpg"])
+def test_words_of_our_own_panels_are_todays(name: str) -> None:
     ours = [text for text in leaves(locale("main")) if text]
     ours.append(f"{locale('main')['latentsync']['now']} {{choice}}")
     patterns = [re.sub(r"\\\{\w+\\\}", ".*", re.escape(text)) for text in ours]
-    picked = SHOWN["docs/screens/pick_dark.jpg"]["words"]
-    unknown = [line for line in picked if not any(re.fullmatch(pattern, line) for pattern in (*patterns, r"\d"))]
+    words = [line for line in SHOWN[name]["words"] if line]
+    unknown = [line for line in words if not any(re.fullmatch(pattern, line) for pattern in (*patterns, r"\d"))]
+    assert words
     assert not unknown, "make pictures"
 
 

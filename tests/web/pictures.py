@@ -196,13 +196,14 @@ def put(stage: Stage, make: Callable[[str], Scene], *, run: bool) -> dict[str, l
 def take(stage: Stage, make: Callable[[str], Scene]) -> None:
     shown = put(stage, make, run=make not in (download, person))
     for name, nodes in shown.items():
-        shot = look_at(stage.page, nodes)
         if name in PANELS:
             stage.look_close(nodes[0])
             stage.page.evaluate(MOMENT, MOUTH_OPEN)
             stage.page.wait_for_timeout(1000)
-            shot = stage.page.locator(PANELS[name]).screenshot()
-        said = {"scene": make.__name__, "nodes": stage.shows(*nodes)}
+            panel = stage.page.locator(PANELS[name])
+            shot, said = panel.screenshot(), {"words": panel.inner_text().splitlines()}
+        else:
+            shot, said = look_at(stage.page, nodes), {"scene": make.__name__, "nodes": stage.shows(*nodes)}
         keep(FOLDER / f"{name}.jpg", shot, said, side=WIDTH)
 
 
