@@ -16,7 +16,7 @@ RUN_ARGS ?=
 START := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app docs test test-fast smoke smoke-browser lint fuzz assets clean
+.PHONY: help demo app docs test test-fast smoke smoke-browser pictures lint fuzz assets clean
 
 help:
 	@echo "make demo   a portrait says a sentence: out/demo.mp4 and its contact sheet out/demo.png"
@@ -25,6 +25,7 @@ help:
 	@echo "make smoke  the pack in the ComfyUI that COMFYUI_PATH names; make smoke-browser: its front end"
 	@echo "make lint   ruff, pyright and the import contracts"
 	@echo "make docs   the handbook as a site: out/site/index.html"
+	@echo "make pictures   takes every picture of ComfyUI and of the app in the handbook again"
 	@echo "make fuzz   damaged files for every parser, FUZZ=10000 each; findings go to out/fuzz"
 	@echo "make clean  remove .venv and out"
 
@@ -62,9 +63,17 @@ smoke: $(VENV)/.dev assets
 	$(BIN)/python -m pytest --durations=5 $(PYTEST_ARGS) $(SMOKE)
 
 smoke-browser: $(VENV)/.dev assets
-	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install -q --disable-pip-version-check 'playwright>=1.45'
-	@command -v chromium > /dev/null || command -v google-chrome > /dev/null || { $(call apt_get,chromium) ; }
+	@$(call with_browser)
 	$(BIN)/python -m pytest --durations=5 $(PYTEST_ARGS) $(SMOKE_BROWSER)
+
+# PICTURES=app, comfyui or templates: only those. ComfyUI is what COMFYUI_PATH and COMFYUI_PYTHON name, else what .ci/host set up
+PICTURES ?=
+HOST := $(or $(LATENTSYNC_HOSTS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/latentsync-hosts)/comfyui-0.33.0
+pictures: export COMFYUI_PATH ?= $(HOST)
+pictures: export COMFYUI_PYTHON ?= $(COMFYUI_PATH)/.venv/bin/python
+pictures: $(VENV)/.dev $(VENV)/.app assets
+	@$(call with_browser)
+	$(BIN)/python -m tests.docs.pictures $(PICTURES)
 
 # Say FUZZ_ARGS='media checkpoints' for some parsers, FUZZ_ARGS='--only media:123' for one input
 FUZZ ?= 10000
@@ -120,6 +129,11 @@ elif $(BIN)/python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1], t
 else \
 	echo "$(TORCH_INDEX) does not answer: torch comes from the default index; $(VENV) takes 1.8 GB, with CUDA 6.4 GB"; \
 fi
+endef
+
+define with_browser
+$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install -q --disable-pip-version-check 'playwright>=1.45'; \
+command -v chromium > /dev/null || command -v google-chrome > /dev/null || { $(call apt_get,chromium) ; }
 endef
 
 # mediapipe's wheel takes two libraries from the system, which desktops have and bare servers lack.

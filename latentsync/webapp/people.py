@@ -63,8 +63,9 @@ class MorePeople:
 
     def _row(self, other: OtherVoice) -> None:
         st, busy, key = self.st, self.session.busy, other.media.path.stem
-        st.markdown(f"**{plain(other.media.name)}** · {other.media.summary}")
-        who, when, button = st.columns([2, 2, 1], vertical_alignment="bottom")
+        name, button = st.columns([3, 2], vertical_alignment="center")
+        name.markdown(f"**{plain(other.media.name)}** · {other.media.summary}")
+        who, when = st.columns(2, vertical_alignment="bottom")
         names = face_names(len(other.shot.boxes))
         moment = "" if other.shot is self.session.shot or self.session.face is None else self._moment(other)
         other.picked = who.selectbox(

@@ -239,19 +239,22 @@ def _score(result: LipSyncResult, job: Job["Score"]) -> "Score":
 
 
 def train_person(clip: Media, checkpoint: str, folder: Path, device: str, job: Job["PersonalModel"]) -> "PersonalModel":
-    """In a folder of its own within the session's."""
+    """In a folder of its own within the session's. The clip has its visitor's name there: messages and page show it."""
     from ..training.personal.run import Request, personalize
 
     name = safe_name(Path(clip.name).stem)
     own = folder / f"person-{uuid.uuid4().hex}"
     own.mkdir()
-    request = Request([clip.path], own / f"{name}.safetensors", checkpoint, name, device=device)
+    named = Path(shutil.copyfile(clip.path, own / safe_name(clip.name)))
+    request = Request([named], own / f"{name}.safetensors", checkpoint, name, device=device)
     try:
         return personalize(request, Lines(job), lambda: job.stopping)
     except UserError as error:
         if job.stopping:
             raise CancelledError from error
-        raise UserError(str(error).replace(str(clip.path), clip.name)) from error
+        raise UserError(str(error).replace(str(named), clip.name)) from error
+    finally:
+        named.unlink()
 
 
 class Lines:

@@ -16,7 +16,7 @@ HEAD = """# The nodes
 *Generated from the nodes' schemas with `python -m tests.docs.nodes`; a test checks it. Each node has a help page with pictures, linked below and shown in
 ComfyUI with the ⓘ above a selected node. What the settings do, with pictures: [settings.md](settings.md).*
 
-Sockets are in capitals. An input in *italics* is optional. All sockets except FACE_TRACK are ComfyUI's own.
+Sockets are in capitals. An input in *italics* is optional. *Show advanced inputs* on a node shows those marked (advanced). All sockets except FACE_TRACK are ComfyUI's own.
 """
 TOGETHER = """## Compatible nodes
 
@@ -40,6 +40,8 @@ Tested on ComfyUI 0.33.0 and, if the node exists there, on 0.3.64, by `tests/wor
 | MASK of a hand or a microphone | *keep_out* of Composite or Lip Sync | one for all frames, or one for each |
 | Draw BBoxes, crop nodes, detailers | after Face Regions | boxes and masks in image pixels |
 """
+ADVANCED = " (advanced)"
+"""The mark of an input that is folded away; a ComfyUI that cannot do so does not tell."""
 FILE = re.compile(r"\.(safetensors|pt|pth|ckpt|bin|task|model)$")
 
 
@@ -83,7 +85,9 @@ def _input(key: str, spec: list[Any], optional: bool) -> str:
     kind, options = spec[0], spec[1] if len(spec) > 1 else {}
     usual = options.get("default", "")
     shown = "" if usual == "" else f"`{usual}`"
-    return f"| {f'*{key}*' if optional else key} | {_takes(kind, options)} | {shown} | {_cell(options['tooltip'])} |"
+    name = f"*{key}*" if optional else key
+    mark = ADVANCED if options.get("advanced") else ""
+    return f"| {name}{mark} | {_takes(kind, options)} | {shown} | {_cell(options['tooltip'])} |"
 
 
 def _takes(kind: Any, options: dict[str, Any]) -> str:

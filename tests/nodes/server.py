@@ -59,7 +59,7 @@ class ComfyServer:
 
     folder: becomes the base directory. args: more of the command line ("--cache-none", …). device: the choice of
     device, "--cpu" unless told. packs: {name in custom_nodes: folder to link there}, by default this repository under
-    a name that is no Python name. environment: more variables; None removes one.
+    a name that is no Python name. environment: more variables; None removes one. start: seconds until it must answer.
     """
 
     def __init__(
@@ -71,8 +71,9 @@ class ComfyServer:
         device: Sequence[str] = ("--cpu",),
         packs: Mapping[str, Path] | None = None,
         environment: Mapping[str, str | None] | None = None,
+        start: float = START,
     ) -> None:
-        self.installation, self.base = installation, folder
+        self.installation, self.base, self.start = installation, folder, start
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.args = [*device, *args]
@@ -147,7 +148,7 @@ class ComfyServer:
             )
 
     def _await_answer(self) -> None:
-        end = time.monotonic() + START
+        end = time.monotonic() + self.start
         while time.monotonic() < end:
             if self.process.poll() is not None:
                 raise RuntimeError(f"ComfyUI ended with {self.process.returncode} while starting.\n{self.log[-4000:]}")
@@ -156,7 +157,7 @@ class ComfyServer:
                 return
             except (OSError, urllib.error.URLError):
                 time.sleep(0.2)
-        raise TimeoutError(f"ComfyUI did not answer within {START:.0f} s.\n{self.log[-4000:]}")
+        raise TimeoutError(f"ComfyUI did not answer within {self.start:.0f} s.\n{self.log[-4000:]}")
 
     def stop(self) -> None:
         """End the server and whatever it started."""

@@ -1,28 +1,32 @@
-"""Take the pictures of the help pages: python -m tests.web.pictures MEDIA [SCENE …].
-
-MEDIA: the clips. Needs ComfyUI and a browser. SCENE: only these functions, such as dialogue.
+"""The pictures of ComfyUI: the help pages', and those of docs/screens. make pictures calls it, or for some alone
+python -m tests.web.pictures SCENE …, where a SCENE is the name of a function here, such as dialogue.
 """
 
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
+from ..docs.record import RECORD, keep
+from ..nodes.clips import cut
 from ..nodes.graphs import Graph
 from ..nodes.server import ROOT, find_comfyui
-from ..workflows.browser import load_api
-from .stage import Stage, open_stage
+from ..workflows.browser import load_api, open_template
+from ..workflows.flows import FACE, VOICE
+from ..workflows.samples import SAMPLES
+from .stage import PACK, Stage, open_stage
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-FOLDER = ROOT / "web" / "docs" / "img"
+FOLDER, SCREENS = ROOT / "web" / "docs" / "img", RECORD.parent
 WIDTH = 760
-"""Pixels of a picture at most."""
+"""Pixels of a help page's picture at most."""
+FRAMES = 30
+"""Of the clip that the help pages show."""
+CALM, PATIENCE = 8, 7200
+"""A machine may be busy: how many times as long as in tests a click may take, and seconds for a run."""
 GAP = 30
 NO_BADGES = {"Comfy.NodeBadge.NodeSourceBadgeMode": "None"}
 BOX = """ids => {
@@ -51,7 +55,19 @@ PLACE = """([columns, widths]) => {
     }
     x += widest + 60
   }
+  const rest = app.graph.nodes.filter(node => !columns.flat().includes(Number(node.id)))
+  rest.forEach((node, i) => { node.pos = [x, 300 * i] })
 }"""
+HOLD_SEEDS = """() => app.graph.nodes.flatMap(n => (n.widgets ?? []).map((w, i) => [n.id, i, w]))
+  .filter(([_, __, w]) => w.name === 'control_after_generate')
+  .map(([id, i, w]) => { const before = w.value; w.value = 'fixed'; return [id, i, before] })"""
+GIVE_BACK = """chosen => { for (const [id, i, value] of chosen) app.graph.getNodeById(id).widgets[i].value = value }"""
+DRAWN = """() => app.graph.nodes.every(n => n.type !== 'PreviewImage' || n.imgs?.length)"""
+WORDS = """() => [document.body.innerText, ...[...document.querySelectorAll('input')].map(one => one.value)]
+  .flatMap(text => text.split('\\n')).map(line => line.trim()).filter(Boolean)"""
+MOMENT = "at => { for (const video of document.querySelectorAll('.latentsync-compare video')) video.currentTime = at }"
+MOUTH_OPEN = 0.6
+"""Second of the result."""
 PANELS = {"video": ".latentsync-compare"}
 """Pictures of a panel alone: the node is too tall."""
 WIDTHS = {
@@ -63,6 +79,7 @@ WIDTHS = {
 }
 
 
+# Inputs that a scene does not name have their defaults.
 Scene = tuple[Graph, dict[str, list[int]], list[list[int]]]
 """A workflow, which of its nodes each picture shows, and the columns in which they stand."""
 
@@ -70,17 +87,16 @@ Scene = tuple[Graph, dict[str, list[int]], list[list[int]]]
 def parts(clip: str) -> Scene:
     """The single nodes."""
     g = Graph()
-    load = g.node("LatentSyncLoader", checkpoint="nano", resolution=0, dtype="auto")
+    load = g.node("LatentSyncLoader")
     video = g.node("LoadVideo", file=clip)
     source = g.node("GetVideoComponents", video=video)
-    found = g.node("LatentSyncFindFaces", images=source, model=load, face="left", resolution=0, preview_frame=20)
+    found = g.node("LatentSyncFindFaces", images=source, model=load, face="left", preview_frame=20)
     both = {"crops": found, "face_track": found[1]}
     fit = g.node("LatentSyncFitLength", images=source, audio=source[1], fps=source[2], fit="trim", **both)
     heard = g.node("LatentSyncEncodeAudio", audio_encoder=load[2], audio=fit[1])
     both = {"crops": fit[2], "face_track": fit[3]}
     asked = g.node("LatentSyncCondition", vae=load[1], audio=heard, fps=source[2], **both)
-    how = {"seed": 1247, "steps": 0, "guidance": 0.0, "solver": "ddim"}
-    drawn = g.node("LatentSyncSampler", model=load, positive=asked, negative=asked[1], latent=asked[2], **how)
+    drawn = g.node("LatentSyncSampler", model=load, positive=asked, negative=asked[1], latent=asked[2])
     crops = g.node("VAEDecode", samples=drawn, vae=load[1])
     seen = g.node("PreviewImage", images=g.node("ImageFromBatch", image=crops, batch_index=20, length=6))
     done = g.node("LatentSyncComposite", images=fit, crops=crops, face_track=fit[3])
@@ -90,8 +106,7 @@ def parts(clip: str) -> Scene:
     regions = g.node("LatentSyncFaceRegions", face_track=fit[3], part="mouth")
     boxed = g.node("MaskToImage", mask=regions[2])
     outline = g.node("PreviewImage", images=g.node("ImageFromBatch", image=boxed, batch_index=20, length=1))
-    noise = g.node("LatentSyncNoise", seed=1247)
-    score = g.node("LatentSyncScore", video=video, fps=25.0, face="left")
+    noise = g.node("LatentSyncNoise")
     number = {name: int(node.id) for name, node in locals().items() if hasattr(node, "id")}
     shown = {
         "loader": ["load"],
@@ -102,10 +117,9 @@ def parts(clip: str) -> Scene:
         "noise": ["noise"],
         "sampler": ["drawn", "seen"],
         "composite": ["done", "last"],
-        "score": ["score"],
         "face_regions": ["regions", "outline"],
     }
-    columns = [["load", "video"], ["source"], ["found"], ["fit"], ["heard", "score"], ["asked"], ["drawn"], ["seen"]]
+    columns = [["load", "video"], ["source"], ["found"], ["fit"], ["heard"], ["asked"], ["drawn"], ["seen"]]
     columns += [["crops", "mask"], ["noise"], ["done"], ["last"], ["dark"], ["regions"], ["outline"]]
     pick = [[number[name] for name in column] for column in columns]
     return g, {name: [number[node] for node in nodes] for name, nodes in shown.items()}, pick
@@ -116,11 +130,8 @@ def one_node(clip: str) -> Scene:
     g = Graph()
     video = g.node("LoadVideo", file=clip)
     source = g.node("GetVideoComponents", video=video)
-    how = {"checkpoint": "nano", "fit": "trim", "face": "left", "steps": 0, "guidance": 0.0, "solver": "ddim"}
-    how |= {"seed": 1247}
-    rest = {"still_fps": 25, "window_batch": 1, "save_to": "temp", "filename_prefix": "video/LatentSync"}
-    made = g.node("LatentSyncVideo", video=video, **how, **rest)
-    lips = g.node("LatentSyncLipSync", images=source, audio=source[1], fps=source[2], **how)
+    made = g.node("LatentSyncVideo", video=video, fit="trim", face="left")
+    lips = g.node("LatentSyncLipSync", images=source, audio=source[1], fps=source[2], fit="trim", face="left")
     joined = g.node("CreateVideo", images=lips, audio=lips[1], fps=source[2])
     saved = g.node("SaveVideo", video=joined, filename_prefix="x", format="auto", codec="auto")
     also = g.node("SaveVideo", video=made, filename_prefix="y", format="auto", codec="auto")
@@ -136,17 +147,7 @@ def dialogue(clip: str) -> Scene:
     voices = [g.node("LoadAudio", audio=f"latentsync_voice_{side}.flac") for side in ("left", "right")]
     pairs = {"speakers.voice_1": voices[0], "speakers.face_1": "left", "speakers.start_1": 0.0}
     pairs |= {"speakers.voice_2": voices[1], "speakers.face_2": "right", "speakers.start_2": -1.0}
-    how = {
-        "checkpoint": "nano",
-        "fit": "trim",
-        "duration": 0.8,
-        "steps": 0,
-        "guidance": 0.0,
-        "solver": "ddim",
-        "seed": 1247,
-    }
-    rest = {"still_fps": 25, "window_batch": 1, "save_to": "temp", "filename_prefix": "video/LatentSync"}
-    made = g.node("LatentSyncSpeakers", video=video, speakers="2", **pairs, **how, **rest)
+    made = g.node("LatentSyncSpeakers", video=video, speakers="2", **pairs, fit="trim", duration=0.8)
     saved = g.node("SaveVideo", video=made, filename_prefix="x", format="auto", codec="auto")
     columns = [[int(video.id), *(int(voice.id) for voice in voices)], [int(made.id)], [int(saved.id)]]
     return g, {"speakers": [node for column in columns for node in column]}, columns
@@ -155,13 +156,20 @@ def dialogue(clip: str) -> Scene:
 def person(_: str) -> Scene:
     """A model of somebody, and the node that it is wired to. Nothing is trained for the picture."""
     g = Graph()
-    video = g.node("LoadVideo", file="latentsync_face.mp4")
-    how = {"checkpoint": "nano", "fps": 25.0, "name": "anna", "face": "auto", "minutes": 20.0}
-    made = g.node("LatentSyncPersonalize", video=video, consent=True, **how)
-    load = g.node("LatentSyncLoader", checkpoint="nano", resolution=0, dtype="auto", lora=made[1], lora_strength=1.0)
-    sheet = g.node("PreviewImage", images=made[2])
-    one, two, three, four = (int(node.id) for node in (video, made, load, sheet))
-    return g, {"personalize_nodes": [one, two, three]}, [[one], [two], [three], [four]]
+    video = g.node("LoadVideo", file=FACE)
+    made = g.node("LatentSyncPersonalize", video=video, name="anna", consent=True)
+    load = g.node("LatentSyncLoader", lora=made[1])
+    one, two, three = (int(node.id) for node in (video, made, load))
+    return g, {"personalize_nodes": [one, two, three]}, [[one], [two], [three]]
+
+
+def score(_: str) -> Scene:
+    """Of the samples' face with the samples' voice, which is long enough to judge."""
+    g = Graph()
+    video, voice = g.node("LoadVideo", file=FACE), g.node("LoadAudio", audio=VOICE)
+    made = g.node("LatentSyncVideo", video=video, audio=voice)
+    node = g.node("LatentSyncScore", video=made)
+    return g, {"score": [int(node.id)]}, [[int(video.id), int(voice.id)], [int(made.id)], [int(node.id)]]
 
 
 def download(_: str) -> Scene:
@@ -170,23 +178,33 @@ def download(_: str) -> Scene:
     return g, {"download": [int(node.id)]}, [[int(node.id)]]
 
 
-def take(stage: Stage, make: Callable[[str], Scene]) -> None:
+def put(stage: Stage, make: Callable[[str], Scene], *, run: bool) -> dict[str, list[int]]:
+    """Bring a scene onto the canvas: which of its nodes each picture shows."""
     graph, shown, columns = make(stage.clip)
-    page = stage.page
-    load_api(page, graph.prompt, "help")
-    page.wait_for_timeout(500)
-    if make not in (download, person):
-        stage.run()
-        page.wait_for_timeout(3000)
-    page.evaluate(PLACE, [columns, WIDTHS])
+    load_api(stage.page, graph.prompt, "help")
+    stage.page.wait_for_timeout(500)
+    if run:
+        chosen = stage.page.evaluate(HOLD_SEEDS)
+        stage.run(PATIENCE)
+        stage.page.evaluate(GIVE_BACK, chosen)
+        stage.look()  # what is out of sight does not load its pictures, and so does not grow
+        stage.page.wait_for_function(DRAWN)
+    stage.page.evaluate(PLACE, [columns, WIDTHS])
+    return shown
+
+
+def take(stage: Stage, make: Callable[[str], Scene]) -> None:
+    shown = put(stage, make, run=make not in (download, person))
     for name, nodes in shown.items():
-        shot = look_at(page, nodes)
         if name in PANELS:
             stage.look_close(nodes[0])
-            shot = page.locator(PANELS[name]).screenshot()
-        picture = Image.open(BytesIO(shot)).convert("RGB")
-        picture.thumbnail((WIDTH, WIDTH))
-        picture.save(FOLDER / f"{name}.jpg", quality=80)
+            stage.page.evaluate(MOMENT, MOUTH_OPEN)
+            stage.page.wait_for_timeout(1000)
+            panel = stage.page.locator(PANELS[name])
+            shot, said = panel.screenshot(), {"words": panel.inner_text().splitlines()}
+        else:
+            shot, said = look_at(stage.page, nodes), {"scene": make.__name__, "nodes": stage.shows(*nodes)}
+        keep(FOLDER / f"{name}.jpg", shot, said, side=WIDTH)
 
 
 def look_at(page: "Page", nodes: Sequence[int]) -> bytes:
@@ -199,18 +217,60 @@ def look_at(page: "Page", nodes: Sequence[int]) -> bytes:
     return page.screenshot(clip={"x": 100 - GAP, "y": 120 - GAP, "width": width, "height": height})
 
 
-def main(media: Path, *only: str) -> None:
+def pick_dark(stage: Stage) -> dict[str, Any]:
+    """The dialog over a node."""
+    (node,) = put(stage, one_node, run=False)["video"]
+    stage.button(node).click()
+    dialog = stage.page.get_by_role("dialog", name="Pick a face")
+    dialog.locator(".latentsync-face").nth(1).wait_for()
+    words = [text for text in dialog.locator("h2, p, button").all_inner_texts() if text]
+    return {"scene": one_node.__name__, "nodes": stage.shows(node), "words": words}
+
+
+def template_dark(stage: Stage) -> dict[str, Any]:
+    """As it opens."""
+    title = "1 Lip sync a video"
+    open_template(stage.page, PACK, title)
+    rest(stage)
+    return {"template": title, "nodes": stage.shows()}
+
+
+def app_mode(stage: Stage) -> dict[str, Any]:
+    """The form, with what it made."""
+    title = "1 Lip sync a video.app"
+    open_template(stage.page, PACK, title)
+    stage.run(PATIENCE, press=lambda: stage.page.get_by_text("Run", exact=True).last.click())
+    rest(stage)
+    return {"template": title, "words": stage.page.evaluate(WORDS)}
+
+
+def rest(stage: Stage) -> None:
+    """Until nothing moves any more."""
+    stage.page.mouse.move(800, 990)
+    stage.page.wait_for_timeout(4000)
+
+
+HELP = download, person, one_node, dialogue, parts, score
+WHOLE = pick_dark, template_dark, app_mode
+"""Pictures of the whole window, by these names in docs/screens."""
+
+
+def main(folder: Path, *only: str) -> None:
     comfyui = find_comfyui()
     if comfyui is None:
         raise SystemExit("COMFYUI_PATH must name ComfyUI's folder.")
     FOLDER.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, open_stage(comfyui, Path(folder), media) as stage:
-        for make in [
-            make for make in (parts, one_node, dialogue, person, download) if not only or make.__name__ in only
-        ]:
+    clip = cut(SAMPLES / "two_people.mp4", folder / "two_people.mp4", FRAMES)
+    with open_stage(comfyui, folder, clip, calm=CALM) as stage:
+        for make in [make for make in (*WHOLE, *HELP) if not only or make.__name__ in only]:
             stage.begin(**{"Comfy.ColorPalette": "dark", "Comfy.Locale": "en", **NO_BADGES})
-            take(stage, make)
+            if make in HELP:
+                take(stage, make)
+            else:
+                said = make(stage)
+                keep(SCREENS / f"{make.__name__}.jpg", stage.page.screenshot(), said)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    with tempfile.TemporaryDirectory() as one:
+        main(Path(one), *sys.argv[1:])

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 PACK = "ComfyUI-LatentSync"
 """Without a blank: of such a folder ComfyUI cannot serve the web files (aiohttp looks for the quoted name)."""
 FRAMES = 40
-SCREENS = os.environ.get("LATENTSYNC_SCREENS") == "1"
-"""Take the pictures of docs/screens: with real speakers and more care, which takes minutes."""
 
 MODES = ("classic", "vue")
 """The two ways in which the front end draws nodes: on a canvas, or "Nodes 2.0"."""
@@ -94,6 +92,20 @@ SIZES = "() => Object.fromEntries(app.graph.nodes.map(n => [n.id, [...n.size].ma
 WIDGET = "([id, name]) => app.graph.getNodeById(id).widgets.find(w => w.name === name).value"
 
 
+READ = """ids => Object.fromEntries(app.graph.nodes.filter(n => !ids.length || ids.includes(Number(n.id))).map(n => {
+  const seen = (n.widgets ?? []).filter(w => n.isWidgetVisible(w)), asked = seen.filter(w => w.serialize !== false)
+  const slots = (n.inputs ?? []).filter(i => !i.widget || asked.some(w => w.name === i.widget.name))
+  return [n.id, {
+    type: n.type,
+    title: n.title,
+    inputs: Object.fromEntries([...slots, ...asked].map(i => [i.name, i.label ?? i.localized_name ?? i.name])),
+    values: Object.fromEntries(asked.map(w => [w.name, w.value])),
+    fold: seen.find(w => w.name === 'advanced')?.label ?? null,
+    outputs: (n.outputs ?? []).map(o => o.label ?? o.localized_name ?? o.name),
+  }]
+}))"""
+
+
 def workflow(clip: str, steps: int = 1) -> Graph:
     """Find faces in a video, lip-sync it, score the result."""
     g = Graph()
@@ -109,7 +121,7 @@ def workflow(clip: str, steps: int = 1) -> Graph:
     return g
 
 
-def two_people(target: Path, media: Path | None) -> Path:
+def two_people(target: Path, media: Path | None = None) -> Path:
     """Two faces, the sound is the left one's: real speakers (GRID corpus), else the portrait and its mirror image."""
     if media is None:
         frames = (np.concatenate((frame, frame[:, ::-1]), 1) for frame in pan(FRAMES, 320, 280))
@@ -150,13 +162,15 @@ class Box(NamedTuple):
 
 @dataclass
 class Stage:
-    """page: the front end with workflow() loaded. said: errors and warnings of the console."""
+    """page: the front end with workflow() loaded. said: errors and warnings of the console. patience: milliseconds
+    until the front end must be ready."""
 
     page: "Page"
     server: ComfyServer
     clip: str
     mode: str = "classic"
     said: list[str] = field(default_factory=list)
+    patience: int = 120_000
 
     def hear(self, message: "ConsoleMessage") -> None:
         if message.type in ("error", "warning"):
@@ -171,15 +185,15 @@ class Stage:
         self.mode = mode or self.mode
         self.server.post("/settings", {"Comfy.VueNodes.Enabled": self.mode == "vue", **settings})
         self.page.evaluate("() => { localStorage.clear(); sessionStorage.clear() }")  # no draft of an earlier test
-        self.page.reload()
-        self.page.wait_for_function(READY, timeout=120_000)
-        load_api(self.page, workflow(self.clip, 8 if SCREENS else 1).prompt, "two people")
+        self.page.reload(timeout=self.patience)
+        self.page.wait_for_function(READY, timeout=self.patience)
+        load_api(self.page, workflow(self.clip).prompt, "two people")
         self.page.evaluate(ARRANGE, PLACES)
         self.look()
 
-    def run(self, timeout: float = 900) -> None:
-        """Press Run and wait for the end; what fails on the server fails here."""
-        done = self.await_end(self.press_run(), timeout)
+    def run(self, timeout: float = 900, press: Callable[[], None] | None = None) -> None:
+        """Press Run (or what press does) and wait for the end; what fails on the server fails here."""
+        done = self.await_end(self.press_run(press), timeout)
         assert done["status"]["status_str"] == "success", done["status"]["messages"][-1]
 
     def await_end(self, before: set[str], timeout: float = 900) -> dict[str, Any]:
@@ -200,10 +214,10 @@ class Stage:
     def change(self, node: int, name: str, value: Any) -> None:
         self.page.evaluate(SET, [node, name, value])
 
-    def press_run(self) -> set[str]:
+    def press_run(self, press: Callable[[], None] | None = None) -> set[str]:
         """Press Run; the runs that the server knew before."""
         before = set(self.server.get("/history"))
-        self.page.get_by_test_id("queue-button").click()
+        (press or self.page.get_by_test_id("queue-button").click)()
         return before
 
     def boxes(self, node: int, widget: str) -> tuple["Box", "Box"]:
@@ -238,25 +252,22 @@ class Stage:
         )
         return self.page.locator(f'.latentsync-pick[data-of="{node}"]')
 
-    def screen(self, name: str, target: "Locator | None" = None) -> None:
-        """Keep a picture in docs/screens, where that is wanted; names of Nodes 2.0 end in _vue."""
-        if not SCREENS:
-            return
-        name += "_vue" * (self.mode == "vue")
-        folder = ROOT / "docs" / "screens"
-        folder.mkdir(parents=True, exist_ok=True)
-        (target or self.page).screenshot(path=folder / f"{name}.jpg", type="jpeg", quality=82)
+    def shows(self, *nodes: int) -> dict[str, Any]:
+        """What can be read on nodes (all where none is named)."""
+        return self.page.evaluate(READ, list(nodes))
 
 
 @contextmanager
-def open_stage(comfyui: Installation, folder: Path, media: Path | None) -> Iterator[Stage]:
+def open_stage(comfyui: Installation, folder: Path, clip: Path, *, calm: int = 1) -> Iterator[Stage]:
+    """clip: the video in workflow(). calm: how many times as long as usual everything may take."""
     root = os.environ.get("LATENTSYNC_FRONT_END")
     args = ["--preview-method", "latent2rgb"] + (["--front-end-root", root] if root else [])
-    with ComfyServer(comfyui, folder / "comfy", args=args, packs={PACK: ROOT}) as server:
-        clip = server.put(two_people(folder / "two_people.mp4", media))
-        with front_end(server, 1600, 1000) as page:
-            page.set_default_timeout(15_000)
-            stage = Stage(page, server, clip)
-            page.on("console", stage.hear)
-            page.on("pageerror", lambda error: stage.said.append(f"{error} {error.stack}"))
-            yield stage
+    with (
+        ComfyServer(comfyui, folder / "comfy", args=args, packs={PACK: ROOT}, start=180.0 * calm) as server,
+        front_end(server, 1600, 1000, patience=120_000 * calm) as page,
+    ):
+        page.set_default_timeout(15_000 * calm)
+        stage = Stage(page, server, server.put(clip), patience=120_000 * calm)
+        page.on("console", stage.hear)
+        page.on("pageerror", lambda error: stage.said.append(f"{error} {error.stack}"))
+        yield stage

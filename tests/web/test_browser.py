@@ -1,19 +1,17 @@
-"""The extension as a user has it: real ComfyUI, real browser. LATENTSYNC_SCREENS=1 takes the pictures of docs/screens.
+"""The extension as a user has it: real ComfyUI, real browser.
 
 The tests follow each other on one page, as a user would: pick, run, look.
 """
 
-import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ..nodes.server import Installation
 from ..workflows.browser import as_prompt
-from .stage import FINDER, MODES, PACK, SCORE, SCREENS, VIDEO, Stage, open_stage
+from .stage import FINDER, MODES, PACK, SCORE, VIDEO, Stage, open_stage, two_people
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator
@@ -32,10 +30,8 @@ CONTRAST = """element => {
 @pytest.fixture(scope="module")
 def house(comfyui: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """The server and the browser that all tests share."""
-    media = Path(os.environ.get("LATENTSYNC_MEDIA", Path(__file__).parents[3] / "shared" / "media"))
-    if SCREENS and not media.is_dir():
-        pytest.fail(f"The pictures of docs/screens need the clips of LATENTSYNC_MEDIA; there is no {media}.")
-    with open_stage(comfyui, tmp_path_factory.mktemp("web"), media if SCREENS else None) as stage:
+    clip = two_people(tmp_path_factory.mktemp("clip") / "two_people.mp4")
+    with open_stage(comfyui, tmp_path_factory.mktemp("web"), clip) as stage:
         yield stage
 
 
@@ -550,17 +546,10 @@ def test_panels_are_readable_in_both_themes(stage: Stage, palette: str) -> None:
     for place in (".latentsync-score strong", ".latentsync-axis", ".latentsync-legend", ".latentsync-compare button"):
         assert stage.page.locator(place).first.evaluate(CONTRAST) >= 4.5, place
     assert stage.page.locator(".latentsync-pick").first.evaluate(CONTRAST) >= 4.5
-    stage.look(SCORE)
-    stage.screen(f"score_{palette}", stage.page.locator(".latentsync-score"))
-    stage.look_close(VIDEO)
-    stage.screen(f"compare_{palette}", stage.page.locator(".latentsync-compare"))
     dialog = dialog_of(stage, VIDEO)
     for place in ("h2", "p", "button", "input[type=number]"):
         assert dialog.locator(place).first.evaluate(CONTRAST) >= 4.5, place
-    stage.screen(f"pick_{palette}")
     stage.page.keyboard.press("Escape")
-    stage.look()
-    stage.screen(f"graph_{palette}")
 
 
 def test_progress_and_preview_go_when_a_run_ends(stage: Stage) -> None:
@@ -610,7 +599,6 @@ def test_the_help_page_opens_with_its_picture(stage: Stage) -> None:
     page = stage.page.locator(".node-help-content")
     page.get_by_role("heading", name="LatentSync: Find Faces").wait_for()
     stage.page.wait_for_function("document.querySelector('.node-help-content img')?.naturalWidth > 100")
-    stage.screen("help_light")
     stage.page.evaluate("app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
 
 

@@ -13,6 +13,12 @@ from .drawn import LIMITS, page
 from .parts import clip, couple, portrait
 
 
+@pytest.fixture(autouse=True)
+def own_main(monkeypatch):
+    """Streamlit's AppTest leaves its script as __main__, which processes that are started later would import."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+
 @pytest.fixture(scope="session")
 def material(tmp_path_factory):
     """A folder: tiny.safetensors with a Whisper and the face model; clip.mp4, face.png, couple.png, say.wav."""
@@ -40,12 +46,17 @@ def tiny(material, monkeypatch):
 
 
 @pytest.fixture
-def service(tiny, tmp_path, monkeypatch):
+def settings(tiny, tmp_path):
+    """Of the service."""
     samples = tmp_path / "samples"
     samples.mkdir()
-    settings = AppSettings(
+    return AppSettings(
         limits=LIMITS, folder=str(tmp_path / "app"), checkpoints=(tiny,), device="cpu", samples=str(samples)
     )
+
+
+@pytest.fixture
+def service(settings, tmp_path, monkeypatch):
     (tmp_path / "app").mkdir()
     service = AppService(settings, lambda session: True)
     streamlit_session.service.cache_clear()
@@ -56,9 +67,8 @@ def service(tiny, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def screen(service, monkeypatch):
+def screen(service):
     testing = pytest.importorskip("streamlit.testing.v1", reason="Streamlit draws the page: pip install streamlit")
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # Streamlit leaves its own there
     return testing.AppTest.from_function(page, default_timeout=120)
 
 

@@ -1,4 +1,4 @@
-"""The app as a visitor has it: started by its command, in a real browser. LATENTSYNC_SCREENS=1 takes docs/screens."""
+"""The app as a visitor has it: started by its command, in a real browser."""
 
 import os
 import signal
@@ -20,14 +20,13 @@ from latentsync.webapp.uploads import take_face
 
 from ..tiny import find_model
 from ..web.stage import two_people
+from ..workflows.api import media_folder
 from ..workflows.browser import ARGUMENTS, find_browser
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page, WebSocket
 
 ROOT = Path(__file__).resolve().parents[2]
-SCREENS = os.environ.get("LATENTSYNC_SCREENS") == "1"
-"""Take the pictures of docs/screens."""
 STEPS = 2
 PATIENCE = 900_000
 """Milliseconds for what computes; a machine may be busy with other things."""
@@ -66,7 +65,7 @@ class App:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def __enter__(self) -> "App":
-        end = time.monotonic() + 180
+        end = time.monotonic() + 600
         while "The app is at" not in self.log:
             if self.process.poll() is not None or time.monotonic() > end:
                 self.stop()
@@ -120,7 +119,7 @@ class Visitor:
         self.app = app
         self.context = browser.new_context(**{"viewport": WIDE, "permissions": ["microphone"]} | context)
         self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(120_000)
+        self.page.set_default_timeout(240_000)
         self.said: list[str] = []
         self._listen()
         self.page.goto(app.url)
@@ -167,6 +166,7 @@ class Visitor:
         """Both files, as somebody would give them; voice None: the clip's own sound."""
         self.upload("face", face)
         self.faces.first.wait_for()
+        self.settle()
         if voice is None:
             self.choose("Where the voice comes from", "The video's own audio")
             return
@@ -230,16 +230,6 @@ class Visitor:
             for one in found if one["impact"] in ("serious", "critical") for node in one["nodes"]
         ]  # fmt: skip
 
-    def screen(self, name: str, *, height: int | None = None) -> None:
-        """A picture for docs/screens, taken only where LATENTSYNC_SCREENS asks for it."""
-        if SCREENS:
-            before = self.page.viewport_size or WIDE
-            self.page.set_viewport_size({"width": before["width"], "height": height or before["height"]})
-            self.page.wait_for_timeout(1500)
-            path = ROOT / "docs" / "screens" / f"app_{name}.jpg"
-            self.page.screenshot(path=path, type="jpeg", quality=80)
-            self.page.set_viewport_size(before)
-
 
 def made_by_the_command(folder: Path, face: Path, voice: Path | None, *options: str) -> Path:
     """The same wish through `latentsync run`: the video."""
@@ -262,10 +252,7 @@ def couple_clip(target: Path, frames: int = 30) -> Path:
     """Two people side by side: real speakers where the real clips are here, else the portrait and its mirror image."""
     from ..nodes.clips import cut
 
-    media = Path(os.environ.get("LATENTSYNC_MEDIA", ROOT.parent / "shared" / "media"))
-    if SCREENS and not media.is_dir():
-        pytest.fail(f"The pictures of docs/screens need the clips of LATENTSYNC_MEDIA; there is no {media}.")
-    whole = two_people(target.with_stem("whole"), media if media.is_dir() else None)
+    whole = two_people(target.with_stem("whole"), media_folder())
     return cut(whole, target, frames, start=5)
 
 

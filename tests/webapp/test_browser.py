@@ -59,7 +59,6 @@ PLAYS = """() => {
 def test_from_two_files_to_a_video(browser: "Browser", app: App, given: tuple[Path, Path], tmp_path: Path) -> None:
     clip, voice = given
     with Visitor(browser, app) as me:
-        me.screen("empty")
         me.give(clip, voice)
         assert me.faces.count() == 2
         chosen = me.page.locator(".stage button[aria-pressed=true]")
@@ -67,10 +66,9 @@ def test_from_two_files_to_a_video(browser: "Browser", app: App, given: tuple[Pa
         other = 1 - int(first or 0)
         me.faces.nth(other).click()
         me.page.locator(f".stage button[data-face='{other}'][aria-pressed=true]").wait_for()
-        me.screen("ready", height=1050)
         me.steps(STEPS)
         me.start()
-        me.page.get_by_text("making the mouth").wait_for(timeout=PATIENCE)
+        me.page.get_by_text("making the mouth").first.wait_for(timeout=PATIENCE)
         said = " ".join(me.watch())
         assert re.search(r"making the mouth · \d+ % · \d+ s so far", said), said
         me.page.get_by_role("button", name="Play both in sync").click()
@@ -86,14 +84,11 @@ def test_from_two_files_to_a_video(browser: "Browser", app: App, given: tuple[Pa
         chart = me.page.get_by_alt_text("A chart of mouth opening and loudness")
         chart.wait_for(timeout=PATIENCE)
         assert chart.evaluate("image => image.naturalWidth") == 960
-        me.page.mouse.move(0, 0)
-        me.screen("result", height=2150)
         me.page.set_viewport_size(NARROW)
         me.page.wait_for_timeout(1000)
         assert me.page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"], (
             "nothing hangs over the side"
         )
-        me.screen("narrow")
 
 
 def test_a_part_stored_for_editing(browser: "Browser", app: App, given: tuple[Path, Path], tmp_path: Path) -> None:
@@ -133,8 +128,7 @@ def test_cancelling_on_a_slow_line(browser: "Browser", app: App, given: tuple[Pa
         me.give(clip, None)
         me.steps(60)
         me.start()
-        me.page.get_by_text("making the mouth").wait_for(timeout=PATIENCE)
-        me.screen("running", height=1050)
+        me.page.get_by_text("making the mouth").first.wait_for(timeout=PATIENCE)
         me.page.evaluate(LATE)
         me.page.get_by_role("button", name="Cancel").click()
         cancelled, lost = (me.page.get_by_text(said) for said in ("Cancelled; nothing was kept.", "Connection error"))
@@ -188,7 +182,6 @@ def test_what_is_too_large_or_not_what_it_says_is_refused(browser: "Browser", ap
         me.page.get_by_text("notes.mp4 is not a video or a picture that can be read").wait_for()
         me.upload("voice", notes)
         me.page.get_by_text("notes.mp4 could not be read as a recording").wait_for()
-        me.screen("refused", height=700)
         assert not any(app.visitors().values()), "nothing was kept"
         assert app.url in me.page.url
 
@@ -274,7 +267,6 @@ def test_two_people_with_a_voice_each(browser: "Browser", app: App, given: tuple
         me.upload("other", spoken(tmp_path / "second.wav", 0.8))
         me.page.get_by_role("spinbutton", name="Begins at second").wait_for()
         me.settle()
-        me.screen("voices", height=1250)
         me.start()
         me.watch()
         got = me.download(tmp_path / "got.mp4")

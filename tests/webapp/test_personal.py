@@ -23,12 +23,12 @@ def mine(monkeypatch):
 
 @pytest.fixture
 def training(monkeypatch, tiny):
-    """What is asked for; and in place of minutes, a file that changes the tiny network. The training itself:
+    """What is asked for, with the clip; and in place of minutes, a file that changes the tiny network. The training:
     tests/training/test_personal.py."""
     asked = []
 
     def personalize(request, report, should_stop):
-        asked.append(request)
+        asked.append((request, request.clips[0].read_bytes()))
         report("step 1 of 2")
         while "slow" in request.person:
             if should_stop():
@@ -61,8 +61,10 @@ def test_the_owner_makes_a_model_and_uses_it(screen, service, material, mine, tr
     shown(screen)
     assert wait_until(lambda: anna.person.over)
     assert anna.person.state == DONE, anna.person.error
-    (request,) = training
-    assert request.clips == [anna.face.path]
+    ((request, clip),) = training
+    assert [clip.name for clip in request.clips] == ["ada.mp4"], "not the name under which the app keeps it"
+    assert clip == anna.face.path.read_bytes()
+    assert not request.clips[0].exists(), "the copy is gone"
     assert (request.person, request.checkpoint) == ("ada", "nano")
     assert "| Sharpness | 0.20 | 0.40 |" in text(shown(screen))
     button(screen, "Use it").click()

@@ -44,8 +44,13 @@ def find_browser() -> str | None:
 
 
 @contextmanager
-def front_end(server: ComfyServer, width: int = 1600, height: int = 900) -> "Iterator[Page]":
-    """A page with the front end, ready; the test is skipped, saying so, without playwright and a browser."""
+def front_end(
+    server: ComfyServer, width: int = 1600, height: int = 900, *, patience: int = 120_000
+) -> "Iterator[Page]":
+    """A page with the front end, ready; the test is skipped, saying so, without playwright and a browser.
+
+    patience: milliseconds until it must be ready.
+    """
     api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
     browser = find_browser()
     if browser is None:
@@ -54,8 +59,8 @@ def front_end(server: ComfyServer, width: int = 1600, height: int = 900) -> "Ite
     with api.sync_playwright() as play:
         running = play.chromium.launch(executable_path=browser, args=ARGUMENTS)
         page = running.new_page(viewport={"width": width, "height": height})
-        page.goto(server.url)
-        page.wait_for_function(READY, timeout=120_000)
+        page.goto(server.url, timeout=patience)
+        page.wait_for_function(READY, timeout=patience)
         yield page
         running.close()
 

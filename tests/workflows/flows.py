@@ -37,7 +37,7 @@ class Flow(Graph):
         return self.add("LoadVideo", title, file=name)
 
     def parts(self, video: Node) -> Node:
-        return self.add("GetVideoComponents", "Pictures, sound, frame rate", video=video)
+        return self.add("GetVideoComponents", "Frames, audio, frame rate", video=video)
 
     def speech(self, name: str = VOICE, title: str = "Speech") -> Node:
         return self.add("LoadAudio", title, audio=name)

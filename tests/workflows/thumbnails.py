@@ -1,13 +1,17 @@
-"""Draw the templates' pictures in example_workflows/ anew: python -m tests.workflows.thumbnails
+"""The templates' pictures in example_workflows/; make pictures calls it.
 
 Stills of what each template makes of the samples, square and readable at the 230 pixels that a card has.
 """
 
 from collections.abc import Callable
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from latentsync.audio.load import load_audio
 from latentsync.evaluation.charts import draw_chart
@@ -17,7 +21,9 @@ from latentsync.face.detect import FaceFinder
 from latentsync.face.preview import numbered
 from latentsync.pipeline import lipsync
 from latentsync.weights.bundle import Models, load_models
+from latentsync.weights.load import default_settings
 
+from ..docs.record import keep
 from ..nodes.clips import FPS, VOICE, frames_of
 from .build import FOLDER
 from .samples import ASSETS, RATE, SAMPLES
@@ -131,13 +137,21 @@ PICTURES: dict[str, Callable[[Studio], np.ndarray]] = {
 }
 
 
-def draw(folder: Path) -> None:
+MOUTHS = ("mode", "steps", "guidance", "solver", "seed", "fit", "silence")
+"""The settings that these pictures show."""
+
+
+def made_with() -> dict[str, Any]:
+    """The model and the settings of all these pictures."""
+    settings = default_settings("nano")
+    weights = (ASSETS / "nano.safetensors").read_bytes()
+    return {"nano": sha256(weights).hexdigest()[:16], **{name: getattr(settings, name) for name in MOUTHS}}
+
+
+def main(_: Path) -> None:
     with load_models() as models:
         studio = Studio(models)
         for title, make in PICTURES.items():
-            picture = cv2.cvtColor(make(studio), cv2.COLOR_RGB2BGR)
-            cv2.imwrite(str(folder / f"{title}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 86])
-
-
-if __name__ == "__main__":
-    draw(FOLDER)
+            shot = BytesIO()
+            Image.fromarray(make(studio)).save(shot, "PNG")
+            keep(FOLDER / f"{title}.jpg", shot.getvalue(), {"made with": made_with()})
