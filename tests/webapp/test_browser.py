@@ -179,7 +179,7 @@ def test_what_is_too_large_or_not_what_it_says_is_refused(browser: "Browser", ap
         me.upload("face", large)
         me.page.get_by_text("This file was not accepted: at most 200 MB").first.wait_for()
         me.upload("face", notes)
-        me.page.get_by_text("notes.mp4 is not a video or a picture that can be read").wait_for()
+        me.page.get_by_text("notes.mp4 could not be read as a video or a picture").wait_for()
         me.upload("voice", notes)
         me.page.get_by_text("notes.mp4 could not be read as a recording").wait_for()
         assert not any(app.visitors().values()), "nothing was kept"
@@ -248,8 +248,8 @@ def test_a_face_that_is_not_found_is_pointed_out_by_clicks(browser: "Browser", a
         me.page.locator("audio").wait_for()
         for count, (x, y) in enumerate(wanted, 1):
             me.settle()
-            size = picture.bounding_box() or {}
-            scale = size["width"] / 320
+            picture.wait_for()  # drawn anew after each click
+            scale = picture.evaluate("image => image.getBoundingClientRect().width") / 320
             picture.click(position={"x": x * scale, "y": y * scale})
             me.page.locator(".stage i").nth(count - 1).wait_for()
         me.settle()

@@ -127,7 +127,7 @@ def test_an_added_voice_gets_the_next_face_and_begins_after_the_last(screen, ser
 def test_the_page_says_why_there_can_be_no_other_voice(screen, service, material, face, said):
     if face:
         give(service, material, face)
-    reason = [one.value for one in shown(screen).caption if "several people" in one.value]
+    reason = [one.value for one in shown(screen).caption if "several speakers" in one.value]
     assert bool(reason) == bool(said)
     assert all(said in one for one in reason)
 

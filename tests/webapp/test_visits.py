@@ -77,7 +77,7 @@ def test_a_phone_in_the_dark_that_drops_the_page(browser: "Browser", app: App, g
         assert not me.faults()
         me.give(*given)
         me.more("File")
-        me.page.get_by_role("checkbox", name="Leave out the source's title").check(force=True)
+        me.page.get_by_role("checkbox", name="Remove the source's title").check(force=True)
         me.settle()
         assert not me.faults()
         key = key_of(me)
@@ -86,7 +86,7 @@ def test_a_phone_in_the_dark_that_drops_the_page(browser: "Browser", app: App, g
         me.page.get_by_text("portrait.png").wait_for()
         me.page.get_by_text("voice.wav").wait_for()
         me.more("File")
-        assert me.page.get_by_role("checkbox", name="Leave out the source's title").is_checked(), "settings stay too"
+        assert me.page.get_by_role("checkbox", name="Remove the source's title").is_checked(), "settings stay too"
         me.start()
         assert not me.faults()
         me.page.reload()
