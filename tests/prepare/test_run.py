@@ -374,7 +374,7 @@ def test_the_command_shows_what_it_did(videos, out, whole):
     assert done.exit_code == 0, done.output
     assert results(out).keys() == results(whole).keys()
     assert results(out)["manifest.jsonl"] == results(whole)["manifest.jsonl"]
-    for said in ("kept", "no_face", REASONS["no_sound"], "not done, by --skip: quality, sync", "report.png"):
+    for said in ("kept", "no_face", REASONS["no_sound"], "skipped with --skip: quality, sync", "report.png"):
         assert said in done.output
     picture = (out / "report.png").read_bytes()
     assert picture.startswith(b"\x89PNG")

@@ -96,7 +96,7 @@ def test_it_comes_with_what_it_needs_and_can_be_chosen(mine, shelf, service, tmp
     assert wait_until(lambda: job.over)
     assert (job.state, job.error) == (DONE, "")
     assert {path.name for path in (tmp_path / "models").iterdir()} == set(FILES)
-    assert "LatentSync 1.6 is here" in str([one.value for one in shown(mine).success])
+    assert "LatentSync 1.6 is ready" in str([one.value for one in shown(mine).success])
     assert next(one for one in mine.selectbox if one.label == "Model").options[-1].startswith("LatentSync 1.6")
 
 
