@@ -10,7 +10,7 @@ from ..workflows.samples import SAMPLES
 from .stage import NARROW, PATIENCE, WIDE, App, Visitor, chromium, spoken
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 SECOND = 0.8
 """Seconds of the second voice."""
@@ -49,12 +49,21 @@ def words(visitor: Visitor) -> dict[str, Any]:
     return {"text": visitor.page.evaluate(WORDS), "fields": visitor.page.evaluate(FIELDS)}
 
 
+def height(page: "Page") -> int:
+    """Of all that is on it, when nothing unfolds any more."""
+    found = [0]
+    while len(found) < 2 or found[-1] != found[-2]:
+        page.wait_for_timeout(1000)
+        found.append(page.evaluate(HEIGHT))
+    return found[-1]
+
+
 def take(visitor: Visitor, name: str, *, whole: bool = True) -> None:
     """whole: the page down to its end, from its beginning; else what the window shows."""
     page = visitor.page
     before = page.viewport_size or WIDE
     if whole:
-        page.set_viewport_size({"width": before["width"], "height": page.evaluate(HEIGHT)})
+        page.set_viewport_size({"width": before["width"], "height": height(page)})
     page.mouse.move(0, 0)
     page.wait_for_timeout(2000)
     shot, said = page.screenshot(), words(visitor)
