@@ -85,7 +85,7 @@ class UNet(nn.Module):
         reach = self.config.residual
         if reach == "none":
             return x
-        return sample[:, -self.config.latent_channels :] + lips_window(*x.shape[-2:], reach).to(x) * x
+        return sample[:, -self.config.latent_channels :] + lips_window(x.shape[-2], x.shape[-1], reach).to(x) * x
 
     def _check(self, sample: Tensor, audio: Tensor) -> None:
         batch, channels, frames, height, width = sample.shape

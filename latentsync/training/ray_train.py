@@ -106,10 +106,11 @@ def _until_stopped(fit: Callable[[], str], mailbox: Any, report: Report) -> str:
 def _is_training(mailbox: Any) -> bool:
     """Whether a process has taken the wish to stop; a cluster that does not answer has none."""
     import ray
+    from ray.exceptions import GetTimeoutError
 
     try:
         return ray.get(mailbox.is_taken.remote(), timeout=GRACE)
-    except ray.exceptions.GetTimeoutError:
+    except GetTimeoutError:
         return False
 
 
