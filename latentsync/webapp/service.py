@@ -258,15 +258,14 @@ def train_person(clip: Media, checkpoint: str, folder: Path, device: str, job: J
 
 
 class Lines:
-    """What the training tells, as a job's progress."""
+    """What the training tells, as a job's progress. It ends there when it is no longer wanted: it asks only between
+    steps, and minutes go by before the first."""
 
     def __init__(self, job: Job[Any]) -> None:
         self.job = job
 
     def __call__(self, line: str) -> None:
-        if not self.job.stopping:
-            self.job.report(line, self.job.done, self.job.total)
+        self.job.report(line, self.job.done, self.job.total)
 
     def draw(self, share: float, text: str) -> None:
-        if not self.job.stopping:
-            self.job.report(text, share, 1)
+        self.job.report(text, share, 1)
