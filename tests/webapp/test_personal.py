@@ -34,6 +34,9 @@ def training(monkeypatch, tiny):
             if should_stop():
                 raise UnfinishedError("stopped at step 1; the same command goes on from there.")
             time.sleep(0.01)
+        for frame in range(3000 * ("footage" in request.person)):
+            report.draw(frame / 3000, f"frame {frame}")
+            time.sleep(0.01)
         if "bad" in request.person:
             raise UserError(f"These clips will not make a good model: {request.clips[0]}: too dark.")
         write_lora(request.out, tiny)
@@ -84,10 +87,11 @@ def test_pictures_and_silent_clips_make_no_model(screen, service, material, mine
     assert "Make a model of this person" not in [one.label for one in shown(screen).button]
 
 
-def test_it_is_stopped_and_said(screen, service, material, mine, training):
-    anna = clip_of(service, material, "slow.mp4")
+@pytest.mark.parametrize(("name", "stage"), [("slow.mp4", "step 1 of 2"), ("footage.mp4", "frame 9")])
+def test_it_is_stopped_and_said(screen, service, material, mine, training, name, stage):
+    anna = clip_of(service, material, name)
     service.make_person(anna, "nano")
-    assert wait_until(lambda: anna.person.stage == "step 1 of 2")
+    assert wait_until(lambda: anna.person.stage.startswith(stage))
     anna.person.cancel()
     assert wait_until(lambda: anna.person.over)
     assert anna.person.state == CANCELLED

@@ -65,8 +65,9 @@ class PersonalTrainer(Trainer):
         self.adversarial.to(codec.device)
         self.alphas_cumprod = alphas_cumprod().float().to(codec.device)
         self.weights = cell_weights(codec.mask)
-        # PyTorch's fused attention is slow backwards on a CPU: a quarter of the step
-        self.fused = codec.device.type != "cpu"
+        # PyTorch's fused attention is slow backwards on a CPU: a quarter of the step. What checkpointing computes again
+        # would be computed with it all the same, and fit no more
+        self.fused = codec.device.type != "cpu" or settings.checkpointing
         self.step = 0
 
     def plan_steps(self, steps: int) -> None:
