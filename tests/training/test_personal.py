@@ -502,7 +502,9 @@ def test_a_step_of_full_size():
     ours = full_trainer(unet, vae)
     losses = ours.train_step()
     assert all(torch.isfinite(loss) for loss in losses.values())
-    moved = [p for n, p in ours.unet.named_parameters() if "lora_B" in n]
+    # motion modules end in a layer of zeros here, so that what is in them gets no gradient yet
+    moved = [p for n, p in ours.unet.named_parameters() if "lora_B" in n and "motion" not in n]
+    assert moved
     assert all(bool(p.abs().max() > 0) for p in moved)
 
 
