@@ -474,7 +474,7 @@ def test_requests_are_checked_first(recording, tmp_path, changes, words):
 
 def full_trainer(unet, vae, side: int = 256) -> PersonalTrainer:
     crops = np.zeros((64, side, side, 3), np.uint8)
-    one = replace(clip(64), crops=crops, audio=torch.zeros(64, 50, 384).half())
+    one = replace(clip(64), crops=crops, audio=torch.randn(64, 50, 384).half())
     examples = make_examples([one], lambda pixels: (torch.zeros(len(pixels), 4, side // 8, side // 8),) * 2)
     settings = PersonalSettings.for_network(unet)
     codec = Codec(vae, side, torch.bfloat16, gradient_checkpointing=settings.checkpointing)
