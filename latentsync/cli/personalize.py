@@ -1,6 +1,7 @@
 """`latentsync personalize`: a model of one person from recordings of them."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -62,10 +63,10 @@ def personalize(
     request.check()
     if not (consent or preview or _agreed(CONSENT)):
         raise UserError(f"{CONSENT} If that is so, add --consent.")
-    stopped: list[bool] = []
+    stop = _Stop()
     try:
-        with stop_on_signals(lambda: stopped.append(True)):
-            made = make(request, LinesAndBar(), lambda: bool(stopped))
+        with stop_on_signals(stop.ask):
+            made = make(request, LinesAndBar(), stop.is_asked)
     except FootageError as error:
         raise UserError(f"{error} To train all the same, add --anyway; --face says which person is meant.") from error
     if made.after is None:
@@ -74,6 +75,23 @@ def personalize(
     typer.echo(f"{made.lora} after {made.steps} steps in {duration(made.seconds)}; see {made.page}")
     for name in ("opening", "similarity", "sharpness"):
         typer.echo(f"  {name} on held-out seconds: {getattr(made.before, name):.2f} → {getattr(made.after, name):.2f}")
+
+
+@dataclass
+class _Stop:
+    """Ctrl-C ends the command at once while clips are read, and the second time; training is saved first."""
+
+    training: bool = False
+    asked: bool = False
+
+    def ask(self) -> None:
+        if self.asked or not self.training:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def is_asked(self) -> bool:
+        self.training = True
+        return self.asked
 
 
 def _agreed(question: str) -> bool:

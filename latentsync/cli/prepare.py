@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..prepare.workspace import Item, Kind, Plan
 
 INCOMPLETE = 1
-"""Exit codes: some items failed and a second run tries them again; Ctrl-C."""
+"""Exit code: some items failed, and a second run tries them again."""
 
 _WHERE = "Where it runs"
 

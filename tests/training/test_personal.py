@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import signal
 import subprocess
 import sys
 import wave
@@ -442,6 +443,21 @@ def test_the_command_says_how_to_train_all_the_same(recording, tmp_path, monkeyp
     said = CliRunner().invoke(app, ["personalize", str(recording), "-o", str(tmp_path / "me.safetensors"), "--consent"])
     assert said.exit_code == 2
     assert "a good model. To train all the same, add --anyway; --face says" in said.stderr
+
+
+@pytest.mark.parametrize(("training", "times", "code"), [(False, 1, 130), (True, 1, 1), (True, 2, 130)])
+def test_ctrl_c_ends_at_once_where_nothing_is_saved(recording, tmp_path, monkeypatch, training, times, code):
+    def make(request, report, should_stop):
+        assert not (training and should_stop())
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+        assert should_stop()
+        raise UnfinishedError("stopped at step 3")
+
+    monkeypatch.setattr(run, "personalize", make)
+    done = CliRunner().invoke(app, ["personalize", str(recording), "-o", str(tmp_path / "me.safetensors"), "--consent"])
+    assert done.exit_code == code
+    assert ("the same command continues" if code == 130 else "stopped at step 3") in done.stderr
 
 
 def test_silence_is_refused(recording, tmp_path):
