@@ -102,9 +102,8 @@ def resample(frame: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
     shrinks = 1 / np.linalg.norm(matrix[:, :2], axis=1)
     fine_x, fine_y = (1 if shrink <= 1.25 else int(np.ceil(shrink - 0.25)) for shrink in shrinks.tolist())
     fine = rescaled(matrix, fine_x, fine_y)
-    if fine_x == fine_y == 1:
-        return _warp(frame, fine, (side, side), cv2.INTER_CUBIC)
-    return cv2.resize(_warp(frame, fine, (side * fine_x, side * fine_y)), (side, side), interpolation=cv2.INTER_AREA)
+    warped = _warp(frame, fine, (side * fine_x, side * fine_y), cv2.INTER_CUBIC)  # linear would blur what is averaged
+    return cv2.resize(warped, (side, side), interpolation=cv2.INTER_AREA)
 
 
 def _warp(frame: np.ndarray, matrix: np.ndarray, size: tuple[int, int], flags: int = cv2.INTER_LINEAR) -> np.ndarray:

@@ -28,6 +28,10 @@ background, while below it a chin needs room that says another word than the sou
 MOUTH_REACH = (0.65, 0.35, 0.6)
 """Half width of the mouth's area, its height above and below the lips' center, in widths of the mouth. There no texture
 of the source is taken over: its lips are elsewhere."""
+SHARPEN, SHARPEN_SIGMA = 0.6, 0.5
+"""Strength and width (pixels of the crop) of the sharpening of a crop that is enlarged. Chosen by what comes nearest, in
+PSNR and SSIM, to portraits that were cut out and put back at 1.5 to 5 times the crop's size."""
+SHARPEN_FROM, SHARPEN_FULL = 1.25, 1.5  # pixels of the frame for one of the crop
 TEXTURE_SIGMA = 1.5  # pixels of the frame: what is finer is texture and grain
 TEXTURE_CLIP = 3.0  # stronger than so many times the usual detail is an edge of the old picture, not texture
 
@@ -114,6 +118,7 @@ def layer(
         soft = soft * (1 - mask.astype(np.float32) / 255)
     if look.match:
         crop = match_color(crop, frame, to_crop, soft)
+    crop = _sharpened(crop, 1 / scale)
     local = to_crop.copy()
     local[:, 2] += to_crop[:, :2] @ (box[1].start, box[0].start)
     alpha = _to_frame(soft, local, area).clip(0, 1)  # interpolation rounds
@@ -122,6 +127,15 @@ def layer(
         skin = alpha * (1 - _to_frame(_mouth_area(seen, resolution), local, area))
         pixels = match_texture(pixels, area, skin)
     return Layer(box, pixels, alpha * np.float32(weight))
+
+
+def _sharpened(crop: np.ndarray, enlarged: float) -> np.ndarray:
+    """Against what a crop loses where it is made smaller and larger again. enlarged: pixels of the frame for one."""
+    strength = SHARPEN * min(1.0, (enlarged - SHARPEN_FROM) / (SHARPEN_FULL - SHARPEN_FROM))
+    if strength <= 0:
+        return crop
+    crop = crop.astype(np.float32)
+    return crop + strength * (crop - cv2.GaussianBlur(crop, (0, 0), SHARPEN_SIGMA))
 
 
 def face_outline(points68: np.ndarray, resolution: int) -> np.ndarray:
