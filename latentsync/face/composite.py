@@ -29,8 +29,8 @@ MOUTH_REACH = (0.65, 0.35, 0.6)
 """Half width of the mouth's area, its height above and below the lips' center, in widths of the mouth. There no texture
 of the source is taken over: its lips are elsewhere."""
 SHARPEN, SHARPEN_SIGMA = 0.6, 0.5
-"""Strength and width (pixels of the crop) of the sharpening of a crop that is enlarged. Chosen by what comes nearest, in
-PSNR and SSIM, to portraits that were cut out and put back at 1.5 to 5 times the crop's size."""
+"""Strength and width (pixels of the crop) of the sharpening of a crop that is enlarged: what came nearest, in PSNR and
+SSIM, to portraits that were cut out and put back at 1.5 to 5 times the crop's size."""
 SHARPEN_FROM, SHARPEN_FULL = 1.25, 1.5  # pixels of the frame for one of the crop
 TEXTURE_SIGMA = 1.5  # pixels of the frame: what is finer is texture and grain
 TEXTURE_CLIP = 3.0  # stronger than so many times the usual detail is an edge of the old picture, not texture

@@ -17,18 +17,19 @@ from .vae import SCALING, VAE
 @dataclass(frozen=True)
 class TinyConfig:
     """blocks: how many follow each convolution but the last, from the picture to the latents; (1, 3, 3, 3) is
-    TAESD's. decoder_blocks: the same from the latents to the picture. widths: of the encoder and the decoder."""
+    TAESD's. decoder_blocks, decoder_widths: of each level from the latents to the picture. width: of the encoder."""
 
     blocks: tuple[int, ...] = (1, 3, 3, 3)
     decoder_blocks: tuple[int, ...] = (3, 3, 3, 1)
-    widths: tuple[int, int] = (64, 64)
+    width: int = 64
+    decoder_widths: tuple[int, ...] = (64, 64, 64, 64)
     latent_channels: int = 4
     colors: int = 3
 
     @property
     def block_out_channels(self) -> tuple[int, ...]:
         """Under the name that an AutoencoderKL's config has: a width for each level."""
-        return (self.widths[1],) * len(self.blocks)
+        return self.decoder_widths
 
 
 class TinyBlock(nn.Module):
@@ -46,7 +47,7 @@ class TinyBlock(nn.Module):
 class TinyEncoder(nn.Module):
     def __init__(self, config: TinyConfig) -> None:
         super().__init__()
-        width = config.widths[0]
+        width = config.width
         layers: list[nn.Module] = []
         for level, blocks in enumerate(config.blocks):
             if level == 0:
@@ -64,16 +65,16 @@ class TinyEncoder(nn.Module):
 class TinyDecoder(nn.Module):
     def __init__(self, config: TinyConfig) -> None:
         super().__init__()
-        width, last = config.widths[1], len(config.decoder_blocks) - 1
+        widths, last = config.decoder_widths, len(config.decoder_blocks) - 1
         layers: list[nn.Module] = [
-            nn.Conv2d(config.latent_channels, width, 3, padding=1),
+            nn.Conv2d(config.latent_channels, widths[0], 3, padding=1),
             nn.ReLU(inplace=True),
         ]
-        for level, blocks in enumerate(config.decoder_blocks):
+        for level, (width, blocks) in enumerate(zip(widths, config.decoder_blocks, strict=True)):
             layers += [TinyBlock(width) for _ in range(blocks)]
             if level < last:
                 layers.append(nn.Upsample(scale_factor=2))
-            out = width if level < last else config.colors
+            out = widths[level + 1] if level < last else config.colors
             layers.append(nn.Conv2d(width, out, 3, padding=1, bias=level == last))
         self.layers = nn.Sequential(*layers)
 

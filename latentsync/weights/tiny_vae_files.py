@@ -89,19 +89,25 @@ def config_from_shapes(shapes: Mapping[str, Shape]) -> TinyConfig:
         )
     try:
         width, colors = shapes["encoder.layers.0.weight"][:2]
-        decoder_width, latents = shapes["decoder.layers.0.weight"][:2]
-    except (KeyError, ValueError) as error:
+        latents = shapes["decoder.layers.0.weight"][1]
+        widths = [shapes[f"decoder.layers.{i}.weight"][0] for i, kind in _layers(shapes, "decoder") if kind == "c"]
+    except (KeyError, ValueError, IndexError) as error:
         raise UserError(f"missing or misshapen: a first convolution ({error.args[0]}).") from error
-    return TinyConfig(blocks["encoder"], blocks["decoder"], (width, decoder_width), latents, colors)
+    return TinyConfig(blocks["encoder"], blocks["decoder"], width, tuple(widths[:-1]), latents, colors)
 
 
 def _blocks(shapes: Mapping[str, Shape], half: str) -> tuple[int, ...]:
     """How many blocks follow each convolution but the last: (1, 3, 3, 3) for TAESD's encoder."""
+    return tuple(len(run) for run in "".join(kind for _, kind in _layers(shapes, half)).split("c")[1:-1])
+
+
+def _layers(shapes: Mapping[str, Shape], half: str) -> list[tuple[int, str]]:
+    """The numbers of convolutions ("c") and blocks ("b") in order."""
     layers: dict[int, str] = {}
     for key in shapes:
         if found := re.match(rf"{half}\.layers\.(\d+)\.(weight|bias)?", key):
             layers[int(found[1])] = "c" if found[2] else "b"
-    return tuple(len(run) for run in "".join(layers[i] for i in sorted(layers)).split("c")[1:-1])
+    return sorted(layers.items())
 
 
 def build(state: Mapping[str, Tensor]) -> TinyAutoencoder:

@@ -99,6 +99,16 @@ def export(run: Run, out: Path, taesd: Taesd = "taesd") -> None:
 
 
 @app.command()
+def slim(run: Run, file: Path, out: Path, steps: int | None = None) -> None:
+    """Write an exported model again with a decoder that takes half the time, taught by its own; or resume."""
+    from .data import load_people
+    from .slim import SlimTraining, train_slim
+
+    settings = SlimTraining() if steps is None else SlimTraining(steps=steps)
+    train_slim(file, run / "scenes", load_people(run / "people"), run, out, settings, on_report=show)
+
+
+@app.command()
 def evaluate(
     media: Media,
     checkpoint: str = "nano",

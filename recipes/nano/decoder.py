@@ -65,13 +65,16 @@ class DecoderTrainer(Trainer):
             mouths.append(scenes.mouths[which])
         return torch.stack(latents).float(), torch.stack(mouths)
 
-    def train_step(self) -> dict[str, Tensor]:
-        settings = self.settings
+    def pictures(self) -> tuple[Tensor, Tensor]:
+        """(N, 3, h, w) in [-1, 1]: decoded, and what they should be."""
         latents, mouths = self.batch()
         tile = mouth_tile(self.random)
         with torch.autocast("cpu", torch.bfloat16):
-            images = decode_tile(self.vae, latents, tile).float()
-        true = tile_of(mouths, tile)
+            return decode_tile(self.vae, latents, tile).float(), tile_of(mouths, tile)
+
+    def train_step(self) -> dict[str, Tensor]:
+        settings = self.settings
+        images, true = self.pictures()
         losses = plain_losses(images, true)
         total = losses["l1"] + settings.edge_weight * losses["edges"] + settings.tone_weight * losses["tones"]
         total = total + settings.texture_weight * losses["texture"]

@@ -10,7 +10,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import save_file
 
 from latentsync.errors import UserError
-from latentsync.models.tiny_vae import TinyVAE
+from latentsync.models.tiny_vae import TinyAutoencoder, TinyConfig, TinyVAE
 from latentsync.weights import registry
 from latentsync.weights.convert import save_model
 from latentsync.weights.identify import identify
@@ -310,6 +310,24 @@ def test_a_tiny_vae_of_another_size(tmp_path):
     vae = load_vae(tmp_path / "vae.safetensors")
     assert (vae.channels, vae.factor) == (6, 2)
     assert torch.allclose(vae.decode(torch.ones(1, 6, 4, 4)), model.decode(torch.ones(1, 6, 4, 4)).sample, atol=1e-5)
+
+
+def test_a_decoder_that_gets_narrower(tmp_path):
+    """Against the same sums by hand."""
+    vae = TinyVAE(TinyAutoencoder(TinyConfig((1, 1), (1, 2), 4, (8, 6)))).eval().requires_grad_(False)
+    save_file(vae.model.state_dict(), tmp_path / "vae.safetensors")
+    again, latents = load_vae(tmp_path / "vae.safetensors"), torch.randn(1, 4, 4, 4)
+    layers = again.model.decoder.layers
+    assert [layer.weight.shape[:2] for layer in layers if isinstance(layer, torch.nn.Conv2d)] == [
+        (8, 4),
+        (6, 8),
+        (3, 6),
+    ]
+    x = 3 * torch.tanh(latents / 3)
+    for layer in layers:
+        x = layer(x.clone())
+    assert torch.allclose(again.decode(latents), x * 2 - 1, atol=1e-6)
+    assert torch.allclose(again.decode(latents, 4)[:, :, 4:], x[:, :, 4:] * 2 - 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("top", [1, 16, 37, 72, 88, 120])

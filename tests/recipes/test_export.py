@@ -24,7 +24,7 @@ def tiny_vae(seed=0):
     """An autoencoder of TAESD's kind with few channels."""
     torch.manual_seed(seed)
     blocks = (1,) * 4
-    return TinyVAE(TinyAutoencoder(TinyConfig(blocks, blocks, (8, 8)))).eval().requires_grad_(False)
+    return TinyVAE(TinyAutoencoder(TinyConfig(blocks, blocks, 8, (8,) * 4))).eval().requires_grad_(False)
 
 
 def test_a_finished_run_becomes_a_file_that_loads(face, speakers_two, tmp_path):
