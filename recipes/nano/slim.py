@@ -94,12 +94,10 @@ class SlimTrainer(DecoderTrainer):
             noise = torch.randn_like(reference)
             inputs.append(torch.cat((noise, self.mask[None], scenes.masked[which].float(), reference)))
             tokens.append(torch.from_numpy(self.people[person].audio[int(scenes.frame[which, state])]).float())
-        made = (
-            [self.unet(torch.stack(inputs)[:, :, None], NOISIEST, torch.stack(tokens)[:, None])[:, :, 0]]
-            if inputs
-            else []
-        )
-        return torch.cat((*made, *(one[None] for one in encoded)))
+        if not inputs:
+            return torch.stack(encoded)
+        made = self.unet(torch.stack(inputs)[:, :, None], NOISIEST, torch.stack(tokens)[:, None])[:, :, 0]
+        return torch.cat((made, torch.stack(encoded)))
 
 
 def train_slim(

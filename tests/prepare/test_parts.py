@@ -123,6 +123,8 @@ def test_a_clip_keeps_every_frame_and_every_sample(tmp_path):
     for name in ("one.mp4", "two.mp4"):
         assert io.write_clip(tmp_path / name, 64, iter(frames), sound) == 18
     assert (tmp_path / "one.mp4").read_bytes() == (tmp_path / "two.mp4").read_bytes()
+    # x264 states its options in the stream; with its tree of blocks the bytes vary now and then
+    assert b"mbtree=0" in (tmp_path / "one.mp4").read_bytes()
     info = probe(tmp_path / "one.mp4")
     assert (info.fps, info.frames, info.width, info.height, info.variable_rate) == (25, 18, 64, 64, False)
     with VideoReader(info) as reader:
