@@ -7,31 +7,50 @@ from .align import face_size
 from .detect import FaceFinder
 from .mask import mouth_mask
 
-CHIN = 8
+NOSE, CHIN = 33, 8
 UPPER, LOWER = (60, 61, 62, 63, 64), (60, 67, 66, 65, 64)
 """Inner lips from left to right corner, as seen."""
-PRESS = 0.01  # share of the crop by which lips overlap when they are closed, or a dark line would be left
+UPPER_EDGE, LOWER_EDGE = (48, 49, 50, 51, 52, 53, 54), (48, 59, 58, 57, 56, 55, 54)
+"""Where the skin begins."""
+PRESS = 0.008  # share of the crop that each lip hides of the other when they are closed, or a dark line would be left
+ARCH = 0.35
+"""How far a closed mouth's line keeps the arch of the open upper lip; 0 is straight from corner to corner."""
 
 
 def close_lips(crop: np.ndarray, points68: np.ndarray, amount: float) -> np.ndarray:
-    """The crop with its lips closed by a share of their gap: the lower lip and the skin below move up, and what is
-    between the lips shrinks.
+    """The crop with its lips closed by a share of their gap: both lips move as they are to the line where they meet,
+    the skin up to nose and chin is stretched, and what is between the lips shrinks.
 
     crop: (R, R, 3) uint8 or float32. points68: (68, 2) pixels of the crop. amount: 0 to 1.
     """
     side = len(crop)
     columns, rows = np.meshgrid(np.arange(side, dtype=np.float32), np.arange(side, dtype=np.float32))
     upper, lower = (_line(points68[list(part)], side) for part in (UPPER, LOWER))
-    gap = (lower - upper).clip(0)
-    moved = amount * (gap + PRESS * side * np.minimum(1, gap / (0.01 * side)))
-    shown = (gap - moved).clip(0)  # what is left between the lips
-    chin = max(float(points68[CHIN, 1]), float(lower.max()) + 0.1 * side)
-    edge = upper + shown
-    below = ((rows - edge) / np.maximum(1, chin - edge)).clip(0, 1)
-    source = np.where(rows >= edge, rows + moved * (1 - below) ** 2, rows)
-    inside = (rows > upper) & (rows < edge)
-    source = np.where(inside, upper + (rows - upper) * gap / np.maximum(shown, 1e-3), source)
+    lower = np.maximum(upper, lower)
+    gap = lower - upper
+    corners = _line(points68[[UPPER[0], UPPER[-1]]], side)
+    meet = np.clip(corners + ARCH * (upper - corners), upper, lower)
+    hidden = amount**2 * PRESS * side * np.minimum(1, gap / (0.01 * side))
+    top, bottom = upper + amount * (meet - upper), lower - amount * (lower - meet)
+    above, below = (_line(points68[list(part)], side) for part in (UPPER_EDGE, LOWER_EDGE))
+    above, below = np.minimum(above, upper), np.maximum(below, lower)
+    nose = np.minimum(points68[NOSE, 1], above - 0.02 * side)
+    chin = np.maximum(points68[CHIN, 1], below + 0.1 * side)
+    down, up = top - upper, lower - bottom + 2 * hidden
+    high = np.where(rows < above + down, _stretched(rows, (nose, above + down), (nose, above)), rows - down)
+    low = np.where(rows > below - up, _stretched(rows, (below - up, chin), (below, chin)), rows + up)
+    between = upper + (rows - top) * gap / np.maximum(bottom - top, 1e-3)
+    source = np.where(rows <= top - hidden, high, np.where(rows < bottom - hidden, between, low))
     return cv2.remap(crop, columns, source.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _stretched(rows: np.ndarray, here: tuple[np.ndarray, ...], there: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Where stretched skin comes from; at both ends its scale is unchanged (a cubic Hermite spline). What
+    is outside goes with the nearer end."""
+    length = here[1] - here[0]
+    t = ((rows - here[0]) / length).clip(0, 1)
+    inner = there[0] + length * (2 * t**3 - 3 * t**2 + t) + (there[1] - there[0]) * (3 * t**2 - 2 * t**3)
+    return inner + np.minimum(rows - here[0], 0) + np.maximum(rows - here[1], 0)
 
 
 def _line(points: np.ndarray, side: int) -> np.ndarray:
