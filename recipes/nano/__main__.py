@@ -65,11 +65,31 @@ def unet(run: Run, taesd: Taesd = "taesd", steps: int | None = None) -> None:
 
     from .data import load_people
     from .decoder import with_tuned_decoder
-    from .unet import UNetTraining, train_unet
+    from .unet import UNetTraining, settings_of, train_unet
 
-    settings = UNetTraining() if steps is None else UNetTraining(steps=steps)
-    vae = with_tuned_decoder(_original(taesd), run)
+    begun = (run / "unet.pt").exists()
+    settings = settings_of(run / "unet.pt") if begun else UNetTraining()
+    settings = replace(settings, steps=steps or settings.steps)
+    vae = _original(taesd) if begun else with_tuned_decoder(_original(taesd), run)
     train_unet(run / "scenes", load_people(run / "people"), run, settings, vae, on_report=show)
+
+
+@app.command()
+def again(run: Run, file: Path) -> None:
+    """Prepare to train a finished model further by `unet`: on other scenes, say."""
+    from latentsync.weights.whisper_files import load_whisper
+
+    from .again import start_again
+    from .audio import Voices, silent_tokens
+    from .data import load_people
+    from .hearing import Hearing, HearingTraining
+    from .scenes import load_scenes
+    from .unet import Shapes
+
+    people = load_people(run / "people")
+    hearing = Hearing(Shapes(people), Voices(people, silent_tokens(load_whisper("tiny.en"))), HearingTraining())
+    hearing.train(on_report=show)
+    start_again(file, load_scenes(run / "scenes"), people, hearing, run / "unet.pt")
 
 
 @app.command()

@@ -79,6 +79,13 @@ class Hearing:
         self.schedule.step()
         return float(loss.detach())
 
+    def train(self, on_report: Report | None = None) -> None:
+        settings, errors = self.settings, []
+        for step in range(1, settings.steps + 1):
+            errors.append(self.train_step())
+            if on_report and step % settings.report_every == 0:
+                on_report({"step": step, "error": round(float(np.mean(errors[-settings.report_every :])), 4)})
+
     @torch.no_grad()
     def state(self, teller: nn.Linear) -> dict[str, Tensor]:
         """The tensors of the U-Net's audio_projection, for plain tokens."""
@@ -100,11 +107,8 @@ def teach_hearing(
     weight = saved["teller"]["weight"]
     teller = nn.Linear(weight.shape[1], weight.shape[0])
     teller.load_state_dict(saved["teller"])
-    hearing, errors = Hearing(shapes, voices, settings), []
-    for step in range(1, settings.steps + 1):
-        errors.append(hearing.train_step())
-        if on_report and step % settings.report_every == 0:
-            on_report({"step": step, "error": round(float(np.mean(errors[-settings.report_every :])), 4)})
+    hearing = Hearing(shapes, voices, settings)
+    hearing.train(on_report)
     heard = {f"audio_projection.{name}": value for name, value in hearing.state(teller).items()}
     kept = {name: saved[name] for name in ("settings", "step", "average_decoder")}
     with atomic_path(path) as unfinished:

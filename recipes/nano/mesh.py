@@ -11,7 +11,7 @@ STABLE = (33, 133, 362, 263, 168, 6, 197, 195, 5, 4, 1, 70, 300, 105, 334, 107, 
 """Eyes, bridge and tip of the nose, brows, temples: they move with the head, hardly with speech."""
 INNER = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
 """The inner lips, all round: the upper one from the left corner, then the lower one back."""
-NOSE_BASE, UPPER, LOWER, LEFT, RIGHT = 2, 13, 14, 78, 308
+NOSE_BASE, UPPER, LOWER, LEFT, RIGHT, CHIN = 2, 13, 14, 78, 308, 152
 CHEEKS = (50, 205, 280, 425)
 RING = 1.45
 """Size of a ring of fixed points around the face's oval: up to there the picture outside gives way."""

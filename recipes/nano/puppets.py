@@ -7,6 +7,7 @@ what shows between the lips comes from a frame of a speaker whose mouth has the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 import cv2
@@ -16,13 +17,19 @@ from latentsync.face.align import face_size
 
 from . import mesh as geometry
 from .data import MARGIN, RESOLUTION, Person, face_to_crop
+from .inside import closed_frame, in_picture, mouth_inside, skin_color, teeth_of
 
 SHARP_SPEAKERS = ("latentsync_demo", "obama_", "reagan_")
 """Clips whose mouths are large enough to be shown in other faces."""
+TEETH = "london-100"
+"""Whose teeth are shown by whoever does not show their own."""
 STRONG = 0.32
 """Opening over width of the mouth that a speaker's widest vowels (its 95th percentile) are brought to, within GAIN."""
 GAIN = (0.8, 1.35)
 TEETH_SATURATION = 0.55
+TEETH_TINT = 0.4
+RAISED = 0.04
+"""Of the width of the mouth: by how much others' teeth are moved up, since a smile's lip hides their edges."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,8 @@ class Speakers:
             if p.speaks
         }
         self.sharp = [i for i in self.frames if people[i].name.startswith(SHARP_SPEAKERS)]
+        smiles = [p for p in people if p.name == TEETH] or people
+        self.teeth = next((t for p in smiles for f in range(len(p.crops)) if (t := teeth_of(p, f))), None)
 
     def movement(self, speech: Speech) -> np.ndarray:
         """(468, 3) in units of the mouth's width at rest."""
@@ -156,9 +165,15 @@ class Puppet:
     """One picture of a person, with one look, that can say anything."""
 
     def __init__(
-        self, person: Person, frame: int, speakers: Speakers, inside: int, look: Look, random: np.random.Generator
+        self,
+        person: Person,
+        frame: int,
+        speakers: Speakers,
+        inside: int | None,
+        look: Look,
+        random: np.random.Generator,
     ) -> None:
-        """inside: the speaker whose mouth is shown between the lips."""
+        """inside: the speaker whose mouth is shown between the lips, or None for the picture's own teeth."""
         self.person, self.frame, self.speakers, self.inside, self.look = person, frame, speakers, inside, look
         self.crop = look.taken(person.crops[frame], random)
         self.mesh = person.mesh[frame].astype(np.float64)
@@ -168,6 +183,20 @@ class Puppet:
         self.to_wide = face_to_crop(RESOLUTION)
         self.to_crop = look.matrix @ np.concatenate([self.to_wide, [[0, 0, 1]]])
         self.still = self._in_crop(self.mesh)
+        self.skin = skin_color(self.crop, in_picture(self.mesh, self.to_wide))
+
+    @cached_property
+    def teeth(self) -> tuple[np.ndarray, np.ndarray]:
+        """Those that the picture shows, else others in its light; they stay where they are, see Teeth.shown."""
+        own = teeth_of(self.person, self.frame, self.crop)
+        teeth = own or self.speakers.teeth
+        if teeth is None:
+            raise ValueError("nobody's teeth are known: no still smiles")
+        frame = closed_frame(self.closed)
+        if own is None:
+            frame = frame - (frame[2] - frame[:2].mean(0)) * RAISED
+        crop, mask = teeth.shown(self._in_crop(frame), self.look.side)
+        return (crop if own else crop * _light(teeth.skin, self.skin, TEETH_TINT)), mask
 
     def _turn_from_speaker(self, rest: np.ndarray) -> np.ndarray:
         """(3, 3) rotation from the pose in which a speaker rests to this face's."""
@@ -175,7 +204,7 @@ class Puppet:
         return turn / np.cbrt(np.linalg.det(turn))
 
     def _in_crop(self, mesh: np.ndarray) -> np.ndarray:
-        return mesh[:, :2] @ self.to_crop[:, :2].T + self.to_crop[:, 2]
+        return in_picture(mesh, self.to_crop)
 
     def natural(self) -> np.ndarray:
         """(R, R, 3) uint8: the picture as it was taken."""
@@ -208,28 +237,30 @@ class Puppet:
             return self.natural()
         moved = self._moved(speech)
         target = self._in_crop(moved)
-        source = self.mesh[:, :2] @ self.to_wide[:, :2].T + self.to_wide[:, 2]
+        source = in_picture(self.mesh, self.to_wide)
         maps = geometry.warp_maps(
             source, target, self.still, cv2.invertAffineTransform(self.look.matrix), self.look.side
         )
         picture = cv2.remap(self.crop, maps[0], maps[1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         opening, width = self._shape(moved)
         if opening > 0.03:
-            picture = self._with_inside(picture, target, self.speakers.like(self.inside, opening, width))
+            alpha = geometry.inner_mask(target, self.look.side)
+            if self.inside is None:
+                inside = mouth_inside(target, opening, self.skin, *self.teeth)
+            else:
+                inside = self._of_speaker(target, self.speakers.like(self.inside, opening, width))
+            picture = picture * (1 - alpha) + inside * alpha
         return self.look.colored(picture.astype(np.float32))
 
-    def _with_inside(self, picture: np.ndarray, target: np.ndarray, shown: Speech) -> np.ndarray:
-        """The picture with what the speaker's mouth shows between its lips."""
+    def _of_speaker(self, target: np.ndarray, shown: Speech) -> np.ndarray:
+        """(side, side, 3): what a speaker's mouth shows between its lips, brought to these."""
         speaker = self.speakers.people[shown.person]
-        points = speaker.mesh[shown.frame][:, :2] @ self.to_wide[:, :2].T + self.to_wide[:, 2]
+        points = in_picture(speaker.mesh[shown.frame], self.to_wide)
         matrix = cv2.getAffineTransform(_mouth_frame(points), _mouth_frame(target))
         crop = speaker.crops[shown.frame]
         size = (self.look.side,) * 2
         inside = cv2.warpAffine(crop, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-        own_points = self.mesh[:, :2] @ self.to_wide[:, :2].T + self.to_wide[:, 2]
-        inside = _toned(inside.astype(np.float32), _skin(crop, points), _skin(self.crop, own_points))
-        alpha = geometry.inner_mask(target, self.look.side)
-        return picture * (1 - alpha) + inside * alpha
+        return _toned(inside.astype(np.float32), skin_color(crop, points), self.skin)
 
 
 def _mouth_frame(points: np.ndarray) -> np.ndarray:
@@ -239,18 +270,17 @@ def _mouth_frame(points: np.ndarray) -> np.ndarray:
     return np.stack([points[geometry.LEFT], points[geometry.RIGHT], (upper + lower) / 2 + (0, half)]).astype(np.float32)
 
 
-def _skin(crop: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(3,) mean color of both cheeks."""
-    spots = np.round(points[list(geometry.CHEEKS)]).astype(int)
-    return np.mean([crop[y - 3 : y + 4, x - 3 : x + 4].reshape(-1, 3).mean(0) for x, y in spots], 0)
+def _light(theirs: np.ndarray, ours: np.ndarray, tint: float = 1.0) -> np.ndarray:
+    """(3,) factor from the light on one face to that on another: as bright as its skin lets expect, but no more than by
+    a third."""
+    light = np.clip(np.sqrt(ours.mean() / theirs.mean()), 0.65, 1.3)
+    tinted = np.clip((ours / ours.mean()) / (theirs / theirs.mean()), 0.85, 1.15) ** tint
+    return (light * tinted).astype(np.float32)
 
 
 def _toned(inside: np.ndarray, theirs: np.ndarray, ours: np.ndarray) -> np.ndarray:
-    """The inside of a mouth in another face's light: as bright as its skin lets expect, but no more than by a third,
-    and teeth (what is bright) no more colored than teeth are."""
-    light = np.clip(np.sqrt(ours.mean() / theirs.mean()), 0.65, 1.3)
-    tint = np.clip((ours / ours.mean()) / (theirs / theirs.mean()), 0.85, 1.15)
-    inside = inside * (light * tint).astype(np.float32)
+    """The inside of a mouth in another face's light, and teeth (what is bright) no more colored than teeth are."""
+    inside = inside * _light(theirs, ours)
     gray = inside.mean(-1, keepdims=True)
     bright = np.clip((gray / ours.mean() - 0.35) / 0.25, 0, 1)
     return gray + (inside - gray) * (1 - (1 - TEETH_SATURATION) * bright)

@@ -26,8 +26,6 @@ STATES = 7
 """Of a scene: the picture as it was taken, then six in which it speaks or is silent."""
 P_PORTRAIT = 0.65
 """Share of scenes with stills, of which there are more people; the others take frames of clips."""
-P_OWN_INSIDE = 0.8
-"""Chance that a clip's frame shows its own speaker's mouth inside."""
 P_SILENT = 0.08
 PER_FILE = 16
 
@@ -80,9 +78,7 @@ class SceneMaker:
         who = self.stills[int(random.integers(len(self.stills)))] if portrait else self._clip()
         person = self.people[who]
         frame = int(random.integers(person.train_frames))
-        sharp = self.speakers.sharp
-        own = not portrait and (who in sharp or random.random() < P_OWN_INSIDE)
-        inside = who if own else sharp[int(random.integers(len(sharp)))]
+        inside = who if who in self.speakers.sharp else None
         return Puppet(person, frame, self.speakers, inside, random_look(random), random), -1 if portrait else who
 
     def speeches(self, clip: int) -> list[Speech]:

@@ -94,7 +94,7 @@ class StillEvaluation:
         person, frame = self.portraits()[number]
         talk, foreign = (self.spoken[(number + k) % len(self.spoken)] for k in (0, 1))
         random = np.random.default_rng(number)
-        puppet = Puppet(person, frame, self.speakers, talk.person, upright_look(), random)
+        puppet = Puppet(person, frame, self.speakers, None, upright_look(), random)
         true = np.stack([puppet.says(Speech(talk.person, f)) for f in talk.frames])
         picture = puppet.natural()
         own, other = (self._made(picture, t, len(true)) for t in (talk, foreign))

@@ -305,6 +305,10 @@ class UNetTrainer(Trainer):
         return {"updates": self.average, "decoder_updates": self.average_decoder}
 
 
+def settings_of(checkpoint: Path) -> UNetTraining:
+    return UNetTraining(**torch.load(checkpoint, weights_only=True)["settings"])
+
+
 def train_unet(
     scenes: Path,
     people: Sequence[Person],

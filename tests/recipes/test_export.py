@@ -11,11 +11,12 @@ from latentsync.models.tiny_vae import TinyAutoencoder, TinyConfig, TinyVAE
 from latentsync.weights.identify import identify
 from latentsync.weights.load import load_unet
 from latentsync.weights.vae_files import load_vae
+from recipes.nano.again import start_again
 from recipes.nano.audio import Voices
 from recipes.nano.data import RESOLUTION
 from recipes.nano.export import DEFAULT_GUIDANCE, DEFAULT_STEPS, export, latent_rgb
 from recipes.nano.hearing import HearingTraining, teach_hearing
-from recipes.nano.unet import UNetTrainer
+from recipes.nano.unet import UNetTrainer, settings_of
 
 from .people import UNET, number_scenes, portrait
 
@@ -64,6 +65,12 @@ def test_a_finished_run_becomes_a_file_that_loads(face, speakers_two, tmp_path):
         told = trainer.teller(shapes).expand(-1, 50, -1)[None]
         assert torch.allclose(unet(sample, 999, audio), average(sample, 999, told), atol=0.02)
         assert not torch.allclose(trainer.unet(sample, 999, told), average(sample, 999, told), atol=0.05)
+
+    goes_on = start_again(path, [number_scenes(people, 1)], people, hearing, tmp_path / "again.pt", UNET)
+    for part, wanted in (("teller", trainer.teller), ("unet", average), ("average", average)):
+        for name, value in goes_on.parts()[part].state_dict().items():
+            assert torch.allclose(value, wanted.state_dict()[name], atol=3e-3), f"{part}.{name}"
+    assert settings_of(tmp_path / "again.pt") == UNET
 
     inside = {key.removeprefix("vae."): v for key, v in load_file(path).items() if key.startswith("vae.")}
     wanted = trainer.average_decoder.module.state_dict()
