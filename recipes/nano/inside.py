@@ -1,4 +1,4 @@
-"""What shows between the lips: upper teeth that stay with the head, behind them the dark, and a tongue.
+"""What shows between the lips: upper teeth that stay with the head, the dark behind them, and a tongue.
 
 All of it follows from the picture and the shape of the lips, so a network can learn to paint it sharply: frames of
 other speakers, chosen by the shape of their mouths, show teeth at one moment and the tongue at the next, and their mean
@@ -16,7 +16,7 @@ from .data import RESOLUTION, Person, face_to_crop
 SMILE = 0.12
 """Opening, over the width of the mouth, from which a still shows its teeth from edge to edge."""
 DARK, TONGUE = (0.20, 0.10, 0.10), (0.60, 0.36, 0.36)
-"""Colors over that of the skin."""
+"""Colors as shares of the skin's."""
 HIDDEN = 12
 """Pixels of teeth and gums that a smile's upper lip is taken to hide."""
 UPPER_LIP, LOWER_LIP = geometry.INNER[:11], (*geometry.INNER[10:], geometry.INNER[0])
@@ -58,11 +58,11 @@ def teeth_of(person: Person, frame: int, crop: np.ndarray | None = None) -> Teet
     if person.speaks or geometry.opening(points) < SMILE:
         return None
     to_wide = face_to_crop(RESOLUTION)
-    crop = person.crops[frame] if crop is None else crop
+    picture = person.crops[frame] if crop is None else crop
     wide = in_picture(points, to_wide)
-    mask = cv2.erode(geometry.inner_mask(wide, len(crop)), np.ones((3, 1), np.uint8))
+    mask = cv2.erode(geometry.inner_mask(wide, len(picture)), np.ones((3, 1), np.uint8))
     frame_wide = in_picture(closed_frame(person.closed(frame)), to_wide)
-    return Teeth(*_continued(crop, mask), frame_wide, skin_color(crop, wide))
+    return Teeth(*_continued(picture, mask), frame_wide, skin_color(picture, wide))
 
 
 def _continued(crop: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,8 @@
 
 The mesh of the clip's face, its head pose taken out, tells how lips, chin and jaw differ from the closed mouth. That
 movement, brought to the other face's pose and to the width of its mouth, moves its mesh, which carries the skin along;
-what shows between the lips comes from a frame of a speaker whose mouth has the same shape, its color matched.
+what shows between the lips is that of `inside`, or a frame of a speaker whose mouth has the same shape, its color
+matched.
 """
 
 from collections.abc import Sequence
