@@ -35,8 +35,9 @@ def watched(self, address):
     return connect(self, address)
 socket.socket.connect = watched
 
-def below(folder):
-    return sorted(os.path.join(at, name) for at, _, names in os.walk(folder) for name in names)
+def below(folder):  # but for the samples, which the first start puts there
+    paths = [os.path.join(at, name) for at, _, names in os.walk(folder) for name in names]
+    return sorted(path for path in paths if not os.path.basename(path).startswith("latentsync_"))
 
 def state():
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
