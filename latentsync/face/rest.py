@@ -45,8 +45,8 @@ def close_lips(crop: np.ndarray, points68: np.ndarray, amount: float) -> np.ndar
 
 
 def _stretched(rows: np.ndarray, here: tuple[np.ndarray, ...], there: tuple[np.ndarray, ...]) -> np.ndarray:
-    """Where stretched skin comes from; at both ends its scale is unchanged (a cubic Hermite spline). What
-    is outside goes with the nearer end."""
+    """Where stretched skin comes from; at both ends its scale is unchanged (a cubic Hermite spline). What is outside
+    goes with the nearer end."""
     length = here[1] - here[0]
     t = ((rows - here[0]) / length).clip(0, 1)
     inner = there[0] + length * (2 * t**3 - 3 * t**2 + t) + (there[1] - there[0]) * (3 * t**2 - 2 * t**3)

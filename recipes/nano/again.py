@@ -19,7 +19,7 @@ from .scenes import Scenes
 from .unet import UNetTrainer, UNetTraining
 
 AGAIN = UNetTraining(
-    steps=5000,
+    steps=2400,
     learning_rate=8e-4,
     easy_until=-2,
     mixed_from=-1,
