@@ -1,7 +1,6 @@
 """Which device and which number format to use when the user leaves it open."""
 
 import os
-import platform
 import time
 from functools import cache
 
@@ -15,7 +14,7 @@ TENSOR_CORES = 7
 """First CUDA capability whose half-precision arithmetic is faster than single precision everywhere (Volta)."""
 
 BF16_GAIN = 1.3
-"""How much faster it must be: with instructions of their own such numbers take half the time, without them far more."""
+"""How much faster it must be, so that noise does not decide: it is about twice as fast, or about half as fast."""
 
 
 def pick_device(name: str = "auto") -> str:
@@ -52,28 +51,30 @@ def pick_dtype(name: str, device: str) -> torch.dtype:
         return torch.float16 if torch.cuda.get_device_capability(device)[0] >= TENSOR_CORES else torch.float32
     if device == "mps":
         return torch.float16
-    return torch.bfloat16 if _multiplies_bf16() else torch.float32
+    return torch.bfloat16 if _gains_by_bf16() else torch.float32
 
 
-def _multiplies_bf16() -> bool:
-    """Whether this CPU multiplies bf16 numbers in hardware (AMX, AVX-512 BF16, Arm), about twice as fast as fp32 ones.
-
-    A torch that cannot tell has no get_capabilities (before 2.10); what it does not know of is tried.
-    """
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
-    return _seconds(torch.bfloat16) * BF16_GAIN < _seconds(torch.float32)
+def autocast(device: str) -> torch.autocast:
+    """Mixed precision with bf16; on a CPU that does not gain by it, none."""
+    kind = device.partition(":")[0]
+    return torch.autocast(kind, torch.bfloat16, enabled=kind != "cpu" or _gains_by_bf16())
 
 
 @cache
+def _gains_by_bf16() -> bool:
+    """Tried once, in about 20 ms, since a CPU's name and instructions do not tell: with AMX, on Arm and on AMD's with
+    AVX-512 BF16 such numbers take half the time of fp32, on Intel's with AVX-512 BF16 but without AMX, as virtual
+    machines often have, twice the time."""
+    return _seconds(torch.bfloat16) * BF16_GAIN < _seconds(torch.float32)
+
+
 def _seconds(dtype: torch.dtype) -> float:
-    """The shortest of three runs of a convolution like those that take most of the time."""
+    """The shortest of some runs of a convolution like those that take most of the time."""
     x = torch.ones(1, 64, 64, 64, dtype=dtype).contiguous(memory_format=torch.channels_last)
     weight = torch.ones(64, 64, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
     taken = []
     with torch.inference_mode():
-        for _ in range(4):  # the first one prepares
+        for _ in range(6):  # the first one prepares
             start = time.perf_counter()
             torch.nn.functional.conv2d(x, weight, padding=1)
             taken.append(time.perf_counter() - start)

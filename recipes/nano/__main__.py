@@ -35,9 +35,16 @@ def prepare(media: Media, run: Run, processes: int = 2) -> None:
 
 @app.command()
 def scenes(
-    run: Run, taesd: Taesd = "taesd", files: int = 300, first: int = 0, stride: int = 1, seed: int = 1247
+    run: Run,
+    taesd: Taesd = "taesd",
+    files: int = 300,
+    first: int = 0,
+    stride: int = 1,
+    seed: int = 1247,
+    portraits: float = 0.65,
 ) -> None:
-    """Make puppets and encode them, 16 scenes a file. --first, --stride: share the work among several processes."""
+    """Make puppets and encode them, 16 scenes a file. --first, --stride: share the work among several processes.
+    --portraits: share of scenes with stills; the others take frames of clips."""
     import torch
 
     from .data import load_people
@@ -45,7 +52,10 @@ def scenes(
 
     vae, people = _original(taesd, dtype=torch.bfloat16), load_people(run / "people")
     encode = torch.inference_mode()(vae.encode)
-    for number in write_scenes(people, encode, run / "scenes", first=first, last=files, stride=stride, seed=seed):
+    numbers = write_scenes(
+        people, encode, run / "scenes", first=first, last=files, stride=stride, seed=seed, p_portrait=portraits
+    )
+    for number in numbers:
         show(f"scenes/{number:05d} written")
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from latentsync.models.device import autocast
 from latentsync.models.vae import VAE
 from latentsync.training.loop import Report, Trainer, fit, trapezoid
 from latentsync.training.optim import averaged_model
@@ -69,7 +70,7 @@ class DecoderTrainer(Trainer):
         """(N, 3, h, w) in [-1, 1]: decoded, and what they should be."""
         latents, mouths = self.batch()
         tile = mouth_tile(self.random)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu"):
             return decode_tile(self.vae, latents, tile).float(), tile_of(mouths, tile)
 
     def train_step(self) -> dict[str, Tensor]:

@@ -59,8 +59,8 @@ def mouth_box(resolution: int) -> tuple[slice, slice]:
 class SceneMaker:
     """Draws scenes of the people that are trained on. Deterministic for a seed."""
 
-    def __init__(self, people: Sequence[Person], seed: int) -> None:
-        self.people = people
+    def __init__(self, people: Sequence[Person], seed: int, p_portrait: float = P_PORTRAIT) -> None:
+        self.people, self.p_portrait = people, p_portrait
         held_out = {p.name for p in held_out_portraits(people)}
         self.speakers = Speakers(people)
         self.stills = [i for i, p in enumerate(people) if not p.speaks and p.name not in held_out]
@@ -74,7 +74,7 @@ class SceneMaker:
     def puppet(self) -> tuple[Puppet, int]:
         """A picture of somebody with a random look; also the clip that it is from, or -1."""
         random = self.random
-        portrait = random.random() < P_PORTRAIT
+        portrait = random.random() < self.p_portrait
         who = self.stills[int(random.integers(len(self.stills)))] if portrait else self._clip()
         person = self.people[who]
         frame = int(random.integers(person.train_frames))
@@ -137,15 +137,16 @@ def make_scenes(maker: SceneMaker, encode: Encode, count: int) -> Scenes:
 
 
 def write_scenes(
-    people: Sequence[Person], encode: Encode, folder: Path, *, first: int, last: int, stride: int, seed: int
-) -> Iterator[int]:
+    people: Sequence[Person], encode: Encode, folder: Path, *,
+    first: int, last: int, stride: int, seed: int, p_portrait: float = P_PORTRAIT,
+) -> Iterator[int]:  # fmt: skip
     """Write files first, first + stride, … below last that are not there yet; yields their numbers."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(first, last, stride):
         path = folder / f"{number:05d}.safetensors"
         if path.exists():
             continue
-        scenes = make_scenes(SceneMaker(people, seed + number), encode, PER_FILE)
+        scenes = make_scenes(SceneMaker(people, seed + number, p_portrait), encode, PER_FILE)
         with atomic_path(path) as part:
             save_file(scenes.state(), part)
         yield number

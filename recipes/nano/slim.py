@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from latentsync.face.mask import latent_mask
+from latentsync.models.device import autocast
 from latentsync.models.tiny_vae import TinyAutoencoder, TinyVAE
 from latentsync.models.unet import UNet
 from latentsync.models.vae import VAE
@@ -67,7 +68,7 @@ class SlimTrainer(DecoderTrainer):
 
     def pictures(self) -> tuple[Tensor, Tensor]:
         latents, tile = self.latents(), self._tile()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu"):
             with torch.no_grad():
                 true = decode_tile(self.teacher, latents, tile).float()
             return decode_tile(self.vae, latents, tile).float(), true

@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel
 
 from latentsync.face.mask import latent_mask
+from latentsync.models.device import autocast
 from latentsync.models.unet import UNet
 from latentsync.models.unet_config import UNetConfig
 from latentsync.models.vae import VAE
@@ -219,7 +220,7 @@ class UNetTrainer(Trainer):
         noisy = bar.sqrt() * data["clean"] + (1 - bar).sqrt() * data["noise"]
         mask = self.mask.expand(settings.batch_size, 1, settings.frames, *self.mask.shape)
         # PyTorch's fused attention is slow backwards on a CPU: a quarter of the step
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with autocast("cpu"), sdpa_kernel(SDPBackend.MATH):
             made = self.unet(torch.cat((noisy, mask, data["masked"], data["reference"]), 1), timestep, told)
         made = made.float()
         losses = self.losses(made, data["clean"])
@@ -260,7 +261,7 @@ class UNetTrainer(Trainer):
             latents = torch.cat((true_latents[::3], latents[1::3], latents[2::3]))
             picked = np.concatenate((picked[::3], picked[1::3], picked[2::3]))
         tile = mouth_tile(self.random)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu"):
             images = decode_tile(self.vae, latents, tile).float()
         true = tile_of(mouths.flatten(0, 1)[picked], tile)
         losses = plain_losses(images, true)

@@ -8,6 +8,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...models.device import autocast
+
 DETAIL_GAIN = 8.0
 
 
@@ -64,14 +66,14 @@ class AdversarialLoss:
 
     def losses(self, made: Tensor, true: Tensor) -> dict[str, Tensor]:
         """made, true: (N, 3, H, W). d_loss: the critic's hinge loss; g_loss, features: losses of made."""
-        with torch.autocast(made.device.type, torch.bfloat16):
+        with autocast(made.device.type):
             real, fake = self.critic(true)[0], self.critic(made.detach())[0]
             hinge = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
         self.optimizer.zero_grad(set_to_none=True)
         hinge.backward()
         self._average_gradients()
         self.optimizer.step()
-        with torch.autocast(made.device.type, torch.bfloat16):
+        with autocast(made.device.type):
             logits, features = self.critic(made)
             with torch.no_grad():
                 _, targets = self.critic(true)
