@@ -1,17 +1,16 @@
 """How often is one person taken for two, and two for one? Pieces of clips and portraits, each pair asked once.
 
-python -m benchmarks.identity MEDIA face_landmarker.task [--seconds 2] [--pairs] [--fit]
+python -m benchmarks.identity MEDIA face_landmarker.task [--seconds 2] [--pairs]
 
 MEDIA: a folder with MANIFEST.csv (file, note that starts with the person's number, use) and portraits/. Clips are cut
 into pieces, each with a view of the face every half second, as the follower keeps them; a portrait is a piece of one
-view. A pair of people weighs the same however many pieces they have. --fit: print the mean face of the people to fit.
+view. A pair of people weighs the same however many pieces they have.
 """
 
 import argparse
 import csv
 import re
 import sys
-from base64 import b85encode
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,9 +23,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from latentsync.face import identity
 from latentsync.face.detect import FaceFinder
-from latentsync.face.identity import Looks, embed
+from latentsync.face.identity import SAME, Looks, embed, likenesses
 
 UNNUMBERED = {
     "edge/face_not_speaking_2.4s.mp4": "E1",
@@ -39,9 +37,6 @@ UNNUMBERED = {
     "edge/tiny_face_270x480.mp4": "P02",
 }
 """People of clips whose note gives no number."""
-FITTED = {"P01", "P02", "P03", "P09", "P10", "P11", "P12", "P14", "P16", "P18"}
-"""People of clips that may train what is shipped, less every second one of the GRID corpus: MEAN is theirs and that of
-the portraits whose number's last digit is below 6. All others are held out."""
 VIEWS_A_SECOND = 2
 LONGEST = 20
 """Seconds of a clip that are used."""
@@ -52,10 +47,6 @@ class Piece:
     person: str
     source: str
     looks: Looks
-
-    @property
-    def fitted(self) -> bool:
-        return self.person in FITTED or (self.person[0] in "LC" and int(self.person[-1]) < 6)
 
 
 def sources(media: Path) -> Iterator[tuple[str, Path]]:
@@ -114,44 +105,22 @@ def kind(a: Piece, b: Piece) -> str:
     return "same, neutral and smiling" if a.person[0] == "L" else "same, other clip"
 
 
-def joined(all_pieces: list[Piece], fitted: bool, *, show: bool = False) -> dict[str, tuple[float, int]]:
+def joined(pieces: list[Piece], *, show: bool = False) -> dict[str, tuple[float, int]]:
     """Share of the pairs of each kind that are taken for one person, and how many pairs there are."""
-    chosen = [piece for piece in all_pieces if piece.fitted == fitted]
     answers: dict[str, dict[tuple[str, str], list[bool]]] = defaultdict(lambda: defaultdict(list))
-    ready = [(piece, piece.looks.mean, piece.looks.limit) for piece in chosen]
-    for (a, mean_a, limit_a), (b, mean_b, limit_b) in combinations(ready, 2):
-        alike = float(mean_a @ mean_b)
-        one = alike >= min(limit_a, limit_b)
+    table = likenesses(np.stack([piece.looks.mean for piece in pieces]))
+    for (i, a), (j, b) in combinations(enumerate(pieces), 2):
+        one = bool(table[i, j] >= SAME)
         people = (min(a.person, b.person), max(a.person, b.person))
         groups = (kind(a, b), "same, all" if a.person == b.person else "different, all")
         for group in groups:
             answers[group][people].append(one)
         if show and one != (a.person == b.person):
-            print(f"{groups[0]}: {a.source} and {b.source}, {alike:.2f}")
+            print(f"{groups[0]}: {a.source} and {b.source}, {table[i, j]:.2f}")
     return {
         group: (float(np.mean([np.mean(pair) for pair in pairs.values()])), sum(map(len, pairs.values())))
         for group, pairs in answers.items()
     }
-
-
-def mean_face(media: Path, finder: FaceFinder) -> str:
-    """What MEAN is: the mean features of the people to fit, made symmetric, rounded, packed."""
-    people: dict[str, list[np.ndarray]] = defaultdict(list)
-    plain, identity._mean_features = identity._mean_features, lambda: (np.float32(0), np.float32(0))
-    kept, identity._unit = identity._unit, lambda vector: vector.astype(np.float32)
-    for person, path in sources(media):
-        if Piece(person, "", Looks.none()).fitted:
-            people[person] += list(views(path, finder))
-    identity._mean_features, identity._unit = plain, kept
-    mean = np.mean([np.mean(vectors, 0) for vectors in people.values()], 0)
-    size, across, ways = identity.CELLS, identity.COLOR_CELLS, identity.DIRECTIONS
-    edges = mean[: size * size * ways].reshape(size, size, ways)
-    colors = mean[size * size * ways :].reshape(across, across, 2) / identity.COLOR_WEIGHT
-    edges = (edges + edges[:, ::-1, -np.arange(ways) % ways]) / 2
-    colors = (colors + colors[:, ::-1]) / 2
-    halves = [edges[:, size // 2 :].ravel() * 100, colors[:, across // 2 :].ravel() * 50]
-    packed = b85encode(np.concatenate(halves).round().clip(-127, 127).astype(np.int8).tobytes()).decode()
-    return f"{len(people)} people\n" + "\n".join(f'    "{packed[i : i + 110]}"' for i in range(0, len(packed), 110))
 
 
 def main() -> None:
@@ -160,22 +129,12 @@ def main() -> None:
     ask.add_argument("model", type=Path)
     ask.add_argument("--seconds", type=float, default=2.0, help="length of the pieces")
     ask.add_argument("--pairs", action="store_true", help="name every pair that is judged wrongly")
-    ask.add_argument("--fit", action="store_true", help="print MEAN anew instead")
     given = ask.parse_args()
     with FaceFinder(given.model) as finder:
-        if given.fit:
-            print(mean_face(given.media, finder))
-            return
         everything = list(pieces(given.media, finder, given.seconds))
-    tables = {
-        name: joined(everything, name == "fitted", show=given.pairs and name == "held out")
-        for name in ("fitted", "held out")
-    }
-    for name, table in tables.items():
-        people = {piece.person for piece in everything if piece.fitted == (name == "fitted")}
-        print(f"{name}: {len(people)} people; taken for one person")
-        for group, (share, pairs) in sorted(table.items()):
-            print(f"  {group:28} {100 * share:6.2f} % of {pairs} pairs")
+    print(f"{len({piece.person for piece in everything})} people; taken for one person")
+    for group, (share, pairs) in sorted(joined(everything, show=given.pairs).items()):
+        print(f"  {group:28} {100 * share:6.2f} % of {pairs} pairs")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from .weights.bundle import Models
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """To be raised when faces are found, cut out or encoded in another way."""
 
 

@@ -8,13 +8,12 @@ import numpy as np
 
 from ..errors import NoFaceError, UserError
 from .detect import FaceFinder
-from .identity import Looks, embed, turned
+from .identity import Looks, embed, likeness, turned
 from .speaker import openness, speaking
 from .track import FaceTrack, Tracks
 
-ALIKE = 0.35
-"""How alike a photo and a face of the clip must be. Less than identity.SAME: who gives a photo expects that face. Of 31
-people who are held out there, 0.4 % of the others' faces reach it, and all of their own, smiling and neutral too."""
+ALIKE = 0.4
+"""How alike a photo and a face of the clip must be. Less than identity.SAME: who gives a photo expects that face."""
 VIEWS = 6
 """Frames of each face that are held against a photo."""
 BYSTANDER = 0.6
@@ -87,7 +86,7 @@ def looks_in(photo: np.ndarray, finder: FaceFinder, name: str) -> np.ndarray:
 def _most_alike(tracks: Tracks, clues: Clues) -> FaceTrack:
     wanted, alike = clues.wanted, [0.0] * len(tracks.faces)
     if wanted is not None and clues.read is not None:
-        alike = [float(looks.mean @ wanted) for looks in _seen_looks(tracks.faces, clues.read)]
+        alike = [float(likeness(looks.mean, wanted)) for looks in _seen_looks(tracks.faces, clues.read)]
     best = int(np.argmax(alike))
     if alike[best] < ALIKE:
         raise NoFaceError(

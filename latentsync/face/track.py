@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import NoFaceError, UserError
 from .cuts import CutFinder, thumbnail
 from .detect import Box, Face, overlap, three_points
-from .identity import embed
+from .identity import SAME, Looks, embed, likeness
 from .smooth import smooth
 from .tracklet import CHECK_EVERY, GLIMPSE, LOST_FOR, VIEW_EVERY, Tracklet, Trail, merge_tracklets
 
@@ -158,7 +158,7 @@ class _Follower:
         lost = [i - t.end for t in self._recent if t.end < i]
         due, soon = i % SEARCH_EVERY == 0, any(age <= BRIDGE + 1 or i % SOON == 0 for age in lost)
         if changed or due or not followed or soon:
-            self._search(i, frame, followed, thorough=changed or (due and not followed))
+            self._search(i, frame, followed, changed)
         for tracklet in self._recent:
             if 0 < i - tracklet.end <= BRIDGE and not _shows(tracklet, frame):
                 tracklet.hidden.append(i)
@@ -172,22 +172,26 @@ class _Follower:
             face = self.finder.refine(frame, tracklet.last.box, tracklet.last.tilt)
             if not face or face.score < MIN_IOU:
                 continue
-            others = [t.last.box for t in self._recent if t is not tracklet and t.last]
-            crowded = any(overlap(face.box, box) > TOUCHING for box in others)
+            touching = [
+                t for t in self._recent if t is not tracklet and t.last and overlap(face.box, t.last.box) > TOUCHING
+            ]
             glimpse = _patch(frame, face.box, 1, GLIMPSE)
             sudden = _correlation(tracklet.glimpse, glimpse) < SUDDEN
             due = i - tracklet.checked >= CHECK_EVERY
-            if not (changed or crowded or sudden or due or tracklet.doubts):
+            if not (changed or touching or sudden or due or tracklet.doubts):
                 found.append((1.0, tracklet, face, glimpse, None))
                 continue
             tracklet.checked = i
             view = embed(frame, face.points68)
-            likeness = float(view @ tracklet.looks.mean) if view.any() and tracklet.looks.count else 1.0
-            tracklet.doubts = tracklet.doubts + 1 if likeness < tracklet.looks.limit else 0
-            if tracklet.doubts < (1 if changed or crowded else DOUBTS):
-                found.append(
-                    (likeness, tracklet, face, glimpse, view if likeness >= tracklet.looks.limit + SURELY else None)
-                )
+            alike = _alike(tracklet, view)
+            if alike < SAME and not (tracklet.settled or changed or any(t.end == i - 1 for t in touching)):
+                # still in the midst of a dissolve
+                tracklet.looks, alike = Looks.none(), 1.0
+                tracklet.looks.add(view)
+            tracklet.doubts = tracklet.doubts + 1 if alike < SAME else 0
+            if tracklet.doubts < (1 if changed or touching else DOUBTS):
+                sure = SAME + SURELY if tracklet.settled else SAME
+                found.append((alike, tracklet, face, glimpse, view if alike >= sure else None))
         followed: list[Tracklet] = []
         for _, tracklet, face, glimpse, view in sorted(found, key=lambda one: -one[0]):
             if not any(overlap(face.box, t.last.box) > 0.5 for t in followed if t.last):
@@ -197,12 +201,13 @@ class _Follower:
                 followed.append(tracklet)
         return followed
 
-    def _search(self, i: int, frame: np.ndarray, followed: list[Tracklet], thorough: bool) -> None:
+    def _search(self, i: int, frame: np.ndarray, followed: list[Tracklet], changed: bool) -> None:
+        thorough = changed or (i % SEARCH_EVERY == 0 and not followed)
         known = [t.last.box for t in followed if t.last]
         for face in self.finder.detect(frame, known=known, thorough=thorough):
             view = embed(frame, face.points68)
             lost = [t for t in self._recent if t.end < i and i - t.end <= BRIDGE + 1 and _may_be(t, face, view)]
-            tracklet = max(lost, key=lambda t: t.end) if lost else Tracklet()
+            tracklet = max(lost, key=lambda t: t.end) if lost else Tracklet(settled=changed)
             if not lost:
                 self.tracklets.append(tracklet)
                 self._recent.append(tracklet)
@@ -220,16 +225,20 @@ def _extend(tracklet: Tracklet, i: int, face: Face, frame: np.ndarray) -> None:
 
 def _keep_view(tracklet: Tracklet, i: int, view: np.ndarray | None) -> None:
     if view is not None and i - tracklet.viewed >= VIEW_EVERY:
+        if tracklet.looks.count and not tracklet.settled:
+            tracklet.looks, tracklet.settled = Looks.none(), True
         tracklet.looks.add(view)
         tracklet.viewed = i
 
 
 def _may_be(tracklet: Tracklet, face: Face, view: np.ndarray) -> bool:
     """Whether a face that is found is one that was just lost: near by, and as far as can be told the same person."""
-    if not tracklet.last or not _near(face, tracklet.last):
-        return False
-    known = view.any() and tracklet.looks.count > 0
-    return not known or float(view @ tracklet.looks.mean) >= tracklet.looks.limit
+    return tracklet.last is not None and _near(face, tracklet.last) and _alike(tracklet, view) >= SAME
+
+
+def _alike(tracklet: Tracklet, view: np.ndarray) -> float:
+    """Likeness to what a face looked like; 1 where that cannot be told."""
+    return float(likeness(view, tracklet.looks.mean)) if view.any() and tracklet.looks.count else 1.0
 
 
 def _near(face: Face, last: Face) -> bool:

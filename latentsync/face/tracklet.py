@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .detect import Face
-from .identity import Looks
+from .identity import SAME, Looks, likeness, likenesses
 from .occlusion import Covers
 
 LOST_FOR = 50  # frames for which a lost face is searched for often
@@ -68,6 +68,7 @@ class Tracklet:
     last: Face | None = None
     end: int = -1
     viewed: int = -VIEW_EVERY  # the frame of the last view in `looks`
+    settled: bool = True  # whether its first view is none of the midst of a dissolve
     checked: int = -CHECK_EVERY
     doubts: int = 0
     glimpse: np.ndarray = field(default_factory=lambda: np.zeros((GLIMPSE, GLIMPSE), np.float32))
@@ -86,23 +87,22 @@ def merge_tracklets(tracklets: Sequence[Tracklet], cuts: Sequence[int]) -> list[
     """Tracklets of one person that are never seen together become one, the most alike first."""
     people = dict(enumerate(tracklets))
     means = np.stack([t.looks.mean for t in tracklets])
-    limits = np.array([t.looks.limit for t in tracklets])
     first, last = (np.searchsorted(cuts, [end(t) for t in tracklets], "right") for end in (_start, _end))
     in_shot = (last[:, None] == first[None]) | (first[:, None] == last[None])
     apart = _seen_together(tracklets)
-    alike = means @ means.T - np.minimum(limits[:, None], limits[None]) - IN_SHOT * in_shot
+    alike = likenesses(means) - SAME - IN_SHOT * in_shot
     alike[apart] = -np.inf
     while len(people) > 1:
         kept, gone = divmod(int(alike.argmax()), len(tracklets))
         if alike[kept, gone] < 0:
             break
         people[kept] = person = _joined(people[kept], people.pop(gone))
-        means[kept], limits[kept] = person.looks.mean, person.looks.limit
+        means[kept] = person.looks.mean
         for table in (apart, in_shot):
             table[kept] |= table[gone]
             table[:, kept] |= table[:, gone]
         apart[gone] = apart[:, gone] = True
-        row = means @ means[kept] - np.minimum(limits, limits[kept]) - IN_SHOT * in_shot[kept]
+        row = likeness(means, means[kept]) - SAME - IN_SHOT * in_shot[kept]
         row[apart[kept]] = -np.inf
         alike[gone] = alike[:, gone] = -np.inf
         alike[kept] = alike[:, kept] = row

@@ -16,7 +16,7 @@ from ...errors import UserError
 from ...evaluation.landmark_sync import score_track
 from ...face.aligned import AlignedFace
 from ...face.choose import best_frames, choose
-from ...face.identity import SAME, Looks, embed
+from ...face.identity import SAME, Looks, embed, likeness
 from ...face.opacity import facing
 from ...face.track import FaceTrack, Tracks, find_tracks
 from ...media.source import Source, open_source
@@ -106,7 +106,7 @@ def check(clips: Sequence[Clip]) -> list[str]:
             " are good, so record more."
         )
     for clip in clips[1:]:
-        if float(clip.looks.mean @ clips[0].looks.mean) < SAME:
+        if likeness(clip.looks.mean, clips[0].looks.mean) < SAME:
             found.append(f"{clip.path} and {clips[0].path} show two people; a model is of one, so leave one out.")
     return found
 
