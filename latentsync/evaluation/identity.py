@@ -1,6 +1,5 @@
-"""Identity similarity by the user's face-recognition network, and a cruder one of thumbnails."""
+"""Identity similarity by the user's face-recognition network."""
 
-import cv2
 import numpy as np
 import torch.nn.functional as F
 
@@ -13,7 +12,6 @@ SIDE = 112
 FIVE = np.array([(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)])
 """Eyes, nose tip and mouth corners as face-recognition networks expect them (ArcFace, Deng et al. 2019)."""
 LEFT_EYE, RIGHT_EYE, TIP, LEFT_CORNER, RIGHT_CORNER = slice(36, 42), slice(42, 48), 30, 48, 54
-THUMB = 16
 
 
 def face_112(frame: np.ndarray, points68: np.ndarray) -> np.ndarray:
@@ -34,11 +32,3 @@ def identity_similarity(network: Network, made: np.ndarray, true: np.ndarray) ->
     if out.ndim != 2 or len(out) != 2:
         raise UserError(f"{network.name} gave {tuple(out.shape)}; it must give one vector for each face.")
     return float(F.cosine_similarity(out[0], out[1], dim=0, eps=1e-12))
-
-
-def thumbnail_similarity(made: np.ndarray, true: np.ndarray) -> float:
-    """-1 … 1: correlation of crops as 16 × 16 color thumbnails, means removed; finds a swapped face only."""
-    thumbs = [cv2.resize(p, (THUMB, THUMB), interpolation=cv2.INTER_AREA).astype(np.float32) for p in (made, true)]
-    a, b = ((thumb - thumb.mean((0, 1))).ravel() for thumb in thumbs)
-    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / norms if norms > 1e-6 else 1.0

@@ -8,11 +8,12 @@ import numpy as np
 
 from ..errors import UserError
 from ..face.align import align_matrices, crop_face, crop_matrix
+from ..face.identity import embed, likeness
 from ..models.syncnet import SyncNet
 from ..models.vae import VAE
 from ..settings import ProgressCallback
 from .clips import TrackedClip, sync_clip
-from .identity import face_112, identity_similarity, thumbnail_similarity
+from .identity import face_112, identity_similarity
 from .image_metrics import Frechet, flicker, gradient_similarity, lips_region, mouth_region, psnr, sharpness, ssim_map
 from .landmark_sync import Score, score_track
 from .mouth_motion import compare_motion
@@ -50,7 +51,7 @@ METRICS = {
     "gradient_similarity": Metric("gradient similarity, mouth", "", "higher"),
     "lpips": Metric("LPIPS, face", "", "lower", 4, "--lpips"),
     "identity": Metric("identity similarity", "", "higher", 3, "--identity-network"),
-    "thumbnail_similarity": Metric("thumbnail similarity (no identity)", "", "higher"),
+    "face_likeness": Metric("face likeness (dlib)", "", "higher", 2),
     "quality": Metric("image quality without reference", "", "higher", 3, "--quality-network"),
     "quality_true": Metric("image quality, of the truth", "", "", 3),
     "sharpness": Metric("sharpness at the lips", "", "", 1),
@@ -252,9 +253,11 @@ def _compare_frames(
         made_stats.add(crops[0], made_points[i])
         true_stats.add(crops[1], true_points[i])
         values = _compare_crops(*crops, networks)
-        if networks.identity and made.track.present[i]:
-            faces = [face_112(frame, clip.track.landmarks[i]) for frame, clip in zip(pair, (made, true), strict=True)]
-            values["identity"] = identity_similarity(networks.identity, *faces)
+        if made.track.present[i]:
+            seen = [(frame, clip.track.landmarks[i]) for frame, clip in zip(pair, (made, true), strict=True)]
+            values["face_likeness"] = float(likeness(*(embed(*one) for one in seen)))
+            if networks.identity:
+                values["identity"] = identity_similarity(networks.identity, *(face_112(*one) for one in seen))
         for key, value in values.items():
             curves.setdefault(key, np.full(frames, np.nan))[i] = value
         for frechet in frechets:
@@ -288,6 +291,5 @@ def _compare_crops(made: np.ndarray, true: np.ndarray, networks: Networks) -> di
         "ssim_mouth": float(ssim[mouth].mean()),
         "ssim_face": float(ssim[5:-5, 5:-5].mean()),
         "gradient_similarity": gradient_similarity(made, true, mouth),
-        "thumbnail_similarity": thumbnail_similarity(made, true),
     }
     return values | ({"lpips": networks.lpips(made, true)} if networks.lpips else {})

@@ -127,14 +127,15 @@ def score_all(
     *,
     on_clip: Callable[[Score, HeldOut, np.ndarray, np.ndarray], None] | None = None,
 ) -> list[Score]:
-    """Every clip with its own speech and with that of the next clip of another person."""
+    """Every clip with its own speech and with that of the next clip, of another source if there is one."""
+    if len(paths) < 2:
+        raise UserError(f"Scoring needs another clip's speech, and there are {len(paths)} clips; give more.")
     clips = [held_out(path, models) for path in paths]
     scores = []
     for i, clip in enumerate(clips):
-        others = [c for c in clips[i + 1 :] + clips[:i] if c.name.split("_")[0:2] != clip.name.split("_")[0:2]]
-        if not others:
-            raise UserError("Scoring needs clips of at least two recordings; give more clips.")
-        result, own, wrong = score(clip, others[0], models, settings)
+        others = clips[i + 1 :] + clips[:i]
+        elsewhere = [c for c in others if c.name.split("_")[:2] != clip.name.split("_")[:2]]
+        result, own, wrong = score(clip, (elsewhere or others)[0], models, settings)
         scores.append(result)
         if on_clip:
             on_clip(result, clip, own, wrong)

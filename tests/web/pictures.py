@@ -47,6 +47,7 @@ PLACE = """([columns, widths]) => {
   for (const column of columns) {
     let y = 0, widest = 0
     for (const id of column) {
+      if (id < 0) { y -= id; continue }
       const node = app.graph.getNodeById(id)
       node.setSize([Math.max(node.size[0], widths[node.type] ?? 260), node.size[1]])
       node.pos = [x, y]
@@ -81,7 +82,7 @@ WIDTHS = {
 
 # Inputs that a scene does not name have their defaults.
 Scene = tuple[Graph, dict[str, list[int]], list[list[int]]]
-"""A workflow, which of its nodes each picture shows, and the columns in which they stand."""
+"""A workflow, which of its nodes each picture shows, and the columns in which they stand; below 0: room."""
 
 
 def parts(clip: str) -> Scene:
@@ -136,7 +137,7 @@ def one_node(clip: str) -> Scene:
     saved = g.node("SaveVideo", video=joined, filename_prefix="x", format="auto", codec="auto")
     also = g.node("SaveVideo", video=made, filename_prefix="y", format="auto", codec="auto")
     one, two, three, four, five, six, seven = (int(n.id) for n in (video, source, made, lips, joined, saved, also))
-    columns = [[one], [two], [four], [five, six], [three], [seven]]
+    columns = [[one], [two], [-110, four], [five, six], [three], [seven]]  # fps passes above
     return g, {"lip_sync": [two, four, five], "video": [three]}, columns
 
 

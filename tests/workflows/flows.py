@@ -23,6 +23,8 @@ AFTER = -1.0
 """A voice's start: when the one before has ended."""
 LANE = 40
 """Room above a node for wires that pass by: behind it they look like its own."""
+THREE = 80
+"""The same for a wire from the third output of the node before."""
 
 
 class Flow(Graph):
@@ -101,8 +103,8 @@ def lip_sync_a_video() -> Sheet:
     groups = Row(
         [
             Group("1 · Choose files", [[speech, video]]),
-            Group("2 · Lip sync", [[LANE, clip], [made]]),
-            Group("3 · Result", [[LANE, joined, saved]]),
+            Group("2 · Lip sync", [[clip], [THREE, made]]),
+            Group("3 · Result", [[joined, saved]]),
         ]
     )
     return Sheet("1 Lip sync a video", g, note + MODELS, Stack([Note(96), groups]))
