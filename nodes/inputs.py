@@ -138,16 +138,17 @@ def no_face() -> Any:
     )
 
 
-def mode() -> Any:
+def mode(*, draft: bool) -> Any:
+    """draft: whether the node decodes, which this mode changes."""
+    also = " draft: the same, decoded faster but softer." if draft else ""
     return host.advanced(
         io.Combo.Input(
             "mode",
             optional=True,
-            options=list(MODES),
+            options=[one for one in MODES if draft or one != "draft"],
             default=Settings.mode,
             tooltip="exact: the steps and guidance above. fast: 6 steps, guidance in the middle ones: a quarter of"
-            " the work. turbo: 4 without guidance: a tenth. draft: the same, decoded faster but softer. Only used"
-            " if steps and guidance are 0.",
+            f" the work. turbo: 4 without guidance: a tenth.{also} Only used if steps and guidance are 0.",
         )
     )
 

@@ -79,6 +79,7 @@ class LatentSyncLipSync(io.ComfyNode):
                 inputs.silence(),
                 inputs.points(),
                 *inputs.lora(),
+                inputs.mode(draft=False),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The frames with a talking mouth."),
@@ -205,7 +206,7 @@ class LatentSyncVideo(io.ComfyNode):
                 inputs.spans(),
                 inputs.points(),
                 inputs.no_face(),
-                inputs.mode(),
+                inputs.mode(draft=True),
                 inputs.encoder(),
                 *inputs.lora(),
             ],

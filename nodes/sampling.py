@@ -80,6 +80,7 @@ class LatentSyncSampler(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="From LatentSync: Condition."),
                 io.Latent.Input("latent", tooltip="From LatentSync: Condition; only its size matters."),
                 *inputs.sampling(),
+                inputs.mode(draft=False),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="The repainted crops, for VAE Decode.")],
             hidden=[io.Hidden.unique_id],
@@ -96,7 +97,8 @@ class LatentSyncSampler(io.ComfyNode):
         steps: int,
         guidance: float,
         solver: str,
+        mode: str = Settings.mode,
     ) -> io.NodeOutput:
-        settings = Settings(seed=seed, steps=steps, guidance=guidance, solver=solver)
+        settings = Settings(seed=seed, steps=steps, guidance=guidance, solver=solver, mode=mode)
         stages = host.Stages(cls.hidden.unique_id)
         return io.NodeOutput(host.sample(model, positive, negative, latent, settings, stages))

@@ -45,7 +45,7 @@ class LatentSyncSpeakers(io.ComfyNode):
                 inputs.silence(),
                 inputs.spans(),
                 inputs.no_face(),
-                inputs.mode(),
+                inputs.mode(draft=True),
                 inputs.encoder(),
                 *inputs.lora(),
                 *more,

@@ -46,6 +46,8 @@ class EngineSampler(comfy.samplers.Sampler):
     ) -> Tensor:
         latents, bars = noise, alphas_cumprod()
         for done, (t, update) in enumerate(self.plan()):
+            if len(self.settings.guided) < self.settings.steps:  # mode "fast"; then it is a CFGGuider of ours
+                model_wrap.set_cfg(self.settings.guidance if done in self.settings.guided else 1.0)
             # ComfyUI's models take signal + sigma · noise; the engine's latents keep their power instead
             clean = model_wrap(latents / bars[t].sqrt().float(), sigmas[done].expand(len(noise)), **extra_args)
             latents, clean = update(clean, latents)

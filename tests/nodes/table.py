@@ -27,7 +27,9 @@ NODES = {
     ),
     "LatentSyncCondition": Promise("Condition", "vae crops audio face_track fps", "CONDITIONING CONDITIONING LATENT"),
     "LatentSyncNoise": Promise("Noise", "seed", "NOISE"),
-    "LatentSyncSampler": Promise("Sampler", "model positive negative latent seed steps guidance solver", "LATENT"),
+    "LatentSyncSampler": Promise(
+        "Sampler", "model positive negative latent seed steps guidance solver [mode]", "LATENT"
+    ),
     "LatentSyncComposite": Promise(
         "Composite", "images crops face_track [grow] [feather] [match_color] [keep_out]", "IMAGE MASK"
     ),
@@ -35,7 +37,7 @@ NODES = {
     "LatentSyncLipSync": Promise(
         "Lip Sync",
         "images audio fps checkpoint [resolution] fit face steps guidance solver seed [keep_out] [model] [vae] "
-        "[audio_encoder] [silence] [points] [lora] [lora_strength]",
+        "[audio_encoder] [silence] [points] [lora] [lora_strength] [mode]",
         "IMAGE AUDIO MASK",
     ),
     "LatentSyncVideo": Promise(

@@ -103,6 +103,14 @@ def test_any_checkpoint_and_solver_equals_the_engine(comfyui, clip, tmp_path, pr
     assert found["pictures"] <= 1
 
 
+@pytest.mark.parametrize("mode", ["fast", "turbo"])
+def test_modes_are_those_of_the_engine(comfyui, clip, tmp_path, mode):
+    path = tiny_checkpoint(tmp_path / "own.safetensors", prediction_type="epsilon")
+    settings = {"steps": 0, "seed": 2, "guidance": 0.0, "solver": "ddim", "mode": mode}
+    job = {"clip": str(clip), "checkpoint": path.name, "folder": str(tmp_path), "settings": settings}
+    assert inside(comfyui, "parts.py", **job)["latents"] < 1e-3
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a checkpoint to start from and three clips to train on."""

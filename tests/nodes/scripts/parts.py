@@ -71,6 +71,7 @@ def conditions(model, vae, encoder):
 def sampled(model, conditioned) -> torch.Tensor:
     positive, negative, latent = conditioned
     how = {"seed": settings.seed, "steps": settings.steps, "guidance": settings.guidance, "solver": settings.solver}
+    how["mode"] = settings.mode
     (made,) = run(sampling.LatentSyncSampler, model=model, positive=positive, negative=negative, latent=latent, **how)
     return made
 
