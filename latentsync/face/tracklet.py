@@ -89,7 +89,8 @@ def merge_tracklets(tracklets: Sequence[Tracklet], cuts: Sequence[int]) -> list[
     means = np.stack([t.looks.mean for t in tracklets])
     first, last = (np.searchsorted(cuts, [end(t) for t in tracklets], "right") for end in (_start, _end))
     in_shot = (last[:, None] == first[None]) | (first[:, None] == last[None])
-    apart = _seen_together(tracklets)
+    unknown = np.array([not t.looks.count for t in tracklets])
+    apart = _seen_together(tracklets) | unknown | unknown[:, None]
     alike = likenesses(means) - SAME - IN_SHOT * in_shot
     alike[apart] = -np.inf
     while len(people) > 1:

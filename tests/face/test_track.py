@@ -11,10 +11,12 @@ from latentsync.errors import UserError
 from latentsync.face.choose import choose
 from latentsync.face.cuts import find_cuts
 from latentsync.face.detect import face_of_mesh, mouth_opening, overlap, three_points
+from latentsync.face.face_net import LENGTH
+from latentsync.face.identity import Looks
 from latentsync.face.opacity import fade
 from latentsync.face.smooth import smooth
 from latentsync.face.track import BRIDGE, FaceTrack, Tracks, _track, find_tracks
-from latentsync.face.tracklet import Tracklet, Trail
+from latentsync.face.tracklet import Tracklet, Trail, merge_tracklets
 
 FACE = np.random.default_rng(0).uniform(-1, 1, (68, 2)).astype(np.float32)
 """68 points in a square of 2 x 2: enough for arithmetic."""
@@ -219,6 +221,35 @@ def test_a_trail_gives_back_what_was_added_and_joins_in_order_of_time():
     assert len(both) == 100
     assert both.frames.tolist() == list(range(100))
     assert all(np.array_equal(found, points[i]) for i, found in both.items())
+
+
+def seen_at(frames, place=None):
+    """A tracklet whose looks are so far along one line; None: it was never seen well enough to know."""
+    looks = Looks.none()
+    if place is not None:
+        looks.add(np.array([2.0, place, *[0.0] * (LENGTH - 2)], np.float32))
+    return Tracklet(dict.fromkeys(frames, FACE * 20 + 100), looks=looks, end=frames[-1])
+
+
+@pytest.mark.parametrize(
+    ("places", "ranges", "cuts", "people"),
+    [
+        ((0, 0.5), (range(9), range(60, 70)), (30,), [[0, 1]]),
+        ((0, 0.6), (range(9), range(60, 70)), (30,), [[0], [1]]),
+        ((0, 0.6), (range(9), range(60, 70)), (), [[0, 1]]),  # in one shot a little less will do
+        ((0, 0.7), (range(9), range(60, 70)), (), [[0], [1]]),
+        ((0, 0.1), (range(9), range(8, 20)), (), [[0], [1]]),  # seen together
+        ((0, 0.3, 0.8), (range(9), range(20, 29), range(40, 49)), (15, 35), [[0, 1], [2]]),  # most alike first
+        ((None, None), (range(9), range(20, 29)), (15,), [[0], [1]]),  # nothing is known of them
+        ((0, None), (range(9), range(20, 29)), (15,), [[0], [1]]),
+    ],
+)
+def test_who_is_one_person(places, ranges, cuts, people):
+    tracklets = [seen_at(frames, place) for frames, place in zip(ranges, places, strict=True)]
+    merged = merge_tracklets(tracklets, cuts)
+    assert sorted([*map(int, one.seen.frames)] for one in merged) == [
+        [f for i in group for f in ranges[i]] for group in people
+    ]
 
 
 class Drawn:
