@@ -41,7 +41,13 @@ CLIPS = ("latentsync_demo*", "obama_*", "reagan_*", "grid/*", "grid_s1/*")
 """Under the media folder's clips/: those whose license allows weights to be shipped."""
 STRANGERS = ("hdtf_*", "videoretalking_*", "edtalk_*")
 """Clips of people that are not in the training data, for evaluation."""
-DELAYS = {"obama_b_30s": 0.08, "hdtf_wda_katiehill": 0.1, "edtalk_pose_source2_60s": 0.1}
+DELAYS = {
+    "latentsync_demo3": 0.07,
+    "obama_b_30s": 0.08,
+    "hdtf_wda_aoc": 0.1,
+    "hdtf_wda_katiehill": 0.1,
+    "edtalk_pose_source2_60s": 0.1,
+}
 """Seconds by which a clip's audio is late."""
 HELD_OUT_PORTRAITS = 8
 """Every eighth portrait is never trained on: 15 people."""
