@@ -131,13 +131,15 @@ def one_node(clip: str) -> Scene:
     g = Graph()
     video = g.node("LoadVideo", file=clip)
     source = g.node("GetVideoComponents", video=video)
-    made = g.node("LatentSyncVideo", video=video, fit="trim", face="left")
+    again = g.node("LoadVideo", file=clip)  # its wire would pass behind the other nodes
+    made = g.node("LatentSyncVideo", video=again, fit="trim", face="left")
     lips = g.node("LatentSyncLipSync", images=source, audio=source[1], fps=source[2], fit="trim", face="left")
     joined = g.node("CreateVideo", images=lips, audio=lips[1], fps=source[2])
     saved = g.node("SaveVideo", video=joined, filename_prefix="x", format="auto", codec="auto")
     also = g.node("SaveVideo", video=made, filename_prefix="y", format="auto", codec="auto")
-    one, two, three, four, five, six, seven = (int(n.id) for n in (video, source, made, lips, joined, saved, also))
-    columns = [[one], [two], [-110, four], [five, six], [three], [seven]]  # fps passes above
+    nodes = (video, source, made, lips, joined, saved, also, again)
+    one, two, three, four, five, six, seven, eight = (int(n.id) for n in nodes)
+    columns = [[one], [two], [-110, four], [five, six], [eight], [three], [seven]]  # fps passes above
     return g, {"lip_sync": [two, four, five], "video": [three]}, columns
 
 

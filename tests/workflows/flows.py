@@ -102,8 +102,8 @@ def lip_sync_a_video() -> Sheet:
     )
     groups = Row(
         [
-            Group("1 · Choose files", [[speech, video]]),
-            Group("2 · Lip sync", [[clip], [THREE, made]]),
+            Group("1 · Choose files", [[video], [clip, speech]]),
+            Group("2 · Lip sync", [[THREE, made]]),
             Group("3 · Result", [[joined, saved]]),
         ]
     )
