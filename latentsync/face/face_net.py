@@ -4,7 +4,6 @@ Davis King trained it on 3 million pictures of 7,485 people; on Labeled Faces in
 (github.com/davisking/dlib-models). Its batch norms are folded into the convolutions.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,21 +26,20 @@ LEVELS = ((32, 3), (64, 4), (128, 3), (256, 3), (256, 1))
 class FaceNet(nn.Module):
     """Faces (N, 3, 150, 150) RGB 0..255 to (N, 128); two views of a person are nearer to each other than 0.6."""
 
-    def __init__(self, levels: Sequence[tuple[int, int]] = LEVELS) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        width = levels[0][0]
+        width = LEVELS[0][0]
         self.first = nn.Conv2d(3, width, 7, stride=2)
         blocks = list[nn.Module]()
-        for level, (channels, count) in enumerate(levels):
+        for level, (channels, count) in enumerate(LEVELS):
             for i in range(count):
                 blocks.append(_Block(width, channels, 2 if level and i == 0 else 1))
                 width = channels
         self.blocks = nn.Sequential(*blocks)
         self.last = nn.Linear(width, LENGTH, bias=False)
-        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
 
     def forward(self, faces: Tensor) -> Tensor:
-        x = F.relu(self.first((faces - self.get_buffer("mean")) / SCALE))
+        x = F.relu(self.first((faces - faces.new_tensor(MEAN)[:, None, None]) / SCALE))
         return self.last(self.blocks(F.max_pool2d(x, 3, stride=2)).mean((2, 3)))
 
 
@@ -67,6 +65,7 @@ def _filled(x: Tensor, other: Tensor) -> Tensor:
 
 @lru_cache
 def face_net() -> FaceNet:
-    net = FaceNet()
-    net.load_state_dict({key: value.float() for key, value in load_file(ASSET).items()})
+    with torch.device("meta"):  # the global random generator is left alone
+        net = FaceNet()
+    net.load_state_dict({key: value.float() for key, value in load_file(ASSET).items()}, assign=True)
     return net.eval()

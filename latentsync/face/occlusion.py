@@ -98,8 +98,10 @@ def _down(before: int, after: int) -> nn.Sequential:
 def cover_net() -> CoverNet:
     """The network that comes with the package, trained on faces whose licenses allow it (portraits and clips) with
     covers drawn over them: fingers, fists, cups, microphones, pens, cloth, shapes of any texture."""
-    net = CoverNet()
-    net.load_state_dict({key: value.float() for key, value in load_file(ASSET).items()}, strict=False)
+    with torch.device("meta"):  # the global random generator is left alone
+        net = CoverNet()
+    tensors = {key: value.float() for key, value in load_file(ASSET).items()}
+    net.load_state_dict(tensors, strict=False, assign=True)
     return net.eval()
 
 

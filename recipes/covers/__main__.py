@@ -31,7 +31,6 @@ def train(
     import torch
 
     from latentsync.face.occlusion import CoverNet
-    from latentsync.models.device import pick_dtype
     from recipes.nano.data import load_people, prepare
 
     from .data import load_samples, make_faces, sample_file, write_samples
@@ -40,7 +39,7 @@ def train(
     if people is None:
         people = run / "people"
         prepare(media, people, processes=processes, on_item=show)
-    folder, bf16 = run / "samples", pick_dtype("auto", "cpu") is torch.bfloat16
+    folder = run / "samples"
     if not all(sample_file(folder, number).exists() for number in range(files)):
         faces = make_faces(load_people(people), scenes, seed)
         for path in write_samples(faces, folder, files, seed, per_file=per_file, processes=processes):
@@ -54,7 +53,7 @@ def train(
             net.load_state_dict(torch.load(path, weights_only=True))
             continue
         chosen = settings if steps is None else Round(steps, settings.learning_rate)
-        net = train(net.train(), pixels, masks, chosen, seed=seed + number, bf16=bf16, on_report=show)
+        net = train(net.train(), pixels, masks, chosen, seed=seed + number, on_report=show)
         torch.save(net.state_dict(), path)
         show(f"{path} written")
 

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from latentsync.face.occlusion import CoverNet
 from latentsync.files import atomic_path
+from latentsync.models.device import autocast
 
 HELD_OUT = 256
 """Samples at the beginning that are for the report."""
@@ -61,7 +62,6 @@ def train(
     *,
     seed: int,
     size: int = 64,
-    bf16: bool = False,
     report_every: int = 100,
     on_report: Callable[[dict[str, float]], None] | None = None,
 ) -> CoverNet:
@@ -77,7 +77,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * rate + 1e-5
         pictures, covered = batch(x[HELD_OUT:], m[HELD_OUT:], size, random)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with autocast("cpu"):
             logits = net(pictures.contiguous(memory_format=torch.channels_last))
         total = loss(logits.float(), covered)
         optimizer.zero_grad()

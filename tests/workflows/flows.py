@@ -23,7 +23,7 @@ AFTER = -1.0
 """A voice's start: when the one before has ended."""
 LANE = 40
 """Room above a node for wires that pass by: behind it they look like its own."""
-THREE = 80
+UNDER_WIRE = 80
 """The same for a wire from the third output of the node before."""
 
 
@@ -103,7 +103,7 @@ def lip_sync_a_video() -> Sheet:
     groups = Row(
         [
             Group("1 · Choose files", [[video], [clip, speech]]),
-            Group("2 · Lip sync", [[THREE, made]]),
+            Group("2 · Lip sync", [[UNDER_WIRE, made]]),
             Group("3 · Result", [[joined, saved]]),
         ]
     )
