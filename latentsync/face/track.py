@@ -17,7 +17,7 @@ from .cuts import CutFinder, thumbnail
 from .detect import Box, Face, overlap, three_points
 from .identity import SAME, Looks, embed, likeness
 from .smooth import smooth
-from .tracklet import CHECK_EVERY, GLIMPSE, LOST_FOR, VIEW_EVERY, Tracklet, Trail, merge_tracklets
+from .tracklet import CHECK_EVERY, GLIMPSE, IN_SHOT, LOST_FOR, VIEW_EVERY, Tracklet, Trail, merge_tracklets
 
 SEARCH_EVERY = 12  # frames between full searches while every known face is being followed
 SOON = 2  # frames between searches for a face lost within the last LOST_FOR frames
@@ -27,6 +27,7 @@ NEAR = 0.6  # a lost face found again within BRIDGE frames lies at most this man
 TOUCHING = 0.02  # overlap with another face's box from which it is asked in every frame who is who
 MIN_FRAMES = 5  # faces seen in fewer frames than this are dropped, unless there are no others
 SURELY = 0.1  # more alike than needed: views that are kept, lest a dissolve teaches another person little by little
+SAME_IN_SHOT = SAME + IN_SHOT  # likeness below which a followed face is somebody else
 DOUBTS = 2  # checks in a row that a face must fail to be somebody else
 SUDDEN = 0.8
 """Correlation of two frames' pictures of a face below which it is asked who that is."""
@@ -184,13 +185,13 @@ class _Follower:
             tracklet.checked = i
             view = embed(frame, face.points68)
             alike = _alike(tracklet, view)
-            if alike < SAME and not (tracklet.settled or changed or any(t.end == i - 1 for t in touching)):
+            if alike < SAME_IN_SHOT and not (tracklet.settled or changed or any(t.end == i - 1 for t in touching)):
                 # still in the midst of a dissolve
                 tracklet.looks, alike = Looks.none(), 1.0
                 tracklet.looks.add(view)
-            tracklet.doubts = tracklet.doubts + 1 if alike < SAME else 0
+            tracklet.doubts = tracklet.doubts + 1 if alike < SAME_IN_SHOT else 0
             if tracklet.doubts < (1 if changed or touching else DOUBTS):
-                sure = SAME + SURELY if tracklet.settled else SAME
+                sure = SAME + SURELY if tracklet.settled else SAME_IN_SHOT
                 found.append((alike, tracklet, face, glimpse, view if alike >= sure else None))
         followed: list[Tracklet] = []
         for _, tracklet, face, glimpse, view in sorted(found, key=lambda one: -one[0]):
@@ -233,7 +234,7 @@ def _keep_view(tracklet: Tracklet, i: int, view: np.ndarray | None) -> None:
 
 def _may_be(tracklet: Tracklet, face: Face, view: np.ndarray) -> bool:
     """Whether a face that is found is one that was just lost: near by, and as far as can be told the same person."""
-    return tracklet.last is not None and _near(face, tracklet.last) and _alike(tracklet, view) >= SAME
+    return tracklet.last is not None and _near(face, tracklet.last) and _alike(tracklet, view) >= SAME_IN_SHOT
 
 
 def _alike(tracklet: Tracklet, view: np.ndarray) -> float:
