@@ -11,6 +11,9 @@ from rich import print as show
 if TYPE_CHECKING:
     from latentsync.models.vae import VAE
 
+    from .data import Person
+    from .hearing import Hearing
+
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 Media = Annotated[Path, typer.Argument(help="Folder with clips/ and portraits/ (docs/nano.md lists them).")]
 Run = Annotated[Path, typer.Argument(help="Folder of the run: prepared people, scenes, checkpoints, logs.")]
@@ -23,6 +26,15 @@ def _original(taesd: str, **options: Any) -> "VAE":
     from latentsync.weights.vae_files import load_vae
 
     return load_vae(find(taesd) if taesd == "taesd" else taesd, **options)
+
+
+def _hearing(people: "list[Person]") -> "Hearing":
+    from latentsync.weights.whisper_files import load_whisper
+
+    from .hearing import Hearing, silent_tokens
+    from .unet import Shapes
+
+    return Hearing(people, Shapes(people), silent_tokens(load_whisper("tiny.en")))
 
 
 @app.command()
@@ -77,45 +89,30 @@ def unet(run: Run, taesd: Taesd = "taesd", steps: int | None = None) -> None:
     from .decoder import with_tuned_decoder
     from .unet import UNetTraining, settings_of, train_unet
 
-    begun = (run / "unet.pt").exists()
-    settings = settings_of(run / "unet.pt") if begun else UNetTraining()
+    settings = settings_of(run / "unet.pt") if (run / "unet.pt").exists() else UNetTraining()
     settings = replace(settings, steps=steps or settings.steps)
-    vae = _original(taesd) if begun else with_tuned_decoder(_original(taesd), run)
+    vae = with_tuned_decoder(_original(taesd), run)
     train_unet(run / "scenes", load_people(run / "people"), run, settings, vae, on_report=show)
 
 
 @app.command()
 def again(run: Run, file: Path) -> None:
     """Prepare to train a finished model further by `unet`: on other scenes, say."""
-    from latentsync.weights.whisper_files import load_whisper
-
     from .again import start_again
-    from .audio import Voices, silent_tokens
     from .data import load_people
-    from .hearing import Hearing, HearingTraining
     from .scenes import load_scenes
-    from .unet import Shapes
 
     people = load_people(run / "people")
-    hearing = Hearing(Shapes(people), Voices(people, silent_tokens(load_whisper("tiny.en"))), HearingTraining())
-    hearing.train(on_report=show)
-    start_again(file, load_scenes(run / "scenes"), people, hearing, run / "unet.pt")
+    start_again(file, load_scenes(run / "scenes"), people, _hearing(people), run / "unet.pt")
 
 
 @app.command()
-def hearing(run: Run, steps: int | None = None) -> None:
+def hearing(run: Run) -> None:
     """Teach the averaged U-Net, which was told shapes, to hear speech."""
-    from latentsync.weights.whisper_files import load_whisper
-
-    from .audio import Voices, silent_tokens
     from .data import load_people
-    from .hearing import HearingTraining, teach_hearing
-    from .unet import Shapes
+    from .hearing import teach_hearing
 
-    settings = HearingTraining() if steps is None else HearingTraining(steps=steps)
-    people = load_people(run / "people")
-    voices, shapes = Voices(people, silent_tokens(load_whisper("tiny.en"))), Shapes(people)
-    teach_hearing(run / "unet.pt", shapes, voices, run / "heard.pt", settings=settings, on_report=show)
+    teach_hearing(run / "unet.pt", _hearing(load_people(run / "people")), run / "heard.pt")
 
 
 @app.command()

@@ -13,11 +13,10 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from torch import Tensor
 
 from latentsync.audio.load import load_audio
 from latentsync.audio.whisper_features import audio_windows, encode_audio
-from latentsync.errors import UserError, missing_package
+from latentsync.errors import UserError
 from latentsync.face.align import align_matrices, crop_matrix, face_size, resample, rescaled
 from latentsync.face.choose import choose
 from latentsync.face.detect import Box, FaceFinder, three_points
@@ -76,15 +75,13 @@ class Person:
     """One face: a clip in which it speaks, or still pictures of it.
 
     crops: (F, W, W, 3) uint8 RGB with a margin, W = R + 2R/MARGIN. mesh: (F, 468, 3) float32 in the upright face's
-    pixels (before its stretch to a square). audio: (F, 50, D) float16, nothing for stills. voices: audio of the same
-    speech with other pitches and with noise.
+    pixels (before its stretch to a square). audio: (F, 50, D) float16, nothing for stills.
     """
 
     name: str
     crops: np.ndarray
     mesh: np.ndarray
     audio: np.ndarray = field(default_factory=lambda: np.zeros((0, 50, 384), np.float16))
-    voices: tuple[np.ndarray, ...] = ()
 
     @property
     def speaks(self) -> bool:
@@ -141,9 +138,8 @@ def prepare_clip(path: Path, finder: FaceFinder, whisper: WhisperEncoder, delay:
     tensors = {"crops": np.stack(crops), "mesh": mesh.reshape(len(meshes), -1, 3).astype(np.float32)}
     waveform, rate = load_audio(path)
     waveform = F.pad(waveform, (-round(delay * rate), 0))  # a negative pad cuts the start off
-    for name, voice in {"audio": waveform, **other_voices(waveform, rate)}.items():
-        tokens = audio_windows(encode_audio(voice, rate, whisper), info.fps, info.frames)[start:stop]
-        tensors[name] = tokens.numpy().astype(np.float16)
+    tokens = audio_windows(encode_audio(waveform, rate, whisper), info.fps, info.frames)[start:stop]
+    tensors["audio"] = tokens.numpy().astype(np.float16)
     return tensors
 
 
@@ -177,19 +173,6 @@ def _wide_crop(frame: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     wide = crop_matrix(matrix, RESOLUTION)
     wide[:, 2] += margin
     return resample(frame, wide, RESOLUTION + 2 * margin)
-
-
-def other_voices(waveform: Tensor, rate: int) -> dict[str, Tensor]:
-    """The same speech higher, lower, and muffled with noise (20 dB below it), since there are few speakers."""
-    try:
-        import librosa
-    except ImportError as error:
-        raise missing_package("Changing voices", "librosa") from error
-    sound = waveform.numpy()
-    voices = {f"voice {by:+d}": librosa.effects.pitch_shift(sound, sr=rate, n_steps=by) for by in (-4, -2, 2, 4)}
-    noise = np.random.default_rng(len(sound)).standard_normal(len(sound)) * sound.std() / 10
-    voices["voice in noise"] = librosa.effects.preemphasis(sound, coef=-0.6) + noise
-    return {name: torch.from_numpy(voice.astype(np.float32)) for name, voice in voices.items()}
 
 
 Task = tuple[str, list[Path]]
@@ -236,9 +219,8 @@ def load_person(path: Path) -> Person:
     with safe_open(path, "numpy") as file:
         name = file.metadata()["name"]
     tensors = load_file(path)
-    voices = tuple(tensors[key] for key in sorted(tensors) if key.startswith("voice"))
     audio = {"audio": tensors["audio"]} if "audio" in tensors else {}
-    return Person(name, tensors["crops"], tensors["mesh"], voices=voices, **audio)
+    return Person(name, tensors["crops"], tensors["mesh"], **audio)
 
 
 def held_out_portraits(people: Sequence[Person]) -> list[Person]:

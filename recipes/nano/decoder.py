@@ -4,7 +4,7 @@ stays as it is.
 As it comes it blurs skin and shifts its color by as much as a mouth in motion changes the picture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from latentsync.models.device import autocast
+from latentsync.models.tiny_vae import TinyVAE
 from latentsync.models.vae import VAE
 from latentsync.training.loop import Report, Trainer, fit, trapezoid
 from latentsync.training.optim import averaged_model
 from latentsync.training.unet.critic import AdversarialLoss, adversarial_weight
 from latentsync.training.unet.picture_losses import plain_losses
+from latentsync.weights.tiny_vae_files import build
 
 from .scenes import Scenes, load_scenes
 from .tiles import decode_tile, mouth_tile, tile_of
@@ -118,6 +120,15 @@ def train_decoder(
 
 
 def with_tuned_decoder(vae: VAE, folder: Path) -> VAE:
-    """The autoencoder with the decoder of a finished run."""
-    vae.model.decoder.load_state_dict(torch.load(folder / "decoder.pt", weights_only=True)["average"])
-    return vae
+    """The autoencoder with the decoder of a run: of the U-Net's training where that has begun."""
+    if (path := folder / "unet.pt").exists():
+        return with_decoder(vae, torch.load(path, weights_only=True)["average_decoder"])
+    return with_decoder(vae, torch.load(folder / "decoder.pt", weights_only=True)["average"])
+
+
+def with_decoder(vae: VAE, state: Mapping[str, Tensor]) -> VAE:
+    """The autoencoder with a decoder of these tensors, which may be narrower than its own (see `slim`)."""
+    encoder = {f"encoder.{name}": value for name, value in vae.model.encoder.state_dict().items()}
+    model = build(encoder | {f"decoder.{name}": value for name, value in state.items()})
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return TinyVAE(model, scaling=vae.scaling, shift=vae.shift).eval().requires_grad_(False)

@@ -13,6 +13,7 @@ from latentsync.models.vae import VAE
 from latentsync.weights.convert import save_model
 
 from .data import MARGIN, RESOLUTION, Person
+from .decoder import with_decoder
 from .unet import UNetTraining
 
 DEFAULT_STEPS, DEFAULT_GUIDANCE = 1, 1.0
@@ -42,7 +43,7 @@ def _first_crops(people: Sequence[Person]) -> Tensor:
 def export(vae: VAE, heard: Path, path: Path, people: Sequence[Person]) -> Path:
     """Write U-Net and autoencoder as one fp16 file with all metadata that the loader needs."""
     parts = torch.load(heard, weights_only=True)
-    vae.model.decoder.load_state_dict(parts["average_decoder"])
+    vae = with_decoder(vae, parts["average_decoder"])
     settings = UNetTraining(**parts["settings"])
     metadata: dict[str, Any] = {
         "version": "nano",

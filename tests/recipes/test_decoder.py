@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from recipes.nano.decoder import DecoderTrainer, DecoderTraining, train_decoder, with_tuned_decoder
+from recipes.nano.decoder import DecoderTrainer, DecoderTraining, train_decoder
 
 from .people import floats, number_scenes, plain_vae
 
@@ -67,5 +67,3 @@ def test_it_goes_on_as_if_it_had_not_stopped_and_its_average_is_taken(scenes, tm
     for trainer in (done, second):
         assert torch.equal(trainer.decoder.gain, straight.decoder.gain)
         assert torch.equal(trainer.average.module.gain, straight.average.module.gain)
-    tuned = with_tuned_decoder(plain_vae(), tmp_path)
-    assert torch.equal(tuned.model.decoder.gain, straight.average.module.gain)

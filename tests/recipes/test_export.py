@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,13 +13,16 @@ from latentsync.weights.identify import identify
 from latentsync.weights.load import load_unet
 from latentsync.weights.vae_files import load_vae
 from recipes.nano.again import start_again
-from recipes.nano.audio import Voices
 from recipes.nano.data import RESOLUTION
+from recipes.nano.decoder import with_decoder, with_tuned_decoder
 from recipes.nano.export import DEFAULT_GUIDANCE, DEFAULT_STEPS, export, latent_rgb
-from recipes.nano.hearing import HearingTraining, teach_hearing
+from recipes.nano.hearing import Hearing, HearingTraining, teach_hearing
+from recipes.nano.slim import narrowed
 from recipes.nano.unet import UNetTrainer, settings_of
 
-from .people import UNET, number_scenes, portrait
+from .people import UNET, number_scenes, portrait, speaker
+
+NARROW = (8, 8, 6, 4)
 
 
 def tiny_vae(seed=0):
@@ -28,10 +32,10 @@ def tiny_vae(seed=0):
     return TinyVAE(TinyAutoencoder(TinyConfig(blocks, blocks, 8, (8,) * 4))).eval().requires_grad_(False)
 
 
-def test_a_finished_run_becomes_a_file_that_loads(face, speakers_two, tmp_path):
-    people = [*speakers_two, portrait(face)]
-    learning = tiny_vae()
-    voices = Voices(people, torch.zeros(50, 384))
+def test_a_finished_run_becomes_a_file_that_loads(face, tmp_path):
+    openings = np.random.default_rng(1).uniform(0, 0.35, 48)
+    people = [speaker(face, openings, name="ann_1", numbers=14), portrait(face)]
+    learning = narrowed(tiny_vae(), NARROW)  # as that of a file which `slim` wrote
     trainer = UNetTrainer([number_scenes(people, 2)], people, UNET, learning)
     for parameter in (*trainer.unet.parameters(), *trainer.decoder.parameters()):
         parameter.data += 0.02 * torch.randn_like(parameter)
@@ -39,8 +43,9 @@ def test_a_finished_run_becomes_a_file_that_loads(face, speakers_two, tmp_path):
     trainer.average_decoder.update_parameters(trainer.decoder)
     trainer.step = 7
     trainer.save(tmp_path / "unet.pt")
-    quick = HearingTraining(steps=2, batch_size=4)
-    hearing = teach_hearing(tmp_path / "unet.pt", trainer.shapes, voices, tmp_path / "heard.pt", settings=quick)
+    settings = HearingTraining(directions=20, rank=9)
+    hearing = Hearing(people, trainer.shapes, torch.zeros(50, 384), settings)
+    teach_hearing(tmp_path / "unet.pt", hearing, tmp_path / "heard.pt")
 
     vae = tiny_vae()
     path = export(vae, tmp_path / "heard.pt", tmp_path / "nano.safetensors", people)
@@ -50,7 +55,7 @@ def test_a_finished_run_becomes_a_file_that_loads(face, speakers_two, tmp_path):
     stated = (unet.config.residual, unet.config.default_steps, unet.config.default_guidance)
     assert stated == ("jaw", DEFAULT_STEPS, DEFAULT_GUIDANCE)
     assert (unet.config.widths, unet.config.cross, unet.config.groups) == ((16, 32), (False, True), 8)
-    assert unet.config.audio_rank == quick.rank
+    assert unet.config.audio_rank == settings.rank
     assert [len(row) for row in json.loads(info.metadata["latent_rgb"])] == [3] * 5
     assert (info.metadata["vae_scaling"], info.metadata["steps"], info.metadata["license"]) == (
         "1.0",
@@ -61,7 +66,7 @@ def test_a_finished_run_becomes_a_file_that_loads(face, speakers_two, tmp_path):
     sample, audio = torch.randn(1, 13, 2, 8, 8), torch.from_numpy(people[0].audio[5:7])[None].float()
     average = trainer.average.module.eval()
     with torch.no_grad():
-        shapes = quick.gain * hearing.projection(audio[0] @ voices.whitening.T)
+        shapes = settings.gain * hearing.projection(audio[0])
         told = trainer.teller(shapes).expand(-1, 50, -1)[None]
         assert torch.allclose(unet(sample, 999, audio), average(sample, 999, told), atol=0.02)
         assert not torch.allclose(trainer.unet(sample, 999, told), average(sample, 999, told), atol=0.05)
@@ -69,21 +74,21 @@ def test_a_finished_run_becomes_a_file_that_loads(face, speakers_two, tmp_path):
     goes_on = start_again(path, [number_scenes(people, 1)], people, hearing, tmp_path / "again.pt", UNET)
     for part, wanted in (("teller", trainer.teller), ("unet", average), ("average", average)):
         for name, value in goes_on.parts()[part].state_dict().items():
-            assert torch.allclose(value, wanted.state_dict()[name], atol=3e-3), f"{part}.{name}"
+            assert torch.allclose(value, wanted.state_dict()[name], atol=6e-3), f"{part}.{name}"
     assert settings_of(tmp_path / "again.pt") == UNET
 
     inside = {key.removeprefix("vae."): v for key, v in load_file(path).items() if key.startswith("vae.")}
     wanted = trainer.average_decoder.module.state_dict()
+    assert load_vae(path).model.config.decoder_widths == NARROW
     assert all(torch.equal(inside[f"decoder.{key}"], value.half()) for key, value in wanted.items())
     encoder = tiny_vae().model.encoder.state_dict()
     assert all(torch.equal(inside[f"encoder.{key}"], value.half()) for key, value in encoder.items())
     assert len(inside) == len(wanted) + len(encoder)
     latents, pixels = torch.randn(1, 4, 4, 4), torch.rand(1, 3, 32, 32) * 2 - 1
-    again = load_vae(path)
+    again, made = load_vae(path), with_decoder(vae, wanted)
     with torch.no_grad():
-        assert torch.allclose(again.decode(latents), vae.decode(latents), atol=0.01)
+        assert torch.allclose(again.decode(latents), made.decode(latents), atol=0.01)
         assert torch.allclose(again.encode(pixels), vae.encode(pixels), atol=0.01)
-    assert torch.equal(vae.model.decoder.state_dict()["layers.0.weight"], wanted["layers.0.weight"])
 
 
 def test_previews_are_the_colors_that_latents_stand_for():
@@ -98,3 +103,15 @@ def test_previews_are_the_colors_that_latents_stand_for():
     rows = latent_rgb(SimpleNamespace(encode=encode, factor=8), images)
     assert torch.tensor(rows[:3]) == pytest.approx(colors, abs=1e-3)
     assert rows[3] == pytest.approx([0.25] * 3, abs=1e-3)
+
+
+def test_the_decoder_of_the_stage_before_goes_on(tmp_path):
+    """That of the U-Net's training once it has begun, whatever its widths; the encoder stays."""
+    tuned, later = tiny_vae(1), narrowed(tiny_vae(2), NARROW)
+    torch.save({"average": tuned.model.decoder.state_dict()}, tmp_path / "decoder.pt")
+    latents, pixels = torch.randn(1, 4, 6, 6), torch.rand(1, 3, 48, 48) * 2 - 1
+    for wanted in (tuned, later):
+        found = with_tuned_decoder(tiny_vae(), tmp_path)
+        assert torch.allclose(found.decode(latents), wanted.decode(latents), atol=1e-5)
+        assert torch.allclose(found.encode(pixels), tiny_vae().encode(pixels), atol=1e-5)
+        torch.save({"average_decoder": later.model.decoder.state_dict()}, tmp_path / "unet.pt")

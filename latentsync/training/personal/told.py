@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from ...models.unet_blocks import AudioProjection
 from ...weights.lora import PREFIX
 
-RIDGE = 0.2
-"""Strength of the ridge for each moment, with standardized features. On a man of 60 s: correlation of the opening that
-is told with the true one on held-out seconds 0.716 without a correction, 0.735 with 0.02, 0.739 with 0.2, 0.734 with 2.
+RIDGE = 10.0
+"""Strength of the ridge for each moment, with standardized features. Six people of the recipe of nano, each left out of
+what it heard: median correlation of the opening that is told with the true one on held-out seconds 0.59 without a
+correction, 0.54 with 0.2, 0.63 with 4, 0.63 with 10 (worst loss 0.01), 0.63 with 20.
 """
 
 
