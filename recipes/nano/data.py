@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from torch import Tensor
 
 from latentsync.audio.load import load_audio
 from latentsync.audio.whisper_features import audio_windows, encode_audio
@@ -48,6 +49,13 @@ DELAYS = {
     "edtalk_pose_source2_60s": 0.1,
 }
 """Seconds by which a clip's audio is late."""
+SPOKEN, PAUSE = (0.8, 2.2), (0.6, 2.5)
+"""Seconds of speech between two pauses, and of these."""
+NOISE = (-60.0, -30.0)
+"""Decibels of a pause's noise, to the speech."""
+CLOSING, OPENING = 0.2, 0.14
+"""Seconds at a pause's ends in which the mouth still closes, or opens already."""
+PAUSE_FPS = 25
 HELD_OUT_PORTRAITS = 8
 """Every eighth portrait is never trained on: 15 people."""
 
@@ -75,13 +83,15 @@ class Person:
     """One face: a clip in which it speaks, or still pictures of it.
 
     crops: (F, W, W, 3) uint8 RGB with a margin, W = R + 2R/MARGIN. mesh: (F, 468, 3) float32 in the upright face's
-    pixels (before its stretch to a square). audio: (F, 50, D) float16, nothing for stills.
+    pixels (before its stretch to a square). audio: (F, 50, D) float16, nothing for stills. pauses: (M, 50, D) float16,
+    what is heard in pauses amid what is said on time that may be trained on.
     """
 
     name: str
     crops: np.ndarray
     mesh: np.ndarray
     audio: np.ndarray = field(default_factory=lambda: np.zeros((0, 50, 384), np.float16))
+    pauses: np.ndarray = field(default_factory=lambda: np.zeros((0, 50, 384), np.float16))
 
     @property
     def speaks(self) -> bool:
@@ -140,6 +150,8 @@ def prepare_clip(path: Path, finder: FaceFinder, whisper: WhisperEncoder, delay:
     waveform = F.pad(waveform, (-round(delay * rate), 0))  # a negative pad cuts the start off
     tokens = audio_windows(encode_audio(waveform, rate, whisper), info.fps, info.frames)[start:stop]
     tensors["audio"] = tokens.numpy().astype(np.float16)
+    trained_on = waveform[: int((start + (stop - start) * (1 - HELD_OUT)) / info.fps * rate)]
+    tensors["pauses"] = heard_in_pauses(trained_on, rate, whisper, seed=path.stem).numpy().astype(np.float16)
     return tensors
 
 
@@ -173,6 +185,28 @@ def _wide_crop(frame: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     wide = crop_matrix(matrix, RESOLUTION)
     wide[:, 2] += margin
     return resample(frame, wide, RESOLUTION + 2 * margin)
+
+
+def heard_in_pauses(waveform: Tensor, rate: int, whisper: WhisperEncoder, *, seed: str = "") -> Tensor:
+    """(M, 50, D): tokens of the moments of pauses that are put into speech (T,), half of them with faint noise.
+
+    Whisper's states drift in a pause between words, unlike in silence alone: without these the mouth opened again.
+    """
+    random, parts, spans = np.random.default_rng([*seed.encode()]), [], []
+    at = made = 0
+    while at < len(waveform):
+        spoken = waveform[at : at + int(random.uniform(*SPOKEN) * rate)]
+        noise = random.standard_normal(int(random.uniform(*PAUSE) * rate)).astype(np.float32)
+        level = 10 ** (random.uniform(*NOISE) / 20) if random.random() < 0.5 else 0.0
+        parts += [spoken, torch.from_numpy(noise) * waveform.std() * level]
+        begin = made + len(spoken)
+        at, made = at + len(spoken), begin + len(noise)
+        spans.append((begin / rate, made / rate))
+    frames = int(made / rate * PAUSE_FPS)
+    tokens = audio_windows(encode_audio(torch.cat(parts), rate, whisper), PAUSE_FPS, frames)
+    times = np.arange(frames) / PAUSE_FPS
+    inside = np.any([(times >= begin + CLOSING) & (times <= end - OPENING) for begin, end in spans], 0)
+    return tokens[torch.from_numpy(inside)]
 
 
 Task = tuple[str, list[Path]]
@@ -219,8 +253,8 @@ def load_person(path: Path) -> Person:
     with safe_open(path, "numpy") as file:
         name = file.metadata()["name"]
     tensors = load_file(path)
-    audio = {"audio": tensors["audio"]} if "audio" in tensors else {}
-    return Person(name, tensors["crops"], tensors["mesh"], **audio)
+    heard = {key: tensors[key] for key in ("audio", "pauses") if key in tensors}
+    return Person(name, tensors["crops"], tensors["mesh"], **heard)
 
 
 def held_out_portraits(people: Sequence[Person]) -> list[Person]:

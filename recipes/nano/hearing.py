@@ -28,43 +28,40 @@ from .unet import Shapes
 @dataclass(frozen=True)
 class HearingTraining:
     """directions: how many of the states of one time are listened to, the strongest. ridge: its strength, over the mean
-    power in these. rank: of the projection of one time. silent, unknown: weight of silence, and of no tokens at all,
-    which guidance takes: it has the mean shape; all speech has 1. gain: what was learned is enlarged by it, since a
-    mean of all that is possible moves less than lips do."""
+    power in these. rank: of the projection of one time. pauses, silence, nothing: weights of pauses amid speech, of
+    silence alone, and of no tokens at all, which guidance takes: it has the mean shape. All speech has 1. gain: what
+    was learned is enlarged by it, since a mean of all that is possible moves less than lips do."""
 
-    directions: int = 160
-    ridge: float = 1.0
-    rank: int = 32
-    silent: float = 0.1
-    unknown: float = 0.05
+    directions: int = 320
+    ridge: float = 2.0
+    rank: int = 48
+    pauses: float = 0.1
+    silence: float = 0.1
+    nothing: float = 0.05
     gain: float = 1.5
 
 
 class Hearing:
     """A projection from audio tokens (N, 50, D) to shapes (N, 1, K), fitted to the people who speak.
 
-    silence: (50, D) tokens. A person's weight grows as the root of their time: one speaks for half of it.
+    silence: (50, D) tokens. A person's weight grows as the root of their time: one speaks for half of it all.
     """
 
     def __init__(
         self, people: Sequence[Person], shapes: Shapes, silence: Tensor, settings: HearingTraining | None = None
     ) -> None:
         self.settings = settings = settings or HearingTraining()
-        speakers = {i: people[i] for i in shapes.spoken}
-        directions = audio_directions(list(speakers.values()), settings.directions)
-        time = Counter[str]()
-        for who in speakers.values():
-            time[who.identity] += who.train_frames
-        heard = [_listened(torch.from_numpy(p.audio[: p.train_frames]), directions) for p in speakers.values()]
-        weights = [
-            torch.full((len(h),), time[p.identity] ** -0.5) for p, h in zip(speakers.values(), heard, strict=True)
-        ]
-        weight = torch.cat(weights) / torch.cat(weights).sum()
-        rest = _listened(silence[None], directions)
+        speakers = [people[i] for i in shapes.spoken]
+        directions = audio_directions(speakers, settings.directions)
+        heard = [p.audio[: p.train_frames] for p in speakers] + [p.pauses for p in speakers]
+        said = _weights([p.identity for p in speakers for _ in range(p.train_frames)])
+        paused = settings.pauses * _weights([p.identity for p in speakers for _ in p.pauses])
+        tokens = [*(torch.from_numpy(part) for part in heard), silence[None], torch.zeros_like(silence)[None]]
+        closed = shapes.silent.expand(len(paused) + 1, -1)
         solution, bias = ridge(
-            torch.cat((*heard, rest, torch.zeros_like(rest))).double(),
-            torch.cat((*shapes.spoken.values(), shapes.silent[None], torch.zeros_like(shapes.silent)[None])).double(),
-            torch.cat((weight, torch.tensor([settings.silent, settings.unknown]))).double(),
+            torch.cat([_listened(part, directions) for part in tokens]).double(),
+            torch.cat((*shapes.spoken.values(), closed, torch.zeros_like(closed[:1]))).double(),
+            torch.cat((said, paused, torch.tensor([settings.silence, settings.nothing]))).double(),
             settings.ridge,
         )
         self.projection = _low_rank(solution.float(), bias.float(), directions, settings.rank)
@@ -125,6 +122,13 @@ def _states(tokens: Tensor) -> Tensor:
 def _listened(tokens: Tensor, directions: Tensor) -> Tensor:
     """(N, 50, D) tokens to (N, 10 · M)."""
     return torch.cat([(_states(part) @ directions.T).flatten(1) for part in tokens.split(256)])
+
+
+def _weights(whose: Sequence[str]) -> Tensor:
+    """Of each moment, 1 in all; a person's grow as the root of their time."""
+    times = Counter(whose)
+    weights = torch.tensor([times[name] ** -0.5 for name in whose])
+    return weights / weights.sum()
 
 
 @torch.no_grad()

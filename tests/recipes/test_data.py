@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from latentsync.errors import UserError
+from recipes.nano import data
 from recipes.nano.data import CLIPS, Person, clip_paths, load_people, portrait_paths
 from recipes.nano.scenes import clip_chances
 
@@ -21,7 +23,12 @@ def test_prepared_people_are_read_back(face, speakers_two, tmp_path):
     with pytest.raises(UserError, match="nobody prepared"):
         load_people(tmp_path)
     clip = speakers_two[1]
-    heard = {"crops": np.ascontiguousarray(clip.crops), "mesh": clip.mesh, "audio": clip.audio}
+    heard = {
+        "crops": np.ascontiguousarray(clip.crops),
+        "mesh": clip.mesh,
+        "audio": clip.audio,
+        "pauses": clip.audio[:3],
+    }
     still = portrait(face)
     save_file({"crops": still.crops, "mesh": still.mesh}, tmp_path / "still.safetensors", {"name": "still"})
     save_file(heard, tmp_path / "ben_1.safetensors", {"name": "ben_1"})
@@ -31,6 +38,7 @@ def test_prepared_people_are_read_back(face, speakers_two, tmp_path):
     assert np.array_equal(again.crops, still.crops)
     assert np.array_equal(ben.mesh, clip.mesh)
     assert np.array_equal(ben.audio, clip.audio)
+    assert np.array_equal(ben.pauses, clip.audio[:3])
 
 
 def test_the_mouth_at_rest_is_the_one_that_opens_least(face, speakers_two):
@@ -71,3 +79,20 @@ def test_portraits_are_neutral_first(media):
         assert name.startswith(("london-", "canada-", "cc0-"))
         assert all(path.is_file() for path in paths)
         assert not name.startswith("london-") or [path.stem[-3:] for path in paths] in (["_03"], ["_03", "_08"])
+
+
+def test_what_is_heard_in_pauses_is_heard_in_pauses_alone(monkeypatch):
+    """Of an audio whose tokens are its loudness: no moment hears the speech before or after."""
+    said = torch.ones(10 * 16000)
+
+    def loudness(waveform, rate, whisper):
+        rows = waveform[: len(waveform) // 320 * 320].unflatten(0, (-1, 320)).abs().amax(1)
+        return rows[:, None, None].expand(-1, 5, 1)
+
+    monkeypatch.setattr(data, "encode_audio", loudness)
+    heard = data.heard_in_pauses(said, 16000, None)
+    assert heard.shape[1:] == (50, 1)
+    assert 25 < len(heard) < 400
+    assert heard.max() < 0.2
+    monkeypatch.setattr(data, "CLOSING", 0.0)
+    assert data.heard_in_pauses(said, 16000, None).max() == 1

@@ -50,11 +50,25 @@ def test_speech_is_told_as_the_shape_of_its_lips(people, tmp_path):
 def test_silence_and_no_tokens_have_their_shapes(people):
     shapes, silence = Shapes(people), torch.randn(50, 384, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        heard = Hearing(people, shapes, silence, replace(FEW, silent=1e3)).projection(silence[None])[0, 0]
-        nothing = Hearing(people, shapes, silence, replace(FEW, unknown=1e3)).projection(torch.zeros(1, 50, 384))
+        heard = Hearing(people, shapes, silence, replace(FEW, silence=1e3)).projection(silence[None])[0, 0]
+        nothing = Hearing(people, shapes, silence, replace(FEW, nothing=1e3)).projection(torch.zeros(1, 50, 384))
     assert shapes.silent.norm() > 1
     assert torch.allclose(heard, shapes.silent, atol=0.02)
     assert nothing.abs().max() < 0.02
+
+
+def test_pauses_amid_speech_are_closed(people):
+    """Their tokens are neither those of speech nor those of silence."""
+    tokens = np.random.default_rng(3).normal(0, 1, (1, 50, 384)).astype(np.float16).repeat(6, 0)
+    paused = [replace(people[0], pauses=tokens), people[1]]
+    shapes = Shapes(people)
+    with torch.no_grad():
+        without, heard = (
+            Hearing(who, shapes, SILENCE, replace(FEW, pauses=1e3)).projection(torch.from_numpy(tokens).float())[:, 0]
+            for who in (people, paused)
+        )
+    assert not torch.allclose(without, shapes.silent, atol=0.5)
+    assert torch.allclose(heard, shapes.silent.expand(6, -1), atol=0.02)
 
 
 def test_people_count_by_the_root_of_their_time(people):
@@ -64,7 +78,7 @@ def test_people_count_by_the_root_of_their_time(people):
     little = replace(people[0], name="b", **{part: getattr(much, part)[:12] for part in ("crops", "mesh", "audio")})
     shapes = Shapes(people)
     shapes.spoken = {0: torch.full((36, 12), 1.0), 1: torch.full((9, 12), -1.0)}
-    hearing = Hearing([much, little], shapes, SILENCE, replace(FEW, silent=0, unknown=0))
+    hearing = Hearing([much, little], shapes, SILENCE, replace(FEW, silence=0, nothing=0))
     with torch.no_grad():
         heard = hearing.projection(torch.from_numpy(said[:3]).float())[:, 0]
     assert torch.allclose(heard, torch.full((3, 12), 1 / 3), atol=1e-5)
