@@ -38,7 +38,6 @@ REQUIREMENTS = {
     "cv2": "opencv-contrib-python>=4.8",
     "diffusers": "diffusers>=0.30",
     "filelock": "filelock>=3.12",
-    "librosa": "librosa>=0.10",
     "matplotlib": "matplotlib>=3.7",
     "mediapipe": "mediapipe>=0.10.14",
     "numpy": "numpy>=1.26",

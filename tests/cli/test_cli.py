@@ -412,7 +412,7 @@ def test_doctor_knows_every_extra():
     for name, packages in doctor.EXTRAS.items():
         (line,) = (line for line in text.splitlines() if line.startswith(f"{name} = ["))
         listed = set(re.findall(r'"([a-z-]+)', line)) - {"torch"}
-        assert set(packages) == listed - {"librosa"}  # for recipes only
+        assert set(packages) == listed
 
 
 # --- sheet ---------------------------------------------------------------------------------------------------------

@@ -91,12 +91,6 @@ def heic(folder: Path) -> None:
     read_image(folder / "a.heic")
 
 
-def voices(_: Path) -> None:
-    from recipes.nano.data import other_voices
-
-    other_voices(torch.zeros(100), 16_000)
-
-
 OPTIONAL = {
     "streamlit": lambda _: server.serve(AppSettings(), server.Address(), print, print),
     "pyngrok": lambda _: server.serve(AppSettings(), server.Address(share=True), print, print),
@@ -106,7 +100,6 @@ OPTIONAL = {
     "scenedetect": lambda _: shots.shot_detector(3.0),
     "ray": lambda _: ray_pool.connect(),
     "ray.data": lambda _: ray_data.connected(None).__enter__(),
-    "librosa": voices,
     "pillow_heif": heic,
     "torchmetrics": lpips,
     "torchmetrics.image.fid": fid,
