@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from latentsync.models.unet_blocks import AUDIO_TIMES
 from latentsync.weights.load import load_unet
 from latentsync.weights.vae_files import load_vae
 
@@ -30,14 +31,20 @@ AGAIN = UNetTraining(
 
 
 def teller_of(state: dict[str, Tensor], hearing: Hearing) -> nn.Linear:
-    """Undoes Hearing.state: weight and bias of the file's `audio_projection.out` to those of the teller."""
-    heard, gain = hearing.projection.out, hearing.settings.gain
-    weight, bias = (state[f"audio_projection.out.{name}"].float() for name in ("weight", "bias"))
-    teller = nn.Linear(heard.out_features, len(weight))
+    """Undoes Hearing.state: weight and bias of the file's `audio_projection` to those of the teller."""
+    projection, gain = hearing.projection, hearing.settings.gain
+    mix, weight, bias = (state[f"audio_projection.{name}"].float() for name in ("mix.weight", "out.weight", "out.bias"))
+    teller = nn.Linear(len(projection.out.bias), len(weight))
     with torch.no_grad():
-        teller.weight.copy_(weight @ torch.linalg.pinv(gain * heard.weight))
-        teller.bias.copy_(bias - teller.weight @ (gain * heard.bias))
+        heard = gain * _whole(projection.mix.weight, projection.out.weight)
+        teller.weight.copy_(_whole(mix, weight) @ torch.linalg.pinv(heard))
+        teller.bias.copy_(bias - teller.weight @ (gain * projection.out.bias))
     return teller
+
+
+def _whole(mix: Tensor, out: Tensor) -> Tensor:
+    """(K, 10 · L · D): both layers as one, since their factors have other signs on other machines."""
+    return torch.einsum("ktr,rm->ktm", out.unflatten(1, (AUDIO_TIMES, -1)), mix).flatten(1)
 
 
 def start_again(
