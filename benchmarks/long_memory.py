@@ -1,8 +1,10 @@
-"""Memory of one long run: python -m benchmarks.long_memory CLIP [--minutes 60] [--every 10] [--dtype fp32]
+"""Memory of one long run: python -m benchmarks.long_memory CLIP [--minutes 60] [--every 10] [--dtype fp32] [--loop]
 
 The clip is repeated to the length by copying its packets, picture and sound, and the whole pipeline runs on it in a
 process of its own, whose resident memory is noted. Printed is the slope of a straight line through what was noted after
 the first minute of each of the two passes (finding faces, making mouths), in MB per minute of clip.
+
+With --loop the pipeline itself repeats the clip under a speech of that length, so that faces are soon found.
 """
 
 import argparse
@@ -10,7 +12,9 @@ import json
 import sys
 import tempfile
 import time
+import wave
 from collections import defaultdict
+from math import ceil
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -19,6 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import av
 import numpy as np
+
+from latentsync.audio.load import load_audio
+from latentsync.audio.mel import SAMPLE_RATE
 
 from .memory import MEGABYTE
 
@@ -57,10 +64,30 @@ def resident(process: int) -> float:
     return int(pages) * 4096 / MEGABYTE
 
 
-def watched(clip: Path, folder: Path, checkpoint: str, dtype: str, every: float) -> list[dict[str, Any]]:
-    """[{seconds, megabytes, stage, frame}, …] of a run that is told of by its child."""
+def long_speech(clip: Path, seconds: float, path: Path) -> Path:
+    """The clip's sound again and again, as a WAV file."""
+    samples = (load_audio(clip).waveform.numpy().clip(-1, 1) * 32767).astype("<i2")
+    with wave.open(str(path), "wb") as out:
+        out.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
+        for _ in range(ceil(seconds * SAMPLE_RATE / len(samples))):
+            out.writeframes(samples.tobytes())
+    return path
+
+
+def watched(
+    clip: Path, speech: Path | None, folder: Path, checkpoint: str, dtype: str, every: float
+) -> list[dict[str, Any]]:
+    """[{seconds, megabytes, stage, frame}, …] of a run that is told of by its child. speech: None: the clip's own."""
     told = folder / "told"
-    command = [sys.executable, "-m", "benchmarks.long_memory", "--child", str(clip), str(folder / "out.mp4")]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.long_memory",
+        "--child",
+        str(clip),
+        str(speech or ""),
+        str(folder / "out.mp4"),
+    ]
     child = Popen([*command, checkpoint, dtype, str(told)])
     start, rows = time.monotonic(), []
     while child.poll() is None:
@@ -75,7 +102,7 @@ def watched(clip: Path, folder: Path, checkpoint: str, dtype: str, every: float)
     return rows
 
 
-def run_once(clip: str, out: str, checkpoint: str, dtype: str, told: str) -> None:
+def run_once(clip: str, speech: str, out: str, checkpoint: str, dtype: str, told: str) -> None:
     from latentsync.models.device import pick_device, pick_dtype
     from latentsync.pipeline import lipsync_file
     from latentsync.settings import Progress, Settings
@@ -86,7 +113,8 @@ def run_once(clip: str, out: str, checkpoint: str, dtype: str, told: str) -> Non
 
     device = pick_device("auto")
     with load_models(checkpoint, device=device, dtype=pick_dtype(dtype, device)) as models:
-        report = lipsync_file(clip, None, out, models=models, settings=Settings(codec="h264"), on_step=tell)
+        settings = Settings(steps=1, guidance=1, codec="h264", fit="loop")  # more steps take time, not memory
+        report = lipsync_file(clip, speech or None, out, models=models, settings=settings, on_step=tell)
     print(f"{report.frames} frames, {report.repainted} repainted")
 
 
@@ -107,6 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clip", type=Path, help="a video with a face and sound")
     parser.add_argument("--minutes", type=float, default=60.0, help="length that it is repeated to")
+    parser.add_argument("--loop", action="store_true", help="let the pipeline repeat it, under a speech of that length")
     parser.add_argument("--every", type=float, default=10.0, help="seconds between two looks at the memory")
     parser.add_argument("--checkpoint", default="nano", help="a known name or a file")
     parser.add_argument("--dtype", default="auto", help="as for latentsync run")
@@ -114,8 +143,12 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        clip = repeated(arguments.clip, 60 * arguments.minutes, folder / f"long{arguments.clip.suffix}")
-        rows = watched(clip, folder, arguments.checkpoint, arguments.dtype, arguments.every)
+        clip, seconds, speech = arguments.clip, 60 * arguments.minutes, None
+        if arguments.loop:
+            speech = long_speech(clip, seconds, folder / "speech.wav")
+        else:
+            clip = repeated(clip, seconds, folder / f"long{clip.suffix}")
+        rows = watched(clip, speech, folder, arguments.checkpoint, arguments.dtype, arguments.every)
     slopes = {stage: slope(rows, stage, arguments.minutes) for stage in dict.fromkeys(row["stage"] for row in rows)}
     for stage, value in slopes.items():
         print(f"{stage}: {value:+.2f} MB per minute of clip")
