@@ -92,8 +92,8 @@ def watched(
     start, rows = time.monotonic(), []
     while child.poll() is None:
         time.sleep(every)
-        if child.poll() is None and told.exists():
-            stage, _, done = told.read_text().partition(" ")
+        if child.poll() is None and told.exists() and (said := told.read_text()):  # empty while it is written
+            stage, _, done = said.partition(" ")
             megabytes = round(resident(child.pid), 1)
             rows.append({"seconds": time.monotonic() - start, "megabytes": megabytes, "stage": stage, "done": done})
             print(f"{rows[-1]['seconds']:8.0f} s {megabytes:8.1f} MB  {stage} {done}", flush=True)
