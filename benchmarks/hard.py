@@ -1,9 +1,9 @@
 """Hard footage painted with the built-in model: the ten worst frames by figures, and an older commit beside this one.
 
-Three figures for each made frame, of the face as it lies in the network's crop:
-- color: how far, in levels of 255, the paint lies from the source along its own soft edge (blurred; the 95th percentile
-  of the edge), where both ought to be one skin;
-- place: how far the corners of the mouth, found again in the result, lie from the source's, in percent of the face's
+Three figures for each made frame, for the face in the network's crop:
+- color: how far, in levels of 255, the paint differs from the source along its own soft edge (blurred; the 95th
+  percentile of the edge), where both should be the same skin;
+- place: how far the corners of the mouth, found again in the result, are from the source's, in percent of the face's
   height (100 where the face is not found again). Speech moves them too, by about 3 %;
 - sharpness: what is left of the fine detail around the mouth (variance of the Laplacian, percent of the source's).
 """
@@ -85,7 +85,7 @@ DEMO, GRID, INTEL = "bytedance/LatentSync, Apache-2.0", "GRID corpus, CC BY 4.0"
 HAND, TURN = "edge/hand_over_mouth_23.976fps.mp4", "edge/head_turn_sideways_12fps.mp4"
 PEXELS, ADDRESS = "Wolfgang Langer, Pexels", "White House address, public domain"
 PIECES = (
-    Piece("a hand comes before the mouth", HAND, 2.1, PEXELS),
+    Piece("a hand comes in front of the mouth", HAND, 2.1, PEXELS),
     Piece("a hand leaves the mouth", HAND, 9.2, PEXELS),
     Piece("a head turns", TURN, 0.3, INTEL),
     Piece("upside down", "clips/obama_a_20s.mp4", 5, ADDRESS, upside_down),
@@ -105,16 +105,16 @@ SAID = {
     ("a beard", "color"): "the beard is darker and smoother than it was, and the lips are larger",
     ("a face of 73 pixels", "color"): "blurred lips without teeth, and the gray in the beard is brown",
     ("a face half out of the picture", "color"): "lips too red and too large, and the gray in the beard is gone",
-    ("in the dark", "place"): "lips and cheeks redder and brighter than the face around them",
-    ("a face half out of the picture", "place"): "teeth and mustache are a blur",
+    ("in the dark", "place"): "the lips have lost their edge; brightness and color are those of the face",
+    ("a face half out of the picture", "place"): "the teeth became a gray band, and the mustache is a blur",
     ("a face that leaves by the top", "place"): "the turned cheek's edge is smudged into the background",
     ("upside down", "sharpness"): "the mouth is closed and in its place, but soft: the teeth were most of the detail",
-    ("a head that moves", "sharpness"): "the mouth is closed, its lips pale and without an edge",
-    ("a hand leaves the mouth", "sharpness"): "the hand is whole; the lips beside it are soft",
+    ("a head that moves", "sharpness"): "the mouth was wide open and is nearly closed; its lips are a blur",
+    ("a hand leaves the mouth", "sharpness"): "the teeth became a gray band, and the lips are soft",
 }
 """What is seen in the worst frames, by piece and figure, said by somebody who looked at them."""
 COMPARED = (
-    ("hand", "a hand comes before the mouth", "The hand was painted over and smeared; now it stays on top"),
+    ("hand", "a hand comes in front of the mouth", "The hand was painted over and smeared; now it stays on top"),
     ("outline", "the left one of two", "The paint went into the hair beside the jaw; now it ends with the face"),
     (
         "turned",
