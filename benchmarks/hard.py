@@ -105,7 +105,7 @@ SAID = {
     ("a beard", "color"): "the beard is darker and smoother than it was, and the lips are larger",
     ("a face of 73 pixels", "color"): "blurred lips without teeth, and the gray in the beard is brown",
     ("a face half out of the picture", "color"): "lips too red and too large, and the gray in the beard is gone",
-    ("in the dark", "place"): "the lips have lost their edge; brightness and color are those of the face",
+    ("in the dark", "place"): "the lips have lost their edge and their red",
     ("a face half out of the picture", "place"): "the teeth became a gray band, and the mustache is a blur",
     ("a face that leaves by the top", "place"): "the turned cheek's edge is smudged into the background",
     ("upside down", "sharpness"): "the mouth is closed and in its place, but soft: the teeth were most of the detail",

@@ -79,15 +79,8 @@ def watched(
 ) -> list[dict[str, Any]]:
     """[{seconds, megabytes, stage, frame}, …] of a run that is told of by its child. speech: None: the clip's own."""
     told = folder / "told"
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.long_memory",
-        "--child",
-        str(clip),
-        str(speech or ""),
-        str(folder / "out.mp4"),
-    ]
+    files = (clip, speech or "", folder / "out.mp4")
+    command = [sys.executable, "-m", "benchmarks.long_memory", "--child", *map(str, files)]
     child = Popen([*command, checkpoint, dtype, str(told)])
     start, rows = time.monotonic(), []
     while child.poll() is None:
