@@ -1,7 +1,7 @@
 """Times and memory of a whole run, stage by stage: python -m benchmarks.pipeline [--clip FILE] [--json FILE]
 
 Without media of one's own: the astronaut portrait of scikit-image says the sample voice. Stages are the engine's own
-(Report.timings); "other" is what lies between them, mostly Whisper. Memory is the peak of the whole process.
+(Report.timings); "other" is what lies between them. Memory is the peak of the whole process.
 """
 
 import argparse

@@ -168,7 +168,8 @@ class WindowRenderer:
         self.rest = rest_weights(padded, timeline) if settings.silence == "close" else None
         if settings.silence != "keep":
             padded = hush(padded)
-        self.features = SpeechFeatures(padded, SAMPLE_RATE, models.whisper, exact=reference)
+        with timings.measure("hear"):
+            self.features = SpeechFeatures(padded, SAMPLE_RATE, models.whisper, exact=reference)
         self.encoder = ConditionEncoder(
             models.vae,
             models.resolution,
@@ -333,7 +334,8 @@ class WindowRenderer:
 
     def _sample(self, group: Sequence[Window], conditions: Tensor) -> Tensor:
         """Kept frames of all windows of a group as pixels (N, R, R, 3), 0..255."""
-        audio = torch.stack([self.features.windows(self.timeline.fps, w.start, w.stop) for w in group])
+        with self.timings.measure("hear"):
+            audio = torch.stack([self.features.windows(self.timeline.fps, w.start, w.stop) for w in group])
         with self.timings.measure("sample"):
             latents = denoise_window(
                 self.models.unet,

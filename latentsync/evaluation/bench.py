@@ -32,8 +32,8 @@ FULL = "full"
 RANDOM = "random weights: speed only"
 FPS = 25
 SIZES = {"480p": (854, 480), "720p": (1280, 720), "1080p": (1920, 1080), "1440p": (2560, 1440), "4k": (3840, 2160)}
-STAGES = ("read", "track", "crop", "encode", "sample", "decode", "paste", "write", "other")
-"""In the order of the work. "other" is what lies between: opening the files, Whisper, closing the output."""
+STAGES = ("read", "track", "crop", "encode", "hear", "sample", "decode", "paste", "write", "other")
+"""In the order of the work. "other" is what lies between: opening the files, closing the output."""
 SWAY = 0.06
 """How far the portrait moves to each side, as a share of its own width; it is back after eight seconds."""
 

@@ -19,6 +19,7 @@ COLORS: dict[str, Color] = {
     "track": (110, 150, 205),
     "crop": (170, 200, 232),
     "encode": (236, 176, 84),
+    "hear": (150, 110, 180),
     "sample": (206, 52, 46),
     "decode": (228, 128, 60),
     "paste": (24, 128, 84),
@@ -27,6 +28,8 @@ COLORS: dict[str, Color] = {
 }
 LINE_AT_MOST = 118
 """Letters of the machine's line that fit on the chart."""
+LETTERS = 80
+"""The legend is spaced as for so many letters at least, so that few stages do not stand far apart."""
 
 
 class _Sheet(Chart):
@@ -86,8 +89,9 @@ def draw_bench(facts: dict[str, Any]) -> Drawing:
     line = machine_line(facts["machine"], facts["device"], facts["dtype"])
     drawing.text(line if len(line) <= LINE_AT_MOST else f"{line[: LINE_AT_MOST - 3]}...", LEFT, 60)
     shown = list(dict.fromkeys(stage for run in runs for stage in run["stages"]))
+    letters = [len(stage) + 4 for stage in shown]  # and the square before them
     for i, stage in enumerate(shown):
-        x = LEFT + i * (RIGHT - LEFT) / max(9, len(shown))
+        x = LEFT + (RIGHT - LEFT) * sum(letters[:i]) / max(LETTERS, sum(letters))
         drawing.boxes.append((x, TOP - 8, 12, 12, COLORS.get(stage, GRAY)))
         drawing.text(stage, x + 17, TOP + 3, INK)
     longest = max(_seconds(run, "all") for run in runs) or 1.0
@@ -98,7 +102,7 @@ def draw_bench(facts: dict[str, Any]) -> Drawing:
     drawing.text("seconds of compute for a second of video", (LEFT + RIGHT) / 2, drawing.height - 8, align=0.5)
     for i, run in enumerate(runs):
         x, y = float(LEFT), top + i * ROW + 22
-        steps = f"{run['steps']:g} steps, guidance {run['guidance']:g}"
+        steps = f"{run['steps']:g} step{'' if run['steps'] == 1 else 's'}, guidance {run['guidance']:g}"
         drawing.text(f"{name_of(run)}, {steps}: {run['seconds_per_second']:.2f} s", LEFT, y - 6, INK)
         for stage in shown:
             length = _seconds(run, stage) * scale

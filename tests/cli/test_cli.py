@@ -165,7 +165,7 @@ def test_run_reports_what_it_did(models, tiny, face_png, tmp_path):
     assert report["frames"] == report["repainted"] > 10
     assert (report["fps"], report["size"], report["resolution"]) == ("25", [256, 256], 64)
     assert report["dtype"] == short_name(pick_dtype("auto", report["device"]))
-    assert {"load", "track", "crop", "encode", "sample", "decode", "paste", "write"} <= set(report["timings"])
+    assert {"load", "track", "crop", "encode", "hear", "sample", "decode", "paste", "write"} <= set(report["timings"])
     assert str(out) in result.stderr
     picture = cv2.imread(str(sheet))
     assert picture.shape == (2 * 160 + 150 if report["frames"] <= 16 else 3 * 160 + 150, 8 * 160, 3)

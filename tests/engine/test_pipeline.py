@@ -128,7 +128,7 @@ def test_report(models):
     assert facts["fps"] == "25"
     assert facts["settings"]["steps"] == 1
     assert facts["repainted"] == 20
-    assert {"track", "read", "crop", "encode", "sample", "decode", "paste"} <= facts["timings"].keys()
+    assert {"track", "read", "crop", "encode", "hear", "sample", "decode", "paste"} <= facts["timings"].keys()
 
 
 def test_same_seed_same_frames_another_seed_others(models):

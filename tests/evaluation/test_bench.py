@@ -242,8 +242,9 @@ def test_tables():
 
 def test_chart_as_png_and_svg():
     facts = facts_of(
-        RUN, RUN | {"mode": "fast", "seconds": 4.0, "stages": {"sample": 3.0, "other": 1.0}}, weights=bench.RANDOM
-    )
+        RUN, RUN | {"mode": "fast", "steps": 1, "seconds": 4.0, "stages": {"sample": 3.0, "other": 1.0}},
+        weights=bench.RANDOM,
+    )  # fmt: skip
     drawing = draw_bench(facts)
     picture = cv2.imdecode(np.frombuffer(drawing.png(), np.uint8), cv2.IMREAD_COLOR)
     assert picture.shape == (round(drawing.height), 960, 3)
@@ -251,7 +252,8 @@ def test_chart_as_png_and_svg():
     words = "\n".join(part.text or "" for part in root.iter("{http://www.w3.org/2000/svg}text"))
     assert "full, random weights: speed only: 1920 x 1080, 100 frames" in words
     assert "H100 80 GB, CUDA 12.8" in words
-    assert "256 px fast, 20 steps, guidance 1.5: 2.00 s" in words
+    assert "256 px, 20 steps, guidance 1.5: 2.00 s" in words
+    assert "256 px fast, 1 step, guidance 1.5: 2.00 s" in words
     red = [box for box in root.iter("{http://www.w3.org/2000/svg}rect") if box.get("fill") == "rgb(206, 52, 46)"]
     key, sampling, of_a_shorter_clip = (float(box.get("width", 0)) for box in red)
     assert key == 12
