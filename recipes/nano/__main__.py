@@ -193,16 +193,19 @@ def stills(
     guidance: float | None = None,
     out: Path | None = None,
     sheet: Path | None = None,
+    card: Path | None = None,
 ) -> None:
     """Let stills of held-out people say held-out speech, and compare with puppets of them (needs what prepare wrote).
 
-    --out writes the scores (JSON), --sheet pictures of truth and made.
+    --out writes the scores (JSON), --sheet pictures of truth and made, --card
+    a picture of all of them at five moments, as in docs/nano.md.
     """
     import cv2
     import numpy as np
 
     from latentsync.models.device import pick_dtype
     from latentsync.weights.bundle import load_models
+    from latentsync.weights.registry import ASSETS
 
     from .data import load_people
     from .strangers import StillEvaluation, talks
@@ -216,7 +219,10 @@ def stills(
         for number in range(len(evaluation.portraits())):
             scores.append(evaluation.score(number))
             show(scores[-1])
-    names = ("own", "other", "sharpness", "ssim", "color", "pause")
+        if card:
+            astronaut = np.asarray(cv2.imread(str(ASSETS / "astronaut.jpg")))[..., ::-1]
+            cv2.imwrite(str(card), evaluation.sheet([astronaut])[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    names = ("own", "other", "sharpness", "ssim", "color", "pause", "wide", "fast")
     medians = {name: float(np.median([getattr(s, name) for s in scores])) for name in names}
     show({"portraits": len(scores), **medians})
     if out:

@@ -30,7 +30,8 @@ class HearingTraining:
     """directions: how many of the states of one time are listened to, the strongest. ridge: its strength, over the mean
     power in these. rank: of the projection of one time. pauses, silence, nothing: weights of pauses amid speech, of
     silence alone, and of no tokens at all, which guidance takes: it has the mean shape. All speech has 1. gain: what
-    was learned is enlarged by it, since a mean of all that is possible moves less than lips do."""
+    was learned is enlarged by it, since a mean of all that is possible moves less than lips do. closed: the shape of
+    silence over that of closed lips, less than 1 since gain enlarges it, too."""
 
     directions: int = 320
     ridge: float = 2.0
@@ -38,7 +39,8 @@ class HearingTraining:
     pauses: float = 0.1
     silence: float = 0.1
     nothing: float = 0.05
-    gain: float = 1.5
+    gain: float = 2.0
+    closed: float = 0.75
 
 
 class Hearing:
@@ -57,7 +59,7 @@ class Hearing:
         said = _weights([p.identity for p in speakers for _ in range(p.train_frames)])
         paused = settings.pauses * _weights([p.identity for p in speakers for _ in p.pauses])
         tokens = [*(torch.from_numpy(part) for part in heard), silence[None], torch.zeros_like(silence)[None]]
-        closed = shapes.silent.expand(len(paused) + 1, -1)
+        closed = settings.closed * shapes.silent.expand(len(paused) + 1, -1)
         solution, bias = ridge(
             torch.cat([_listened(part, directions) for part in tokens]).double(),
             torch.cat((*shapes.spoken.values(), closed, torch.zeros_like(closed[:1]))).double(),

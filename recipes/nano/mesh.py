@@ -11,6 +11,8 @@ STABLE = (33, 133, 362, 263, 168, 6, 197, 195, 5, 4, 1, 70, 300, 105, 334, 107, 
 """Eyes, bridge and tip of the nose, brows, temples: they move with the head, hardly with speech."""
 INNER = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
 """The inner lips, all round: the upper one from the left corner, then the lower one back."""
+OUTER = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146)
+"""The outer edge of the lips, in the same order."""
 NOSE_BASE, UPPER, LOWER, LEFT, RIGHT, CHIN = 2, 13, 14, 78, 308, 152
 CHEEKS = (50, 205, 280, 425)
 RING = 1.45
@@ -132,7 +134,17 @@ def movement_weight(mesh: np.ndarray) -> np.ndarray:
 
 def inner_mask(target: np.ndarray, side: int) -> np.ndarray:
     """(side, side, 1) float32: what lies between the lips, with a soft edge. target: (468, 2) pixels."""
+    return _filled(side, target[list(INNER)])
+
+
+def lips_mask(points: np.ndarray, side: int) -> np.ndarray:
+    """(side, side, 1) float32: the red of both lips, with a soft edge. points: (468, 2) pixels."""
+    return _filled(side, points[list(OUTER)], points[list(INNER)])
+
+
+def _filled(side: int, *outlines: np.ndarray) -> np.ndarray:
+    """What lies in an odd number of the outlines."""
     mask = np.zeros((side, side), np.uint8)
-    outline = np.round(target[list(INNER)] * 16).astype(np.int32)
-    cv2.fillPoly(mask, [outline], 255, lineType=cv2.LINE_AA, shift=4)
+    corners = [np.round(outline * 16).astype(np.int32) for outline in outlines]
+    cv2.fillPoly(mask, corners, 255, lineType=cv2.LINE_AA, shift=4)
     return cv2.GaussianBlur(mask, (3, 3), 0)[..., None].astype(np.float32) / 255

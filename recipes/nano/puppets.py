@@ -29,6 +29,9 @@ STRONG = 0.32
 GAIN = (0.8, 1.35)
 TEETH_SATURATION = 0.55
 TEETH_TINT = 0.4
+P_LIPSTICK = 0.4
+LIPSTICK = (0.8, 0.4, 0.5), (1.15, 0.85, 0.95)
+"""The color of lips over what it is without, red, green and blue: the least and the most."""
 RAISED = 0.04
 """Of the width of the mouth: by how much others' teeth are moved up, since a smile's lip hides their edges."""
 
@@ -88,13 +91,14 @@ class Speakers:
 @dataclass(frozen=True)
 class Look:
     """What is changed in all pictures of a scene alike. matrix: (2, 3) from the wide crop to a picture of side × side.
-    gain (3, 3) and offset (3,) of colors in [-1, 1]; light: (side, side, 1) factor."""
+    gain (3, 3) and offset (3,) of colors in [-1, 1]; light: (side, side, 1) factor; lips: (3,) factor, of lipstick."""
 
     matrix: np.ndarray
     side: int = RESOLUTION
     gain: np.ndarray = field(default_factory=lambda: np.eye(3, dtype=np.float32))
     offset: np.ndarray = field(default_factory=lambda: np.zeros(3, np.float32))
     light: np.ndarray = field(default_factory=lambda: np.ones((1, 1, 1), np.float32))
+    lips: np.ndarray = field(default_factory=lambda: np.ones(3, np.float32))
     quality: int = 100
     blur: float = 1.0
     noise: float = 0.0
@@ -103,6 +107,13 @@ class Look:
         """(R, R, 3) float32 in 0..255 to uint8."""
         pixels = (picture * self.light / 127.5 - 1) @ self.gain + self.offset
         return np.clip(pixels * 127.5 + 127.5, 0, 255).round().astype(np.uint8)
+
+    def painted(self, crop: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """The wide crop with lipstick. points: (468, 2) pixels."""
+        if (self.lips == 1).all():
+            return crop
+        mask = geometry.lips_mask(points, len(crop))
+        return np.clip(crop * (1 + mask * (self.lips - 1)), 0, 255).round().astype(np.uint8)
 
     def taken(self, crop: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """The wide crop as a worse camera would have taken it."""
@@ -133,7 +144,8 @@ def upright_look(side: int = 360) -> Look:
 
 
 def random_look(random: np.random.Generator) -> Look:
-    """Flip, turn (±4°), scale (±5 %), shift (±2 %), color, light from a side, and sometimes a worse camera."""
+    """Flip, turn (±4°), scale (±5 %), shift (±2 %), color, light from a side; sometimes lipstick, from pink to dark
+    red, or a worse camera."""
     margin, center = RESOLUTION // MARGIN, RESOLUTION / 2
     angle, scale = np.deg2rad(random.uniform(-4, 4)), random.uniform(0.95, 1.05)
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -150,6 +162,7 @@ def random_look(random: np.random.Generator) -> Look:
         gain=gain,
         offset=offset,
         light=_side_light(random),
+        lips=random.uniform(*LIPSTICK).astype(np.float32) if random.random() < P_LIPSTICK else np.ones(3, np.float32),
         quality=int(random.integers(60, 96)) if random.random() < 0.4 else 100,
         blur=random.uniform(1, 1.6) if random.random() < 0.25 else 1.0,
         noise=random.uniform(1, 5) if random.random() < 0.3 else 0.0,
@@ -176,15 +189,16 @@ class Puppet:
     ) -> None:
         """inside: the speaker whose mouth is shown between the lips, or None for the picture's own teeth."""
         self.person, self.frame, self.speakers, self.inside, self.look = person, frame, speakers, inside, look
-        self.crop = look.taken(person.crops[frame], random)
         self.mesh = person.mesh[frame].astype(np.float64)
+        self.to_wide = face_to_crop(RESOLUTION)
+        points = in_picture(self.mesh, self.to_wide)
+        self.crop = look.taken(look.painted(person.crops[frame], points), random)
         neutral = person.closed(frame)
         self.weight = geometry.movement_weight(self.mesh)
         self.closed = self.mesh + (neutral - self.mesh) * self.weight
-        self.to_wide = face_to_crop(RESOLUTION)
         self.to_crop = look.matrix @ np.concatenate([self.to_wide, [[0, 0, 1]]])
         self.still = self._in_crop(self.mesh)
-        self.skin = skin_color(self.crop, in_picture(self.mesh, self.to_wide))
+        self.skin = skin_color(self.crop, points)
 
     @cached_property
     def teeth(self) -> tuple[np.ndarray, np.ndarray]:

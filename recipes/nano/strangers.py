@@ -50,7 +50,8 @@ class Talk:
 class StillScore:
     """own, other: correlation of the opening with the truth, made with its own and with other speech. sharpness and
     ssim at the lips, against the truth. color: largest difference of a channel's mean over the repainted skin from the
-    picture's, of 255. pause: opening in a pause over that in speech."""
+    picture's, of 255. pause: opening in a pause over that in speech. wide, fast: 95th percentiles of the opening and of
+    its change from frame to frame, made over true."""
 
     name: str
     own: float
@@ -59,6 +60,8 @@ class StillScore:
     ssim: float
     color: float
     pause: float
+    wide: float
+    fast: float
 
 
 def talks(media: Path, people: Sequence[Person]) -> list[Talk]:
@@ -90,6 +93,21 @@ class StillEvaluation:
         held_out = held_out_portraits(self.people)
         return [(person, i % len(person.crops)) for i, person in enumerate(held_out)]
 
+    def sheet(self, more: Sequence[np.ndarray], columns: int = 2, moments: int = 5, side: int = 120) -> np.ndarray:
+        """Each held-out person, three of them once more with another expression, and more pictures (H, W, 3): the
+        picture, then moments of held-out speech."""
+        portraits = self.portraits()
+        others = [(person, 1 - frame) for person, frame in portraits if len(person.crops) > 1][-3:]
+        random = np.random.default_rng(0)
+        dolls = [Puppet(who, frame, self.speakers, None, upright_look(), random) for who, frame in portraits + others]
+        rows = []
+        for i, picture in enumerate([*(doll.natural() for doll in dolls), *more]):
+            talk = self.spoken[i % len(self.spoken)]
+            made = self._made(picture, talk, len(talk.frames))
+            shown = [picture, *made[np.linspace(0, len(made), moments + 2).astype(int)[1:-1]]]
+            rows.append(np.concatenate([cv2.resize(p, (side, side), interpolation=cv2.INTER_AREA) for p in shown], 1))
+        return np.concatenate([np.concatenate(rows[i : i + columns], 1) for i in range(0, len(rows), columns)])
+
     def score(self, number: int) -> StillScore:
         person, frame = self.portraits()[number]
         talk, foreign = (self.spoken[(number + k) % len(self.spoken)] for k in (0, 1))
@@ -108,6 +126,7 @@ class StillEvaluation:
             *_at_the_lips(own, true, truth),
             _skin_difference(own, picture, truth),
             self._pause(picture, talk),
+            *liveliness(values[1], values[0]),
         )
 
     def _made(self, picture: np.ndarray, talk: Talk, frames: int) -> np.ndarray:
@@ -134,6 +153,14 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     if a.std() == 0 or b.std() == 0:
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])
+
+
+def liveliness(made: np.ndarray, true: np.ndarray) -> tuple[float, float]:
+    """How wide and how fast a mouth opens, over the truth's: (F,) openings; see StillScore."""
+    (wide, fast), (true_wide, true_fast) = (
+        (np.percentile(o, 95), np.percentile(np.abs(np.diff(o)), 95)) for o in (made, true)
+    )
+    return float(wide / max(1e-6, true_wide)), float(fast / max(1e-6, true_fast))
 
 
 def _at_the_lips(made: np.ndarray, true: np.ndarray, truth: FaceTrack) -> tuple[float, float]:

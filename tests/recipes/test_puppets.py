@@ -73,6 +73,26 @@ def test_looks_are_mirrored_or_not():
     assert signs == {-1.0, 1.0}
 
 
+def test_lipstick_is_on_both_lips_and_nowhere_else(face, green):
+    plain = puppet(face, green)
+    painted = puppet(face, green, look=replace(plain_look(), lips=np.array([1, 0.5, 0.6], np.float32)))
+    for speech in (NATURAL, SILENT, Speech(0, 8)):
+        lips = geometry.lips_mask(plain._in_crop(plain._moved(speech)), RESOLUTION)[..., 0]
+        before, after = plain.says(speech).astype(float), painted.says(speech).astype(float)
+        on = cv2.erode((lips > 0.99).astype(np.uint8), np.ones((3, 3))) > 0
+        assert np.median(after[on] / before[on], 0) == pytest.approx([1, 0.5, 0.6], abs=0.03)
+        above = np.arange(RESOLUTION)[:, None] < _middle(plain, speech)
+        assert min(np.count_nonzero(on & above), np.count_nonzero(on & ~above)) > 20
+        off = cv2.dilate(lips, np.ones((5, 5))) == 0
+        assert np.abs(after - before)[off].max() <= 2
+
+
+def _middle(doll, speech):
+    """Row between the inner lips."""
+    points = doll._in_crop(doll._moved(speech))
+    return points[[geometry.UPPER, geometry.LOWER], 1].mean()
+
+
 def is_green(picture):
     r, g, b = np.moveaxis(picture.astype(int), -1, 0)
     return g > np.maximum(r, b) + 50

@@ -1,18 +1,29 @@
 """The scores of made faces, on pictures of which the answer is known."""
 
+from fractions import Fraction
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from latentsync.evaluation.image_metrics import lips_region
 from latentsync.face.align import face_size, template
 from latentsync.face.mask import mouth_mask
 from recipes.nano.evaluate import lip_sharpness
-from recipes.nano.strangers import _at_the_lips, _skin_difference, _strip, correlation
+from recipes.nano.strangers import (
+    StillEvaluation,
+    Talk,
+    _at_the_lips,
+    _skin_difference,
+    _strip,
+    correlation,
+    liveliness,
+)
 
 from ..tiny import pan
+from .people import a_crowd
 
 WIDTH, HEIGHT = face_size(256)
 FRAMES = 7
@@ -23,6 +34,14 @@ def test_correlation():
     assert correlation(wave, 3 * wave + 1) == pytest.approx(1)
     assert correlation(wave, -wave) == pytest.approx(-1)
     assert correlation(wave, np.ones(30)) == 0
+
+
+def test_liveliness():
+    wave = 1 + np.sin(np.arange(60.0) / 3)
+    assert liveliness(wave, wave) == pytest.approx((1, 1))
+    assert liveliness(wave / 2, wave) == pytest.approx((0.5, 0.5))
+    slow = np.interp(np.arange(60) / 2, np.arange(60), wave)  # as wide, half as fast
+    assert liveliness(slow, wave) == pytest.approx((1, 0.5), abs=0.05)
 
 
 def landmarks():
@@ -96,3 +115,20 @@ def test_sharpness_of_lips_tells_sharp_from_blurred():
     blurred = np.stack([cv2.GaussianBlur(frame, (0, 0), 2) for frame in frames])
     models = SimpleNamespace(resolution=64)
     assert lip_sharpness(blurred, track, models) < 0.3 * lip_sharpness(frames, track, models)
+
+
+def test_the_sheet_shows_every_stranger_and_what_they_say(face, speakers_two, monkeypatch):
+    """A row is the picture, then moments spread over its speech; then other expressions, then what is added."""
+    made = np.stack([np.full((360, 360, 3), 10 * i, np.uint8) for i in range(9)])
+    talk = Talk(0, range(24, 32), Fraction(25), torch.zeros(1))
+    evaluation = StillEvaluation(a_crowd(face, speakers_two), [talk], None, None)
+    told = []
+    monkeypatch.setattr(evaluation, "_made", lambda picture, talk, frames: told.append(picture) or made)
+    sheet = evaluation.sheet([np.full((200, 200, 3), 250, np.uint8)], columns=1, moments=2, side=60)
+    people = len(evaluation.portraits())
+    assert sheet.shape == (60 * (2 * people + 1), 180, 3)
+    assert (sheet[-60:, :60] == 250).all()
+    assert (sheet[:, 60:120] == 30).all()
+    assert (sheet[:, 120:] == 60).all()
+    for row, picture in enumerate(told):
+        assert np.abs(sheet[60 * row : 60 * row + 60, :60].mean((0, 1)) - picture.mean((0, 1))).max() < 1
