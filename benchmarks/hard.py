@@ -101,15 +101,15 @@ PIECES = (
     Piece("the left one of two", "clips/grid/pD_lwbsza.mpg", 0, GRID, beside="clips/grid/pA_brbk7n.mpg"),
 )
 SAID = {
-    ("a hand leaves the mouth", "color"): "the teeth became one gray band; no seam is to be seen",
-    ("a beard", "color"): "the beard is darker and smoother than it was, and the lips are larger",
-    ("a face of 73 pixels", "color"): "blurred lips without teeth, and the gray in the beard is brown",
-    ("a face half out of the picture", "color"): "lips too red and too large, and the gray in the beard is gone",
+    ("a hand leaves the mouth", "color"): "the teeth became one gray band, and the lips are gray as well",
+    ("a face of 73 pixels", "color"): "lips too red and too large, without teeth; the beard is darker and smoother",
+    ("a beard", "color"): "lips too red and too large, without teeth",
+    ("upside down", "color"): "the mouth is open, in its place; its lips have lost their edge",
     ("in the dark", "place"): "the lips have lost their edge and their red",
-    ("a face half out of the picture", "place"): "the teeth became a gray band, and the mustache is a blur",
     ("a face that leaves by the top", "place"): "the turned cheek's edge is smudged into the background",
+    ("a face of 81 pixels", "place"): "a closed mouth that talks now, no softer than the face around it",
     ("upside down", "sharpness"): "the mouth is closed and in its place, but soft: the teeth were most of the detail",
-    ("a head that moves", "sharpness"): "the mouth was wide open and is nearly closed; its lips are a blur",
+    ("a head that moves", "sharpness"): "the mouth was open and is closed; its lips are pale and soft",
     ("a hand leaves the mouth", "sharpness"): "the teeth became a gray band, and the lips are soft",
 }
 """What is seen in the worst frames, by piece and figure, said by somebody who looked at them."""
