@@ -49,11 +49,11 @@ def prepare(media: Media, run: Run, processes: int = 2) -> None:
 def scenes(
     run: Run,
     taesd: Taesd = "taesd",
-    files: int = 300,
+    files: int = 128,
     first: int = 0,
     stride: int = 1,
     seed: int = 1247,
-    portraits: float = 0.65,
+    portraits: float = 0.6,
 ) -> None:
     """Make puppets and encode them, 16 scenes a file. --first, --stride: share the work among several processes.
     --portraits: share of scenes with stills; the others take frames of clips."""
@@ -73,12 +73,13 @@ def scenes(
 
 @app.command()
 def decoder(run: Run, taesd: Taesd = "taesd", steps: int | None = None) -> None:
-    """Tune the autoencoder's decoder on the scenes, or resume."""
+    """Teach a narrower decoder on the scenes, or resume."""
 
-    from .decoder import DecoderTraining, train_decoder
+    from .decoder import DecoderTraining, narrowed, train_decoder
 
     settings = DecoderTraining() if steps is None else DecoderTraining(steps=steps)
-    train_decoder(run / "scenes", run, settings, _original(taesd), on_report=show)
+    vae = narrowed(_original(taesd), settings.widths)
+    train_decoder(run / "scenes", run, settings, vae, on_report=show)
 
 
 @app.command()
@@ -123,16 +124,6 @@ def export(run: Run, out: Path, taesd: Taesd = "taesd") -> None:
     from .export import export
 
     show(f"wrote {export(_original(taesd), run / 'heard.pt', out, load_people(run / 'people'))}")
-
-
-@app.command()
-def slim(run: Run, file: Path, out: Path, steps: int | None = None) -> None:
-    """Write an exported model again with a decoder that takes half the time, taught by its own; or resume."""
-    from .data import load_people
-    from .slim import SlimTraining, train_slim
-
-    settings = SlimTraining() if steps is None else SlimTraining(steps=steps)
-    train_slim(file, run / "scenes", load_people(run / "people"), run, out, settings, on_report=show)
 
 
 @app.command()

@@ -24,7 +24,7 @@ Encode = Callable[[Tensor], Tensor]
 
 STATES = 7
 """Of a scene: the picture as it was taken, then six in which it speaks or is silent."""
-P_PORTRAIT = 0.65
+P_PORTRAIT = 0.6
 """Share of scenes with stills, of which there are more people; the others take frames of clips."""
 P_SILENT = 0.08
 PER_FILE = 16
@@ -32,12 +32,13 @@ PER_FILE = 16
 
 @dataclass(frozen=True)
 class Scenes:
-    """N scenes of S states. latents (N, S, C, h, w) float16; masked (N, C, h, w) float16; mouths (N, S, 3, H, W) uint8,
-    the mouth_box of the pictures; person, frame (N, S) int32, what is said (see Speech); opening (N, S) float32, over
-    the width of the mouth at rest."""
+    """N scenes of S states. latents (N, S, C, h, w) float16; masked (N, C, h, w) float16; picture (N, 3, R, R) uint8,
+    the first state, as it was taken; mouths (N, S, 3, H, W) uint8, the mouth_box of all states; person, frame (N, S)
+    int32, what is said (see Speech); opening (N, S) float32, over the width of the mouth at rest."""
 
     latents: Tensor
     masked: Tensor
+    picture: Tensor
     mouths: Tensor
     person: Tensor
     frame: Tensor
@@ -128,6 +129,7 @@ def make_scenes(maker: SceneMaker, encode: Encode, count: int) -> Scenes:
         parts.append({
             "latents": encode_states(encode, pixels).half(),
             "masked": encode(pixels[:1] * keep)[0].half(),
+            "picture": torch.from_numpy(pictures[0].transpose(2, 0, 1).copy()),
             "mouths": torch.from_numpy(pictures[:, rows, columns].transpose(0, 3, 1, 2).copy()),
             "person": torch.tensor([s.person for s in said], dtype=torch.int32),
             "frame": torch.tensor([s.frame for s in said], dtype=torch.int32),

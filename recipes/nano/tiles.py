@@ -22,6 +22,12 @@ def mouth_tile(random: np.random.Generator) -> Tile:
     return slice(top, top + TILE[0]), slice(left, left + TILE[1])
 
 
+def any_tile(random: np.random.Generator) -> Tile:
+    (rows, columns), cells = TILE, RESOLUTION // 8
+    top, left = int(random.integers(1, cells - rows)), int(random.integers(1, cells - columns))
+    return slice(top, top + rows), slice(left, left + columns)
+
+
 def decode_tile(vae: VAE, latents: Tensor, tile: Tile, margin: int = 1) -> Tensor:
     """(N, C, h, w) latents to the pixels of a tile; only that and some cells around it are decoded."""
     rows, columns = (slice(part.start - margin, part.stop + margin) for part in tile)
@@ -29,9 +35,10 @@ def decode_tile(vae: VAE, latents: Tensor, tile: Tile, margin: int = 1) -> Tenso
     return vae.decode(latents[:, :, rows, columns])[:, :, inner, inner]
 
 
-def tile_of(mouths: Tensor, tile: Tile) -> Tensor:
-    """The same part of pictures: (N, 3, H, W) uint8, the mouth_box, to (N, 3, h, w) float32 in [-1, 1]."""
-    boxes = zip(tile, mouth_box(RESOLUTION), strict=True)
-    rows, columns = (slice(8 * part.start - box.start, 8 * part.stop - box.start) for part, box in boxes)
-    pixels = mouths[:, :, rows, columns].float() / 127.5 - 1
+def tile_of(pictures: Tensor, tile: Tile, *, whole: bool = False) -> Tensor:
+    """The same part of pictures, (N, 3, h, w) float32 in [-1, 1]. They are (N, 3, H, W) uint8: the mouth_box, or
+    whole."""
+    starts = [0 if whole else box.start for box in mouth_box(RESOLUTION)]
+    rows, columns = (slice(8 * p.start - start, 8 * p.stop - start) for p, start in zip(tile, starts, strict=True))
+    pixels = pictures[:, :, rows, columns].float() / 127.5 - 1
     return pixels.contiguous(memory_format=torch.channels_last)

@@ -140,6 +140,7 @@ def number_scenes(people, count: int, seed: int = 0) -> Scenes:
         parts.append({
             "latents": latents.half(),
             "masked": base.half(),
+            "picture": pixels[0],
             "mouths": pixels[:, :, rows, columns],
             "person": torch.tensor([p for p, _ in said], dtype=torch.int32),
             "frame": torch.tensor([f for _, f in said], dtype=torch.int32),

@@ -6,9 +6,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from recipes.nano.decoder import DecoderTrainer, DecoderTraining, train_decoder
+from latentsync.models.tiny_vae import TinyAutoencoder, TinyConfig, TinyVAE
+from recipes.nano import decoder
+from recipes.nano.decoder import DecoderTrainer, DecoderTraining, narrowed, train_decoder
 
-from .people import floats, number_scenes, plain_vae
+from .people import CELLS, floats, number_scenes, plain_vae
 
 SHORT = DecoderTraining(steps=4, batch_size=2, report_every=1, adversarial_from=0.25)
 
@@ -18,6 +20,18 @@ def scenes(speakers_two):
     return [number_scenes(speakers_two, 2), number_scenes(speakers_two, 2, seed=1)]
 
 
+def test_it_starts_with_the_first_channels():
+    torch.manual_seed(0)
+    wide = TinyVAE(TinyAutoencoder(TinyConfig((1,) * 4, (1,) * 4, 8, (8,) * 4))).eval().requires_grad_(False)
+    latents, pixels = torch.randn(1, 4, 6, 6), torch.rand(1, 3, 48, 48) * 2 - 1
+    same, slim = narrowed(wide, (8,) * 4), narrowed(wide, (8, 8, 6, 4))
+    assert torch.equal(same.decode(latents), wide.decode(latents))
+    assert slim.decode(latents).shape == (1, 3, 48, 48)
+    assert torch.equal(slim.encode(pixels), wide.encode(pixels))
+    last, whole = (list(vae.model.decoder.state_dict().values())[-2] for vae in (slim, wide))
+    assert torch.equal(last, whole[:, :4])
+
+
 def off_color():
     vae = plain_vae()
     with torch.no_grad():
@@ -25,17 +39,39 @@ def off_color():
     return vae
 
 
-def test_latents_are_drawn_with_their_own_mouths(scenes):
+@pytest.mark.parametrize("mouth", [True, False])
+def test_latents_are_drawn_with_their_own_pictures(scenes, mouth):
     trainer = DecoderTrainer(scenes, SHORT, plain_vae())
-    known = [(scene.latents[i, s], scene.mouths[i, s]) for scene in scenes for i in range(2) for s in range(7)]
-    drawn = [trainer.batch() for _ in range(20)]
+    states = range(7) if mouth else [0]
+    known = [
+        (scene.latents[i, s], scene.mouths[i, s] if mouth else scene.picture[i])
+        for scene in scenes
+        for i in range(2)
+        for s in states
+    ]
     seen = set()
-    for latents, mouths in drawn:
-        for one, mouth in zip(latents, mouths, strict=True):
+    for latents, pictures in (trainer.batch(mouth) for _ in range(20)):
+        for one, picture in zip(latents, pictures, strict=True):
             which = next(i for i, (known_one, _) in enumerate(known) if torch.equal(known_one.float(), one))
-            assert torch.equal(known[which][1], mouth)
+            assert torch.equal(known[which][1], picture)
             seen.add(which)
-    assert len(seen) > 12
+    assert len(seen) > (12 if mouth else 3)
+
+
+def test_tiles_lie_everywhere_and_most_at_the_mouth(scenes, monkeypatch):
+    """And each is compared with the same part of the picture."""
+    trainer, seen = DecoderTrainer(scenes, SHORT, plain_vae()), torch.zeros(CELLS, CELLS)
+
+    def decoded(vae, latents, tile):
+        seen[tile] += 1
+        return vae.decode(latents)[:, :, 8 * tile[0].start : 8 * tile[0].stop, 8 * tile[1].start : 8 * tile[1].stop]
+
+    monkeypatch.setattr(decoder, "decode_tile", decoded)
+    for _ in range(3000):
+        made, true = trainer.pictures()
+        assert torch.allclose(made, true, atol=0.01)
+    assert (seen[1:-1, 1:-1] > 0).all()
+    assert seen[13:17, 9:15].min() > 2000
 
 
 def test_colors_get_true(scenes):

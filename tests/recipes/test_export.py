@@ -15,10 +15,9 @@ from latentsync.weights.load import load_unet
 from latentsync.weights.vae_files import load_vae
 from recipes.nano.again import start_again
 from recipes.nano.data import RESOLUTION
-from recipes.nano.decoder import with_decoder, with_tuned_decoder
+from recipes.nano.decoder import narrowed, with_decoder, with_tuned_decoder
 from recipes.nano.export import DEFAULT_GUIDANCE, DEFAULT_STEPS, export, latent_rgb
 from recipes.nano.hearing import Hearing, HearingTraining, teach_hearing
-from recipes.nano.slim import narrowed
 from recipes.nano.unet import UNetTrainer, settings_of
 
 from .people import UNET, number_scenes, portrait, speaker
@@ -36,7 +35,7 @@ def tiny_vae(seed=0):
 def test_a_finished_run_becomes_a_file_that_loads(face, tmp_path):
     openings = np.random.default_rng(1).uniform(0, 0.35, 48)
     people = [speaker(face, openings, name="ann_1", numbers=14), portrait(face)]
-    learning = narrowed(tiny_vae(), NARROW)  # as that of a file which `slim` wrote
+    learning = narrowed(tiny_vae(), NARROW)
     trainer = UNetTrainer([number_scenes(people, 2)], people, UNET, learning)
     for parameter in (*trainer.unet.parameters(), *trainer.decoder.parameters()):
         parameter.data += 0.02 * torch.randn_like(parameter)
