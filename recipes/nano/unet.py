@@ -32,7 +32,7 @@ from latentsync.training.unet.picture_losses import plain_losses
 from .data import RESOLUTION, Person
 from .puppets import Speakers, Speech
 from .scenes import STATES, Scenes, load_scenes
-from .tiles import decode_tile, mouth_tile, tile_of
+from .tiles import Tile, any_tile, decode_tile, mouth_tile, tile_of
 
 LIPS = (0, 13, 14, 17, 37, 267, 84, 314, 61, 291, 78, 308, 152)
 """Points of the mesh whose movement is the shape of the lips: lips, corners, chin."""
@@ -52,7 +52,8 @@ class UNetTraining:
     which tell more about lips than those of latents: an opening explains a tenth of how latents vary.
     adversarial_from: step from which a critic judges them; adversarial_weight: its gradient over that of the others.
     decoder_from: step from which the autoencoder's decoder is trained too: it adapts to latents of a U-Net, which have
-    less detail than those of an encoder.
+    less detail than those of an encoder. p_elsewhere: chance of a step in which it decodes parts of whole pictures
+    instead of mouths, lest it forget the rest of a face.
     """
 
     widths: tuple[int, ...] = (64, 96, 176)
@@ -77,6 +78,7 @@ class UNetTraining:
     p_max_noise: float = 0.85
     adversarial_from: int = 1500
     decoder_from: int = 1500
+    p_elsewhere: float = 0.15
     pictures_from: int = 500
     decoded_frames: int = 8
     picture_weight: float = 1.0
@@ -183,6 +185,8 @@ class UNetTrainer(Trainer):
             "noise": self._noise(parts["clean"]),
             "shape": torch.stack([self.shapes(person[i], frame[i]) for i in states]),
             "mouth": scenes.mouths[which][states],
+            "natural": latents[0],
+            "picture": scenes.picture[which],
         }
 
     def _grown(self, first: float, last: float) -> float:
@@ -226,7 +230,9 @@ class UNetTrainer(Trainer):
         losses = self.losses(made, data["clean"])
         total = settings.clean_weight * losses["clean"] + settings.motion_weight * losses["motion"]
         if self.step >= settings.pictures_from:
-            images, pixel_losses = self.pixel_losses(made, data["clean"], data["mouth"])
+            elsewhere = self.step >= settings.decoder_from and self.random.random() < settings.p_elsewhere
+            parts = self._elsewhere(data) if elsewhere else self._mouths(made, data)
+            images, pixel_losses = self.pixel_losses(*parts)
             losses |= pixel_losses
             total = total + settings.picture_weight * self._pixel_total(pixel_losses, images)
         self.optimizer.zero_grad(set_to_none=True)
@@ -247,9 +253,8 @@ class UNetTrainer(Trainer):
         shares[self.random.random(settings.batch_size) < self._grown(1, settings.p_max_noise)] = 1
         return torch.from_numpy((999 * shares).astype(np.int64))
 
-    def pixel_losses(self, made: Tensor, clean: Tensor, mouths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Some decoded mouths and their losses. made, clean: (B, C, F, h, w); mouths: (B, F, 3, H, W) uint8, the
-        mouth_box.
+    def _mouths(self, made: Tensor, data: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tile]:
+        """Latents of some of the mouths that were made, the true ones as pixels, and where they are.
 
         While the decoder is trained, a third of the latents are an encoder's, lest it forget them: all that is not
         repainted is still decoded by it.
@@ -257,13 +262,20 @@ class UNetTrainer(Trainer):
         picked = self.random.choice(made.shape[0] * made.shape[2], self.settings.decoded_frames, replace=False)
         latents = made.transpose(1, 2).flatten(0, 1)[picked]
         if self.step >= self.settings.decoder_from:
-            true_latents = clean.transpose(1, 2).flatten(0, 1)[picked]
+            true_latents = data["clean"].transpose(1, 2).flatten(0, 1)[picked]
             latents = torch.cat((true_latents[::3], latents[1::3], latents[2::3]))
             picked = np.concatenate((picked[::3], picked[1::3], picked[2::3]))
         tile = mouth_tile(self.random)
+        return latents, tile_of(data["mouth"].flatten(0, 1)[picked], tile), tile
+
+    def _elsewhere(self, data: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tile]:
+        tile = any_tile(self.random)
+        return data["natural"], tile_of(data["picture"], tile, whole=True), tile
+
+    def pixel_losses(self, latents: Tensor, true: Tensor, tile: Tile) -> tuple[Tensor, dict[str, Tensor]]:
+        """A decoded tile and its losses. latents: (N, C, h, w); true: (N, 3, H, W) in [-1, 1], the tile alone."""
         with autocast("cpu"):
             images = decode_tile(self.vae, latents, tile).float()
-        true = tile_of(mouths.flatten(0, 1)[picked], tile)
         losses = plain_losses(images, true)
         if self.step >= self.settings.adversarial_from:
             losses |= self.adversarial.losses(images, true)

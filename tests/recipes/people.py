@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import nn
 
 import latentsync
-from latentsync.face.mask import latent_mask
 from latentsync.models.unet import lips_window
 from recipes.nano import mesh as geometry
 from recipes.nano.data import RESOLUTION, Person, face_to_crop, prepare_stills
@@ -173,18 +172,3 @@ def plain_vae():
 
 def floats(losses):
     return {name: float(value) for name, value in losses.items()}
-
-
-@torch.no_grad()
-def followed(unet, scene, people, moments, audio) -> float:
-    """Correlation of true openings with those that the latents show when a silent picture takes audio, (50, D) each."""
-    pairs = []
-    noise = torch.randn(4, CELLS, CELLS, generator=torch.Generator().manual_seed(0))
-    reference, shown = scene.latents[0, 1].float(), CHANNELS * WINDOW
-    mask = torch.from_numpy(latent_mask(RESOLUTION, 8))[None]
-    sample = torch.cat((noise, mask, scene.masked[0].float(), reference))[None, :, None]
-    for (person, frame), tokens in zip(moments, audio, strict=True):
-        latents = unet(sample, 999, tokens[None, None])[0, :, 0]
-        opening = float(geometry.opening(people[person].mesh[frame]))
-        pairs.append((opening, float(((latents - reference) * shown).sum())))
-    return float(np.corrcoef(np.array(pairs).T)[0, 1])

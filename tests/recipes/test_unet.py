@@ -17,7 +17,7 @@ from recipes.nano.unet import Shapes, UNetTrainer, UNetTraining, cell_weights, t
 
 from .people import CELLS, UNET, floats, number_scenes, plain_vae, speaker
 
-JUDGED = replace(UNET, steps=5, pictures_from=1, decoder_from=2, adversarial_from=3)
+JUDGED = replace(UNET, steps=5, pictures_from=1, decoder_from=2, adversarial_from=3, p_elsewhere=0)
 """Pictures are judged, then the decoder joins, then the critic."""
 WAYS = 8
 LIPS = np.s_[14:18, 9:15]
@@ -249,11 +249,12 @@ def test_pictures_are_compared_with_their_own(start):
     made = start(base=JUDGED, batch_size=2, decoded_frames=6)
     windows = [made.window() for _ in range(2)]
     clean = torch.stack([w["clean"] for w in windows]).requires_grad_()
-    mouths = torch.stack([w["mouth"] for w in windows])
+    data = {"clean": clean, "mouth": torch.stack([w["mouth"] for w in windows])}
+    wrong = data | {"mouth": 255 - data["mouth"]}
     for step in (0, 3):
         made.step = step
-        other = made.pixel_losses(clean, clean, 255 - mouths)[1]
-        images, own = made.pixel_losses(clean, clean, mouths)  # the last, since each takes a step of the critic
+        other = made.pixel_losses(*made._mouths(clean, wrong))[1]
+        images, own = made.pixel_losses(*made._mouths(clean, data))  # the last, since each takes a step of the critic
         assert own["l1"] < 0.1 * other["l1"]
     clean.grad = None
     made._pixel_total(own, images).backward()
@@ -266,13 +267,38 @@ def test_the_decoder_does_not_forget_true_latents(start):
     """A third of what it decodes while it is trained are an encoder's; before, none."""
     made = start(base=JUDGED, batch_size=2, decoded_frames=6)
     windows = [made.window() for _ in range(2)]
-    clean, mouths = (torch.stack([w[name] for w in windows]) for name in ("clean", "mouth"))
+    data = {name: torch.stack([w[name] for w in windows]) for name in windows[0]}
     shares = []
     for step in (1, 2):
         made.step = step
-        images, _ = made.pixel_losses(clean * 0 + 5, clean, mouths)
+        images, _ = made.pixel_losses(*made._mouths(data["clean"] * 0 + 5, data))
         shares.append([round(float(image.std()), 3) > 0 for image in images].count(True))
     assert shares == [0, 2]
+
+
+def test_nor_the_rest_of_a_face(start, monkeypatch):
+    """Parts of pictures as they were taken, anywhere, each with its own latents, now and then."""
+    made = start(base=JUDGED, batch_size=2, decoded_frames=6, p_elsewhere=0.5)
+    seen, pixel_losses = [], made.pixel_losses
+
+    def spy(latents, true, tile):
+        seen.append((made.step, latents, true, tile))
+        return pixel_losses(latents, true, tile)
+
+    monkeypatch.setattr(made, "pixel_losses", spy)
+    for step in [1, 2] * 8:
+        made.step = step
+        made.train_step()
+    whole = {step: [part for at, *part in seen if at == step and len(part[0]) == 2] for step in (1, 2)}
+    assert not whole[1]
+    assert 2 <= len(whole[2]) <= 6
+    for latents, true, (rows, columns) in whole[2]:
+        for one, pixels in zip(latents, true, strict=True):
+            scene, i = next(
+                (s, i) for s in made.scenes for i in range(len(s)) if torch.equal(s.latents[i, 0].float(), one)
+            )
+            part = scene.picture[i][:, 8 * rows.start : 8 * rows.stop, 8 * columns.start : 8 * columns.stop]
+            assert torch.allclose(pixels, part / 127.5 - 1)
 
 
 # ---- resuming --------------------------------------------------------------------------------------------------------
