@@ -127,6 +127,14 @@ def export(run: Run, out: Path, taesd: Taesd = "taesd") -> None:
 
 
 @app.command()
+def exchange(run: Run, file: Path, out: Path) -> None:
+    """Write a finished model again with the decoder of another run."""
+    from .export import exchange_decoder
+
+    show(f"wrote {exchange_decoder(file, run / 'unet.pt', out)}")
+
+
+@app.command()
 def evaluate(
     media: Media,
     checkpoint: str = "nano",

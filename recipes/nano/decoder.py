@@ -34,7 +34,7 @@ class DecoderTraining:
 
     widths: tuple[int, ...] = (64, 64, 48, 32)
     p_mouth: float = 0.75
-    steps: int = 2400
+    steps: int = 1600
     batch_size: int = 12
     learning_rate: float = 4e-4
     adversarial_from: float = 0.4

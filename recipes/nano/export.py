@@ -11,6 +11,7 @@ from torch import Tensor
 
 from latentsync.models.vae import VAE
 from latentsync.weights.convert import save_model
+from latentsync.weights.files import our_metadata, read_tensors, write_safetensors
 
 from .data import MARGIN, RESOLUTION, Person
 from .decoder import with_decoder
@@ -62,3 +63,11 @@ def export(vae: VAE, heard: Path, path: Path, people: Sequence[Person]) -> Path:
     state = {key: value.half() for key, value in parts["unet"].items()}
     vae_state = {key: value.half() for key, value in vae.model.state_dict().items()}
     return save_model(path, state, vae_state=vae_state, metadata=metadata)
+
+
+def exchange_decoder(file: Path, unet: Path, out: Path) -> Path:
+    """Write a finished model again with the decoder of a run's unet.pt; both started from the same latents."""
+    decoder = torch.load(unet, weights_only=True)["average_decoder"]
+    state = {name: value for name, value in read_tensors(file).items() if not name.startswith("vae.decoder.")}
+    state |= {f"vae.decoder.{name}": value.half() for name, value in decoder.items()}
+    return write_safetensors(out, state, our_metadata(file))
