@@ -102,10 +102,12 @@ PIECES = (
 )
 SAID = {
     ("a hand leaves the mouth", "color"): "the teeth became one gray band, and the lips are gray as well",
+    ("a face half out of the picture", "color"): "lips too large and grayish between them; the moustache is softer",
+    ("a face of 73 pixels", "sharpness"): "lips closed, too large and blurred; the moustache is softer",
     ("a face of 73 pixels", "color"): "lips too red and too large, without teeth; the beard is darker and smoother",
     ("a beard", "color"): "lips too red and too large, without teeth",
     ("upside down", "color"): "the mouth is open, in its place; its lips have lost their edge",
-    ("in the dark", "place"): "the lips have lost their edge and their red",
+    ("in the dark", "place"): "lips without an edge, and lighter than the face, with an orange tinge",
     ("a face that leaves by the top", "place"): "the turned cheek's edge is smudged into the background",
     ("a face of 81 pixels", "place"): "a closed mouth that talks now, no softer than the face around it",
     ("upside down", "sharpness"): "the mouth is closed and in its place, but soft: the teeth were most of the detail",
